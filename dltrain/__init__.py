@@ -1,0 +1,71 @@
+"""Train PyTorch models from one YAML file.
+
+    import dltrain
+
+    experiment = dltrain.load("configs/mnist_cnn.yaml", ["train.epochs=1"])
+    summary = dltrain.train(experiment)
+
+Components of your own register with `@dltrain.MODELS.register` and its siblings.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from dltrain.commands.evaluate import evaluate
+    from dltrain.commands.predict import predict
+    from dltrain.commands.train import resume, train
+    from dltrain.config import Experiment, load
+    from dltrain.registry import DATA, LOSSES, METRICS, MODELS, OPTIMIZERS, SCHEDULES, TASKS
+    from dltrain.spec import Batch, Data, DataContext, DataSpec, Loss, Metric
+
+# Torch is imported when a name is first asked for: `import dltrain` stays quick.
+_PLACES = {
+    "dltrain.commands.evaluate": ("evaluate",),
+    "dltrain.commands.predict": ("predict",),
+    "dltrain.commands.train": ("resume", "train"),
+    "dltrain.config": ("Experiment", "load"),
+    "dltrain.registry": (
+        "DATA",
+        "LOSSES",
+        "METRICS",
+        "MODELS",
+        "OPTIMIZERS",
+        "SCHEDULES",
+        "TASKS",
+    ),
+    "dltrain.spec": ("Batch", "Data", "DataContext", "DataSpec", "Loss", "Metric"),
+}
+
+__all__ = [
+    "DATA",
+    "LOSSES",
+    "METRICS",
+    "MODELS",
+    "OPTIMIZERS",
+    "SCHEDULES",
+    "TASKS",
+    "Batch",
+    "Data",
+    "DataContext",
+    "DataSpec",
+    "Experiment",
+    "Loss",
+    "Metric",
+    "evaluate",
+    "load",
+    "predict",
+    "resume",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    for module, names in _PLACES.items():
+        if name in names:
+            return getattr(import_module(module), name)
+    raise AttributeError(f"module 'dltrain' has no attribute {name!r}")

@@ -1,0 +1,50 @@
+"""Exponential moving average of the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+
+class WeightAverage:
+    """A moving average of a model's trainable parameters; of none where `decay` is None.
+
+    The decay grows with the number of updates n as min(decay, (1 + n) / (10 + n)), so that the
+    first weights are soon forgotten (the `num_updates` rule of TensorFlow's
+    ExponentialMovingAverage). Buffers, such as batch norm's statistics, stay the model's.
+    """
+
+    def __init__(self, model: nn.Module, decay: float | None) -> None:
+        self.decay = decay or 0.0
+        trainable = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
+        kept = trainable if decay is not None else []
+        self._parameters = [parameter for _, parameter in kept]
+        self.tensors = {name: parameter.detach().clone() for name, parameter in kept}
+
+    def update(self, updates: int) -> None:
+        """Moves the average towards the weights, after update number `updates`."""
+        if self.tensors:
+            weight = 1 - min(self.decay, (1 + updates) / (10 + updates))
+            with torch.no_grad():
+                torch._foreach_lerp_(list(self.tensors.values()), self._parameters, weight)
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """The model computes with the averages inside this context."""
+        self._swap()
+        try:
+            yield
+        finally:
+            self._swap()
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Takes the averages from a checkpoint."""
+        for name, average in self.tensors.items():
+            average.copy_(tensors[name])
+
+    def _swap(self) -> None:
+        for name, parameter in zip(self.tensors, self._parameters, strict=True):
+            parameter.data, self.tensors[name] = self.tensors[name], parameter.data

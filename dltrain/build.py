@@ -1,0 +1,151 @@
+"""An experiment's parts, put together: the only place that wires."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from dltrain.checkpoint import Checkpoints
+from dltrain.config import Experiment
+from dltrain.device import (
+    Numerics,
+    keep_large_blocks,
+    make_deterministic,
+    resolve_device,
+    resolve_numerics,
+    seed_everything,
+)
+from dltrain.errors import UsageError
+from dltrain.recording import Recorder
+from dltrain.spec import Data, DataContext, DataSpec, Task
+from dltrain.trainer import Trainer
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where and in which numbers an experiment computes."""
+
+    device: torch.device
+    numerics: Numerics
+
+
+def build_machine(experiment: Experiment) -> Machine:
+    """Finds the device and sets up the process for it.
+
+    Raises:
+        ConfigError: This machine lacks it, or can't compute in that precision.
+    """
+    try:
+        device = resolve_device(experiment.train.device)
+    except UsageError as error:
+        raise experiment.problem("train.device", str(error)) from error
+    try:
+        numerics = resolve_numerics(experiment.train.precision, device)
+    except UsageError as error:
+        raise experiment.problem("train.precision", str(error)) from error
+    keep_large_blocks()
+    make_deterministic(experiment.train.deterministic)
+    return Machine(device, numerics)
+
+
+def build_data(experiment: Experiment, machine: Machine, say: Callable[[str], None]) -> Data:
+    """Reads, or downloads, the data.
+
+    Raises:
+        DataError: It is missing or damaged.
+        ConfigError: The config asks for something that this data can't give.
+    """
+    context = DataContext(
+        root=Path(os.environ.get("DLTRAIN_DATA", "data")),
+        seed=experiment.seed,
+        device=machine.device,
+        dtype=machine.numerics.dtype,
+        say=say,
+    )
+    try:
+        return experiment.data.build(context)
+    except UsageError as error:
+        raise experiment.problem("data", str(error)) from error
+
+
+def build_task(experiment: Experiment, spec: DataSpec, machine: Machine) -> Task:
+    """Builds loss, model, optimizers and metrics; the weights are decided by the seed.
+
+    Raises:
+        ConfigError: The parts don't fit each other or the data.
+    """
+    seed_everything(experiment.seed)
+    dtype, device = machine.numerics.dtype, machine.device
+
+    def built(path: str, make: Callable[[], object]):
+        try:
+            return make()
+        except UsageError as error:
+            raise experiment.problem(path, str(error)) from error
+
+    loss = built("loss", lambda: experiment.loss.build(spec)).to(device, dtype)
+    spec = replace(spec, num_outputs=loss.num_outputs)
+    model: nn.Module = built("model", lambda: experiment.model.build(spec)).to(device, dtype)
+    if spec.inputs.kind == "image":
+        # Convolutions on CPUs and tensor cores work channels-last inside; this spares conversions.
+        model = model.to(memory_format=torch.channels_last)
+    optimizers = built("optimizer", lambda: experiment.optimizer.build(model))
+    if not isinstance(optimizers, tuple):
+        optimizers = (optimizers,)
+    metrics = [
+        built(f"metrics.{i}", lambda choice=choice: choice.build(spec))
+        for i, choice in enumerate(experiment.metrics)
+    ]
+    if experiment.train.compile:
+        model.compile()
+    images = experiment.recording.images if experiment.recording.tensorboard else 0
+    return built(
+        "metrics",
+        lambda: experiment.task.build(spec, model, optimizers, loss, metrics, images),
+    )
+
+
+def build_trainer(
+    experiment: Experiment,
+    data: Data,
+    task: Task,
+    machine: Machine,
+    checkpoints: Checkpoints,
+    recorders: Sequence[Recorder] = (),
+) -> Trainer:
+    """Puts the trainer together.
+
+    Raises:
+        ConfigError: A monitored scalar does not exist, or there is nothing to train on.
+    """
+    if not len(data.train):
+        raise experiment.problem("data", "the training split is empty")
+    trainer = Trainer(
+        task,
+        data,
+        experiment.schedule.build(),
+        numerics=machine.numerics,
+        device=machine.device,
+        checkpoints=checkpoints,
+        recorders=recorders,
+        settings=experiment.train,
+        checkpoint_settings=experiment.checkpoint,
+        early_stop=experiment.early_stop,
+        log_every=experiment.recording.log_every,
+    )
+    monitored = {"checkpoint.best": experiment.checkpoint.best}
+    if experiment.early_stop:
+        monitored["early_stop.monitor"] = experiment.early_stop.monitor
+    for path, name in monitored.items():
+        if name is not None and name not in trainer.monitored:
+            raise experiment.problem(
+                path,
+                f"there is no scalar {name!r} in this run",
+                choices=trainer.monitored,
+            )
+    return trainer

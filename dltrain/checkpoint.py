@@ -1,0 +1,308 @@
+"""Checkpoints: whole or absent, verified by hash, and free of pickle.
+
+    checkpoints/step-0000000469/
+        model.safetensors       the plain model's state_dict
+        averaged.safetensors    averaged parameters, where EMA is on
+        optimizer.safetensors   PHASE/NUMBER/PARAMETER/KEY
+        rng.safetensors         states of the global random generators
+        state.json              counters, positions, the data's spec
+        manifest.json           size and SHA-256 of each of the above; written last
+    checkpoints/latest.json, best.json
+
+A checkpoint is written beside its place, every file flushed to the disk, and then renamed; older
+ones go only after that. So at any moment the newest complete one can be read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from dltrain.errors import RunError
+from dltrain.spec import Phase
+
+TENSOR_FILES = ("model", "averaged", "optimizer", "rng")
+
+
+class DamagedCheckpointError(RunError):
+    """A checkpoint's file is missing, cut short or changed; the message names it."""
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What a run needs to go on exactly: tensors by name, and a JSON-able state."""
+
+    model: Mapping[str, Tensor]
+    averaged: Mapping[str, Tensor]
+    optimizer: Mapping[str, Tensor]
+    rng: Mapping[str, Tensor]
+    state: Mapping[str, Any] = field(default_factory=dict)
+
+    def weights(self) -> dict[str, Tensor]:
+        """The state_dict that is evaluated: averaged parameters where there are any."""
+        return {**self.model, **self.averaged}
+
+
+class Checkpoints:
+    """The checkpoints of one run.
+
+    Args:
+        directory: Their folder; made when the first is saved.
+        keep: How many of the newest to keep; the best is kept as well.
+    """
+
+    def __init__(self, directory: Path, keep: int = 3) -> None:
+        self.directory = directory
+        self.keep = keep
+
+    def save(self, step: int, snapshot: Snapshot) -> Path:
+        """Writes a checkpoint, then prunes older ones."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        final = self.directory / f"step-{step:010d}"
+        part = self.directory / f".{final.name}.part"
+        try:
+            _remove(part)
+            part.mkdir()
+            files = {
+                f"{name}.safetensors": safetensors.torch.save(_plain(tensors))
+                for name in TENSOR_FILES
+                if (tensors := getattr(snapshot, name)) or name != "averaged"
+            }
+            files["state.json"] = _json_bytes(snapshot.state)
+            manifest = {
+                name: {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+                for name, content in files.items()
+            }
+            for name, content in files.items():
+                _write(part / name, content)
+            _write(part / "manifest.json", _json_bytes({"step": step, "files": manifest}))
+            _sync(part)
+            replaced = self.directory / f".{final.name}.replaced"
+            if final.exists():  # a damaged one that the run came past again
+                _remove(replaced)
+                final.rename(replaced)
+            part.rename(final)
+            _sync(self.directory)
+            _remove(replaced)
+            self._point("latest", {"step": step, "directory": final.name})
+        except BaseException:
+            _remove(part)
+            raise
+        self._prune()
+        return final
+
+    def mark_best(self, step: int, metric: str, value: float) -> None:
+        """Records that the checkpoint of this step is the best so far."""
+        directory = f"step-{step:010d}"
+        self._point(
+            "best", {"step": step, "directory": directory, "metric": metric, "value": value}
+        )
+
+    def best(self) -> Path | None:
+        """The best checkpoint, or None where none is marked or it is gone."""
+        try:
+            marked = json.loads((self.directory / "best.json").read_bytes())
+        except (FileNotFoundError, ValueError):
+            return None
+        path = self.directory / marked["directory"]
+        return path if path.is_dir() else None
+
+    def all(self) -> list[Path]:
+        """Complete checkpoints, newest step first."""
+        if not self.directory.is_dir():
+            return []
+        named = [p for p in self.directory.iterdir() if re.fullmatch(r"step-\d{10,}", p.name)]
+        return sorted(named, key=lambda p: int(p.name[5:]), reverse=True)
+
+    def newest(self) -> tuple[Path, Snapshot, list[str]]:
+        """The newest good checkpoint, and a line for each damaged one that was passed over.
+
+        Raises:
+            RunError: There is none.
+        """
+        self._recover()
+        passed_over = []
+        for path in self.all():
+            try:
+                return path, load(path), passed_over
+            except DamagedCheckpointError as error:
+                passed_over.append(str(error))
+        detail = "".join(f"\n{line}" for line in passed_over)
+        raise RunError(f"{self.directory} holds no good checkpoint to go on from{detail}")
+
+    def _recover(self) -> None:
+        """Puts back a checkpoint whose replacement never arrived; clears away other leftovers."""
+        for path in self.directory.glob(".step-*.replaced"):
+            place = path.with_name(path.name[1:].removesuffix(".replaced"))
+            if place.exists():
+                shutil.rmtree(path)
+            else:
+                path.rename(place)
+        for path in self.directory.glob(".step-*.part"):
+            shutil.rmtree(path)
+
+    def _point(self, name: str, content: Mapping[str, Any]) -> None:
+        path = self.directory / f"{name}.json"
+        write_atomically(path, _json_bytes(content))
+
+    def _prune(self) -> None:
+        best = self.best()
+        for path in self.all()[self.keep :]:
+            if path != best:
+                shutil.rmtree(path)
+
+
+def load(path: Path) -> Snapshot:
+    """Reads and verifies one checkpoint.
+
+    Raises:
+        DamagedCheckpointError: A file is missing, or not what the manifest says.
+    """
+    manifest = _parse(path / "manifest.json", _read(path / "manifest.json"))
+    try:
+        step, expected = manifest["step"], dict(manifest["files"])
+        sizes = {name: (entry["bytes"], entry["sha256"]) for name, entry in expected.items()}
+    except (KeyError, TypeError, ValueError) as error:
+        raise DamagedCheckpointError(f"{path / 'manifest.json'}: not a manifest") from error
+    if path.name != f"step-{step:010d}":
+        raise DamagedCheckpointError(f"{path / 'manifest.json'}: belongs to step {step}")
+    known = {f"{name}.safetensors" for name in TENSOR_FILES} | {"state.json"}
+    if not known - {"averaged.safetensors"} <= sizes.keys() <= known:
+        raise DamagedCheckpointError(f"{path / 'manifest.json'}: names other files than it should")
+    contents = {}
+    for name, (size, sha256) in sizes.items():
+        content = _read(path / name)
+        if len(content) != size or hashlib.sha256(content).hexdigest() != sha256:
+            raise DamagedCheckpointError(f"{path / name}: not what manifest.json says; damaged")
+        contents[name] = content
+    tensors = {name: _tensors(path, f"{name}.safetensors", contents) for name in TENSOR_FILES}
+    return Snapshot(**tensors, state=_parse(path / "state.json", contents["state.json"]))
+
+
+def _tensors(path: Path, name: str, contents: Mapping[str, bytes]) -> dict[str, Tensor]:
+    if name not in contents:
+        return {}
+    try:
+        return safetensors.torch.load(contents[name])
+    except safetensors.SafetensorError as error:
+        raise DamagedCheckpointError(f"{path / name}: {error}") from error
+
+
+def weights_sha256(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names, dtypes, shapes and bytes, sorted by name."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(_plain(tensors).items()):
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def pack_optimizers(phases: Iterable[Phase]) -> dict[str, Tensor]:
+    """Every optimizer's state, by PHASE/NUMBER/PARAMETER/KEY."""
+    packed = {}
+    for phase in phases:
+        names = {parameter: name for name, parameter in phase.module.named_parameters()}
+        for number, optimizer in enumerate(phase.optimizers):
+            for parameter, state in optimizer.state.items():
+                for key, value in state.items():
+                    if value is not None:  # momentum that is off
+                        packed[f"{phase.name}/{number}/{names[parameter]}/{key}"] = value
+    return packed
+
+
+def unpack_optimizers(phases: Iterable[Phase], packed: Mapping[str, Tensor]) -> None:
+    """Puts back what `pack_optimizers` gave; hyper-parameters stay the config's."""
+    for phase in phases:
+        names = {parameter: name for name, parameter in phase.module.named_parameters()}
+        for number, optimizer in enumerate(phase.optimizers):
+            state: dict[int, dict[str, Tensor]] = {}
+            ordered = [p for group in optimizer.param_groups for p in group["params"]]
+            for position, parameter in enumerate(ordered):
+                prefix = f"{phase.name}/{number}/{names[parameter]}/"
+                entry = {
+                    key.removeprefix(prefix): _laid_out_as(parameter, value)
+                    for key, value in packed.items()
+                    if key.startswith(prefix)
+                }
+                if entry:
+                    state[position] = entry
+            groups = optimizer.state_dict()["param_groups"]
+            optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+def _laid_out_as(parameter: Tensor, value: Tensor) -> Tensor:
+    """With the parameter's strides: fused optimizers walk both through memory side by side."""
+    if value.shape != parameter.shape:
+        return value
+    return torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Replaces a file by a new content, so that a reader sees the old or the new one."""
+    part = path.with_name(f".{path.name}.part")
+    try:
+        _write(part, content)
+        part.replace(path)
+        _sync(path.parent)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+
+
+def _plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """On the CPU, contiguous, sharing no memory, as safetensors wants them."""
+    return {
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, tensor in tensors.items()
+    }
+
+
+def _json_bytes(value: Any) -> bytes:
+    return json.dumps(value, indent=1, allow_nan=False).encode()
+
+
+def _parse(path: Path, content: bytes) -> Any:
+    try:
+        return json.loads(content)
+    except ValueError as error:
+        raise DamagedCheckpointError(f"{path}: not JSON; damaged") from error
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise DamagedCheckpointError(f"{path}: missing") from error
+
+
+def _write(path: Path, content: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync(directory: Path) -> None:
+    """Flushes a directory's entries, so that a rename survives a power cut."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _remove(path: Path) -> None:
+    if path.exists():
+        shutil.rmtree(path)

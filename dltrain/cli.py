@@ -1,0 +1,343 @@
+"""Words on the command line to a command; nothing else. Torch is imported by the commands."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+import dltrain
+from dltrain.errors import DltrainError
+
+DIRECTORY = click.Path(path_type=Path, file_okay=False)
+FILE = click.Path(path_type=Path)
+
+plugin_option = click.option(
+    "--plugin",
+    "plugins",
+    multiple=True,
+    type=FILE,
+    metavar="FILE",
+    help="Python file that registers components of your own; may be given more than once.",
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+quiet_option = click.option("--quiet", is_flag=True, help="Show nothing but errors.")
+device_option = click.option(
+    "--device", metavar="DEVICE", help="auto, cpu, cuda, cuda:N or mps; instead of the config's."
+)
+checkpoint_option = click.option(
+    "--checkpoint",
+    metavar="NAME",
+    help="best, latest, or a checkpoint's name. Default: best if there is one, else latest.",
+)
+config_arguments = [
+    click.argument("config", type=FILE),
+    click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]..."),
+]
+
+
+def with_config(command: Callable[..., None]) -> Callable[..., None]:
+    """Gives a command the arguments CONFIG and KEY=VALUE, `--plugin` and `--device`."""
+    for decorate in [device_option, plugin_option, *reversed(config_arguments)]:
+        command = decorate(command)
+    return command
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(dltrain.__version__, prog_name="dltrain")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+def cli(debug: bool) -> None:
+    """Train PyTorch models from one YAML file.
+
+    \b
+    dltrain train configs/mnist_cnn.yaml      train, watch, and find it all in runs/
+    dltrain check configs/mnist_cnn.yaml      find mistakes before the first step
+    dltrain list models                       see what a config can ask for
+    """
+    click.get_current_context().obj = debug
+
+
+@cli.command()
+@with_config
+@click.option("--run-dir", type=DIRECTORY, help="Where to write; default: runs/NAME/NUMBER.")
+@quiet_option
+@json_option
+def train(
+    config: Path,
+    overrides: Sequence[str],
+    plugins: Sequence[Path],
+    device: str | None,
+    run_dir: Path | None,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    """Train what CONFIG describes, in a new run directory.
+
+    KEY=VALUE changes the config for this run: optimizer.lr=1e-3, train.epochs=2.
+    """
+    experiment = load_experiment(config, overrides, plugins, device)
+    from dltrain.commands.train import train as train_command
+
+    summary = train_command(experiment, run_dir=run_dir, quiet=quiet, plugins=plugins)
+    show(summary, as_json, lambda: print_summary(summary))
+
+
+@cli.command()
+@click.argument("run", type=DIRECTORY)
+@plugin_option
+@quiet_option
+@json_option
+def resume(run: Path, plugins: Sequence[Path], quiet: bool, as_json: bool) -> None:
+    """Go on with a run that was stopped or killed, bit for bit.
+
+    RUN is a run directory, such as runs/mnist_cnn/0001.
+    """
+    load_plugins(plugins)
+    from dltrain.commands.train import resume as resume_command
+
+    summary = resume_command(run, quiet=quiet)
+    show(summary, as_json, lambda: print_summary(summary))
+
+
+@cli.command()
+@click.argument("run", type=DIRECTORY)
+@click.option(
+    "--split",
+    type=click.Choice(["train", "val", "test"]),
+    default="test",
+    show_default=True,
+    help="Which samples.",
+)
+@checkpoint_option
+@plugin_option
+@device_option
+@json_option
+def evaluate(
+    run: Path,
+    split: Any,
+    checkpoint: str | None,
+    plugins: Sequence[Path],
+    device: str | None,
+    as_json: bool,
+) -> None:
+    """Loss and metrics of a run's model on a split."""
+    load_plugins(plugins)
+    from dltrain.commands.evaluate import evaluate as evaluate_command
+
+    result = evaluate_command(run, split=split, checkpoint=checkpoint, device=device)
+
+    def table() -> None:
+        click.echo(f"{result.samples} samples of {split}, weights of {result.checkpoint}")
+        for name, value in result.metrics.items():
+            click.echo(f"{name:24} {value:.6g}")
+
+    show(result, as_json, table)
+
+
+@cli.command()
+@click.argument("run", type=DIRECTORY)
+@click.argument("inputs", nargs=-1, required=True, type=FILE)
+@checkpoint_option
+@plugin_option
+@device_option
+@json_option
+def predict(
+    run: Path,
+    inputs: Sequence[Path],
+    checkpoint: str | None,
+    plugins: Sequence[Path],
+    device: str | None,
+    as_json: bool,
+) -> None:
+    """Labels or values for new files: pictures, or the rows of CSV files."""
+    load_plugins(plugins)
+    from dltrain.commands.predict import predict as predict_command
+
+    predictions = predict_command(run, inputs, checkpoint=checkpoint, device=device)
+
+    def table() -> None:
+        for item in predictions:
+            if item.probabilities is None:
+                click.echo(f"{item.input}\t{' '.join(f'{v:.6g}' for v in item.values or [])}")
+            else:
+                click.echo(f"{item.input}\t{item.label}\t{max(item.probabilities.values()):.4f}")
+
+    show(predictions, as_json, table)
+
+
+@cli.command()
+@with_config
+@json_option
+def check(
+    config: Path,
+    overrides: Sequence[str],
+    plugins: Sequence[Path],
+    device: str | None,
+    as_json: bool,
+) -> None:
+    """Check CONFIG, its data and one step, without training.
+
+    Exit code 0: it can be trained; 2: it can't, and every mistake is shown at its line.
+    """
+    try:
+        experiment = load_experiment(config, overrides, plugins, device)
+        from dltrain.commands.check import check as check_command
+
+        result = check_command(experiment)
+    except DltrainError as error:
+        error.exit_code = 2
+        raise
+
+    def table() -> None:
+        sizes = ", ".join(f"{n} {name}" for name, n in result.sizes.items())
+        click.echo(f"data         {sizes}; from {result.source}")
+        click.echo(
+            f"parameters   {result.parameters:,} ({result.trainable_parameters:,} trainable)"
+        )
+        click.echo(f"FLOPs        {result.flops_per_sample:,} a sample, forward")
+        click.echo(f"memory       {result.memory_bytes / 2**20:,.1f} MiB expected for a step")
+        click.echo(f"steps        {result.steps_per_epoch} an epoch, {result.total_steps} in all")
+        click.echo(f"device       {result.device}, {result.precision}")
+        click.echo(f"first loss   {result.initial_loss:.4f}")
+        click.echo("ok")
+
+    show(result, as_json, table)
+
+
+@cli.command("list")
+@click.argument("kind", required=False)
+@click.argument("name", required=False)
+@plugin_option
+@json_option
+def list_(kind: str | None, name: str | None, plugins: Sequence[Path], as_json: bool) -> None:
+    """What a config can ask for: components, or one component's options.
+
+    KIND is models, data, losses, optimizers, schedules, metrics or tasks.
+    """
+    load_plugins(plugins)
+    from dltrain.commands.list import list_components
+
+    listed = list_components(kind, name)
+
+    def table() -> None:
+        if name is None:
+            for previous, item in zip([None, *listed], listed, strict=False):
+                if previous is None or previous.kind != item.kind:
+                    click.secho(item.kind, bold=True)
+                click.echo(f"  {item.name:20} {item.summary}")
+            return
+        for item in listed:
+            click.echo(f"{item.kind} {item.name}: {item.summary}\n")
+            for option in item.options:
+                default = "required" if option.required else f"default {as_yaml(option.default)}"
+                click.secho(f"  {option.name}", bold=True, nl=False)
+                click.echo(f"  {option.type}, {default}\n      {option.doc}")
+
+    show(listed, as_json, table)
+
+
+@cli.command()
+def schema() -> None:
+    """Print the JSON Schema of config files, for editors."""
+    from dltrain.commands.schema import schema as schema_command
+
+    click.echo(json.dumps(schema_command(), indent=2))
+
+
+@cli.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """Print the completion script of a shell.
+
+    \b
+    bash   eval "$(dltrain completion bash)"     in ~/.bashrc
+    zsh    eval "$(dltrain completion zsh)"      in ~/.zshrc
+    fish   dltrain completion fish | source      in ~/.config/fish/config.fish
+    """
+    from click.shell_completion import get_completion_class
+
+    found = get_completion_class(shell)
+    assert found is not None
+    click.echo(found(cli, {}, "dltrain", "_DLTRAIN_COMPLETE").source())
+
+
+# ------------------------------------------------------------------------------------- helpers
+
+
+def load_plugins(plugins: Sequence[Path]) -> None:
+    """Imports the user's own components."""
+    if plugins:
+        from dltrain.plugins import load_plugin
+
+        for path in plugins:
+            load_plugin(path)
+
+
+def load_experiment(
+    config: Path, overrides: Sequence[str], plugins: Sequence[Path], device: str | None
+) -> Any:
+    """Plug-ins first, then the config, `--device` last."""
+    load_plugins(plugins)
+    from dltrain.config import load
+
+    return load(config, [*overrides, *([f"train.device={device}"] if device else [])])
+
+
+def show(result: Any, as_json: bool, table: Callable[[], None]) -> None:
+    """Prints a result on standard output, for a program or for a reader."""
+    if not as_json:
+        table()
+        return
+    many = isinstance(result, list)
+    plain = [dataclasses.asdict(item) for item in result] if many else dataclasses.asdict(result)
+    click.echo(json.dumps(plain, indent=1, default=str))
+
+
+def as_yaml(value: Any) -> str:
+    """A default as one would write it in a config."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = dataclasses.asdict(value)
+    return json.dumps(list(value) if isinstance(value, tuple) else value, default=str)
+
+
+def print_summary(summary: Any) -> None:
+    """How a run ended, in a few lines."""
+    click.echo(
+        f"{summary.status} after {summary.step} steps ({summary.epoch:.3g} epochs) "
+        f"in {summary.seconds:.1f} s, {summary.samples_per_second:,.0f} samples/s"
+    )
+    for name, value in summary.metrics.items():
+        if name.startswith(("val/", "test/")):
+            click.echo(f"  {name:24} {'not finite' if value is None else f'{value:.6g}'}")
+    if summary.best:
+        best = summary.best
+        click.echo(f"  best {best['metric']} {best['value']:.6g} at step {best['step']}")
+    for notice in summary.data["notices"]:
+        click.echo(f"note: {notice}")
+    click.echo(f"{summary.run}  (tensorboard --logdir {Path(summary.run).parent})")
+
+
+def main() -> None:
+    """The entry point; see the exit codes in `dltrain.errors`."""
+    debug = "--debug" in sys.argv[1:]
+    try:
+        cli(standalone_mode=False, prog_name="dltrain")
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    except (click.Abort, KeyboardInterrupt):
+        sys.exit(130)
+    except DltrainError as error:
+        if debug:
+            raise
+        click.echo(str(error), err=True)
+        sys.exit(error.exit_code)
+    except BrokenPipeError:
+        # Whoever read our output has gone; what is written to disk is complete.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

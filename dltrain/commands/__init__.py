@@ -1,0 +1,1 @@
+"""What dltrain does, a file a verb: plain functions with typed results."""

@@ -1,0 +1,123 @@
+"""Everything that can be known of an experiment before its first step."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from dltrain.build import build_data, build_machine, build_task, build_trainer
+from dltrain.checkpoint import Checkpoints
+from dltrain.config import Experiment
+from dltrain.errors import RunError
+from dltrain.spec import Batch
+
+
+@dataclass(frozen=True)
+class Check:
+    """What is known.
+
+    Attributes:
+        parameters: Numbers in the model.
+        trainable_parameters: Those that training changes.
+        flops_per_sample: Of a forward pass, multiplications and additions counted apart; matrix
+            products and convolutions alone.
+        memory_bytes: Expected at the first step: weights, gradients, optimizer states, averages,
+            and what the backward pass keeps of a (micro-)batch. Without torch itself and the data.
+        steps_per_epoch: Optimizer steps.
+        total_steps: Optimizer steps of the whole run.
+        sizes: Samples of each split.
+        source: Where the data came from.
+        device: Where it would be trained.
+        precision: In which numbers.
+        initial_loss: Of the first batch.
+    """
+
+    parameters: int
+    trainable_parameters: int
+    flops_per_sample: int
+    memory_bytes: int
+    steps_per_epoch: int
+    total_steps: int
+    sizes: dict[str, int]
+    source: str
+    device: str
+    precision: str
+    initial_loss: float
+
+
+def check(experiment: Experiment) -> Check:
+    """Builds everything and takes one batch through model, loss, backward, optimizer and metrics.
+
+    Raises:
+        ConfigError: A part does not fit; the message has the line.
+        DataError: The data is missing or damaged.
+        RunError: The first step fails.
+    """
+    machine = build_machine(experiment)
+    data = build_data(experiment, machine, lambda text: print(text, file=sys.stderr))
+    task = build_task(experiment, data.spec, machine)
+    with tempfile.TemporaryDirectory() as scratch:
+        trainer = build_trainer(experiment, data, task, machine, Checkpoints(Path(scratch)))
+        batch = next(data.train.batches(experiment.train.batch_size, epoch=0))
+        flops = _forward_flops(task, batch, machine.numerics.autocast)
+        kept = 0
+
+        def count(tensor: torch.Tensor) -> torch.Tensor:
+            nonlocal kept
+            kept += tensor.numel() * tensor.element_size()
+            return tensor
+
+        part = next(batch.split(experiment.train.micro_batch))
+        try:
+            task.model.train()
+            with (
+                torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor),
+                machine.numerics.autocast(),
+            ):
+                task.loss(part, task.phases[0])
+            trainer.train_step(batch)
+        except (RuntimeError, IndexError) as error:
+            raise RunError(f"the first step fails: {error}") from error
+        loss, weight, _ = trainer.state.take(task.phases[0].name)
+        task.model.eval()
+        with torch.inference_mode(), machine.numerics.autocast():
+            task.evaluate(iter([batch]))
+    model = task.model
+    states = sum(
+        value.numel() * value.element_size()
+        for phase in task.phases
+        for optimizer in phase.optimizers
+        for state in optimizer.state.values()
+        for value in state.values()
+        if isinstance(value, torch.Tensor)
+    )
+    weights = sum(t.numel() * t.element_size() for t in model.state_dict().values())
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    gradients = sum(p.numel() * p.element_size() for p in trainable)
+    averages = gradients if experiment.train.ema is not None else 0
+    splits = {"train": data.train, "val": data.validation, "test": data.test}
+    return Check(
+        parameters=sum(p.numel() for p in model.parameters()),
+        trainable_parameters=sum(p.numel() for p in trainable),
+        flops_per_sample=flops // len(batch),
+        memory_bytes=weights + gradients + states + averages + kept,
+        steps_per_epoch=trainer.steps_per_epoch,
+        total_steps=trainer.total_steps,
+        sizes={name: len(split) for name, split in splits.items() if split is not None},
+        source=data.source,
+        device=str(machine.device),
+        precision=machine.numerics.name,
+        initial_loss=loss / weight,
+    )
+
+
+def _forward_flops(task, batch: Batch, autocast) -> int:
+    task.model.eval()
+    with FlopCounterMode(display=False) as counter, torch.no_grad(), autocast():
+        task.loss(batch, task.phases[0])
+    return counter.get_total_flops()

@@ -1,0 +1,57 @@
+"""Metrics of a trained model on a split."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from dltrain.build import build_data
+from dltrain.commands.inference import load_trained
+from dltrain.errors import UsageError
+
+SplitName = Literal["train", "val", "test"]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What came out.
+
+    Attributes:
+        checkpoint: Where the weights came from.
+        split: Which samples.
+        samples: How many.
+        metrics: Loss and metrics.
+    """
+
+    checkpoint: str
+    split: SplitName
+    samples: int
+    metrics: dict[str, float]
+
+
+def evaluate(
+    run_dir: Path,
+    *,
+    split: SplitName = "test",
+    checkpoint: str | None = None,
+    device: str | None = None,
+) -> Evaluation:
+    """Loss and metrics of a run's model over a split, without augmentation.
+
+    Raises:
+        RunError: There is no such checkpoint.
+        UsageError: The data has no such split.
+    """
+    trained = load_trained(run_dir, checkpoint, device)
+    data = build_data(trained.experiment, trained.machine, lambda s: print(s, file=sys.stderr))
+    samples = {"train": data.train, "val": data.validation, "test": data.test}[split]
+    if samples is None:
+        raise UsageError(f"the data of {run_dir} has no {split!r} split")
+    batches = samples.batches(trained.experiment.train.evaluate_batch_size)
+    with torch.inference_mode(), trained.machine.numerics.autocast():
+        metrics = trained.task.evaluate(batches)
+    return Evaluation(str(trained.checkpoint), split, len(samples), metrics)

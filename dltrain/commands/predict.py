@@ -1,0 +1,67 @@
+"""Labels or values for new files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from dltrain.commands.inference import load_trained
+from dltrain.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a model says of one input.
+
+    Attributes:
+        input: The file, and the row in a table.
+        label: The most probable class; None for regression.
+        probabilities: By class; None for regression.
+        values: What regression gives, in the target's own unit; None for classification.
+    """
+
+    input: str
+    label: str | None = None
+    probabilities: dict[str, float] | None = None
+    values: list[float] | None = None
+
+
+def predict(
+    run_dir: Path,
+    inputs: Sequence[Path],
+    *,
+    checkpoint: str | None = None,
+    device: str | None = None,
+) -> list[Prediction]:
+    """Predictions for image files, or for the rows of CSV files, read as training's data was.
+
+    Raises:
+        RunError: There is no such checkpoint.
+        DataError: A file can't be read.
+        UsageError: The run's task gives no predictions.
+    """
+    from dltrain.data.readers import read_inputs
+
+    trained = load_trained(run_dir, checkpoint, device)
+    task_predict = getattr(trained.task, "predict", None)
+    if task_predict is None:
+        raise UsageError(f"task {trained.experiment.task.name!r} gives no predictions")
+    tensor, names = read_inputs(trained.spec, inputs)
+    tensor = tensor.to(trained.machine.device, trained.machine.numerics.dtype)
+    size = trained.experiment.train.evaluate_batch_size
+    with torch.inference_mode(), trained.machine.numerics.autocast():
+        outputs = torch.cat([task_predict(part) for part in tensor.split(size)]).cpu()
+    classes = trained.spec.class_names
+    if not classes:
+        return [Prediction(n, values=row) for n, row in zip(names, outputs.tolist(), strict=True)]
+    return [
+        Prediction(
+            name,
+            label=classes[max(range(len(row)), key=row.__getitem__)],
+            probabilities=dict(zip(classes, row, strict=True)),
+        )
+        for name, row in zip(names, outputs.tolist(), strict=True)
+    ]

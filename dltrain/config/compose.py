@@ -1,0 +1,146 @@
+"""Several YAML sources to one tree: `extends`, then the file, then the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from os.path import realpath
+from pathlib import Path
+
+from dltrain.config.problems import ConfigError, Position, Problem
+from dltrain.config.tree import MAX_DEPTH, List, Mapping, Node, Scalar, parse, read
+from dltrain.errors import UsageError
+
+MAX_FILES = 16
+
+
+def compose(path: Path, overrides: Iterable[str]) -> tuple[Mapping, list[Problem]]:
+    """The tree of a file and of what it extends, with `key=value` overrides, and its problems.
+
+    The problems are those after which the rest of the tree can still be checked.
+
+    Raises:
+        UsageError: The file can't be read.
+        ConfigError: One of the sources can't be used at all; all that are so, at once.
+    """
+    files = _Files()
+    try:
+        tree = files.read(path, chain=())
+    except OSError as error:
+        raise UsageError(f"can't read {path}: {error.strerror}") from None
+    changes = Mapping({}, {}, tree.position)
+    for override in overrides:  # merged among themselves first: their order does not matter to
+        changes = merge_keys(
+            changes, files.override(override)
+        )  # a component that one of them names
+    if files.refused:
+        raise ConfigError(files.refused + files.problems)
+    return merge_keys(tree, changes), files.problems
+
+
+def merge(below: Node, above: Node) -> Node:
+    """`above` laid over `below`.
+
+    Mappings merge key by key, unless `name` changes. Over a bare name, options without a name belong
+    to that name. Keys that are numbers replace items of a list. Anything else replaces.
+    """
+    if not isinstance(above, Mapping):
+        return above
+    if isinstance(below, Scalar) and isinstance(below.value, str) and "name" not in above.values:
+        named = Mapping({"name": below}, {"name": below.position}, below.position)
+        return merge_keys(named, above)
+    if isinstance(below, List):
+        return _replace_items(below, above)
+    if not isinstance(below, Mapping) or _name_changes(below, above):
+        return above
+    return merge_keys(below, above)
+
+
+def merge_keys(below: Mapping, above: Mapping) -> Mapping:
+    """Both mappings' keys; values that both have are merged."""
+    values = dict(below.values)
+    for key, value in above.values.items():
+        values[key] = merge(values[key], value) if key in values else value
+    return Mapping(values, below.keys | above.keys, above.position)
+
+
+def _name_changes(below: Mapping, above: Mapping) -> bool:
+    old, new = below.values.get("name"), above.values.get("name")
+    if not isinstance(old, Scalar) or not isinstance(new, Scalar):
+        return False
+    return old.value != new.value
+
+
+def _replace_items(below: List, above: Mapping) -> Node:
+    items = {str(index): item for index, item in enumerate(below.items)}
+    if not above.values.keys() <= items.keys():
+        return above
+    for index, value in above.values.items():
+        items[index] = merge(items[index], value)
+    return List(tuple(items.values()), below.position)
+
+
+class _Files:
+    """Reads sources and collects what is wrong with them; a refused source is an empty mapping."""
+
+    def __init__(self) -> None:
+        self.problems: list[Problem] = []
+        self.refused: list[Problem] = []
+        self.num_files = 0
+
+    def read(self, path: Path, chain: tuple[str, ...]) -> Mapping:
+        """The tree of a file over those it extends; `chain` holds the files that led to it."""
+        self.num_files += 1
+        try:
+            tree = read(path, self.problems)
+        except ConfigError as error:
+            self.refused += error.problems
+            return _empty(Position(str(path)))
+        bases = tree.values.pop("extends", None)
+        tree.keys.pop("extends", None)
+        if bases is None:
+            return tree
+        below = _empty(tree.position)
+        for base in bases.items if isinstance(bases, List) else (bases,):
+            below = merge_keys(below, self.extend(base, path, (*chain, realpath(path))))
+        return merge_keys(below, tree)
+
+    def extend(self, base: Node, path: Path, chain: tuple[str, ...]) -> Mapping:
+        """The tree of a file that `path` extends."""
+        if not isinstance(base, Scalar) or not isinstance(base.value, str):
+            return self.refuse("expected a file, or a list of files", base.position)
+        target = path.parent / base.value
+        if realpath(target) in chain:
+            return self.refuse(f"{base.value} extends this file in turn", base.position)
+        if self.num_files == MAX_FILES:
+            return self.refuse(f"more than {MAX_FILES} files", base.position)
+        try:
+            return self.read(target, chain)
+        except OSError as error:
+            return self.refuse(f"can't read {target}: {error.strerror}", base.position)
+
+    def override(self, override: str) -> Mapping:
+        """`a.b=value` as a tree."""
+        at = Position(f"command line: {' '.join(override.split())[:100]}")
+        path, equals, text = override.partition("=")
+        *parents, last = path.strip().split(".")
+        if not (equals and text.strip() and last and all(parents)) or len(parents) >= MAX_DEPTH:
+            return self.refuse("expected key=value, such as train.epochs=3", at, path="")
+        if (parents or [last])[0] == "extends":
+            return self.refuse("only a file can extend another", at)
+        try:
+            value = parse(text, at.source, self.problems, numbered=False)
+        except ConfigError as error:
+            self.refused += error.problems
+            return _empty(at)
+        tree = Mapping({last: value}, {last: at}, at)
+        for segment in reversed(parents):
+            tree = Mapping({segment: tree}, {segment: at}, at)
+        return tree
+
+    def refuse(self, message: str, at: Position, path: str = "extends") -> Mapping:
+        self.refused.append(Problem(path, message, at))
+        return _empty(at)
+
+
+def _empty(at: Position) -> Mapping:
+    return Mapping({}, {}, at)

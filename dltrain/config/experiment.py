@@ -1,0 +1,229 @@
+"""An experiment, read from YAML and checked; written back with nothing left to default."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import Field
+from pydantic_core import to_jsonable_python
+
+from dltrain import plugins
+from dltrain.config.compose import compose, merge_keys
+from dltrain.config.options import TypedOption
+from dltrain.config.problems import ConfigError, Position, Problem, suggestions
+from dltrain.config.tree import List, Mapping, Node, Scalar, parse, resolve
+from dltrain.config.validate import Validator, one_of, shown
+from dltrain.registry import (
+    DATA,
+    LOSSES,
+    METRICS,
+    MODELS,
+    OPTIMIZERS,
+    SCHEDULES,
+    TASKS,
+    Choice,
+    Registry,
+    options_of,
+)
+from dltrain.spec import CheckpointSettings, EarlyStopSettings, RecordingSettings, TrainSettings
+
+COMPONENTS: dict[str, Registry] = {
+    "task": TASKS,
+    "model": MODELS,
+    "data": DATA,
+    "loss": LOSSES,
+    "optimizer": OPTIMIZERS,
+    "schedule": SCHEDULES,
+}
+DEFAULTS = """
+seed: 0
+task: supervised
+schedule: constant
+metrics: []
+checkpoint: {}
+early_stop: null
+recording: {}
+"""
+
+RunName = Annotated[
+    str,
+    Field(
+        pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$",
+        max_length=100,
+        description="a name of letters, digits, '_', '-' and '.'",
+    ),
+]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """Everything that a config says, and everything that it leaves to default.
+
+    Attributes:
+        name: Names the folder of its runs; the config's file name by default.
+        seed: Decides the weights, the validation cut, the order and the augmentation.
+        task: What one step computes.
+        model: What is trained.
+        data: What it is trained on.
+        loss: What is made small.
+        optimizer: How a gradient changes the weights.
+        schedule: The learning rate over the training, as a share of the optimizer's.
+        metrics: What evaluation measures beside the loss.
+        train: How long and how to train.
+        checkpoint: What is kept.
+        early_stop: When to stop before the end; null never does.
+        recording: What is written while training.
+        tree: Where each key stands in its file.
+    """
+
+    name: RunName
+    seed: Seed
+    task: Choice
+    model: Choice
+    data: Choice
+    loss: Choice
+    optimizer: Choice
+    schedule: Choice
+    metrics: tuple[Choice, ...]
+    train: TrainSettings
+    checkpoint: CheckpointSettings
+    early_stop: EarlyStopSettings | None
+    recording: RecordingSettings
+    tree: Mapping = field(compare=False, repr=False)
+
+    def problem(self, path: str, message: str) -> ConfigError:
+        """An error at the key `a.b`, or at the nearest one around it that a file holds."""
+        node: Node = self.tree
+        position = node.position
+        for step in path.split("."):
+            if isinstance(node, Mapping) and step in node.values:
+                position, node = node.keys[step], node.values[step]
+            elif isinstance(node, List) and step.isdecimal() and int(step) < len(node.items):
+                node = node.items[int(step)]
+                position = node.position
+            else:
+                break
+        at = node.position if isinstance(node, Scalar) else position
+        return ConfigError([Problem(path, message, at)])
+
+    def to_dict(self) -> dict[str, Any]:
+        """The resolved config as plain data: each component a mapping with its `name`."""
+        values = {key: getattr(self, key) for key in KEYS}
+        for key in COMPONENTS:
+            values[key] = _spelled_out(values[key])
+        values["metrics"] = [_spelled_out(metric) for metric in self.metrics]
+        return to_jsonable_python(values)
+
+    def to_yaml(self) -> str:
+        """The resolved config; loading it gives an equal experiment."""
+        return yaml.dump(
+            self.to_dict(), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100
+        )
+
+
+KEYS = tuple(f.name for f in fields(Experiment) if f.name != "tree")
+OPTIONS = {
+    option.name: TypedOption(option)
+    for option in options_of(Experiment)
+    if option.name in set(KEYS) - {*COMPONENTS, "metrics"}
+}
+
+
+def load(path: str | Path, overrides: Iterable[str] = ()) -> Experiment:
+    """The experiment of a file, with `key=value` overrides.
+
+    Raises:
+        UsageError: The file can't be read.
+        ConfigError: It is wrong; holds every problem.
+    """
+    plugins.register_builtins()
+    plugins.load_entry_points()
+    path = Path(path)
+    tree, problems = compose(path, overrides)
+    tree = replace(tree, position=Position(str(path), 1, 1))
+    values = _checked(tree, path, Validator(problems))
+    if problems:
+        raise ConfigError(problems)
+    return Experiment(**values, tree=tree)
+
+
+def _checked(tree: Mapping, path: Path, validator: Validator) -> dict[str, Any]:
+    """The value of every key, or None where there is a problem."""
+    validator.unknown_keys(tree, (*KEYS, "extends"), "", "key")
+    meant = {near for key in tree.values.keys() - KEYS for near in suggestions(key, KEYS)}
+    whole = _over_defaults(tree, path)
+    values: dict[str, Any] = {}
+    for key in KEYS:
+        node = whole.values.get(key)
+        if node is not None:
+            values[key] = _value(key, node, whole.keys[key], validator)
+        elif key not in meant:  # a misspelt key is one mistake, not two
+            expected = one_of(COMPONENTS[key]) if key in COMPONENTS else "`epochs` or `steps`"
+            validator.add(key, f"missing; expected {expected}", tree.position)
+    return values
+
+
+def _over_defaults(tree: Mapping, path: Path) -> Mapping:
+    defaults = parse(DEFAULTS, str(path), [], numbered=False)
+    assert isinstance(defaults, Mapping)
+    defaults.values["name"] = Scalar(path.stem, path.stem, defaults.position)
+    defaults.keys["name"] = defaults.position
+    return merge_keys(defaults, tree)
+
+
+def _value(key: str, node: Node, at: Position, validator: Validator) -> Any:
+    if key in COMPONENTS:
+        return validator.choice(node, COMPONENTS[key], key)
+    if key == "metrics":
+        return _metrics(node, validator)
+    value = validator.value(node, OPTIONS[key], key, at)
+    if isinstance(value, TrainSettings) and (value.epochs is None) == (value.steps is None):
+        validator.add(key, "expected either `epochs` or `steps`", at)
+    return value
+
+
+def _metrics(node: Node, validator: Validator) -> tuple[Choice, ...]:
+    if not isinstance(node, List):
+        message = f"expected a list, each {one_of(METRICS)}, got {shown(node)}"
+        validator.add("metrics", message, node.position)
+        return ()
+    chosen: dict[str, Choice] = {}
+    for index, item in enumerate(node.items):
+        path = f"metrics.{index}"
+        choice = validator.choice(item, METRICS, path)
+        if choice is not None and choice.name in chosen:
+            validator.add(path, f"{choice.name!r} is in the list already", item.position)
+        elif choice is not None:
+            chosen[choice.name] = choice
+    return tuple(chosen.values())
+
+
+def _spelled_out(choice: Choice) -> dict[str, Any]:
+    return {"name": choice.name, **choice.options}
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes every text that `resolve` would read as something else, and each short list inline."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        """Equal lists are written twice rather than aliased."""
+        return True
+
+
+def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    style = None if resolve(text) == text else "'"
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+def _list(dumper: yaml.SafeDumper, items: list[Any]) -> yaml.SequenceNode:
+    inline = not any(isinstance(item, dict | list) for item in items)
+    return dumper.represent_sequence("tag:yaml.org,2002:seq", items, flow_style=inline)
+
+
+_Dumper.add_representer(str, _text)
+_Dumper.add_representer(list, _list)

@@ -1,0 +1,112 @@
+"""The type of an option: it reads a value, and is a JSON Schema."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import is_dataclass
+from functools import cache
+from types import NoneType, UnionType
+from typing import Any, Union, get_args, get_origin
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic_core import to_jsonable_python
+
+from dltrain.config.tree import List, Mapping, Node, plain
+from dltrain.config.words import JsonSchema, Path
+from dltrain.registry import Option, options_of
+
+_STRICT = ConfigDict(strict=True, allow_inf_nan=False)
+
+
+class TypedOption:
+    """An option and what its annotation demands.
+
+    Attributes:
+        option: Name, default and meaning.
+        settings: The frozen dataclass whose fields are the keys of the value; None for other types.
+        nullable: Whether settings may be null.
+        schema: JSON Schema of the type, without references.
+    """
+
+    def __init__(self, option: Option) -> None:
+        """Args: option: its type is a settings dataclass, or one that pydantic reads from JSON."""
+        self.option = option
+        is_union = get_origin(option.annotation) in (Union, UnionType)
+        branches = get_args(option.annotation) if is_union else (option.annotation,)
+        self.settings = next((branch for branch in branches if is_dataclass(branch)), None)
+        self.nullable = NoneType in branches
+        if self.settings is None:
+            self._adapter = TypeAdapter[Any](option.annotation, config=_STRICT)
+            self.schema = _without_references(self._adapter.json_schema())
+        else:
+            others = [{"type": "null"}] if self.nullable else []
+            self.schema = {"anyOf": [object_schema(typed_options(self.settings)), *others]}
+
+    @property
+    def documented_schema(self) -> JsonSchema:
+        """The schema with meaning and default, for editors."""
+        documented = self.schema | {"description": self.option.doc}
+        if not self.option.required:
+            documented["default"] = to_jsonable_python(self.option.default)
+        return documented
+
+    def read(self, node: Node) -> Any:
+        """A value that is not settings: lists as tuples where the type says so, and so on.
+
+        Raises:
+            ValidationError: The type does not allow the value.
+        """
+        return self._adapter.validate_json(json.dumps(plain(node)))
+
+    def wrong_parts(self, node: Node, error: ValidationError) -> list[Path]:
+        """Paths inside the value to what is wrong: (), or (1,) for the second item."""
+        paths = dict.fromkeys(_path_in(node, e["loc"]) for e in error.errors(include_url=False))
+        # The branches of a union that a value was not meant for complain about the whole of it.
+        longer = {path[:length] for path in paths for length in range(len(path))}
+        return [path for path in paths if path not in longer]
+
+
+@cache
+def typed_options(builder: Callable[..., Any]) -> dict[str, TypedOption]:
+    """The options of a component's builder, or of a settings dataclass, by name."""
+    return {option.name: TypedOption(option) for option in options_of(builder)}
+
+
+def object_schema(options: dict[str, TypedOption]) -> JsonSchema:
+    """JSON Schema of a mapping with these keys."""
+    return {
+        "type": "object",
+        "properties": {name: option.documented_schema for name, option in options.items()},
+        "required": [name for name, option in options.items() if option.option.required],
+        "additionalProperties": False,
+    }
+
+
+def _path_in(node: Node, location: tuple[str | int, ...]) -> Path:
+    """The steps of pydantic's location that lead into the value; others name a union's branch."""
+    path: list[str | int] = []
+    for step in location:
+        if isinstance(node, List) and isinstance(step, int) and step < len(node.items):
+            node = node.items[step]
+        elif isinstance(node, Mapping) and step in node.values:
+            node = node.values[str(step)]
+        else:
+            continue
+        path.append(step)
+    return tuple(path)
+
+
+def _without_references(schema: JsonSchema) -> JsonSchema:
+    definitions = schema.pop("$defs", {})
+
+    def resolved(part: Any) -> Any:
+        if isinstance(part, list):
+            return [resolved(item) for item in part]
+        if not isinstance(part, dict):
+            return part
+        if "$ref" in part:
+            return resolved(definitions[part["$ref"].rpartition("/")[2]])
+        return {key: resolved(value) for key, value in part.items() if key != "title"}
+
+    return resolved(schema)

@@ -1,0 +1,69 @@
+"""JSON Schema of the whole file, from the registries, so that editors complete and check."""
+
+from __future__ import annotations
+
+from dltrain.config.experiment import COMPONENTS, DEFAULTS, OPTIONS, Experiment
+from dltrain.config.options import object_schema, typed_options
+from dltrain.config.tree import parse, plain
+from dltrain.config.words import JsonSchema
+from dltrain.registry import METRICS, Component, Registry, options_of
+
+_EXTENDS = {
+    "description": "A file, or a list of files, to start from; relative to this one.",
+    "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}],
+}
+_EPOCHS_OR_STEPS = {
+    "oneOf": [
+        {"properties": {key: {"type": "integer"}}, "required": [key]} for key in ("epochs", "steps")
+    ]
+}
+
+
+def json_schema() -> JsonSchema:
+    """JSON Schema (draft 2020-12) of a config with the components registered so far."""
+    defaults = plain(parse(DEFAULTS, "defaults", []))
+    properties: dict[str, JsonSchema] = {"extends": _EXTENDS}
+    for option in options_of(Experiment):
+        key = option.name
+        if key in COMPONENTS:
+            schema = _choice(COMPONENTS[key])
+        elif key == "metrics":
+            schema = {"type": "array", "items": _choice(METRICS)}
+        elif key in OPTIONS:
+            schema = OPTIONS[key].schema
+        else:
+            continue
+        properties[key] = schema | {"description": option.doc}
+        if key in defaults:
+            properties[key]["default"] = defaults[key]
+    required = [key for key in properties if key not in ("extends", "name", *defaults)]
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "dltrain config",
+        "type": "object",
+        "properties": properties,
+        "additionalProperties": False,
+        # A file that extends another need not be whole.
+        "if": {"not": {"required": ["extends"]}},
+        "then": {"required": required, "properties": {"train": _EPOCHS_OR_STEPS}},
+    }
+
+
+def _choice(registry: Registry) -> JsonSchema:
+    """A bare name, a mapping with a name, or options for the component of the file below."""
+    components = list(registry.values())
+    bare = [
+        {"const": component.name, "description": component.summary}
+        for component in components
+        if not any(option.required for option in component.options)
+    ]
+    nameless = {"type": "object", "not": {"required": ["name"]}}
+    return {"anyOf": [*bare, *map(_component, components), nameless]}
+
+
+def _component(component: Component) -> JsonSchema:
+    schema = object_schema(typed_options(component.builder))
+    name = {"const": component.name, "description": component.summary}
+    schema["properties"] = {"name": name, **schema["properties"]}
+    schema["required"] = ["name", *schema["required"]]
+    return schema

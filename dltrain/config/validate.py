@@ -1,0 +1,146 @@
+"""Nodes against registries and option types; every mistake becomes a `Problem`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Iterable
+from typing import Any
+
+from pydantic import ValidationError
+
+from dltrain.config.options import TypedOption, typed_options
+from dltrain.config.problems import Position, Problem, did_you_mean, suggestions
+from dltrain.config.tree import List, Mapping, Node, Scalar, plain
+from dltrain.config.words import Path, allows_text, describe, schema_at, words_allowed
+from dltrain.registry import Choice, Registry
+
+SHOWN_LETTERS = 40
+
+
+class Validator:
+    """Checks the parts of one config; what can't be used becomes None, and a problem."""
+
+    def __init__(self, problems: list[Problem]) -> None:
+        """Args: problems: where problems are added."""
+        self.problems = problems
+
+    def add(self, path: str, message: str, position: Position) -> None:
+        """Adds a problem."""
+        self.problems.append(Problem(path, message, position))
+
+    def choice(self, node: Node, registry: Registry, path: str) -> Choice | None:
+        """A component: its bare name, or a mapping of `name` and options."""
+        if isinstance(node, Mapping):
+            entries, name_path = node, f"{path}.name"
+        else:
+            entries, name_path = Mapping({"name": node}, {}, node.position), path
+        name = entries.values.get("name")
+        if name is None:
+            if not self.unknown_keys(entries, ["name"], path, "key", only_close=True):
+                self.add(path, f"missing `name`; expected {one_of(registry)}", node.position)
+            return None
+        if not isinstance(name, Scalar) or not isinstance(name.value, str):
+            self.add(name_path, f"expected {one_of(registry)}, got {shown(name)}", name.position)
+            return None
+        if name.value not in registry:
+            hint = did_you_mean(name.value, registry) or f"; expected {one_of(registry)}"
+            self.add(name_path, f"unknown {registry.kind} {shown(name)}{hint}", name.position)
+            return None
+        component = registry[name.value]
+        options = typed_options(component.builder)
+        what = f"option of {registry.kind} {component.name!r}"
+        self.unknown_keys(entries, ["name", *options], path, what)
+        return Choice(component, self.values(entries, options, path, name.position))
+
+    def settings(self, node: Node, settings: Callable[..., Any], path: str, at: Position) -> Any:
+        """An instance of a settings dataclass; `at` is where its key stands."""
+        if not isinstance(node, Mapping):
+            self.add(path, f"expected a mapping, got {shown(node)}", node.position)
+            return None
+        options = typed_options(settings)
+        before = len(self.problems)
+        self.unknown_keys(node, options, path, f"option of {path!r}")
+        values = self.values(node, options, path, at)
+        return settings(**values) if len(self.problems) == before else None
+
+    def values(
+        self, node: Mapping, options: dict[str, TypedOption], path: str, at: Position
+    ) -> dict[str, Any]:
+        """The value of every option; `at` is where to complain of one that is missing."""
+        values = {}
+        meant = {near for key in node.values.keys() - options for near in suggestions(key, options)}
+        for name, option in options.items():
+            if name in node.values:
+                inner = f"{path}.{name}"
+                values[name] = self.value(node.values[name], option, inner, node.keys[name])
+            elif not option.option.required:
+                values[name] = option.option.default
+            elif name not in meant:  # a misspelt key is one mistake, not two
+                self.add(f"{path}.{name}", f"missing; expected {describe(option.schema)}", at)
+        return values
+
+    def value(self, node: Node, option: TypedOption, path: str, at: Position) -> Any:
+        """The value of an option; `at` is where its key stands."""
+        if option.settings is not None:
+            absent = option.nullable and isinstance(node, Scalar) and node.value is None
+            return None if absent else self.settings(node, option.settings, path, at)
+        try:
+            return option.read(node)
+        except ValidationError as error:
+            for part in option.wrong_parts(node, error):
+                self.wrong_value(node, part, option, path)
+
+    def wrong_value(self, node: Node, part: Path, option: TypedOption, path: str) -> None:
+        """Says what the type of a part of the value accepts instead."""
+        for step in part:
+            node = _child(node, step)
+        schema = schema_at(option.schema, part)
+        hint = ""
+        if isinstance(node, Scalar):
+            hint = did_you_mean(node.text, words_allowed(schema))
+            if not isinstance(node.value, str | None) and allows_text(schema):
+                hint = hint or "; text that looks like something else needs quotes"
+        message = f"expected {describe(schema)}, got {shown(node)}{hint}"
+        self.add(".".join([path, *map(str, part)]), message, node.position)
+
+    def unknown_keys(
+        self, node: Mapping, known: Collection[str], path: str, what: str, only_close: bool = False
+    ) -> bool:
+        """Adds a problem for each key that is not known; whether there was any."""
+        found = False
+        for key in node.values:
+            hint = did_you_mean(key, known)
+            if key in known or (only_close and not hint):
+                continue
+            found = True
+            hint = hint or f"; expected {one_of(known)}"
+            key_path = f"{path}.{shortened(key)}" if path else shortened(key)
+            self.add(key_path, f"unknown {what}{hint}", node.keys[key])
+        return found
+
+
+def _child(node: Node, step: str | int) -> Node:
+    if isinstance(node, List) and isinstance(step, int):
+        return node.items[step]
+    assert isinstance(node, Mapping)
+    return node.values[str(step)]
+
+
+def one_of(names: Iterable[str]) -> str:
+    """The names that are accepted, in words."""
+    return f"one of {', '.join(names)}"
+
+
+def shown(node: Node) -> str:
+    """A value as an error message shows it."""
+    value = plain(node)
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"{shortened(node.text)}, which is not finite"
+    if isinstance(node, Scalar) and not isinstance(value, str):
+        return node.text or "nothing"
+    return shortened(repr(value))
+
+
+def shortened(text: str) -> str:
+    """At most `SHOWN_LETTERS` letters of a text."""
+    return text if len(text) <= SHOWN_LETTERS else text[: SHOWN_LETTERS - 3] + "..."

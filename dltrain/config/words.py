@@ -1,0 +1,97 @@
+"""What a JSON Schema accepts, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+JsonSchema = dict[str, Any]
+Path = tuple[str | int, ...]
+
+
+def schema_at(schema: JsonSchema, path: Path) -> JsonSchema:
+    """The schema of a part of the value."""
+    for step in path:
+        inner = [part for branch in _branches(schema) for part in _parts(branch, step)]
+        schema = inner[0] if len(inner) == 1 else {"anyOf": inner}
+    return schema
+
+
+def _branches(schema: JsonSchema) -> Iterator[JsonSchema]:
+    """The alternatives of a union, or the schema itself."""
+    if "anyOf" not in schema:
+        yield schema
+    for branch in schema.get("anyOf", ()):
+        yield from _branches(branch)
+
+
+def _parts(schema: JsonSchema, step: str | int) -> Iterator[JsonSchema]:
+    if isinstance(step, str):
+        if "additionalProperties" in schema:
+            yield schema["additionalProperties"]
+    elif step < len(schema.get("prefixItems", ())):
+        yield schema["prefixItems"][step]
+    elif "items" in schema:
+        yield schema["items"]
+
+
+def words_allowed(schema: JsonSchema) -> list[str]:
+    """The words among the accepted values, and examples of them."""
+    words: list[str] = []
+    for branch in _branches(schema):
+        words += branch.get("enum", ()) or branch.get("examples", ())
+        words += [branch["const"]] if "const" in branch else []
+        words += ["true", "false"] if branch.get("type") == "boolean" else []
+    return [word for word in words if isinstance(word, str)]
+
+
+def allows_text(schema: JsonSchema) -> bool:
+    """Whether some text is accepted."""
+    return any(branch.get("type") == "string" for branch in _branches(schema))
+
+
+def describe(schema: JsonSchema) -> str:
+    """What is accepted, in words: `a whole number above 0`."""
+    return " or ".join(dict.fromkeys(_describe(branch) for branch in _branches(schema)))
+
+
+def _describe(schema: JsonSchema) -> str:
+    if "enum" in schema:
+        return f"one of {', '.join(map(str, schema['enum']))}"
+    if "const" in schema:
+        return str(schema["const"])
+    match schema.get("type"):
+        case "integer":
+            return "a whole number" + _bounds(schema)
+        case "number":
+            return "a number" + _bounds(schema)
+        case "boolean":
+            return "true or false"
+        case "null":
+            return "null"
+        case "string" if "description" in schema:
+            return schema["description"]
+        case "string" if "pattern" in schema:
+            return f"text that matches {schema['pattern']}"
+        case "string":
+            return "text"
+        case "array" if "prefixItems" in schema:
+            return f"a list of {', '.join(map(describe, schema['prefixItems']))}"
+        case "array":
+            size = f"at least {schema['minItems']}" if "minItems" in schema else "values"
+            return f"a list of {size}, each {describe(schema['items'])}"
+        case _:
+            return "a mapping"
+
+
+_BOUNDS = {
+    "exclusiveMinimum": "above",
+    "minimum": "of at least",
+    "exclusiveMaximum": "below",
+    "maximum": "at most",
+}
+
+
+def _bounds(schema: JsonSchema) -> str:
+    bounds = [f"{words} {schema[key]}" for key, words in _BOUNDS.items() if key in schema]
+    return f" {' and '.join(bounds)}" if bounds else ""

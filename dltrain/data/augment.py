@@ -1,0 +1,110 @@
+"""Random changes to training pictures, batch-wise on the device.
+
+A sample's change is a pure function of the seed, the epoch and its index: it does not depend on the
+batch, the device or the number of workers that it went through.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Annotated
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from dltrain.data.draws import key, uniform
+from dltrain.spec import NonNegativeFloat, NonNegativeInt
+
+_NUM_DRAWS = 8  # the same for any options, so that switching one on leaves the others' draws alone
+
+
+@dataclass(frozen=True, kw_only=True)
+class Augment:
+    """Random changes to training pictures; what moves in from outside is black.
+
+    Attributes:
+        crop: Pad by this many pixels and cut a window of the old size: a move by whole pixels,
+            exact.
+        flip: Mirror left to right, half of the time.
+        shift: Move by up to this many pixels along each axis, fractions included, interpolated.
+        rotate: Turn about the centre by up to this many degrees either way, interpolated.
+        cutout: Blank a square of this many pixels a side, at a random place, with the data's mean
+            (DeVries and Taylor, arXiv:1708.04552).
+    """
+
+    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012 - pydantic reads it, nobody writes it
+
+    crop: NonNegativeInt = 0
+    flip: bool = False
+    shift: NonNegativeFloat = 0.0
+    rotate: Annotated[float, Field(ge=0, le=180)] = 0.0
+    cutout: NonNegativeInt = 0
+
+    def draws(self, seed: int, epoch: int, index: Tensor) -> Tensor:
+        """The samples' random numbers, (batch, 8) float32 in [0, 1)."""
+        return uniform(key(seed, epoch), index, _NUM_DRAWS)
+
+    def move(self, pixels: Tensor, draws: Tensor, dtype: torch.dtype) -> Tensor:
+        """Crop, flip, shift and rotate.
+
+        Args:
+            pixels: (batch, channels, height, width) uint8.
+            draws: See `draws`.
+            dtype: Of the result.
+
+        Returns:
+            A new tensor of the same shape, in units of raw pixels.
+        """
+        if self.crop or self.flip:
+            pixels = _window(pixels, self.crop, self.flip, draws[:, 0:3])
+        moved = pixels.to(dtype)
+        if self.shift or self.rotate:
+            moved = _affine(moved, self.shift, math.radians(self.rotate), draws[:, 3:6])
+        return moved
+
+    def blank(self, images: Tensor, draws: Tensor) -> Tensor:
+        """Cutout, in place, of normalised images (batch, channels, height, width)."""
+        if not self.cutout:
+            return images
+        height, width = images.shape[-2:]
+        rows = _covered(draws[:, 6], height, self.cutout)
+        columns = _covered(draws[:, 7], width, self.cutout)
+        return images.masked_fill_((rows[:, :, None] & columns[:, None, :])[:, None], 0)
+
+
+def _window(pixels: Tensor, padding: int, flip: bool, draws: Tensor) -> Tensor:
+    """Cuts each sample's window out of the padded picture, from draws (batch, 3)."""
+    batch, channels, height, width = pixels.shape
+    padded = F.pad(pixels, (padding,) * 4)
+    corner = (draws[:, :2] * (2 * padding + 1)).long()
+    rows = corner[:, :1] + torch.arange(height, device=pixels.device)
+    columns = torch.arange(width, device=pixels.device).expand(batch, width)
+    if flip:
+        columns = torch.where(draws[:, 2:] < 0.5, columns.flip(1), columns)
+    columns = corner[:, 1:] + columns
+    place = rows[:, :, None] * (width + 2 * padding) + columns[:, None, :]
+    place = place.view(batch, 1, -1).expand(batch, channels, -1)
+    return padded.flatten(2).gather(2, place).view_as(pixels)
+
+
+def _affine(images: Tensor, shift: float, radians: float, draws: Tensor) -> Tensor:
+    """Moves and turns each picture, from draws (batch, 3), with one bilinear interpolation."""
+    height, width = images.shape[-2:]
+    centred = (draws * 2 - 1).to(images.dtype)
+    angle = centred[:, 2] * radians
+    cos, sin = angle.cos(), angle.sin()
+    # affine_grid's coordinates are halves of the picture's sides, hence the ratios
+    across = torch.stack([cos, -sin * (height / width), centred[:, 0] * (2 * shift / width)], 1)
+    down = torch.stack([sin * (width / height), cos, centred[:, 1] * (2 * shift / height)], 1)
+    grid = F.affine_grid(torch.stack([across, down], 1), list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, padding_mode="zeros", align_corners=False)
+
+
+def _covered(draw: Tensor, length: int, size: int) -> Tensor:
+    """Which places a stretch of `size` about a random centre covers, (batch, length) bool."""
+    start = (draw * length).long() - size // 2
+    place = torch.arange(length, device=draw.device) - start[:, None]
+    return (place >= 0) & (place < size)

@@ -1,0 +1,110 @@
+"""CIFAR-10, from its binary version: the Python version is made of pickles, which run code."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from dltrain.data.augment import Augment
+from dltrain.data.download import extract, fetch
+from dltrain.data.images import resident_images
+from dltrain.data.splits import HeldOut
+from dltrain.errors import DataError
+from dltrain.registry import DATA
+from dltrain.spec import Data, DataContext
+
+CLASS_NAMES = (
+    "airplane",
+    "automobile",
+    "bird",
+    "cat",
+    "deer",
+    "dog",
+    "frog",
+    "horse",
+    "ship",
+    "truck",
+)
+FOLDER = "cifar-10-batches-bin"
+ARCHIVE = "cifar-10-binary.tar.gz"
+URLS = ("https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",)
+DIGEST = "md5:c32a1d4ab5d03f1284b67883e8d87530"  # as published beside the archive
+TRAIN_FILES = tuple(f"data_batch_{number}.bin" for number in range(1, 6))
+TEST_FILE = "test_batch.bin"
+RECORD_BYTES = 1 + 3 * 32 * 32  # the label, then the red, green and blue plane
+FILE_BYTES = 10_000 * RECORD_BYTES
+
+
+@DATA.register
+def cifar10(
+    context: DataContext,
+    /,
+    *,
+    root: str | None = None,
+    validation: HeldOut = 5000,
+    augment: Augment | None = None,
+) -> Data:
+    """CIFAR-10: 60,000 colour pictures of ten things, (3, 32, 32), 10,000 of them for the test.
+
+    Krizhevsky, "Learning multiple layers of features from tiny images", 2009. The files of the
+    binary version, or its archive, are looked for in ROOT/cifar-10-batches-bin,
+    ROOT/CIFAR10/cifar-10-batches-bin and ROOT, and downloaded to ROOT/CIFAR10 if missing.
+
+    Args:
+        root: Folder of the files; the common data folder if not given.
+        validation: Training samples to validate on: a number, or a fraction.
+        augment: Random changes to training pictures.
+    """
+    base = context.root if root is None else Path(root).expanduser()
+    folder = _folder(context, base)
+    batches = [read_batch(folder / name) for name in TRAIN_FILES]
+    images, targets = (torch.cat(parts) for parts in zip(*batches, strict=True))
+    return resident_images(
+        context,
+        (images, targets),
+        read_batch(folder / TEST_FILE),
+        class_names=CLASS_NAMES,
+        validation=validation,
+        augment=augment,
+        source=str(folder),
+    )
+
+
+def read_batch(path: Path) -> tuple[Tensor, Tensor]:
+    """One file of 10,000 records.
+
+    Returns:
+        (10000, 3, 32, 32) uint8 and (10000,) int64.
+
+    Raises:
+        DataError: The file has another length, or a label above 9.
+    """
+    try:
+        content = bytearray(path.read_bytes())
+    except OSError as error:
+        raise DataError(f"{path}: can't be read: {error.strerror}") from error
+    if len(content) != FILE_BYTES:
+        raise DataError(f"{path}: has {len(content)} bytes instead of {FILE_BYTES}")
+    records = torch.frombuffer(content, dtype=torch.uint8).view(-1, RECORD_BYTES)
+    targets = records[:, 0].long()
+    if int(targets.max()) >= len(CLASS_NAMES):
+        raise DataError(f"{path}: label {int(targets.max())} has no class; the file is damaged")
+    return records[:, 1:].reshape(-1, 3, 32, 32), targets
+
+
+def _folder(context: DataContext, base: Path) -> Path:
+    """Where the files are, after unpacking or downloading them if need be."""
+    names = (*TRAIN_FILES, TEST_FILE)
+    for folder in (base / FOLDER, base / "CIFAR10" / FOLDER, base):
+        if all((folder / name).exists() for name in names):
+            return folder
+    home = base / "CIFAR10"
+    archive = next((p for p in (base / ARCHIVE, home / ARCHIVE) if p.exists()), home / ARCHIVE)
+    if not archive.exists():
+        context.say(f"downloading CIFAR-10 (162 MB) to {home}")
+        fetch(URLS, archive, DIGEST)
+    folder = archive.parent / FOLDER
+    extract(archive, {f"{FOLDER}/{name}": FILE_BYTES for name in names}, folder)
+    return folder

@@ -1,0 +1,68 @@
+"""A picture file to pixels."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from dltrain.errors import DataError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+SUFFIXES = frozenset(
+    {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+)
+"""Endings, in lower case, of the files that are taken for pictures."""
+
+
+def decode_image(path: Path, shape: tuple[int, ...]) -> Tensor:
+    """Reads a picture upright, scales it until it covers the shape, and cuts out the centre.
+
+    Args:
+        path: Any format that Pillow reads.
+        shape: (channels, height, width); one channel is grey, three are red, green and blue.
+
+    Returns:
+        Pixels of that shape, uint8.
+
+    Raises:
+        DataError: The file is missing, damaged or no picture.
+    """
+    import numpy as np
+    from PIL import Image, ImageOps
+
+    channels, height, width = shape
+    try:
+        with Image.open(path) as opened:
+            image = _eight_bit(ImageOps.exif_transpose(opened), path)
+            image = image.convert("L" if channels == 1 else "RGB")
+    # a damaged PNG is a SyntaxError, a damaged TIFF a struct.error
+    except (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError) as error:
+        raise DataError(f"{path}: not a picture that can be read: {error}") from error
+    scale = max(height / image.height, width / image.width)
+    size = (max(width, round(image.width * scale)), max(height, round(image.height * scale)))
+    if size != image.size:
+        image = image.resize(size, Image.Resampling.BILINEAR)  # averages where it shrinks
+    left, top = (size[0] - width) // 2, (size[1] - height) // 2
+    image = image.crop((left, top, left + width, top + height))
+    pixels = torch.from_numpy(np.array(image)).view(height, width, channels)
+    return pixels.permute(2, 0, 1).contiguous()
+
+
+def _eight_bit(image: Image, path: Path) -> Image:
+    """The picture with 8 bits a value; Pillow's own conversion would clip 16-bit greys."""
+    import numpy as np
+    from PIL import Image
+
+    if image.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8))
+    if image.mode in ("I", "F"):
+        raise DataError(f"{path}: pixels of type {image.mode!r} have no known range; save as 8-bit")
+    if "transparency" in image.info:  # a palette with alpha; the colours stay, the alpha goes
+        return image.convert("RGBA")
+    return image

@@ -1,0 +1,195 @@
+"""Your own pictures: a folder for each class."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from dltrain.data.augment import Augment
+from dltrain.data.decode import SUFFIXES, decode_image
+from dltrain.data.images import ImageTransform
+from dltrain.data.resident import class_counts
+from dltrain.data.splits import TEST_SEED, HeldOut, hold_out
+from dltrain.data.streamed import Streamed
+from dltrain.errors import DataError
+from dltrain.registry import DATA
+from dltrain.spec import (
+    Data,
+    DataContext,
+    DataSpec,
+    Fraction,
+    ImageInputs,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+)
+
+IMAGENET = {
+    1: ImageInputs(mean=(0.449,), std=(0.226,)),
+    3: ImageInputs(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)),
+}
+"""Channel statistics of ImageNet, which pretrained models expect; grey is the channels' average."""
+
+
+@DATA.register
+def image_folder(
+    context: DataContext,
+    /,
+    *,
+    root: str,
+    size: PositiveInt = 224,
+    channels: Literal[1, 3] = 3,
+    validation: HeldOut = 0.1,
+    test: HeldOut = 0.1,
+    workers: NonNegativeInt = 2,
+    augment: Augment | None = None,
+    mean: tuple[Fraction, ...] | None = None,
+    std: tuple[PositiveFloat, ...] | None = None,
+) -> Data:
+    """Your own pictures in ROOT/CLASS, or in ROOT/train/CLASS, ROOT/val/CLASS and ROOT/test/CLASS.
+
+    Pictures are read while training, scaled until their shorter side is `size` and cut to a square.
+    A split that has no folder of its own is cut from the training pictures. The fingerprint is
+    over the files' names and sizes.
+
+    Args:
+        root: Folder of the pictures.
+        size: Height and width of an input, in pixels.
+        channels: 3 for colour, 1 for grey.
+        validation: Pictures to validate on where there is no folder val: a number, or a fraction.
+        test: Pictures to test on where there is no folder test: a number, or a fraction.
+        workers: Processes that read pictures; 0 reads them in the training process.
+        augment: Random changes to training pictures.
+        mean: Mean of each channel, from 0 to 1; ImageNet's if not given.
+        std: Standard deviation of each channel, from 0 to 1; ImageNet's if not given.
+    """
+    folder = Path(root).expanduser()
+    inputs = ImageInputs(mean or IMAGENET[channels].mean, std or IMAGENET[channels].std)
+    for option, values in (("mean", inputs.mean), ("std", inputs.std)):
+        if len(values) != channels:
+            raise DataError(f"data.{option}: {len(values)} values for {channels} channels")
+
+    class_names, parts = _find(folder)
+    _cut(parts, "test", test, TEST_SEED)
+    _cut(parts, "validation", validation, context.seed)
+
+    shape = (channels, size, size)
+    transform = ImageTransform(
+        inputs, dtype=context.dtype, device=context.device, seed=context.seed, augment=augment
+    )
+
+    def split(part: _Pictures) -> Streamed:
+        return Streamed(
+            _Reader(part.paths, shape),
+            part.targets.to(context.device),
+            seed=context.seed,
+            workers=workers,
+            transform=transform,
+        )
+
+    splits = {name: split(part) for name, part in parts.items()}
+    spec = DataSpec(
+        input_shape=shape,
+        num_outputs=len(class_names),
+        inputs=inputs,
+        class_names=class_names,
+        class_counts=class_counts(parts["train"].targets, len(class_names)),
+    )
+    return Data(
+        spec,
+        splits["train"],
+        splits.get("validation"),
+        splits.get("test"),
+        source=str(folder),
+        fingerprint=_fingerprint(folder, parts),
+    )
+
+
+@dataclass(frozen=True)
+class _Pictures:
+    """Files and their classes, (files,) int64."""
+
+    paths: list[Path]
+    targets: Tensor
+
+    def take(self, index: Tensor) -> _Pictures:
+        return _Pictures([self.paths[number] for number in index.tolist()], self.targets[index])
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """Sample numbers to pixels; what worker processes run."""
+
+    paths: list[Path]
+    shape: tuple[int, int, int]
+
+    def __call__(self, numbers: list[int]) -> Tensor:
+        return torch.stack([decode_image(self.paths[number], self.shape) for number in numbers])
+
+
+def _find(root: Path) -> tuple[tuple[str, ...], dict[str, _Pictures]]:
+    """The class names, sorted, and the pictures of each split that has a folder."""
+    # a folder named train is a class if it has no folders in it
+    by_split = (root / "train").is_dir() and bool(_folders(root / "train"))
+    train = root / "train" if by_split else root
+    class_names = tuple(path.name for path in _folders(train))
+    if len(class_names) < 2:
+        raise DataError(
+            f"{train}: has {len(class_names)} folders; a folder for each class, two or more, "
+            "is wanted"
+        )
+    parts = {"train": _pictures(train, class_names)}
+    for split, name in (("validation", "val"), ("test", "test")):
+        if by_split and (root / name).is_dir():
+            parts[split] = _pictures(root / name, class_names)
+    return class_names, parts
+
+
+def _pictures(folder: Path, class_names: tuple[str, ...]) -> _Pictures:
+    paths: list[Path] = []
+    targets: list[int] = []
+    for class_folder in _folders(folder):
+        if class_folder.name not in class_names:
+            raise DataError(f"{class_folder}: the training pictures have no such class")
+        found = sorted(
+            path
+            for path in class_folder.iterdir()
+            if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+        )
+        if not found:
+            raise DataError(f"{class_folder}: has no picture; take the folder away or fill it")
+        paths += found
+        targets += [class_names.index(class_folder.name)] * len(found)
+    return _Pictures(paths, torch.tensor(targets, dtype=torch.int64))
+
+
+def _folders(folder: Path) -> list[Path]:
+    """Folders in a folder, sorted by name, without hidden ones."""
+    try:
+        return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+    except OSError as error:
+        raise DataError(f"{folder}: can't be read: {error.strerror}") from error
+
+
+def _cut(parts: dict[str, _Pictures], name: str, amount: float, seed: int) -> None:
+    """Moves pictures from the training split to one that has no folder."""
+    if name in parts:
+        return
+    train = parts["train"]
+    kept, held = hold_out(train.targets, amount, seed, name=name)
+    parts["train"] = train.take(kept)
+    if len(held):
+        parts[name] = train.take(held)
+
+
+def _fingerprint(root: Path, parts: dict[str, _Pictures]) -> str:
+    """SHA-256 over names and sizes: reading every picture would take as long as an epoch."""
+    digest = hashlib.sha256()
+    for path in sorted(path for part in parts.values() for path in part.paths):
+        digest.update(f"{path.relative_to(root).as_posix()}\0{path.stat().st_size}\n".encode())
+    return digest.hexdigest()

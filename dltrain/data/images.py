@@ -1,0 +1,107 @@
+"""What picture sources have in common: normalisation, and splits from tensors of pixels."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from dltrain.data.augment import Augment
+from dltrain.data.resident import class_counts, fingerprint, resident_data
+from dltrain.data.splits import hold_out
+from dltrain.spec import Data, DataContext, DataSpec, ImageInputs
+
+
+class ImageTransform:
+    """Pixels to inputs: augmentation if any, then (pixel / 255 - mean) / std."""
+
+    def __init__(
+        self,
+        inputs: ImageInputs,
+        *,
+        dtype: torch.dtype,
+        device: torch.device,
+        seed: int = 0,
+        augment: Augment | None = None,
+    ) -> None:
+        """Args:
+        inputs: Mean and standard deviation of each channel.
+        dtype: Of the inputs.
+        device: Where the pixels are.
+        seed: Decides the augmentation.
+        augment: What training pictures go through.
+        """
+        mean, std = torch.tensor([inputs.mean, inputs.std], dtype=torch.float64)[..., None, None]
+        self.centre = (255 * mean).to(device, dtype)
+        self.scale = (1 / (255 * std)).to(device, dtype)
+        self.dtype = dtype
+        self.seed = seed
+        self.augment = augment
+
+    def __call__(self, pixels: Tensor, index: Tensor, epoch: int | None) -> Tensor:
+        """(batch, channels, height, width) uint8 to floats; None as the epoch augments nothing."""
+        if self.augment is None or epoch is None:
+            return pixels.to(self.dtype).sub_(self.centre).mul_(self.scale)
+        draws = self.augment.draws(self.seed, epoch, index)
+        moved = self.augment.move(pixels, draws, self.dtype)
+        return self.augment.blank(moved.sub_(self.centre).mul_(self.scale), draws)
+
+
+def pixel_statistics(pixels: Tensor) -> ImageInputs:
+    """Mean and standard deviation of each channel of (samples, channels, height, width) uint8."""
+    value = torch.arange(256, dtype=torch.float64) / 255
+    means, stds = [], []
+    for channel in pixels.unbind(1):
+        share = torch.bincount(channel.flatten(), minlength=256) / channel.numel()
+        mean = (share * value).sum()
+        variance = (share * (value - mean).square()).sum()
+        means.append(mean.item())
+        stds.append(variance.sqrt().item() or 1.0)  # a channel of one value is only centred
+    return ImageInputs(tuple(means), tuple(stds))
+
+
+def resident_images(
+    context: DataContext,
+    train: tuple[Tensor, Tensor],
+    test: tuple[Tensor, Tensor] | None,
+    *,
+    class_names: tuple[str, ...],
+    validation: float,
+    augment: Augment | None,
+    source: str,
+) -> Data:
+    """Data from pixels (samples, channels, height, width) uint8 and classes (samples,) int64.
+
+    Mean and standard deviation are the training split's, after the validation cut.
+    """
+    pixels, targets = train
+    kept, held = hold_out(targets, validation, context.seed, name="validation")
+    parts = {"train": train}
+    if len(held):
+        parts = {
+            "train": (pixels[kept], targets[kept]),
+            "validation": (pixels[held], targets[held]),
+        }
+    if test is not None:
+        parts["test"] = test
+    inputs = pixel_statistics(parts["train"][0])
+    spec = DataSpec(
+        input_shape=tuple(pixels.shape[1:]),
+        num_outputs=len(class_names),
+        inputs=inputs,
+        class_names=class_names,
+        class_counts=class_counts(parts["train"][1], len(class_names)),
+    )
+    return resident_data(
+        context,
+        spec,
+        parts,
+        source=source,
+        transform=ImageTransform(
+            inputs,
+            dtype=context.dtype,
+            device=context.device,
+            seed=context.seed,
+            augment=augment,
+        ),
+        fingerprint=fingerprint(*train, *(test or ())),
+    )

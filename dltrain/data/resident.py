@@ -1,0 +1,97 @@
+"""Data that fits: whole tensors on the device, a batch is one gather."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
+
+import torch
+from torch import Tensor
+
+from dltrain.data.draws import epoch_order
+from dltrain.spec import Batch, Data, DataContext, DataSpec
+
+Transform = Callable[[Tensor, Tensor, int | None], Tensor]
+"""Stored samples, their index and the epoch (None: no augmentation) to inputs, batch-wise."""
+
+
+class Resident:
+    """A split whose samples are kept on the device in their compact dtype; see `spec.Split`."""
+
+    def __init__(
+        self, samples: Tensor, targets: Tensor, *, seed: int, transform: Transform | None = None
+    ) -> None:
+        """Args:
+        samples: (samples, ...), on the device.
+        targets: (samples,) int64 or (samples, values) float, on the device.
+        seed: Decides the order of each epoch.
+        transform: Makes a batch of samples into inputs; None where they are inputs already.
+        """
+        self.samples = samples
+        self.targets = targets
+        self.seed = seed
+        self.transform = transform
+
+    def __len__(self) -> int:
+        """Number of samples."""
+        return len(self.samples)
+
+    def batches(
+        self, batch_size: int, *, epoch: int | None = None, offset: int = 0
+    ) -> Iterator[Batch]:
+        """See `spec.Split.batches`."""
+        total, device = len(self), self.samples.device
+        shuffled = epoch is not None
+        order = epoch_order(total, self.seed, epoch) if shuffled else torch.arange(total)
+        order = order.to(device)
+        for start in range(offset * batch_size, total, batch_size):
+            stop = start + batch_size
+            index = order[start:stop]
+            if shuffled:
+                samples = self.samples.index_select(0, index)
+                targets = self.targets.index_select(0, index)
+            else:
+                samples, targets = self.samples[start:stop], self.targets[start:stop]
+            if self.transform is not None:
+                samples = self.transform(samples, index, epoch)
+            yield Batch(samples, targets, index)
+
+
+def resident_data(
+    context: DataContext,
+    spec: DataSpec,
+    parts: Mapping[str, tuple[Tensor, Tensor]],
+    *,
+    source: str,
+    transform: Transform | None = None,
+    fingerprint: str,
+) -> Data:
+    """Splits on the device, from the samples and targets of `train`, `validation` and `test`.
+
+    A part that is absent or has no sample becomes None.
+    """
+
+    def split(name: str) -> Resident | None:
+        samples, targets = parts.get(name, (torch.empty(0), torch.empty(0)))
+        if not len(samples):
+            return None
+        samples, targets = samples.to(context.device), targets.to(context.device)
+        return Resident(samples, targets, seed=context.seed, transform=transform)
+
+    train = split("train")
+    assert train is not None
+    return Data(spec, train, split("validation"), split("test"), source, fingerprint)
+
+
+def class_counts(targets: Tensor, num_classes: int) -> tuple[int, ...]:
+    """Samples of each class."""
+    return tuple(torch.bincount(targets, minlength=num_classes).tolist())
+
+
+def fingerprint(*tensors: Tensor) -> str:
+    """SHA-256, in hexadecimal, over the dtypes, shapes and bytes of tensors on the CPU."""
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.contiguous().numpy())
+    return digest.hexdigest()

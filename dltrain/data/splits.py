@@ -1,0 +1,77 @@
+"""Which samples are held out of training: exact, stratified, a function of the seed alone."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from dltrain.data.draws import key
+from dltrain.errors import DataError
+from dltrain.spec import NonNegativeInt, Probability
+
+HeldOut = NonNegativeInt | Probability
+"""How much to hold out: a number of samples, or a fraction of them below 1; 0 for none."""
+
+TEST_SEED = 0
+"""A test split that is cut here does not move with the run's seed, so that runs compare."""
+
+
+def hold_out(targets: Tensor, amount: float, seed: int, *, name: str) -> tuple[Tensor, Tensor]:
+    """Cuts the samples in two: those to keep and those to hold out, both in their own order.
+
+    Classes keep their proportions, rounded by largest remainder so that the total is exact.
+
+    Args:
+        targets: (samples,) int64 classes, or (samples, values) float, which are not stratified.
+        amount: See `HeldOut`.
+        seed: Decides which samples.
+        name: The option that gave the amount, for error messages.
+
+    Returns:
+        Two index tensors, int64, sorted.
+
+    Raises:
+        DataError: Nothing would be held out or kept, or a class would have no sample left.
+    """
+    total = len(targets)
+    if amount == 0:
+        return torch.arange(total), torch.arange(0)
+    count = amount if isinstance(amount, int) else round(amount * total)
+    if not 0 < count < total:
+        raise DataError(
+            f"data.{name}: {amount} of {total} samples is {count}; "
+            f"give a number from 1 to {total - 1}, a fraction in between, or 0 for none"
+        )
+    order = torch.randperm(total, generator=torch.Generator().manual_seed(key(seed)))
+    if targets.is_floating_point():
+        return order[count:].sort().values, order[:count].sort().values
+
+    sizes = torch.bincount(targets)
+    quota = largest_remainder(sizes, count)
+    emptied = ((quota == sizes) & (sizes > 0)).nonzero().flatten().tolist()
+    if emptied:
+        raise DataError(
+            f"data.{name}: {amount} of {total} samples would leave class {emptied[0]}, "
+            f"which has {int(sizes[emptied[0]])}, without a training sample; hold out fewer"
+        )
+    # group the shuffled samples by class; the first `quota` of each group are held out
+    shuffled = targets[order]
+    grouped = shuffled.argsort(stable=True)
+    rank = torch.empty_like(order)
+    rank[grouped] = torch.arange(total) - (sizes.cumsum(0) - sizes)[shuffled[grouped]]
+    held = rank < quota[shuffled]
+    return order[~held].sort().values, order[held].sort().values
+
+
+def largest_remainder(sizes: Tensor, count: int) -> Tensor:
+    """Whole numbers in proportion to `sizes`, (classes,) int64, that sum to `count`.
+
+    The largest remainder method of Hamilton; equal remainders go to the earlier class.
+    """
+    exact = sizes * count  # in units of 1 / total, so that no rounding enters
+    total = int(sizes.sum())
+    share = exact // total
+    remainder = exact - share * total
+    extra = remainder.argsort(descending=True, stable=True)[: count - int(share.sum())]
+    share[extra] += 1
+    return share

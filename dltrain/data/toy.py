@@ -1,0 +1,185 @@
+"""Small made-up data, to see whether a model learns what it should."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from dltrain.data.draws import key
+from dltrain.data.resident import class_counts, fingerprint, resident_data
+from dltrain.data.splits import TEST_SEED, HeldOut, hold_out
+from dltrain.registry import DATA
+from dltrain.spec import (
+    Column,
+    Data,
+    DataContext,
+    DataSpec,
+    NonNegativeFloat,
+    PositiveInt,
+    TableInputs,
+)
+
+
+@DATA.register
+def toy_line(
+    context: DataContext,
+    /,
+    *,
+    samples: PositiveInt = 1000,
+    noise: NonNegativeFloat = 0.1,
+    validation: HeldOut = 0.1,
+    test: HeldOut = 0.2,
+) -> Data:
+    """A straight line: y = 2 x + 1 plus noise, x uniform in [-1, 1).
+
+    Args:
+        samples: Samples in all.
+        noise: Standard deviation of the noise.
+        validation: Samples of the training split to validate on: a number, or a fraction.
+        test: Samples to test on: a number, or a fraction.
+    """
+    draw = _generator(context)
+    x = torch.rand(samples, 1, generator=draw, dtype=torch.float64) * 2 - 1
+    y = 2 * x + 1 + noise * torch.randn(samples, 1, generator=draw, dtype=torch.float64)
+    return _toy(context, x, y, formula="y = 2 x + 1", validation=validation, test=test)
+
+
+@DATA.register
+def toy_sine(
+    context: DataContext,
+    /,
+    *,
+    samples: PositiveInt = 1000,
+    noise: NonNegativeFloat = 0.1,
+    validation: HeldOut = 0.1,
+    test: HeldOut = 0.2,
+) -> Data:
+    """A sine wave: y = sin(x) plus noise, x uniform in [-pi, pi).
+
+    Args:
+        samples: Samples in all.
+        noise: Standard deviation of the noise.
+        validation: Samples of the training split to validate on: a number, or a fraction.
+        test: Samples to test on: a number, or a fraction.
+    """
+    draw = _generator(context)
+    x = (torch.rand(samples, 1, generator=draw, dtype=torch.float64) * 2 - 1) * math.pi
+    y = x.sin() + noise * torch.randn(samples, 1, generator=draw, dtype=torch.float64)
+    return _toy(context, x, y, formula="y = sin x", validation=validation, test=test)
+
+
+@DATA.register
+def toy_blobs(
+    context: DataContext,
+    /,
+    *,
+    samples: PositiveInt = 1000,
+    classes: PositiveInt = 3,
+    noise: NonNegativeFloat = 0.2,
+    validation: HeldOut = 0.1,
+    test: HeldOut = 0.2,
+) -> Data:
+    """Round clouds in the plane, one a class, their centres evenly spaced on the unit circle.
+
+    Args:
+        samples: Samples in all, shared out evenly.
+        classes: Number of clouds.
+        noise: Standard deviation of a cloud along each axis.
+        validation: Samples of the training split to validate on: a number, or a fraction.
+        test: Samples to test on: a number, or a fraction.
+    """
+    draw = _generator(context)
+    target = torch.arange(samples) % classes
+    angle = target.double() * (2 * math.pi / classes)
+    centre = torch.stack([angle.cos(), angle.sin()], 1)
+    x = centre + noise * torch.randn(samples, 2, generator=draw, dtype=torch.float64)
+    return _toy(
+        context,
+        x,
+        target,
+        formula="clouds on a circle",
+        class_names=_digits(classes),
+        validation=validation,
+        test=test,
+    )
+
+
+@DATA.register
+def toy_spirals(
+    context: DataContext,
+    /,
+    *,
+    samples: PositiveInt = 1000,
+    classes: PositiveInt = 2,
+    turns: NonNegativeFloat = 1.0,
+    noise: NonNegativeFloat = 0.02,
+    validation: HeldOut = 0.1,
+    test: HeldOut = 0.2,
+) -> Data:
+    """Interleaved spirals within the unit circle, one arm a class.
+
+    Args:
+        samples: Samples in all, shared out evenly.
+        classes: Number of arms.
+        turns: How often an arm goes round.
+        noise: Standard deviation of the noise along each axis.
+        validation: Samples of the training split to validate on: a number, or a fraction.
+        test: Samples to test on: a number, or a fraction.
+    """
+    draw = _generator(context)
+    target = torch.arange(samples) % classes
+    radius = torch.rand(samples, generator=draw, dtype=torch.float64).sqrt()  # even along the arm
+    angle = 2 * math.pi * (turns * radius + target / classes)
+    x = radius[:, None] * torch.stack([angle.cos(), angle.sin()], 1)
+    x = x + noise * torch.randn(samples, 2, generator=draw, dtype=torch.float64)
+    return _toy(
+        context,
+        x,
+        target,
+        formula="spirals",
+        class_names=_digits(classes),
+        validation=validation,
+        test=test,
+    )
+
+
+def _generator(context: DataContext) -> torch.Generator:
+    return torch.Generator().manual_seed(key(context.seed))
+
+
+def _digits(classes: int) -> tuple[str, ...]:
+    return tuple(str(number) for number in range(classes))
+
+
+def _toy(
+    context: DataContext,
+    x: Tensor,
+    y: Tensor,
+    *,
+    formula: str,
+    validation: float,
+    test: float,
+    class_names: tuple[str, ...] = (),
+) -> Data:
+    """Cuts samples, (samples, features), and targets, and leaves the features as they are."""
+    content = fingerprint(x, y)
+    x = x.to(context.dtype)
+    y = y if class_names else y.to(context.dtype)
+    seen, tested = hold_out(y, test, TEST_SEED, name="test")
+    kept, held = hold_out(y[seen], validation, context.seed, name="validation")
+    train, held = seen[kept], seen[held]
+    spec = DataSpec(
+        input_shape=(x.shape[1],),
+        num_outputs=len(class_names) or y.shape[1],
+        inputs=TableInputs(tuple(Column(f"x{number}") for number in range(x.shape[1]))),
+        class_names=class_names,
+        class_counts=class_counts(y[train], len(class_names)) if class_names else (),
+    )
+    parts = {
+        name: (x[index], y[index])
+        for name, index in {"train": train, "validation": held, "test": tested}.items()
+    }
+    source = f"formula: {formula}"
+    return resident_data(context, spec, parts, source=source, fingerprint=content)

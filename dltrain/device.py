@@ -1,0 +1,155 @@
+"""Where and in which numbers to compute: device, precision, random states, CPU memory."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import platform
+import random
+import resource
+import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dltrain.errors import UsageError
+
+
+def resolve_device(name: str) -> torch.device:
+    """`auto`, `cpu`, `cuda`, `cuda:N` or `mps` to a device that is there.
+
+    Raises:
+        UsageError: This machine does not have it.
+    """
+    cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+    if name == "auto":
+        return torch.device("cuda" if cuda else "mps" if mps else "cpu")
+    device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UsageError(f"device {name!r}: torch sees {torch.cuda.device_count()} CUDA devices")
+    if device.type == "mps" and not mps:
+        raise UsageError("device 'mps': torch sees no Apple GPU here")
+    return device
+
+
+@dataclass(frozen=True)
+class Numerics:
+    """In which numbers a step computes.
+
+    Attributes:
+        name: `fp32`, `bf16`, `fp16` or `fp64`.
+        dtype: Of the parameters and of the data.
+        autocast: Makes the context that the forward pass runs in; disabled where not wanted.
+        scaler: Gradient scaler; disabled where not wanted, so that a step has no branch for it.
+    """
+
+    name: str
+    dtype: torch.dtype
+    autocast: Callable[[], AbstractContextManager[Any]]
+    scaler: torch.amp.GradScaler
+
+
+def resolve_numerics(name: str, device: torch.device) -> Numerics:
+    """`auto`, `fp32`, `bf16`, `fp16` or `fp64` on a device.
+
+    Raises:
+        UsageError: The device can't compute in it.
+    """
+    if name == "auto":
+        if device.type == "cuda":
+            name = "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+        else:
+            name = "fp32"
+    if name == "fp16" and device.type != "cuda":
+        raise UsageError(f"precision 'fp16' needs a CUDA device, not {device.type!r}; use bf16")
+    if name == "fp64" and device.type == "mps":
+        raise UsageError("precision 'fp64': an Apple GPU has no float64; use fp32")
+    half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(name)
+    return Numerics(
+        name=name,
+        dtype=torch.float64 if name == "fp64" else torch.float32,
+        autocast=partial(torch.autocast, device.type, dtype=half, enabled=half is not None),
+        scaler=torch.amp.GradScaler(device.type, enabled=name == "fp16"),
+    )
+
+
+def seed_everything(seed: int) -> None:
+    """Seeds torch on every device, Python's `random` and NumPy's global generator."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def random_state() -> dict[str, Tensor]:
+    """The states of all global generators, as uint8 tensors."""
+    numpy_state = np.random.get_state(legacy=False)
+    assert isinstance(numpy_state, dict)
+    numpy_state["state"]["key"] = numpy_state["state"]["key"].tolist()
+    states = {
+        "torch": torch.get_rng_state(),
+        "python": _bytes_of(random.getstate()),
+        "numpy": _bytes_of(numpy_state),
+    }
+    if torch.cuda.is_available():
+        states |= {f"cuda.{i}": s for i, s in enumerate(torch.cuda.get_rng_state_all())}
+    if torch.backends.mps.is_available():
+        states["mps"] = torch.mps.get_rng_state()
+    return states
+
+
+def set_random_state(states: dict[str, Tensor]) -> None:
+    """Puts back what `random_state` gave; states of devices that are not here are left out."""
+    torch.set_rng_state(states["torch"])
+    version, internal, gauss_next = _value_of(states["python"])
+    random.setstate((version, tuple(internal), gauss_next))
+    numpy_state = _value_of(states["numpy"])
+    numpy_state["state"]["key"] = np.array(numpy_state["state"]["key"], dtype=np.uint32)
+    np.random.set_state(numpy_state)
+    for i in range(torch.cuda.device_count()):
+        if f"cuda.{i}" in states:
+            torch.cuda.set_rng_state(states[f"cuda.{i}"], i)
+    if torch.backends.mps.is_available() and "mps" in states:
+        torch.mps.set_rng_state(states["mps"])
+
+
+def _bytes_of(value: Any) -> Tensor:
+    return torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
+
+
+def _value_of(tensor: Tensor) -> Any:
+    return json.loads(tensor.numpy().tobytes())
+
+
+def make_deterministic(wanted: bool) -> None:
+    """Makes torch refuse operations without a deterministic form, or lets it choose the fastest."""
+    torch.use_deterministic_algorithms(wanted)
+    torch.backends.cudnn.benchmark = not wanted
+
+
+def keep_large_blocks() -> None:
+    """Tells glibc to keep large freed blocks instead of giving them back to the system.
+
+    A step frees and allocates the same activations again and again; by default glibc maps each
+    block above some threshold anew, and every page of it faults on first touch. Elsewhere than on
+    glibc this does nothing. Values and thresholds: mallopt(3).
+    """
+    if sys.platform != "linux" or platform.libc_ver()[0] != "glibc":
+        return
+    m_trim_threshold, m_mmap_threshold, one_gib = -1, -3, 1 << 30
+    libc = ctypes.CDLL(None)
+    libc.mallopt(m_mmap_threshold, one_gib)
+    libc.mallopt(m_trim_threshold, one_gib)
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """The most memory used so far: the allocator's on a GPU, the process's on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -1,0 +1,37 @@
+"""The errors that a user can cause and can mend; everything else is a bug and shows a traceback."""
+
+
+class DltrainError(Exception):
+    """Base of the errors that the command line prints in a line or two, without a traceback.
+
+    Attributes:
+        exit_code: What the process answers: 1, the run failed; 2, the command or the config is wrong.
+    """
+
+    exit_code = 1
+
+
+class DataError(DltrainError):
+    """Data is missing, damaged or not what the config says it is; the message names the file."""
+
+
+class RunError(DltrainError):
+    """A run can't start, go on or be read; the message says why and what to do."""
+
+
+class UsageError(DltrainError):
+    """The command line or the config asks for something that can't be done."""
+
+    exit_code = 2
+
+
+class StoppedError(DltrainError):
+    """A signal asked the run to stop; a checkpoint has been saved.
+
+    Args:
+        signal_number: 2 for SIGINT, 15 for SIGTERM; the exit code is 128 more.
+    """
+
+    def __init__(self, signal_number: int) -> None:
+        super().__init__(f"stopped by signal {signal_number}")
+        self.exit_code = 128 + signal_number

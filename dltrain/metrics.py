@@ -1,0 +1,357 @@
+"""Metrics: sums over samples, kept on the device and read once, in `compute`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from dltrain.errors import UsageError
+from dltrain.registry import METRICS
+from dltrain.spec import DataSpec, Metric, PositiveInt
+
+NAN = float("nan")
+Average = Literal["macro", "micro", "none"]
+
+# ---------------------------------------------------------------- classification
+
+
+class _ConfusionCounts:
+    """Counts how often each class was predicted as each other; what most metrics are made of."""
+
+    scalars: Mapping[str, bool]
+
+    def __init__(self, spec: DataSpec, name: str) -> None:
+        _require_classes(spec, name)
+        self.num_classes = spec.num_classes
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets every sample."""
+        self._counts: Tensor | None = None
+
+    def update(self, predictions: Tensor, targets: Tensor) -> None:
+        """Adds a batch: (batch, classes) probabilities and (batch,) int64 classes."""
+        counts = self._counts
+        if counts is None:
+            counts = torch.zeros(self.num_classes**2, dtype=torch.int64, device=targets.device)
+        cells = targets * self.num_classes + predictions.argmax(dim=1)
+        # bincount would wait for a GPU to learn its output's size. Integers add up to the same
+        # sum in any order, so index_add is deterministic here.
+        self._counts = counts.index_add(0, cells, torch.ones_like(cells))
+
+    @property
+    def matrix(self) -> Tensor:
+        """Samples by true class (row) and predicted class (column), (classes, classes) int64."""
+        if self._counts is None:
+            return torch.zeros(self.num_classes, self.num_classes, dtype=torch.int64)
+        return self._counts.view(self.num_classes, self.num_classes)
+
+
+@METRICS.register("accuracy")
+class Accuracy(_ConfusionCounts):
+    """Share of samples whose most probable class is the right one."""
+
+    scalars: Mapping[str, bool] = {"accuracy": True}
+
+    def __init__(self, spec: DataSpec, /) -> None:
+        """Raises UsageError where the data has no classes."""
+        super().__init__(spec, "accuracy")
+
+    def compute(self) -> dict[str, float]:
+        """The accuracy; NaN without samples."""
+        matrix = self.matrix.cpu()
+        return {"accuracy": _ratio(int(matrix.trace()), int(matrix.sum()))}
+
+
+@METRICS.register("confusion_matrix")
+class ConfusionMatrix(_ConfusionCounts):
+    """How often each class was predicted as each other; `matrix` holds the counts."""
+
+    scalars: Mapping[str, bool] = {}
+
+    def __init__(self, spec: DataSpec, /) -> None:
+        """Raises UsageError where the data has no classes."""
+        super().__init__(spec, "confusion_matrix")
+
+    def compute(self) -> dict[str, float]:
+        """No scalars."""
+        return {}
+
+
+class _PerClass(_ConfusionCounts):
+    """A ratio of counts for each class, averaged as scikit-learn does."""
+
+    def __init__(
+        self,
+        spec: DataSpec,
+        name: str,
+        average: Average,
+        terms: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]],
+    ) -> None:
+        """`terms` turns hits, predictions and targets of each class into a ratio's two terms."""
+        super().__init__(spec, name)
+        self.average = average
+        self.terms = terms
+        names = [f"{name}/{c}" for c in spec.class_names] if average == "none" else [name]
+        self.scalars: Mapping[str, bool] = dict.fromkeys(names, True)
+
+    def compute(self) -> dict[str, float]:
+        """The average, or one scalar a class; NaN without samples.
+
+        A ratio whose denominator is 0 counts as 0. A class that neither targets nor predictions
+        contain takes no part in the average.
+        """
+        matrix = self.matrix.cpu()
+        hits, predicted, actual = matrix.diag(), matrix.sum(dim=0), matrix.sum(dim=1)
+        if not actual.any():
+            return dict.fromkeys(self.scalars, NAN)
+        above, below = self.terms(hits, predicted, actual)
+        if self.average == "micro":
+            values = [_ratio(int(above.sum()), int(below.sum()))]
+        else:
+            ratios = above.double() / below.clamp(min=1)
+            if self.average == "macro":
+                ratios = ratios[(predicted + actual) > 0].mean(dim=0, keepdim=True)
+            values = ratios.tolist()
+        return dict(zip(self.scalars, values, strict=True))
+
+
+@METRICS.register
+def precision(spec: DataSpec, /, *, average: Average = "macro") -> Metric:
+    """Of the samples predicted as a class, the share that belong to it.
+
+    Args:
+        average: macro is the mean over classes, micro counts each sample once, none gives one
+            scalar a class.
+    """
+    return _PerClass(spec, "precision", average, lambda hit, predicted, actual: (hit, predicted))
+
+
+@METRICS.register
+def recall(spec: DataSpec, /, *, average: Average = "macro") -> Metric:
+    """Of the samples that belong to a class, the share predicted as it.
+
+    Args:
+        average: macro is the mean over classes, micro counts each sample once, none gives one
+            scalar a class.
+    """
+    return _PerClass(spec, "recall", average, lambda hit, predicted, actual: (hit, actual))
+
+
+@METRICS.register
+def f1(spec: DataSpec, /, *, average: Average = "macro") -> Metric:
+    """Harmonic mean of precision and recall.
+
+    Args:
+        average: macro is the mean over classes, micro counts each sample once, none gives one
+            scalar a class.
+    """
+    return _PerClass(
+        spec, "f1", average, lambda hit, predicted, actual: (2 * hit, predicted + actual)
+    )
+
+
+@METRICS.register("top_k")
+class TopK:
+    """Share of samples whose class is among the k most probable ones; its scalar is `top_<k>`.
+
+    Args:
+        k: How many classes to look at.
+
+    Raises:
+        UsageError: The data has no classes, or fewer than k.
+    """
+
+    def __init__(self, spec: DataSpec, /, *, k: PositiveInt = 5) -> None:
+        """Takes the option that the class describes."""
+        _require_classes(spec, "top_k")
+        if k > spec.num_classes:
+            raise UsageError(
+                f"metric 'top_k' has k = {k}, and the data has {spec.num_classes} classes"
+            )
+        self.k = k
+        self.name = f"top_{k}"
+        self.scalars: Mapping[str, bool] = {self.name: True}
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets every sample."""
+        self._hits: Tensor | None = None
+        self._num_samples = 0
+
+    def update(self, predictions: Tensor, targets: Tensor) -> None:
+        """Adds a batch: (batch, classes) probabilities and (batch,) int64 classes."""
+        best = predictions.topk(self.k, dim=1).indices
+        hits = (best == targets[:, None]).sum()
+        self._hits = hits if self._hits is None else self._hits + hits
+        self._num_samples += len(targets)
+
+    def compute(self) -> dict[str, float]:
+        """The share; NaN without samples."""
+        hits = 0 if self._hits is None else int(self._hits)
+        return {self.name: _ratio(hits, self._num_samples)}
+
+
+@METRICS.register("auroc")
+class Auroc:
+    """Area under the ROC curve: how probably a sample of a class scores above one of the rest.
+
+    Of two classes, the second one's; of more, the mean over those that some samples have and others
+    lack. All scores are kept, on the device, until `reset`.
+    """
+
+    scalars: Mapping[str, bool] = {"auroc": True}
+
+    def __init__(self, spec: DataSpec, /) -> None:
+        """Raises UsageError where the data has no classes."""
+        _require_classes(spec, "auroc")
+        # The first of two classes has the same area as the second.
+        self.classes = [1] if spec.num_classes == 2 else list(range(spec.num_classes))
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets every sample."""
+        self._scores: list[Tensor] = []
+        self._targets: list[Tensor] = []
+
+    def update(self, predictions: Tensor, targets: Tensor) -> None:
+        """Adds a batch: (batch, classes) probabilities and (batch,) int64 classes."""
+        self._scores.append(predictions.detach())
+        self._targets.append(targets)
+
+    def compute(self) -> dict[str, float]:
+        """The area; NaN where no class has both samples and others to compare them with."""
+        if not self._scores:
+            return {"auroc": NAN}
+        scores, targets = torch.cat(self._scores).cpu(), torch.cat(self._targets).cpu()
+        areas = [_auroc(scores[:, c], targets == c) for c in self.classes]
+        return {"auroc": float(torch.tensor(areas, dtype=torch.float64).nanmean())}
+
+
+def _auroc(scores: Tensor, positive: Tensor) -> float:
+    """The Mann-Whitney statistic over its maximum (Hanley and McNeil, 1982).
+
+    Args:
+        scores: (samples,) float.
+        positive: (samples,) bool.
+    """
+    num_positive = int(positive.sum())
+    num_pairs = num_positive * (len(positive) - num_positive)
+    # Equal scores share the mean of the ranks, counted from 1, that they take up together.
+    _, position, counts = scores.unique(return_inverse=True, return_counts=True)
+    ranks = counts.cumsum(dim=0).double() - (counts - 1) / 2
+    rank_sum = float(ranks[position][positive].sum())
+    return _ratio(rank_sum - num_positive * (num_positive + 1) / 2, num_pairs)
+
+
+# ---------------------------------------------------------------- regression
+
+
+class _MeanError:
+    """The mean over samples and values of a function of prediction and target."""
+
+    def __init__(
+        self, spec: DataSpec, name: str, error: Callable[[Tensor, Tensor], Tensor]
+    ) -> None:
+        _require_values(spec, name)
+        self.name = name
+        self.error = error
+        self.scalars: Mapping[str, bool] = {name: False}
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets every sample."""
+        self._sum: Tensor | None = None
+        self._num_values = 0
+
+    def update(self, predictions: Tensor, targets: Tensor) -> None:
+        """Adds a batch: both (batch, values)."""
+        total = self.error(_widest(predictions), _widest(targets)).sum()
+        self._sum = total if self._sum is None else self._sum + total
+        self._num_values += targets.numel()
+
+    def compute(self) -> dict[str, float]:
+        """The mean error; NaN without samples."""
+        total = 0.0 if self._sum is None else float(self._sum)
+        return {self.name: _ratio(total, self._num_values)}
+
+
+@METRICS.register
+def mse(spec: DataSpec, /) -> Metric:
+    """Mean squared error, in the square of the data's own units."""
+    return _MeanError(spec, "mse", lambda p, t: (p - t).square())
+
+
+@METRICS.register
+def mae(spec: DataSpec, /) -> Metric:
+    """Mean absolute error, in the data's own units."""
+    return _MeanError(spec, "mae", lambda p, t: (p - t).abs())
+
+
+@METRICS.register("r2")
+class R2:
+    """Coefficient of determination, the mean over values: 1 is perfect, 0 as good as the mean."""
+
+    scalars: Mapping[str, bool] = {"r2": True}
+
+    def __init__(self, spec: DataSpec, /) -> None:
+        """Raises UsageError where the data has classes."""
+        _require_values(spec, "r2")
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets every sample."""
+        self._origin: Tensor | None = None
+        self._sums: Tensor | None = None
+        self._num_samples = 0
+
+    def update(self, predictions: Tensor, targets: Tensor) -> None:
+        """Adds a batch: both (batch, values)."""
+        predictions, targets = _widest(predictions), _widest(targets)
+        # Variance as a difference of sums loses its digits far from zero: measure from a target.
+        if self._origin is None:
+            self._origin = targets[0].clone()
+        offsets = targets - self._origin
+        terms = (predictions - targets).square(), offsets, offsets.square()
+        sums = torch.stack([term.sum(dim=0) for term in terms])
+        self._sums = sums if self._sums is None else self._sums + sums
+        self._num_samples += len(targets)
+
+    def compute(self) -> dict[str, float]:
+        """The coefficient; NaN where the targets do not vary."""
+        if self._sums is None:
+            return {"r2": NAN}
+        residual, offsets, squares = self._sums.cpu().double()
+        total = squares - offsets.square() / self._num_samples
+        return {"r2": float((1 - residual / total).mean()) if (total > 0).all() else NAN}
+
+
+# ---------------------------------------------------------------- shared
+
+
+def _require_classes(spec: DataSpec, name: str) -> None:
+    if spec.num_classes == 0:
+        raise UsageError(
+            f"metric {name!r} is for classes, and this data has values to predict: "
+            "use 'mse', 'mae' or 'r2'"
+        )
+
+
+def _require_values(spec: DataSpec, name: str) -> None:
+    if spec.num_classes > 0:
+        raise UsageError(
+            f"metric {name!r} is for values, and this data has {spec.num_classes} classes: "
+            "use 'accuracy' or 'f1', say"
+        )
+
+
+def _widest(values: Tensor) -> Tensor:
+    """The widest floating type of the device, for long sums; Apple's GPUs have no float64."""
+    return values.to(torch.float32 if values.device.type == "mps" else torch.float64)
+
+
+def _ratio(above: float, below: float) -> float:
+    return above / below if below else NAN

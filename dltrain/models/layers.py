@@ -1,0 +1,58 @@
+"""What the model families share: activations and the initialisation of weights."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import nn
+
+Activation = Literal["sigmoid", "tanh", "relu", "gelu", "silu"]
+Init = Literal["default", "xavier", "kaiming", "orthogonal", "zeros"]
+HiddenInit = Literal["default", "xavier", "kaiming", "orthogonal"]
+"""What suits a model with hidden layers, whose units would all stay equal if they began at zero."""
+
+_ACTIVATIONS: dict[Activation, type[nn.Module]] = {
+    "sigmoid": nn.Sigmoid,
+    "tanh": nn.Tanh,
+    "relu": nn.ReLU,
+    "gelu": nn.GELU,
+    "silu": nn.SiLU,
+}
+_MONOTONIC: tuple[Activation, ...] = ("sigmoid", "tanh", "relu")
+
+
+def activation_layer(name: Activation) -> nn.Module:
+    """The elementwise function of that name, as a module."""
+    return _ACTIVATIONS[name]()
+
+
+def is_monotonic(name: Activation) -> bool:
+    """Whether a larger input never gives a smaller output, so that max(f(x)) = f(max(x))."""
+    return name in _MONOTONIC
+
+
+def initialise(module: nn.Module, scheme: Init) -> nn.Module:
+    """Draws the weights of linear and convolutional layers anew and sets their biases to zero.
+
+    Args:
+        module: Changed in place and returned.
+        scheme: default leaves PyTorch's own weights and biases; xavier is Glorot and Bengio's
+            uniform (2010), kaiming He et al.'s normal for ReLU (2015), orthogonal Saxe et al.'s
+            (2013).
+    """
+    if scheme == "default":
+        return module
+    for layer in module.modules():
+        if not isinstance(layer, nn.Linear | nn.Conv2d):
+            continue
+        if scheme == "xavier":
+            nn.init.xavier_uniform_(layer.weight)
+        elif scheme == "kaiming":
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+        elif scheme == "orthogonal":
+            nn.init.orthogonal_(layer.weight)
+        else:
+            nn.init.zeros_(layer.weight)
+        if layer.bias is not None:
+            nn.init.zeros_(layer.bias)
+    return module

@@ -1,0 +1,25 @@
+"""Linear and logistic regression."""
+
+from __future__ import annotations
+
+from math import prod
+
+from torch import nn
+
+from dltrain.models.layers import Init, initialise
+from dltrain.registry import MODELS
+from dltrain.spec import DataSpec
+
+
+@MODELS.register
+def linear(spec: DataSpec, /, *, bias: bool = True, init: Init = "default") -> nn.Module:
+    """One linear layer: (batch, *input_shape) -> (batch, num_outputs).
+
+    With loss cross_entropy or bce it is logistic regression, with mse linear regression.
+
+    Args:
+        bias: Add a learned constant to each output.
+        init: How the weights begin; the problem is convex for the usual losses, so zeros will do.
+    """
+    layer = nn.Linear(prod(spec.input_shape), spec.num_outputs, bias=bias)
+    return initialise(nn.Sequential(nn.Flatten(), layer), init)

@@ -1,0 +1,44 @@
+"""Multi-layer perceptron."""
+
+from __future__ import annotations
+
+from math import prod
+
+from torch import nn
+
+from dltrain.models.layers import Activation, HiddenInit, activation_layer, initialise
+from dltrain.registry import MODELS
+from dltrain.spec import DataSpec, PositiveInt, Probability
+
+
+@MODELS.register
+def mlp(
+    spec: DataSpec,
+    /,
+    *,
+    hidden: tuple[PositiveInt, ...] = (128,),
+    activation: Activation = "relu",
+    dropout: Probability = 0.0,
+    batch_norm: bool = False,
+    init: HiddenInit = "default",
+) -> nn.Module:
+    """Multi-layer perceptron: (batch, *input_shape) -> (batch, num_outputs).
+
+    Args:
+        hidden: Widths of the hidden layers.
+        activation: Nonlinearity after each hidden layer.
+        dropout: Share of hidden units set to zero in training.
+        batch_norm: Normalise each hidden layer over the batch, before the activation.
+        init: How the weights begin.
+    """
+    layers: list[nn.Module] = [nn.Flatten()]
+    width = prod(spec.input_shape)
+    for next_width in hidden:
+        # Batch normalisation subtracts the mean, and a bias with it.
+        layers.append(nn.Linear(width, next_width, bias=not batch_norm))
+        if batch_norm:
+            layers.append(nn.BatchNorm1d(next_width))
+        layers += [activation_layer(activation), nn.Dropout(dropout)]
+        width = next_width
+    layers.append(nn.Linear(width, spec.num_outputs))
+    return initialise(nn.Sequential(*layers), init)

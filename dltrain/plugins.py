@@ -1,0 +1,79 @@
+"""Code that registers components: this package's own, installed packages', a user's file."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from functools import cache
+from hashlib import sha256
+from importlib import import_module
+from importlib.machinery import SourceFileLoader
+from importlib.metadata import entry_points
+from importlib.util import module_from_spec, spec_from_loader
+from pathlib import Path
+
+from dltrain.errors import UsageError
+
+BUILTINS = ("models", "data", "losses", "optimizers", "schedules", "metrics", "tasks")
+ENTRY_POINT_GROUP = "dltrain.plugins"
+
+
+def register_builtins() -> None:
+    """Imports the modules whose import registers the components that come with dltrain."""
+    for module in BUILTINS:
+        import_module(f"dltrain.{module}")
+
+
+@cache
+def load_entry_points() -> None:
+    """Imports what installed packages offer under `dltrain.plugins`.
+
+    Raises:
+        UsageError: One of them fails; the message names its package.
+    """
+    for entry_point in entry_points(group=ENTRY_POINT_GROUP):
+        try:
+            entry_point.load()
+        except Exception as error:  # someone else's code may raise anything
+            package = entry_point.dist.name if entry_point.dist else entry_point.value
+            message = f"plugin {entry_point.name!r} of package {package}: {_told(error)}"
+            raise UsageError(message) from error
+
+
+def load_plugin(path: Path) -> None:
+    """Imports a user's Python file; once, however often it is asked for.
+
+    Raises:
+        UsageError: There is no such file, or its import fails; the message names the line.
+    """
+    file = path.resolve()
+    name = f"dltrain_plugin_{sha256(str(file).encode()).hexdigest()[:12]}"
+    if name in sys.modules:
+        return
+    if not file.is_file():
+        raise UsageError(f"plugin {path}: there is no such file")
+    spec = spec_from_loader(name, SourceFileLoader(name, str(file)))
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    sys.modules[name] = module  # before its code runs, as the import statement does
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # a user's code may raise anything
+        del sys.modules[name]
+        line = _line_in(file, error)
+        raise UsageError(f"plugin {path}{f':{line}' if line else ''}: {_told(error)}") from error
+
+
+def _line_in(file: Path, error: Exception) -> int | None:
+    """The last line of the file that led to the error; None if it did not get that far."""
+    if isinstance(error, SyntaxError) and error.filename == str(file):
+        return error.lineno
+    lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(file)]
+    return lines[-1] if lines else None
+
+
+def _told(error: Exception) -> str:
+    """The kind and the first line of an error."""
+    message = error.msg if isinstance(error, SyntaxError) else str(error)
+    return f"{type(error).__name__}: {message.partition(chr(10))[0]}"

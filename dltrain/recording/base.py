@@ -1,0 +1,37 @@
+"""What the trainer tells whoever records."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from dltrain.spec import Task
+
+
+class Recorder:
+    """Hears of everything that happens; each method does nothing until a recorder overrides it."""
+
+    def begin(self, step: int, total_steps: int, batch_size: int) -> None:
+        """Training starts, or goes on, after `step` of `total_steps` steps."""
+
+    def advance(self, step: int) -> None:
+        """A step is done. Called for every step: must cost next to nothing."""
+
+    def scalars(self, step: int, epoch: float, split: str, values: Mapping[str, float]) -> None:
+        """Scalars of a split: `train`, `val`, `test`, or `system` (all that the clock decides)."""
+
+    def evaluated(self, step: int, split: str, task: Task) -> None:
+        """An evaluation is done; its scalars came before, `task.pages()` has more to show."""
+
+    def line(self, text: str) -> None:
+        """Something that the user should read."""
+
+    def position(self) -> dict[str, Any]:
+        """Flushes to the disk; what `restore` needs to go on from here, JSON-able."""
+        return {}
+
+    def restore(self, position: Mapping[str, Any]) -> None:
+        """Forgets everything recorded after `position`."""
+
+    def close(self) -> None:
+        """Nothing comes after this."""

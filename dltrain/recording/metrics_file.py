@@ -1,0 +1,47 @@
+"""metrics.jsonl: every scalar, a line each."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from dltrain.recording.base import Recorder
+
+
+class MetricsFile(Recorder):
+    """Appends `{"step", "epoch", "split", "name", "value"}` lines; a value not finite is null."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("ab")
+
+    def scalars(self, step: int, epoch: float, split: str, values: Mapping[str, float]) -> None:
+        """Appends a line for each scalar."""
+        for name, value in values.items():
+            line = {
+                "step": step,
+                "epoch": round(epoch, 6),
+                "split": split,
+                "name": name,
+                "value": value if math.isfinite(value) else None,
+            }
+            self._file.write(json.dumps(line).encode() + b"\n")
+        self._file.flush()
+
+    def position(self) -> dict[str, Any]:
+        """The file's length, all of it on the disk."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        return {"bytes": self._file.tell()}
+
+    def restore(self, position: Mapping[str, Any]) -> None:
+        """Cuts off what was written after the checkpoint."""
+        self._file.truncate(position["bytes"])
+        self._file.seek(0, os.SEEK_END)
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._file.close()

@@ -1,0 +1,132 @@
+"""TensorBoard: the same scalars as metrics.jsonl, and the pages."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+
+from dltrain.recording.base import Recorder
+from dltrain.spec import Page, Task
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+
+class TensorBoard(Recorder):
+    """Writes event files.
+
+    Args:
+        directory: Where.
+        config: The resolved YAML, shown as text.
+        hyperparameters: Flat; shown beside the final metrics in the HParams table.
+        example: Gives inputs of one sample, (1, *input_shape), to draw the model's graph with.
+        histograms: Whether to write histograms of the weights at each evaluation.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        config: str,
+        hyperparameters: Mapping[str, Any],
+        example: Callable[[], Tensor],
+        histograms: bool = False,
+    ) -> None:
+        self._directory, self._config, self._example = directory, config, example
+        self._hyperparameters, self._histograms = hyperparameters, histograms
+        self._writer: SummaryWriter | None = None
+        self._introduced = False
+        self._last: dict[str, float] = {}
+
+    @property
+    def writer(self) -> SummaryWriter:
+        """Made at the first use: importing TensorBoard takes longer than many a first step."""
+        if self._writer is None:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._writer = SummaryWriter(str(self._directory))
+        return self._writer
+
+    def scalars(self, step: int, epoch: float, split: str, values: Mapping[str, float]) -> None:
+        """Writes each under SPLIT/NAME."""
+        for name, value in values.items():
+            self.writer.add_scalar(f"{split}/{name}", value, step)
+            if split in ("val", "test"):
+                self._last[f"{split}/{name}"] = value
+
+    def evaluated(self, step: int, split: str, task: Task) -> None:
+        """Writes what the task has to show, and histograms of the weights where wanted."""
+        if not self._introduced:
+            self.writer.add_text("config", f"```yaml\n{self._config}\n```", 0)
+            self._graph(task.model)
+            self._introduced = True
+        for page in task.pages():
+            self._write(f"{split}/{page.tag}", page, step)
+        if self._histograms:
+            for name, parameter in task.model.named_parameters():
+                self.writer.add_histogram(f"weights/{name}", parameter.detach(), step)
+
+    def _write(self, tag: str, page: Page, step: int) -> None:
+        match page.kind:
+            case "image":
+                self.writer.add_image(tag, page.content, step)
+            case "pr_curve":
+                counts = page.content
+                self.writer.add_pr_curve_raw(
+                    tag, *counts, global_step=step, num_thresholds=counts.shape[1]
+                )
+            case "text":
+                self.writer.add_text(tag, page.content, step)
+
+    def _graph(self, model: nn.Module) -> None:
+        training = model.training
+        model.eval()
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                self.writer.add_graph(model, self._example())
+        except RuntimeError as error:  # tracing refuses models whose Python depends on the data
+            self.writer.add_text("graph", f"This model can't be traced: {error}", 0)
+        finally:
+            model.train(training)
+
+    def position(self) -> dict[str, Any]:
+        """The event files' lengths, all of them on the disk."""
+        if self._writer is not None:
+            self._writer.flush()
+        lengths = {}
+        for path in self._event_files():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+            lengths[path.name] = path.stat().st_size
+        return {"bytes": lengths, "introduced": self._introduced, "last": self._last}
+
+    def restore(self, position: Mapping[str, Any]) -> None:
+        """Cuts off what was written after the checkpoint; what follows goes to a new file."""
+        for path in self._event_files():
+            if path.name in position["bytes"]:
+                os.truncate(path, position["bytes"][path.name])
+            else:
+                path.unlink()
+        self._introduced = position["introduced"]
+        self._last = dict(position["last"])
+
+    def _event_files(self) -> list[Path]:
+        return sorted(self._directory.glob("events.out.tfevents.*"))
+
+    def close(self) -> None:
+        """Writes the row of the HParams table, then closes."""
+        from torch.utils.tensorboard.summary import hparams
+
+        if self._last:
+            writer = self.writer.file_writer
+            assert writer is not None
+            # add_hparams() would open a second event file, and a second run in the list.
+            for summary in hparams(dict(self._hyperparameters), self._last):
+                writer.add_summary(summary)
+        if self._writer is not None:
+            self._writer.close()

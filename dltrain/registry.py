@@ -1,0 +1,174 @@
+"""Names to builders: what a YAML file may ask for, and with which options.
+
+A component's YAML options are its builder's keyword-only parameters; what code passes in is
+positional-only. The types, the defaults and the documentation live in that signature alone.
+
+    @MODELS.register
+    def mlp(spec: DataSpec, /, *, hidden: tuple[PositiveInt, ...] = (128,)) -> nn.Module:
+        '''Multi-layer perceptron: (batch, *input_shape) -> (batch, num_outputs).
+
+        Args:
+            hidden: Widths of the hidden layers.
+        '''
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, TypeVar, overload
+
+B = TypeVar("B", bound=Callable[..., Any])
+
+REQUIRED: Any = inspect.Parameter.empty
+"""The default of an option that has none."""
+
+
+@dataclass(frozen=True)
+class Option:
+    """One keyword-only parameter: its name, type, default (`REQUIRED` if none) and meaning."""
+
+    name: str
+    annotation: Any
+    default: Any
+    doc: str
+
+    @property
+    def required(self) -> bool:
+        """Whether a config must give it."""
+        return self.default is REQUIRED
+
+
+def options_of(builder: Callable[..., Any]) -> tuple[Option, ...]:
+    """The keyword-only parameters of a function or a class, with the text of their `Args:`.
+
+    Raises:
+        TypeError: A keyword-only parameter has no type annotation.
+    """
+    docs = _documented_parameters(inspect.getdoc(builder) or "")
+    options = []
+    for parameter in inspect.signature(builder, eval_str=True).parameters.values():
+        if parameter.kind is not inspect.Parameter.KEYWORD_ONLY:
+            continue
+        if parameter.annotation is inspect.Parameter.empty:
+            name = getattr(builder, "__name__", builder)
+            raise TypeError(f"option {parameter.name!r} of {name!r} has no type annotation")
+        doc = docs.get(parameter.name, "")
+        options.append(Option(parameter.name, parameter.annotation, parameter.default, doc))
+    return tuple(options)
+
+
+def _documented_parameters(doc: str) -> dict[str, str]:
+    """Parameter name to text, from the `Args:` section of a docstring."""
+    section = re.search(r"^(?:Args|Attributes):\n((?:[ \t]+.*\n?|\n)+)", doc, re.MULTILINE)
+    if section is None:
+        return {}
+    entries = re.split(r"^ {4}(\w+):[ \t]*", section[1], flags=re.MULTILINE)[1:]
+    return {n: " ".join(text.split()) for n, text in zip(entries[::2], entries[1::2], strict=True)}
+
+
+@dataclass(frozen=True)
+class Component:
+    """A registered builder."""
+
+    kind: str
+    name: str
+    builder: Callable[..., Any]
+
+    @cached_property
+    def options(self) -> tuple[Option, ...]:
+        """What YAML may set."""
+        return options_of(self.builder)
+
+    @property
+    def doc(self) -> str:
+        """The whole docstring, dedented."""
+        return inspect.getdoc(self.builder) or ""
+
+    @property
+    def summary(self) -> str:
+        """The docstring's first line."""
+        return self.doc.partition("\n")[0]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A component and the options that a config gave it, already validated."""
+
+    component: Component
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """The component's name."""
+        return self.component.name
+
+    def build(self, *positional: Any) -> Any:
+        """Calls the builder with what code gives and what YAML gave."""
+        return self.component.builder(*positional, **self.options)
+
+
+class Registry(Mapping[str, Component]):
+    """The components of one kind, by name, in the order of their registration."""
+
+    def __init__(self, kind: str) -> None:
+        """Args: kind: what the components are, in the singular, as error messages say it."""
+        self.kind = kind
+        self._components: dict[str, Component] = {}
+
+    @overload
+    def register(self, target: B, /) -> B: ...
+    @overload
+    def register(self, target: str, /) -> Callable[[B], B]: ...
+    def register(self, target: Any, /) -> Any:
+        """Registers a function or class under its own name: `@R.register` or `@R.register("x")`.
+
+        Raises:
+            ValueError: The name is taken.
+            TypeError: An option has no type annotation.
+        """
+        if isinstance(target, str):
+            return lambda builder: self._add(target, builder)
+        return self._add(target.__name__, target)
+
+    def _add(self, name: str, builder: B) -> B:
+        if name in self._components:
+            raise ValueError(f"there is a {self.kind} named {name!r} already")
+        component = Component(self.kind, name, builder)
+        _ = component.options  # a missing annotation is the author's error: say so at import
+        self._components[name] = component
+        return builder
+
+    def __getitem__(self, name: str) -> Component:
+        """The component of that name; KeyError if there is none."""
+        return self._components[name]
+
+    def __iter__(self) -> Iterator[str]:
+        """Names in the order of registration."""
+        return iter(self._components)
+
+    def __len__(self) -> int:
+        """How many there are."""
+        return len(self._components)
+
+
+MODELS = Registry("model")
+DATA = Registry("data")
+LOSSES = Registry("loss")
+OPTIMIZERS = Registry("optimizer")
+SCHEDULES = Registry("schedule")
+METRICS = Registry("metric")
+TASKS = Registry("task")
+
+REGISTRIES: dict[str, Registry] = {
+    "models": MODELS,
+    "data": DATA,
+    "losses": LOSSES,
+    "optimizers": OPTIMIZERS,
+    "schedules": SCHEDULES,
+    "metrics": METRICS,
+    "tasks": TASKS,
+}

@@ -1,0 +1,250 @@
+"""The run directory: its place, its lock, what is recorded of the environment, how it ended."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy
+import torch
+
+import dltrain
+from dltrain.checkpoint import Checkpoints, write_atomically
+from dltrain.config import Experiment, load
+from dltrain.errors import RunError
+from dltrain.spec import Data
+
+MOST_DIFF_BYTES = 1_000_000
+
+
+@dataclass(frozen=True)
+class Summary:
+    """How a run ended; `summary.json`, whose keys are stable.
+
+    Attributes:
+        run: The run directory.
+        status: `done`, `stopped` by a signal, or `failed`.
+        step: Steps taken.
+        epoch: Passes over the training split.
+        seconds: Spent training, over all processes that worked on the run.
+        samples_per_second: Over all of it, evaluation and checkpoints included.
+        peak_memory_bytes: Of the process, or of the GPU's allocator.
+        metrics: The last value of each scalar; None where it was not finite.
+        best: `metric`, `value` and `step` of the best checkpoint, if one is chosen.
+        tested_weights: Which weights the test split saw: a checkpoint's name, `averaged`, `final`.
+        skipped_steps: Steps skipped because a loss or gradient was not finite.
+        data: `name`, `source`, sizes of the splits, `fingerprint`, and `notices` of the source.
+        weights_sha256: Over the final weights' names, dtypes, shapes and bytes.
+        error: Why it failed.
+    """
+
+    run: str
+    status: Literal["done", "stopped", "failed"]
+    step: int
+    epoch: float
+    seconds: float
+    samples_per_second: float
+    peak_memory_bytes: int
+    metrics: dict[str, float | None]
+    best: dict[str, Any] | None
+    tested_weights: str | None
+    skipped_steps: int
+    data: dict[str, Any]
+    weights_sha256: str
+    error: str | None = None
+
+    def to_json(self) -> str:
+        """As it is written."""
+        return json.dumps(asdict(self), indent=1, allow_nan=False)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run directory.
+
+    Attributes:
+        directory: Its place.
+    """
+
+    directory: Path
+
+    config_path = property(lambda self: self.directory / "config.yaml")
+    record_path = property(lambda self: self.directory / "record.json")
+    metrics_path = property(lambda self: self.directory / "metrics.jsonl")
+    summary_path = property(lambda self: self.directory / "summary.json")
+    log_path = property(lambda self: self.directory / "log.txt")
+    tensorboard_path = property(lambda self: self.directory / "tensorboard")
+
+    @classmethod
+    def create(cls, experiment: Experiment, directory: Path | None = None) -> Run:
+        """Makes a new run directory: the one given, or the next under `runs/NAME/`.
+
+        Raises:
+            RunError: It holds a run already, or can't be made.
+        """
+        if directory is not None and (directory / "config.yaml").exists():
+            raise RunError(f"{directory} holds a run already; go on with: dltrain resume {directory}")
+        try:
+            if directory is None:
+                directory = _next_directory(Path("runs") / experiment.name)
+            directory.mkdir(parents=True, exist_ok=True)
+            run = cls(directory)
+            write_atomically(run.config_path, experiment.to_yaml().encode())
+        except OSError as error:
+            raise RunError(f"{directory or 'runs'}: can't make the run directory: {error}") from error
+        return run
+
+    @classmethod
+    def open(cls, directory: Path) -> Run:
+        """An existing run directory.
+
+        Raises:
+            RunError: It holds no run.
+        """
+        run = cls(directory)
+        if not run.config_path.is_file():
+            hint = " (runs are numbered: name one of its folders)" if directory.is_dir() else ""
+            raise RunError(f"{directory} is not a run directory: it has no config.yaml{hint}")
+        return run
+
+    def experiment(self, overrides: Sequence[str] = ()) -> Experiment:
+        """What it trains."""
+        return load(self.config_path, overrides)
+
+    def checkpoints(self, keep: int = 3) -> Checkpoints:
+        """Its checkpoints."""
+        return Checkpoints(self.directory / "checkpoints", keep)
+
+    def summary(self) -> Summary | None:
+        """How it ended; None while it has not."""
+        try:
+            return Summary(**json.loads(self.summary_path.read_bytes()))
+        except FileNotFoundError:
+            return None
+
+    def record(self) -> dict[str, Any]:
+        """What is known of its environment."""
+        return json.loads(self.record_path.read_bytes())
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Only one process at a time works in the directory; a dead one holds no lock.
+
+        Raises:
+            RunError: Another process does; the message names it.
+        """
+        # A POSIX record lock belongs to the process: worker processes don't inherit it.
+        with (self.directory / "lock").open("a+") as file:
+            try:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                file.seek(0)
+                holder = file.read().strip() or "another process"
+                raise RunError(f"{self.directory} is in use by {holder}") from error
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {platform.node()}")
+            file.flush()
+            yield
+            file.truncate(0)
+
+    def write_summary(self, summary: Summary) -> None:
+        """Says how the run ended."""
+        write_atomically(self.summary_path, summary.to_json().encode())
+
+    def write_record(self, record: Record) -> None:
+        """Keeps what is known of the environment."""
+        write_atomically(self.record_path, json.dumps(asdict(record), indent=1).encode())
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a run ran with; `record.json`."""
+
+    data: dict[str, Any]
+    device: dict[str, Any]
+    plugins: list[str]
+    versions: dict[str, str | None] = field(default_factory=lambda: versions())
+    command: list[str] = field(default_factory=lambda: list(sys.argv))
+    directory: str = field(default_factory=lambda: str(Path.cwd()))
+    git: dict[str, Any] | None = field(default_factory=lambda: git_state())
+    started: str = field(default_factory=lambda: time.strftime("%Y-%m-%dT%H:%M:%S%z"))
+
+
+def versions() -> dict[str, str | None]:
+    """Of everything that decides a result."""
+    return {
+        "dltrain": dltrain.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": numpy.__version__,
+        "cuda": torch.version.cuda if torch.cuda.is_available() else None,
+        "platform": platform.platform(),
+    }
+
+
+def device_record(device: torch.device, precision: str) -> dict[str, Any]:
+    """The device by name, and how many threads torch uses."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor()
+    return {
+        "type": str(device),
+        "name": name,
+        "precision": precision,
+        "threads": torch.get_num_threads(),
+    }
+
+
+def data_record(name: str, data: Data, notices: Sequence[str]) -> dict[str, Any]:
+    """Name, source, sizes and fingerprint of the data."""
+    splits = {"train": data.train, "val": data.validation, "test": data.test}
+    return {
+        "name": name,
+        "source": data.source,
+        "notices": list(notices),
+        "sizes": {split: len(samples) for split, samples in splits.items() if samples is not None},
+        "fingerprint": data.fingerprint,
+    }
+
+
+def git_state() -> dict[str, Any] | None:
+    """Commit and uncommitted changes of the working directory; None outside a repository."""
+
+    def git(*arguments: str) -> str | None:
+        try:
+            result = subprocess.run(  # noqa: S603
+                ["git", *arguments],  # noqa: S607
+                capture_output=True,
+                timeout=10,
+                check=True,
+            )
+        except (OSError, subprocess.SubprocessError):
+            return None
+        return result.stdout[:MOST_DIFF_BYTES].decode(errors="replace")
+
+    commit = git("rev-parse", "HEAD")
+    return commit and {"commit": commit.strip(), "diff": git("diff", "HEAD")}
+
+
+def _next_directory(parent: Path) -> Path:
+    """The first free number under `parent`; made here, so that no other process takes it."""
+    parent.mkdir(parents=True, exist_ok=True)
+    taken = [int(p.name) for p in parent.iterdir() if re.fullmatch(r"\d+", p.name)]
+    number = max(taken, default=0) + 1
+    while True:
+        directory = parent / f"{number:04d}"
+        try:
+            directory.mkdir()
+        except FileExistsError:
+            number += 1
+        else:
+            return directory

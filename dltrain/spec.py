@@ -1,0 +1,421 @@
+"""What the rooms promise each other: the data's shape, a batch, a split, a task, and settings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
+
+import torch
+from pydantic import Field, TypeAdapter
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from torch.optim import Optimizer
+
+PositiveInt = Annotated[int, Field(gt=0)]
+NonNegativeInt = Annotated[int, Field(ge=0)]
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Probability = Annotated[float, Field(ge=0, lt=1)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Duration = Annotated[
+    str,
+    Field(
+        pattern=r"^[1-9][0-9]* (step|steps|epoch|epochs)$",
+        description="a length such as '1 epoch' or '500 steps'",
+    ),
+]
+
+
+def steps_in(duration: str, steps_per_epoch: int) -> int:
+    """A `Duration` in steps."""
+    count, unit = duration.split()
+    return int(count) * (steps_per_epoch if unit.startswith("epoch") else 1)
+
+
+# ---------------------------------------------------------------- what data promises a model
+
+
+@dataclass(frozen=True)
+class ImageInputs:
+    """Pictures: (channels, height, width), floats (pixel / 255 - mean) / std, channel by channel."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    kind: Literal["image"] = "image"
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a table: standardised if numeric, one-hot over its categories otherwise."""
+
+    name: str
+    mean: float = 0.0
+    std: float = 1.0
+    categories: tuple[str, ...] = ()
+
+    @property
+    def width(self) -> int:
+        """How many features the column becomes."""
+        return len(self.categories) or 1
+
+
+@dataclass(frozen=True)
+class TableInputs:
+    """Rows of numbers: (features,), the columns side by side."""
+
+    columns: tuple[Column, ...]
+    kind: Literal["table"] = "table"
+
+
+@dataclass(frozen=True)
+class DataSpec:
+    """What data tells a model, a loss and a metric; saved in every checkpoint.
+
+    Attributes:
+        input_shape: Shape of one sample, without the batch: (channels, height, width), (features,).
+        num_outputs: Width of the model's output. Data gives the number of classes or of target
+            values; a loss that wants another width (one logit for two classes) says so.
+        inputs: How raw data becomes a sample, so that new files are read as training's were.
+        class_names: One name a class; empty for regression.
+        class_counts: Training samples of each class, in the order of `class_names`.
+        target_mean: What regression targets were standardised by; a prediction is
+            `output * target_std + target_mean`.
+        target_std: See `target_mean`.
+    """
+
+    input_shape: tuple[int, ...]
+    num_outputs: int
+    inputs: Annotated[ImageInputs | TableInputs, Field(discriminator="kind")]
+    class_names: tuple[str, ...] = ()
+    class_counts: tuple[int, ...] = ()
+    target_mean: float = 0.0
+    target_std: float = 1.0
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes; 0 for regression."""
+        return len(self.class_names)
+
+
+def spec_to_json(spec: DataSpec) -> dict[str, Any]:
+    """A spec as JSON holds it."""
+    return TypeAdapter(DataSpec).dump_python(spec, mode="json")
+
+
+def spec_from_json(value: Any) -> DataSpec:
+    """What `spec_to_json` gave; pydantic's ValidationError where it is something else."""
+    return TypeAdapter(DataSpec).validate_python(value)
+
+
+@dataclass(slots=True)
+class Batch:
+    """Samples, side by side, on the device.
+
+    Attributes:
+        inputs: (batch, *input_shape), float.
+        targets: (batch,) int64 classes, or (batch, values) float.
+        index: (batch,) int64, each sample's number in its split.
+    """
+
+    inputs: Tensor
+    targets: Tensor
+    index: Tensor
+
+    def __len__(self) -> int:
+        """Number of samples."""
+        return len(self.index)
+
+    def split(self, size: int | None) -> Iterator[Batch]:
+        """Slices of at most `size` samples, in order; the batch itself where it needs no cut."""
+        if size is None or size >= len(self):
+            yield self
+            return
+        columns = [getattr(self, f.name).split(size) for f in fields(self)]
+        for parts in zip(*columns, strict=True):
+            yield type(self)(*parts)
+
+
+class Split(Protocol):
+    """The samples of one split, as batches."""
+
+    def __len__(self) -> int:
+        """Number of samples."""
+        ...
+
+    def batches(
+        self, batch_size: int, *, epoch: int | None = None, offset: int = 0
+    ) -> Iterator[Batch]:
+        """Batches of `batch_size` samples, the last one smaller.
+
+        Args:
+            batch_size: Samples a batch.
+            epoch: The training epoch, which decides order and augmentation; None reads the samples
+                in their own order, without augmentation.
+            offset: How many batches to leave out at the start, at no cost.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class DataContext:
+    """What a data source gets from code.
+
+    Attributes:
+        root: Where files live when `data.root` does not say.
+        seed: Decides the validation cut, the order and the augmentation.
+        device: Where batches are wanted.
+        dtype: The floating type of inputs and of regression targets.
+        say: Prints a line that the user must not miss.
+    """
+
+    root: Path
+    seed: int = 0
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    dtype: torch.dtype = torch.float32
+    say: Callable[[str], None] = print
+
+
+@dataclass(frozen=True)
+class Data:
+    """Splits and what they promise.
+
+    Attributes:
+        spec: What the model is built from.
+        train: The training split, less the validation part.
+        validation: Cut from the training split; chooses the best checkpoint. None if not wanted.
+        test: Never chooses; read once, at the end. None where the source has none.
+        source: Where the samples came from: a folder, a package's sample, a formula.
+        fingerprint: SHA-256 over the decoded samples.
+    """
+
+    spec: DataSpec
+    train: Split
+    validation: Split | None
+    test: Split | None
+    source: str
+    fingerprint: str
+
+
+# ---------------------------------------------------------------- what a loss and a metric are
+
+
+class Loss(nn.Module):
+    """A loss and the link function that belongs to it.
+
+    Attributes:
+        num_outputs: Width that the model's output must have.
+    """
+
+    num_outputs: int
+
+    def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Loss of each sample, (batch,), already multiplied by the sample's weight."""
+        raise NotImplementedError
+
+    def weight(self, targets: Tensor) -> Tensor | int:
+        """What the batch's summed loss is divided by: the samples, or the sum of their weights."""
+        return len(targets)
+
+    def predict(self, outputs: Tensor) -> Tensor:
+        """Outputs to probabilities (batch, classes), or to values (batch, values) in own units."""
+        return outputs
+
+    def targets(self, targets: Tensor) -> Tensor:
+        """Targets as metrics compare them with predictions: classes, or values in own units."""
+        return targets
+
+
+class Metric(Protocol):
+    """Sums over samples, kept on the device; the value does not depend on how they were batched.
+
+    Attributes:
+        scalars: The name of each scalar that `compute` gives, and whether higher is better.
+    """
+
+    scalars: Mapping[str, bool]
+
+    def reset(self) -> None:
+        """Forgets every sample."""
+        ...
+
+    def update(self, predictions: Tensor, targets: Tensor) -> None:
+        """Adds a batch.
+
+        Args:
+            predictions: (batch, classes) probabilities, or (batch, values).
+            targets: (batch,) int64, or (batch, values).
+        """
+        ...
+
+    def compute(self) -> dict[str, float]:
+        """The scalars over all samples since `reset`; NaN where they are undefined."""
+        ...
+
+
+# ---------------------------------------------------------------- what a task is
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A part of a step with parameters and optimizers of its own.
+
+    Attributes:
+        name: `main`, or `generator`, say; optimizer states are saved under it.
+        module: What the phase trains.
+        optimizers: Usually one.
+    """
+
+    name: str
+    module: nn.Module
+    optimizers: tuple[Optimizer, ...]
+
+
+class Task(Protocol):
+    """What one step computes. The loop knows nothing else of models and losses.
+
+    Attributes:
+        model: Everything with parameters or buffers; its `state_dict` is the checkpoint's.
+        phases: Run one after another in each step.
+        scalars: What `evaluate` gives, and whether higher is better.
+    """
+
+    model: nn.Module
+    phases: tuple[Phase, ...]
+    scalars: Mapping[str, bool]
+
+    def weight(self, batch: Batch, phase: Phase) -> Tensor | int:
+        """What the whole batch's summed loss is divided by: its samples, or its tokens."""
+        ...
+
+    def loss(self, batch: Batch, phase: Phase) -> Tensor:
+        """Summed loss of the samples, a scalar on the device."""
+        ...
+
+    def evaluate(self, batches: Iterator[Batch]) -> dict[str, float]:
+        """Loss and metrics over all samples, each counted by its own weight."""
+        ...
+
+    def pages(self) -> list[Page]:
+        """What the last evaluation has to show beside its scalars."""
+        ...
+
+
+@dataclass(frozen=True)
+class Page:
+    """Something to look at.
+
+    Attributes:
+        tag: Its name.
+        kind: `image`, (3, height, width) uint8; `pr_curve`, (6, thresholds) float; `text`, a str.
+        content: As `kind` says.
+    """
+
+    tag: str
+    kind: Literal["image", "pr_curve", "text"]
+    content: Any
+
+
+# ---------------------------------------------------------------- settings of one value each
+
+Device = Annotated[
+    str,
+    Field(
+        pattern=r"^(auto|cpu|mps|cuda(:[0-9]+)?)$",
+        description="one of auto, cpu, mps, cuda, cuda:N",
+        examples=["auto", "cpu", "mps", "cuda"],
+    ),
+]
+Precision = Literal["auto", "fp32", "bf16", "fp16", "fp64"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSettings:
+    """How long and how to train.
+
+    Attributes:
+        epochs: Passes over the training split. Give this or `steps`.
+        steps: Optimizer steps, instead of `epochs`.
+        batch_size: Samples an optimizer step.
+        micro_batch: Largest slice of a batch that goes through the model at once; the gradients are
+            those of the whole batch. Saves memory.
+        evaluate: How often to evaluate on the validation split.
+        evaluate_batch_size: Samples at once in evaluation; changes no figure.
+        device: auto takes a GPU if there is one.
+        precision: auto is bf16 on GPUs that have it, fp16 with loss scaling on older ones, fp32 on
+            a CPU.
+        deterministic: Refuse operations that have no deterministic form; slower on a GPU.
+        clip_norm: Scale gradients down to this total norm.
+        ema: Keep an exponential moving average of the weights with this decay; it is what is
+            evaluated.
+        on_nonfinite: What a loss or gradient that is not finite does: stop the run, or skip the
+            step.
+        max_skipped: How many skipped steps in a row `on_nonfinite: skip` bears.
+        overfit: Train on the first N batches only, to see whether the model can learn them.
+        compile: Compile the model with torch.compile.
+    """
+
+    epochs: PositiveInt | None = None
+    steps: PositiveInt | None = None
+    batch_size: PositiveInt = 128
+    micro_batch: PositiveInt | None = None
+    evaluate: Duration = "1 epoch"
+    evaluate_batch_size: PositiveInt = 1000
+    device: Device = "auto"
+    precision: Precision = "auto"
+    deterministic: bool = False
+    clip_norm: PositiveFloat | None = None
+    ema: Probability | None = None
+    on_nonfinite: Literal["stop", "skip"] = "stop"
+    max_skipped: PositiveInt = 20
+    overfit: PositiveInt | None = None
+    compile: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointSettings:
+    """What is kept.
+
+    Attributes:
+        every: How often to save.
+        keep: How many of the newest to keep, beside the best.
+        best: The scalar that chooses the best checkpoint, such as `val/accuracy`.
+    """
+
+    every: Duration = "1 epoch"
+    keep: PositiveInt = 3
+    best: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class EarlyStopSettings:
+    """When to stop before the end.
+
+    Attributes:
+        monitor: The scalar to watch, such as `val/loss`.
+        patience: How many evaluations without a better value to bear.
+        min_delta: What counts as better: by more than this.
+    """
+
+    monitor: str
+    patience: PositiveInt = 5
+    min_delta: NonNegativeFloat = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecordingSettings:
+    """What is written while training.
+
+    Attributes:
+        log_every: Steps between two training scalars; the only time the device is waited for.
+        tensorboard: Write TensorBoard's event files.
+        histograms: Write histograms of weights at each evaluation.
+        images: How many inputs to show with their predictions at each evaluation.
+    """
+
+    log_every: PositiveInt = 50
+    tensorboard: bool = True
+    histograms: bool = False
+    images: NonNegativeInt = 16

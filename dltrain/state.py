@@ -1,0 +1,80 @@
+"""What a run needs to go on exactly, less its tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from torch import Tensor
+
+
+@dataclass
+class Window:
+    """Sums over the steps since the last training scalars; tensors stay on the device."""
+
+    loss: Tensor | float = 0.0
+    weight: Tensor | float = 0.0
+    gradient_norm: Tensor | float = 0.0  # of the last step alone
+
+
+@dataclass
+class TrainerState:
+    """Counters and accounts; saved as JSON in every checkpoint.
+
+    Attributes:
+        step: Batches seen; says where in the data the run stands.
+        updates: Steps that changed the weights; says where in the schedule the run stands.
+        skipped: Steps skipped because a loss or gradient was not finite.
+        skipped_in_a_row: The last of them, without a good one between.
+        windows: By phase, what has not been recorded yet.
+        last: The last value of every scalar; None where it was not finite.
+        best: Value and step of the scalar that chooses the best checkpoint.
+        stop_best: The best value of the scalar that early stopping watches.
+        evaluations_without_better: How many evaluations since then.
+        evaluation_due: The evaluation of this step has not been finished.
+        seconds: Spent training, over all processes that worked on the run.
+    """
+
+    step: int = 0
+    updates: int = 0
+    skipped: int = 0
+    skipped_in_a_row: int = 0
+    windows: dict[str, Window] = field(default_factory=dict)
+    last: dict[str, float | None] = field(default_factory=dict)
+    best: tuple[float, int] | None = None
+    stop_best: float | None = None
+    evaluations_without_better: int = 0
+    evaluation_due: bool = False
+    seconds: float = 0.0
+
+    def add(
+        self, phase: str, loss: Tensor | float, weight: Tensor | int, gradient_norm: Tensor
+    ) -> None:
+        """Adds a step's summed loss and weight to its phase's window."""
+        window = self.windows.setdefault(phase, Window())
+        window.loss, window.weight = window.loss + loss, window.weight + weight
+        window.gradient_norm = gradient_norm
+
+    def take(self, phase: str) -> tuple[float, float, float]:
+        """Summed loss, summed weight and last gradient norm; the window starts anew."""
+        window = self.windows.pop(phase, Window())
+        return float(window.loss), float(window.weight), float(window.gradient_norm)
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON holds it; waits for the device."""
+        windows = {
+            phase: {name: float(value) for name, value in vars(window).items()}
+            for phase, window in self.windows.items()
+        }
+        return {**vars(self), "windows": windows}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> TrainerState:
+        """What `to_json` gave; KeyError where a field is missing or unknown."""
+        names = {f.name for f in fields(cls)}
+        if value.keys() != names:
+            raise KeyError(f"trainer state: {sorted(value.keys() ^ names)}")
+        windows = {phase: Window(**sums) for phase, sums in value["windows"].items()}
+        best = tuple(value["best"]) if value["best"] is not None else None
+        return cls(**{**value, "windows": windows, "best": best})

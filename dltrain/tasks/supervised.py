@@ -1,0 +1,115 @@
+"""Classification and regression: outputs for inputs, compared with targets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from dltrain.errors import UsageError
+from dltrain.registry import TASKS
+from dltrain.spec import Batch, DataSpec, Loss, Metric, Page, Phase
+from dltrain.tasks import pages
+
+PR_THRESHOLDS = 127
+
+
+@TASKS.register("supervised")
+class Supervised:
+    """Learns targets from inputs: classes or values, as the data and the loss say."""
+
+    def __init__(
+        self,
+        spec: DataSpec,
+        model: nn.Module,
+        optimizers: tuple[Optimizer, ...],
+        loss: Loss,
+        metrics: Sequence[Metric],
+        num_images: int,
+        /,
+    ) -> None:
+        self.spec, self.model, self.metrics = spec, model, metrics
+        self.phases = (Phase("main", model, optimizers),)
+        self.loss_function = loss
+        self.scalars = {"loss": False}
+        for metric in metrics:
+            for name in metric.scalars.keys() & self.scalars.keys():
+                raise UsageError(f"metrics: two of them give a scalar named {name!r}")
+            self.scalars |= metric.scalars
+        self._shown = _Shown(spec, num_images)
+
+    def weight(self, batch: Batch, phase: Phase) -> Tensor | int:
+        """Samples, or the sum of their class weights."""
+        return self.loss_function.weight(batch.targets)
+
+    def loss(self, batch: Batch, phase: Phase) -> Tensor:
+        """Summed loss, a scalar."""
+        return self.loss_function(self.model(batch.inputs), batch.targets).sum()
+
+    def predict(self, inputs: Tensor) -> Tensor:
+        """(batch, *input_shape) to probabilities (batch, classes), or to values (batch, values)."""
+        return self.loss_function.predict(self.model(inputs))
+
+    def evaluate(self, batches: Iterator[Batch]) -> dict[str, float]:
+        """Loss and metrics over all samples."""
+        total: Tensor | float = 0.0
+        weight: Tensor | float = 0.0
+        for metric in self.metrics:
+            metric.reset()
+        self._shown.reset()
+        for batch in batches:
+            outputs = self.model(batch.inputs)
+            total = total + self.loss_function(outputs, batch.targets).sum()
+            weight = weight + self.loss_function.weight(batch.targets)
+            predictions = self.loss_function.predict(outputs)
+            for metric in self.metrics:
+                metric.update(predictions, batch.targets)
+            self._shown.update(batch, predictions)
+        values = {"loss": float(total / weight)}
+        for metric in self.metrics:
+            values |= metric.compute()
+        return values
+
+    def pages(self) -> list[Page]:
+        """Inputs with predictions, the confusion matrix and precision-recall curves."""
+        return self._shown.pages()
+
+
+class _Shown:
+    """What evaluation keeps to be looked at: a few inputs, and counts of fixed size."""
+
+    def __init__(self, spec: DataSpec, num_images: int) -> None:
+        self.spec, self.num_images = spec, num_images
+        self.reset()
+
+    def reset(self) -> None:
+        self.examples: tuple[Tensor, Tensor, Tensor] | None = None
+        self.confusion: Tensor | None = None
+        self.curves: Tensor | None = None
+
+    def update(self, batch: Batch, predictions: Tensor) -> None:
+        if self.examples is None and self.spec.inputs.kind == "image" and self.num_images:
+            shown = slice(self.num_images)
+            self.examples = (batch.inputs[shown], predictions[shown], batch.targets[shown])
+        classes = self.spec.num_classes
+        if not 2 <= classes <= pages.MOST_CLASSES:
+            return
+        pairs = batch.targets * classes + predictions.argmax(1)
+        counts = torch.bincount(pairs, minlength=classes * classes).view(classes, classes)
+        self.confusion = counts if self.confusion is None else self.confusion + counts
+        curves = pages.curve_counts(predictions, batch.targets, PR_THRESHOLDS)
+        self.curves = curves if self.curves is None else self.curves + curves
+
+    def pages(self) -> list[Page]:
+        shown = []
+        if self.examples is not None:
+            shown.append(Page("examples", "image", pages.examples(self.spec, *self.examples)))
+        if self.confusion is not None and self.curves is not None:
+            names = self.spec.class_names
+            matrix = pages.confusion_matrix(self.confusion.cpu(), names)
+            shown.append(Page("confusion_matrix", "image", matrix))
+            for name, counts in zip(names, self.curves.cpu(), strict=True):
+                shown.append(Page(f"precision_recall/{name}", "pr_curve", pages.pr_curve(counts)))
+        return shown

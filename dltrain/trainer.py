@@ -1,0 +1,401 @@
+"""The loop: steps, evaluation, and the state that makes a run go on exactly."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+
+from dltrain.averaging import WeightAverage
+from dltrain.checkpoint import Checkpoints, Snapshot, load, pack_optimizers, unpack_optimizers
+from dltrain.device import Numerics, peak_memory_bytes, random_state, set_random_state
+from dltrain.errors import RunError, StoppedError
+from dltrain.recording.base import Recorder
+from dltrain.spec import (
+    Batch,
+    CheckpointSettings,
+    Data,
+    EarlyStopSettings,
+    Phase,
+    Split,
+    Task,
+    TrainSettings,
+    spec_to_json,
+    steps_in,
+)
+from dltrain.state import TrainerState
+
+
+class Trainer:
+    """Trains a task on data.
+
+    Args:
+        task: What a step computes.
+        data: The splits.
+        schedule: Progress in [0, 1) to a factor of the learning rate.
+        numerics: In which numbers to compute.
+        device: Where.
+        checkpoints: Where to save.
+        recorders: Who hears of it.
+        settings: How long and how.
+        checkpoint_settings: How often to save, and what is best.
+        early_stop: When to stop before the end.
+        log_every: Steps between two training scalars.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        data: Data,
+        schedule: Callable[[float], float],
+        *,
+        numerics: Numerics,
+        device: torch.device,
+        checkpoints: Checkpoints,
+        recorders: Sequence[Recorder],
+        settings: TrainSettings,
+        checkpoint_settings: CheckpointSettings,
+        early_stop: EarlyStopSettings | None,
+        log_every: int,
+    ) -> None:
+        self.task, self.data, self.schedule = task, data, schedule
+        self.numerics, self.device = numerics, device
+        self.checkpoints, self.recorders = checkpoints, recorders
+        self.settings, self.early_stop, self.log_every = settings, early_stop, log_every
+
+        batches = math.ceil(len(data.train) / settings.batch_size)
+        self.steps_per_epoch = min(batches, settings.overfit or batches)
+        self.samples_per_epoch = min(len(data.train), self.steps_per_epoch * settings.batch_size)
+        self.total_steps = settings.steps or (settings.epochs or 0) * self.steps_per_epoch
+        self.evaluate_every = steps_in(settings.evaluate, self.steps_per_epoch)
+        self.save_every = steps_in(checkpoint_settings.every, self.steps_per_epoch)
+        self.monitor = checkpoint_settings.best
+
+        self.state = TrainerState()
+        self.average = WeightAverage(task.model, settings.ema)
+        self.parameters = {
+            phase.name: [p for p in phase.module.parameters() if p.requires_grad]
+            for phase in task.phases
+        }
+        self.stop_signal: int | None = None
+        self.tested_weights: str | None = None
+        # Asking a CPU whether a number is finite costs nothing; asking a GPU makes the loop wait.
+        self._asks_each_step = device.type == "cpu" or settings.on_nonfinite == "skip"
+        self._nonfinite_step = torch.zeros((), dtype=torch.int64, device=device)
+        self._saved_step: int | None = None
+        self._started = time.perf_counter()
+        self._lap = (self._started, 0)
+        for phase in task.phases:
+            for optimizer in phase.optimizers:
+                for group in optimizer.param_groups:
+                    group["initial_lr"] = group["lr"]
+
+    # ------------------------------------------------------------------------------- the loop
+
+    def fit(self) -> None:
+        """Trains to the end, then reads the test split once.
+
+        Raises:
+            RunError: The loss is not finite, or the disk refuses.
+            StoppedError: `stop_signal` was set; a checkpoint has been saved.
+        """
+        self._started = time.perf_counter() - self.state.seconds
+        self._lap = (time.perf_counter(), self.state.step)
+        for recorder in self.recorders:
+            recorder.begin(self.state.step, self.total_steps, self.settings.batch_size)
+        try:
+            self._evaluate_and_save()  # does what a stopped run left undone
+            while not self.finished:
+                self.train_epoch()
+            self.save()
+            self.test()
+        except StoppedError:
+            self.save()
+            raise
+
+    def train_epoch(self) -> None:
+        """Trains from where the run stands to the end of the epoch, or of the run."""
+        epoch, offset = divmod(self.state.step, self.steps_per_epoch)
+        epoch = 0 if self.settings.overfit else epoch  # the same batches, again and again
+        self.task.model.train()
+        batches = self.data.train.batches(self.settings.batch_size, epoch=epoch, offset=offset)
+        for batch in islice(batches, self.steps_per_epoch - offset):
+            self.train_step(batch)
+            self._after_step()
+            if self.finished:
+                break
+
+    def train_step(self, batch: Batch) -> None:
+        """One optimizer step for each phase; gradients are those of the whole batch."""
+        factor = self.schedule(self.state.updates / self.total_steps)
+        updated = True
+        for phase in self.task.phases:
+            weight = self.task.weight(batch, phase)
+            total: Tensor | float = 0.0
+            for part in batch.split(self.settings.micro_batch):
+                with self.numerics.autocast():
+                    loss = self.task.loss(part, phase)
+                self.numerics.scaler.scale(loss / weight).backward()
+                total = total + loss.detach()
+            updated &= self._update(phase, factor, total, weight)
+        self.state.step += 1
+        if updated:
+            self.state.updates += 1
+            self.average.update(self.state.updates)
+
+    def _update(
+        self, phase: Phase, factor: float, loss: Tensor | float, weight: Tensor | int
+    ) -> bool:
+        """Clips the gradients and steps the optimizers; False where the step was skipped."""
+        scaler, scale = self.numerics.scaler, self.numerics.scaler.get_scale()
+        for optimizer in phase.optimizers:
+            scaler.unscale_(optimizer)
+        parameters = self.parameters[phase.name]
+        norm = get_total_norm([p.grad for p in parameters if p.grad is not None])
+        finite = self._is_finite(loss, norm)
+        if finite:
+            if self.settings.clip_norm is not None:
+                clip_grads_with_norm_(parameters, self.settings.clip_norm, norm)
+            for optimizer in phase.optimizers:
+                for group in optimizer.param_groups:
+                    group["lr"] = group["initial_lr"] * factor
+                scaler.step(optimizer)
+            self.state.add(phase.name, loss, weight, norm)
+        scaler.update()
+        for optimizer in phase.optimizers:
+            optimizer.zero_grad()
+        return finite and scaler.get_scale() >= scale  # the scaler lowers it when it skips
+
+    def _after_step(self) -> None:
+        state = self.state
+        for recorder in self.recorders:
+            recorder.advance(state.step)
+        ends = state.step >= self.total_steps
+        state.evaluation_due = ends or state.step % self.evaluate_every == 0
+        if state.evaluation_due or state.step % self.log_every == 0:
+            self.log()
+        self._evaluate_and_save()
+        self._stop_if_asked()
+
+    def _evaluate_and_save(self) -> None:
+        better = False
+        if self.state.evaluation_due:
+            if self.data.validation is not None:
+                self.evaluate(self.data.validation, "val")
+            better = self._compare()
+            self.state.evaluation_due = False
+            self._lap = (time.perf_counter(), self.state.step)  # throughput is training's alone
+        if better or self.state.step % self.save_every == 0 < self.state.step:
+            self.save()
+        if better and self.monitor and self.state.best:
+            self.checkpoints.mark_best(self.state.step, self.monitor, self.state.best[0])
+
+    @property
+    def seconds(self) -> float:
+        """Spent so far, over all processes that worked on the run."""
+        return time.perf_counter() - self._started
+
+    @property
+    def finished(self) -> bool:
+        """Whether there is no step left, or early stopping has seen enough."""
+        patience = self.early_stop.patience if self.early_stop else math.inf
+        return (
+            self.state.step >= self.total_steps
+            or self.state.evaluations_without_better >= patience
+        )
+
+    # ------------------------------------------------------------------- evaluation and scalars
+
+    @property
+    def monitored(self) -> dict[str, bool]:
+        """Every scalar that can choose, and whether higher is better."""
+        train = {self._loss_name(phase): False for phase in self.task.phases}
+        scalars = self.task.scalars if self.data.validation is not None else {}
+        return {
+            **{f"train/{name}": higher for name, higher in train.items()},
+            **{f"val/{name}": higher for name, higher in scalars.items()},
+        }
+
+    def evaluate(self, split: Split, name: str) -> dict[str, float]:
+        """Loss and metrics over a whole split, with the averaged weights where EMA is on."""
+        self.task.model.eval()
+        batches = split.batches(self.settings.evaluate_batch_size)
+        with self.average.applied(), torch.inference_mode(), self.numerics.autocast():
+            values = self.task.evaluate(self._until_stopped(batches))
+        self.task.model.train()
+        self._record(name, values)
+        for recorder in self.recorders:
+            recorder.evaluated(self.state.step, name, self.task)
+        return values
+
+    def test(self) -> None:
+        """Evaluates the test split with the best weights, or the last where none are best."""
+        if self.data.test is None:
+            return
+        best = self.checkpoints.best() if self.monitor else None
+        self.tested_weights = best.name if best else "averaged" if self.average.tensors else "final"
+        with self._weights_of(best):
+            self.evaluate(self.data.test, "test")
+
+    def log(self) -> None:
+        """Records the training scalars since the last time; waits for the device."""
+        self._raise_if_nonfinite()
+        state, values = self.state, {}
+        for phase in self.task.phases:
+            loss, weight, norm = state.take(phase.name)
+            name = self._loss_name(phase)
+            if weight:
+                values[name] = loss / weight
+                values[name.replace("loss", "gradient_norm")] = norm
+            values[name.replace("loss", "learning_rate")] = phase.optimizers[0].param_groups[0]["lr"]
+        self._record("train", values)
+        now, (before, step) = time.perf_counter(), self._lap
+        self._lap = (now, state.step)
+        samples = (state.step - step) * self.settings.batch_size
+        self._record(
+            "system",
+            {
+                "samples_per_second": samples / (now - before),
+                "peak_memory_bytes": peak_memory_bytes(self.device),
+            },
+        )
+
+    def _loss_name(self, phase: Phase) -> str:
+        return "loss" if len(self.task.phases) == 1 else f"{phase.name}_loss"
+
+    def _record(self, split: str, values: dict[str, float]) -> None:
+        for name, value in values.items():
+            self.state.last[f"{split}/{name}"] = value if math.isfinite(value) else None
+        epoch = self.state.step / self.steps_per_epoch
+        for recorder in self.recorders:
+            recorder.scalars(self.state.step, epoch, split, values)
+
+    def _compare(self) -> bool:
+        """Keeps the account of the best values; whether the checkpoint of now is the best."""
+        state, higher = self.state, self.monitored
+        if self.early_stop:
+            value = state.last.get(self.early_stop.monitor)
+            sign = 1 if higher[self.early_stop.monitor] else -1
+            margin = self.early_stop.min_delta
+            if value is not None and (
+                state.stop_best is None or sign * (value - state.stop_best) > margin
+            ):
+                state.stop_best, state.evaluations_without_better = value, 0
+            else:
+                state.evaluations_without_better += 1
+        value = state.last.get(self.monitor) if self.monitor else None
+        if value is None or self.monitor is None:
+            return False
+        sign = 1 if higher[self.monitor] else -1
+        if state.best is not None and sign * (value - state.best[0]) <= 0:
+            return False
+        state.best = (value, state.step)
+        return True
+
+    # ------------------------------------------------------------------ what can go wrong, stops
+
+    def _is_finite(self, loss: Tensor | float, norm: Tensor) -> bool:
+        """Whether to take the step; where asking would wait for the device, it is asked later."""
+        # The gradient scaler expects gradients to overflow now and then, and skips by itself.
+        value = loss if self.numerics.scaler.is_enabled() else loss + norm
+        state = self.state
+        if not self._asks_each_step:
+            bad = ~torch.isfinite(torch.as_tensor(value)) & (self._nonfinite_step == 0)
+            self._nonfinite_step = torch.where(bad, state.step + 1, self._nonfinite_step)
+            return True
+        if math.isfinite(value):
+            state.skipped_in_a_row = 0
+            return True
+        if self.settings.on_nonfinite == "stop":
+            self._raise_nonfinite(state.step + 1)
+        state.skipped += 1
+        state.skipped_in_a_row += 1
+        if state.skipped_in_a_row > self.settings.max_skipped:
+            self._raise_nonfinite(state.step + 1)
+        for recorder in self.recorders:
+            recorder.line(f"step {state.step + 1}: loss or gradient not finite, step skipped")
+        return False
+
+    def _raise_if_nonfinite(self) -> None:
+        if not self._asks_each_step and (step := int(self._nonfinite_step)):
+            self._raise_nonfinite(step)
+
+    def _raise_nonfinite(self, step: int) -> None:
+        saved = self.checkpoints.all()
+        kept = f"the last good checkpoint is {saved[0].name}" if saved else "nothing was saved yet"
+        raise RunError(
+            f"step {step}: the loss or its gradient is not finite; likely causes: a learning rate "
+            f"that is too high, inputs or targets that are not finite, or half precision; try a "
+            f"smaller optimizer.lr or train.clip_norm=1.0 ({kept})"
+        )
+
+    def _stop_if_asked(self) -> None:
+        if self.stop_signal is not None:
+            raise StoppedError(self.stop_signal)
+
+    def _until_stopped(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        for batch in batches:
+            self._stop_if_asked()
+            yield batch
+
+    # ------------------------------------------------------------------- what makes a run go on
+
+    def save(self) -> None:
+        """Saves a checkpoint of this step, unless there is one."""
+        if self._saved_step == self.state.step:
+            return
+        self._raise_if_nonfinite()
+        self.checkpoints.save(self.state.step, self.snapshot())
+        self._saved_step = self.state.step
+
+    def snapshot(self) -> Snapshot:
+        """All that `restore` needs."""
+        self.state.seconds = self.seconds
+        return Snapshot(
+            model=self.task.model.state_dict(),
+            averaged=self.average.tensors,
+            optimizer=pack_optimizers(self.task.phases),
+            rng=random_state(),
+            state={
+                "trainer": self.state.to_json(),
+                "scaler": self.numerics.scaler.state_dict(),
+                "recorders": {type(r).__name__: r.position() for r in self.recorders},
+                "spec": spec_to_json(self.data.spec),
+            },
+        )
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Goes back to where `snapshot` was taken; the random generators too."""
+        self.task.model.load_state_dict(snapshot.model)
+        self.average.load(snapshot.averaged)
+        unpack_optimizers(self.task.phases, snapshot.optimizer)
+        set_random_state(snapshot.rng)
+        self.numerics.scaler.load_state_dict(snapshot.state["scaler"])
+        self.state = TrainerState.from_json(snapshot.state["trainer"])
+        for recorder in self.recorders:
+            recorder.restore(snapshot.state["recorders"][type(recorder).__name__])
+        self._saved_step = None if self.state.evaluation_due else self.state.step
+
+    @contextmanager
+    def _weights_of(self, path: Path | None) -> Iterator[None]:
+        """The model computes with a checkpoint's weights inside this context."""
+        if path is None:
+            yield
+            return
+        now = {name: tensor.clone() for name, tensor in self.task.model.state_dict().items()}
+        averaged = {name: tensor.clone() for name, tensor in self.average.tensors.items()}
+        snapshot = load(path)
+        self.task.model.load_state_dict(snapshot.model)
+        self.average.load(snapshot.averaged)
+        try:
+            yield
+        finally:
+            self.task.model.load_state_dict(now)
+            self.average.load(averaged)

@@ -1,0 +1,38 @@
+"""What tests share."""
+
+import os
+from pathlib import Path
+
+import pytest
+import yaml
+
+import dltrain
+from dltrain.plugins import load_plugin
+
+PLUGIN = Path(__file__).parent / "plugin.py"
+
+
+@pytest.fixture(scope="session")
+def data_root() -> Path:
+    """The folder of real data; without it a test is skipped, or fails where it must not be."""
+    root = Path(os.environ.get("DLTRAIN_DATA", "data"))
+    if not (root / "MNIST").is_dir():
+        reason = f"{root} holds no MNIST; set DLTRAIN_DATA"
+        if os.environ.get("DLTRAIN_REQUIRE_DATA"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return root
+
+
+@pytest.fixture
+def experiment(tmp_path, monkeypatch):
+    """Makes an experiment from a mapping, in a working directory of its own."""
+    monkeypatch.chdir(tmp_path)
+    load_plugin(PLUGIN)
+
+    def make(config: dict, *overrides: str) -> dltrain.Experiment:
+        path = tmp_path / "config.yaml"
+        path.write_text(yaml.safe_dump(config, sort_keys=False))
+        return dltrain.load(path, overrides)
+
+    return make

@@ -1,0 +1,63 @@
+"""Components for tests: everything that makes exact resuming hard, and faults on command."""
+
+import os
+import random
+import signal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from dltrain import MODELS, DataSpec
+
+
+class Restless(nn.Module):
+    """Uses every random generator, batch statistics, and misbehaves at chosen training steps."""
+
+    def __init__(self, spec: DataSpec, stop_at: int, signal_at_evaluation: int, nan_at: list[int]):
+        super().__init__()
+        inputs = int(np.prod(spec.input_shape))
+        self.net = nn.Sequential(
+            nn.Flatten(),
+            nn.Linear(inputs, 16),
+            nn.BatchNorm1d(16, momentum=0.05),
+            nn.ReLU(),
+            nn.Dropout(0.3),
+            nn.Linear(16, spec.num_outputs),
+        )
+        self.stop_at, self.signal_at_evaluation, self.nan_at = stop_at, signal_at_evaluation, nan_at
+        self.register_buffer("calls", torch.zeros((), dtype=torch.int64))
+        self.evaluations = 0
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        outputs = self.net(inputs)
+        if not self.training:
+            self.evaluations += 1
+            if self.evaluations == self.signal_at_evaluation:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return outputs
+        self.calls += 1
+        if self.calls == self.stop_at:
+            os.kill(os.getpid(), signal.SIGTERM)
+        if int(self.calls) in self.nan_at:
+            outputs = outputs * float("nan")
+        return outputs * (1 + 0.1 * random.random()) + 0.1 * float(np.random.rand())
+
+
+@MODELS.register
+def restless(
+    spec: DataSpec,
+    /,
+    *,
+    stop_at: int = 0,
+    signal_at_evaluation: int = 0,
+    nan_at: tuple[int, ...] = (),
+) -> nn.Module:
+    """A model that makes resuming hard.
+
+    Args:
+        stop_at: Sends SIGTERM to its own process in this forward pass of training.
+        signal_at_evaluation: The same in this forward pass of evaluation.
+        nan_at: Forward passes of training whose outputs are NaN.
+    """
+    return Restless(spec, stop_at, signal_at_evaluation, list(nan_at))
