@@ -21,7 +21,7 @@ class WeightAverage:
         self.decay = decay or 0.0
         trainable = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
         kept = trainable if decay is not None else []
-        self._parameters = [parameter for _, parameter in kept]
+        self._parameters: list[Tensor] = [parameter for _, parameter in kept]
         self.tensors = {name: parameter.detach().clone() for name, parameter in kept}
 
     def update(self, updates: int) -> None:
@@ -29,7 +29,9 @@ class WeightAverage:
         if self.tensors:
             weight = 1 - min(self.decay, (1 + updates) / (10 + updates))
             with torch.no_grad():
-                torch._foreach_lerp_(list(self.tensors.values()), self._parameters, weight)
+                torch._foreach_lerp_(  # pyright: ignore[reportPrivateImportUsage]
+                    list(self.tensors.values()), self._parameters, weight
+                )
 
     @contextmanager
     def applied(self) -> Iterator[None]:

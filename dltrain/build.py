@@ -6,12 +6,14 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
 from dltrain.checkpoint import Checkpoints
 from dltrain.config import Experiment
+from dltrain.config.problems import did_you_mean
 from dltrain.device import (
     Numerics,
     keep_large_blocks,
@@ -82,7 +84,7 @@ def build_task(experiment: Experiment, spec: DataSpec, machine: Machine) -> Task
     seed_everything(experiment.seed)
     dtype, device = machine.numerics.dtype, machine.device
 
-    def built(path: str, make: Callable[[], object]):
+    def built(path: str, make: Callable[[], Any]) -> Any:
         try:
             return make()
         except UsageError as error:
@@ -143,9 +145,10 @@ def build_trainer(
         monitored["early_stop.monitor"] = experiment.early_stop.monitor
     for path, name in monitored.items():
         if name is not None and name not in trainer.monitored:
+            known = ", ".join(trainer.monitored)
             raise experiment.problem(
                 path,
-                f"there is no scalar {name!r} in this run",
-                choices=trainer.monitored,
+                f"this run has no scalar {name!r}; it has {known}"
+                + did_you_mean(name, trainer.monitored),
             )
     return trainer

@@ -126,6 +126,11 @@ class Checkpoints:
         named = [p for p in self.directory.iterdir() if re.fullmatch(r"step-\d{10,}", p.name)]
         return sorted(named, key=lambda p: int(p.name[5:]), reverse=True)
 
+    def describe(self) -> str:
+        """Which checkpoint there is to go back to, in words."""
+        saved = self.all()
+        return f"the last good checkpoint is {saved[0].name}" if saved else "nothing was saved yet"
+
     def newest(self) -> tuple[Path, Snapshot, list[str]]:
         """The newest good checkpoint, and a line for each damaged one that was passed over.
 
@@ -213,7 +218,7 @@ def pack_optimizers(phases: Iterable[Phase]) -> dict[str, Tensor]:
     """Every optimizer's state, by PHASE/NUMBER/PARAMETER/KEY."""
     packed = {}
     for phase in phases:
-        names = {parameter: name for name, parameter in phase.module.named_parameters()}
+        names: dict[Tensor, str] = {p: name for name, p in phase.module.named_parameters()}
         for number, optimizer in enumerate(phase.optimizers):
             for parameter, state in optimizer.state.items():
                 for key, value in state.items():
@@ -225,7 +230,7 @@ def pack_optimizers(phases: Iterable[Phase]) -> dict[str, Tensor]:
 def unpack_optimizers(phases: Iterable[Phase], packed: Mapping[str, Tensor]) -> None:
     """Puts back what `pack_optimizers` gave; hyper-parameters stay the config's."""
     for phase in phases:
-        names = {parameter: name for name, parameter in phase.module.named_parameters()}
+        names: dict[Tensor, str] = {p: name for name, p in phase.module.named_parameters()}
         for number, optimizer in enumerate(phase.optimizers):
             state: dict[int, dict[str, Tensor]] = {}
             ordered = [p for group in optimizer.param_groups for p in group["params"]]

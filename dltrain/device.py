@@ -8,7 +8,7 @@ import platform
 import random
 import resource
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
@@ -103,7 +103,7 @@ def random_state() -> dict[str, Tensor]:
     return states
 
 
-def set_random_state(states: dict[str, Tensor]) -> None:
+def set_random_state(states: Mapping[str, Tensor]) -> None:
     """Puts back what `random_state` gave; states of devices that are not here are left out."""
     torch.set_rng_state(states["torch"])
     version, internal, gauss_next = _value_of(states["python"])
@@ -128,7 +128,8 @@ def _value_of(tensor: Tensor) -> Any:
 
 def make_deterministic(wanted: bool) -> None:
     """Makes torch refuse operations without a deterministic form, or lets it choose the fastest."""
-    torch.use_deterministic_algorithms(wanted)
+    if wanted != torch.are_deterministic_algorithms_enabled():  # the setter imports the compiler
+        torch.use_deterministic_algorithms(wanted)
     torch.backends.cudnn.benchmark = not wanted
 
 

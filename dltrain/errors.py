@@ -5,7 +5,7 @@ class DltrainError(Exception):
     """Base of the errors that the command line prints in a line or two, without a traceback.
 
     Attributes:
-        exit_code: What the process answers: 1, the run failed; 2, the command or the config is wrong.
+        exit_code: The process's: 1, the run failed; 2, the command or the config is wrong.
     """
 
     exit_code = 1

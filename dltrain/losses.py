@@ -175,8 +175,8 @@ def _class_weights(spec: DataSpec, choice: ClassWeights) -> Tensor | None:
     if choice == "balanced":
         if len(spec.class_counts) != spec.num_classes or 0 in spec.class_counts:
             raise UsageError(
-                "'class_weights: balanced' needs training samples of every class, and the data counts "
-                f"{list(spec.class_counts)}: give one weight a class instead"
+                "'class_weights: balanced' needs training samples of every class, and the data "
+                f"counts {list(spec.class_counts)}: give one weight a class instead"
             )
         counts = torch.tensor(spec.class_counts, dtype=torch.float64)
         return (counts.sum() / (spec.num_classes * counts)).float()

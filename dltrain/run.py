@@ -94,7 +94,9 @@ class Run:
             RunError: It holds a run already, or can't be made.
         """
         if directory is not None and (directory / "config.yaml").exists():
-            raise RunError(f"{directory} holds a run already; go on with: dltrain resume {directory}")
+            raise RunError(
+                f"{directory} holds a run already; go on with: dltrain resume {directory}"
+            )
         try:
             if directory is None:
                 directory = _next_directory(Path("runs") / experiment.name)
@@ -102,7 +104,9 @@ class Run:
             run = cls(directory)
             write_atomically(run.config_path, experiment.to_yaml().encode())
         except OSError as error:
-            raise RunError(f"{directory or 'runs'}: can't make the run directory: {error}") from error
+            raise RunError(
+                f"{directory or 'runs'}: can't make the run directory: {error}"
+            ) from error
         return run
 
     @classmethod
@@ -167,20 +171,6 @@ class Run:
         write_atomically(self.record_path, json.dumps(asdict(record), indent=1).encode())
 
 
-@dataclass(frozen=True)
-class Record:
-    """What a run ran with; `record.json`."""
-
-    data: dict[str, Any]
-    device: dict[str, Any]
-    plugins: list[str]
-    versions: dict[str, str | None] = field(default_factory=lambda: versions())
-    command: list[str] = field(default_factory=lambda: list(sys.argv))
-    directory: str = field(default_factory=lambda: str(Path.cwd()))
-    git: dict[str, Any] | None = field(default_factory=lambda: git_state())
-    started: str = field(default_factory=lambda: time.strftime("%Y-%m-%dT%H:%M:%S%z"))
-
-
 def versions() -> dict[str, str | None]:
     """Of everything that decides a result."""
     return {
@@ -232,7 +222,23 @@ def git_state() -> dict[str, Any] | None:
         return result.stdout[:MOST_DIFF_BYTES].decode(errors="replace")
 
     commit = git("rev-parse", "HEAD")
-    return commit and {"commit": commit.strip(), "diff": git("diff", "HEAD")}
+    if commit is None:
+        return None
+    return {"commit": commit.strip(), "diff": git("diff", "HEAD")}
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a run ran with; `record.json`."""
+
+    data: dict[str, Any]
+    device: dict[str, Any]
+    plugins: list[str]
+    versions: dict[str, str | None] = field(default_factory=versions)
+    command: list[str] = field(default_factory=lambda: list(sys.argv))
+    directory: str = field(default_factory=lambda: str(Path.cwd()))
+    git: dict[str, Any] | None = field(default_factory=git_state)
+    started: str = field(default_factory=lambda: time.strftime("%Y-%m-%dT%H:%M:%S%z"))
 
 
 def _next_directory(parent: Path) -> Path:

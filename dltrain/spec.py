@@ -40,7 +40,7 @@ def steps_in(duration: str, steps_per_epoch: int) -> int:
 
 @dataclass(frozen=True)
 class ImageInputs:
-    """Pictures: (channels, height, width), floats (pixel / 255 - mean) / std, channel by channel."""
+    """Pictures: (channels, height, width), float (pixel / 255 - mean) / std, by channel."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]

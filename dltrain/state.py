@@ -61,6 +61,22 @@ class TrainerState:
         window = self.windows.pop(phase, Window())
         return float(window.loss), float(window.weight), float(window.gradient_norm)
 
+    def watch(self, value: float | None, higher_is_better: bool, min_delta: float) -> None:
+        """Counts the evaluations since the watched scalar got better by more than `min_delta`."""
+        best = self.stop_best
+        if value is not None and (best is None or _gain(value, best, higher_is_better) > min_delta):
+            self.stop_best, self.evaluations_without_better = value, 0
+        else:
+            self.evaluations_without_better += 1
+
+    def is_best(self, value: float | None, higher_is_better: bool) -> bool:
+        """Whether the value is better than any before, and keeps it if so; None never is."""
+        best = self.best
+        if value is None or (best and _gain(value, best[0], higher_is_better) <= 0):
+            return False
+        self.best = (value, self.step)
+        return True
+
     def to_json(self) -> dict[str, Any]:
         """As JSON holds it; waits for the device."""
         windows = {
@@ -78,3 +94,7 @@ class TrainerState:
         windows = {phase: Window(**sums) for phase, sums in value["windows"].items()}
         best = tuple(value["best"]) if value["best"] is not None else None
         return cls(**{**value, "windows": windows, "best": best})
+
+
+def _gain(value: float, best: float, higher_is_better: bool) -> float:
+    return value - best if higher_is_better else best - value

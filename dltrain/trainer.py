@@ -16,7 +16,8 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from dltrain.averaging import WeightAverage
 from dltrain.checkpoint import Checkpoints, Snapshot, load, pack_optimizers, unpack_optimizers
 from dltrain.device import Numerics, peak_memory_bytes, random_state, set_random_state
-from dltrain.errors import RunError, StoppedError
+from dltrain.errors import StoppedError
+from dltrain.finite import FiniteGuard
 from dltrain.recording.base import Recorder
 from dltrain.spec import (
     Batch,
@@ -86,9 +87,9 @@ class Trainer:
         }
         self.stop_signal: int | None = None
         self.tested_weights: str | None = None
-        # Asking a CPU whether a number is finite costs nothing; asking a GPU makes the loop wait.
-        self._asks_each_step = device.type == "cpu" or settings.on_nonfinite == "skip"
-        self._nonfinite_step = torch.zeros((), dtype=torch.int64, device=device)
+        self.guard = FiniteGuard(
+            device, settings.on_nonfinite, settings.max_skipped, checkpoints.describe
+        )
         self._saved_step: int | None = None
         self._started = time.perf_counter()
         self._lap = (self._started, 0)
@@ -138,7 +139,7 @@ class Trainer:
         updated = True
         for phase in self.task.phases:
             weight = self.task.weight(batch, phase)
-            total: Tensor | float = 0.0
+            total = torch.zeros((), device=self.device)
             for part in batch.split(self.settings.micro_batch):
                 with self.numerics.autocast():
                     loss = self.task.loss(part, phase)
@@ -150,16 +151,15 @@ class Trainer:
             self.state.updates += 1
             self.average.update(self.state.updates)
 
-    def _update(
-        self, phase: Phase, factor: float, loss: Tensor | float, weight: Tensor | int
-    ) -> bool:
+    def _update(self, phase: Phase, factor: float, loss: Tensor, weight: Tensor | int) -> bool:
         """Clips the gradients and steps the optimizers; False where the step was skipped."""
         scaler, scale = self.numerics.scaler, self.numerics.scaler.get_scale()
         for optimizer in phase.optimizers:
             scaler.unscale_(optimizer)
         parameters = self.parameters[phase.name]
         norm = get_total_norm([p.grad for p in parameters if p.grad is not None])
-        finite = self._is_finite(loss, norm)
+        # Scaled gradients overflow now and then, and the scaler skips such a step by itself.
+        finite = self.guard.allows(self.state, loss if scaler.is_enabled() else loss + norm)
         if finite:
             if self.settings.clip_norm is not None:
                 clip_grads_with_norm_(parameters, self.settings.clip_norm, norm)
@@ -189,13 +189,13 @@ class Trainer:
         if self.state.evaluation_due:
             if self.data.validation is not None:
                 self.evaluate(self.data.validation, "val")
-            better = self._compare()
+            better = self._keep_account()
             self.state.evaluation_due = False
             self._lap = (time.perf_counter(), self.state.step)  # throughput is training's alone
         if better or self.state.step % self.save_every == 0 < self.state.step:
             self.save()
-        if better and self.monitor and self.state.best:
-            self.checkpoints.mark_best(self.state.step, self.monitor, self.state.best[0])
+        if better:
+            self._mark_best()
 
     @property
     def seconds(self) -> float:
@@ -207,8 +207,7 @@ class Trainer:
         """Whether there is no step left, or early stopping has seen enough."""
         patience = self.early_stop.patience if self.early_stop else math.inf
         return (
-            self.state.step >= self.total_steps
-            or self.state.evaluations_without_better >= patience
+            self.state.step >= self.total_steps or self.state.evaluations_without_better >= patience
         )
 
     # ------------------------------------------------------------------- evaluation and scalars
@@ -246,7 +245,7 @@ class Trainer:
 
     def log(self) -> None:
         """Records the training scalars since the last time; waits for the device."""
-        self._raise_if_nonfinite()
+        self.guard.check()
         state, values = self.state, {}
         for phase in self.task.phases:
             loss, weight, norm = state.take(phase.name)
@@ -254,7 +253,9 @@ class Trainer:
             if weight:
                 values[name] = loss / weight
                 values[name.replace("loss", "gradient_norm")] = norm
-            values[name.replace("loss", "learning_rate")] = phase.optimizers[0].param_groups[0]["lr"]
+            values[name.replace("loss", "learning_rate")] = phase.optimizers[0].param_groups[0][
+                "lr"
+            ]
         self._record("train", values)
         now, (before, step) = time.perf_counter(), self._lap
         self._lap = (now, state.step)
@@ -270,6 +271,16 @@ class Trainer:
     def _loss_name(self, phase: Phase) -> str:
         return "loss" if len(self.task.phases) == 1 else f"{phase.name}_loss"
 
+    def _keep_account(self) -> bool:
+        """Compares with the best values so far; whether this step's checkpoint is the best."""
+        state, higher = self.state, self.monitored
+        if self.early_stop is not None:
+            name = self.early_stop.monitor
+            state.watch(state.last.get(name), higher[name], self.early_stop.min_delta)
+        return self.monitor is not None and state.is_best(
+            state.last.get(self.monitor), higher[self.monitor]
+        )
+
     def _record(self, split: str, values: dict[str, float]) -> None:
         for name, value in values.items():
             self.state.last[f"{split}/{name}"] = value if math.isfinite(value) else None
@@ -277,64 +288,7 @@ class Trainer:
         for recorder in self.recorders:
             recorder.scalars(self.state.step, epoch, split, values)
 
-    def _compare(self) -> bool:
-        """Keeps the account of the best values; whether the checkpoint of now is the best."""
-        state, higher = self.state, self.monitored
-        if self.early_stop:
-            value = state.last.get(self.early_stop.monitor)
-            sign = 1 if higher[self.early_stop.monitor] else -1
-            margin = self.early_stop.min_delta
-            if value is not None and (
-                state.stop_best is None or sign * (value - state.stop_best) > margin
-            ):
-                state.stop_best, state.evaluations_without_better = value, 0
-            else:
-                state.evaluations_without_better += 1
-        value = state.last.get(self.monitor) if self.monitor else None
-        if value is None or self.monitor is None:
-            return False
-        sign = 1 if higher[self.monitor] else -1
-        if state.best is not None and sign * (value - state.best[0]) <= 0:
-            return False
-        state.best = (value, state.step)
-        return True
-
-    # ------------------------------------------------------------------ what can go wrong, stops
-
-    def _is_finite(self, loss: Tensor | float, norm: Tensor) -> bool:
-        """Whether to take the step; where asking would wait for the device, it is asked later."""
-        # The gradient scaler expects gradients to overflow now and then, and skips by itself.
-        value = loss if self.numerics.scaler.is_enabled() else loss + norm
-        state = self.state
-        if not self._asks_each_step:
-            bad = ~torch.isfinite(torch.as_tensor(value)) & (self._nonfinite_step == 0)
-            self._nonfinite_step = torch.where(bad, state.step + 1, self._nonfinite_step)
-            return True
-        if math.isfinite(value):
-            state.skipped_in_a_row = 0
-            return True
-        if self.settings.on_nonfinite == "stop":
-            self._raise_nonfinite(state.step + 1)
-        state.skipped += 1
-        state.skipped_in_a_row += 1
-        if state.skipped_in_a_row > self.settings.max_skipped:
-            self._raise_nonfinite(state.step + 1)
-        for recorder in self.recorders:
-            recorder.line(f"step {state.step + 1}: loss or gradient not finite, step skipped")
-        return False
-
-    def _raise_if_nonfinite(self) -> None:
-        if not self._asks_each_step and (step := int(self._nonfinite_step)):
-            self._raise_nonfinite(step)
-
-    def _raise_nonfinite(self, step: int) -> None:
-        saved = self.checkpoints.all()
-        kept = f"the last good checkpoint is {saved[0].name}" if saved else "nothing was saved yet"
-        raise RunError(
-            f"step {step}: the loss or its gradient is not finite; likely causes: a learning rate "
-            f"that is too high, inputs or targets that are not finite, or half precision; try a "
-            f"smaller optimizer.lr or train.clip_norm=1.0 ({kept})"
-        )
+    # ------------------------------------------------------------------------------------ stops
 
     def _stop_if_asked(self) -> None:
         if self.stop_signal is not None:
@@ -351,9 +305,14 @@ class Trainer:
         """Saves a checkpoint of this step, unless there is one."""
         if self._saved_step == self.state.step:
             return
-        self._raise_if_nonfinite()
+        self.guard.check()
         self.checkpoints.save(self.state.step, self.snapshot())
         self._saved_step = self.state.step
+
+    def _mark_best(self) -> None:
+        if self.monitor is not None and self.state.best is not None:
+            value, step = self.state.best
+            self.checkpoints.mark_best(step, self.monitor, value)
 
     def snapshot(self) -> Snapshot:
         """All that `restore` needs."""
@@ -382,6 +341,7 @@ class Trainer:
         for recorder in self.recorders:
             recorder.restore(snapshot.state["recorders"][type(recorder).__name__])
         self._saved_step = None if self.state.evaluation_due else self.state.step
+        self._mark_best()
 
     @contextmanager
     def _weights_of(self, path: Path | None) -> Iterator[None]:

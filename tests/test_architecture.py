@@ -35,9 +35,11 @@ def imports(path: Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
             assert node.module is not None
-            found |= {f"{node.module}.{a.name}" for a in node.names} if (
-                node.module == "dltrain"
-            ) else {node.module}
+            found |= (
+                {f"{node.module}.{a.name}" for a in node.names}
+                if (node.module == "dltrain")
+                else {node.module}
+            )
     return {name for name in found if name.split(".")[0] == "dltrain"}
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
@@ -115,7 +115,7 @@ def _recorders(
             TensorBoard(
                 run.tensorboard_path,
                 experiment.to_yaml(),
-                _flat(experiment.to_dict()),
+                _hyperparameters(experiment),
                 lambda: next(data.train.batches(1)).inputs,
                 experiment.recording.histograms,
             )
@@ -128,9 +128,7 @@ def _recorders(
 def _train_to_the_end(
     trainer: Trainer, run: Run, machine: Machine, described: dict[str, Any]
 ) -> Summary:
-    def summary(
-        status: Literal["done", "stopped", "failed"], error: str | None = None
-    ) -> Summary:
+    def summary(status: Literal["done", "stopped", "failed"], error: str | None = None) -> Summary:
         state, seconds = trainer.state, trainer.seconds
         samples = state.step / trainer.steps_per_epoch * trainer.samples_per_epoch
         best = state.best and {
@@ -203,6 +201,14 @@ def _signals(trainer: Trainer) -> Iterator[None]:
 def _say(text: str, notices: list[str]) -> None:
     notices.append(text)
     print(text, file=sys.stderr)
+
+
+def _hyperparameters(experiment: Experiment) -> dict[str, bool | int | float | str]:
+    """What may change an outcome, flat."""
+    resolved = experiment.to_dict()
+    return _flat(
+        {k: v for k, v in resolved.items() if k not in ("name", "checkpoint", "recording")}
+    )
 
 
 def _flat(tree: Any, prefix: str = "") -> dict[str, bool | int | float | str]:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import reduce
 from os.path import realpath
 from pathlib import Path
 
+from dltrain.config.parse import MAX_DEPTH, parse, read
 from dltrain.config.problems import ConfigError, Position, Problem
-from dltrain.config.tree import MAX_DEPTH, List, Mapping, Node, Scalar, parse, read
+from dltrain.config.tree import List, Mapping, Node, Scalar
 from dltrain.errors import UsageError
 
-MAX_FILES = 16
+MAX_FILES = 8
 
 
 def compose(path: Path, overrides: Iterable[str]) -> tuple[Mapping, list[Problem]]:
@@ -27,11 +29,8 @@ def compose(path: Path, overrides: Iterable[str]) -> tuple[Mapping, list[Problem
         tree = files.read(path, chain=())
     except OSError as error:
         raise UsageError(f"can't read {path}: {error.strerror}") from None
-    changes = Mapping({}, {}, tree.position)
-    for override in overrides:  # merged among themselves first: their order does not matter to
-        changes = merge_keys(
-            changes, files.override(override)
-        )  # a component that one of them names
+    # Among themselves first, so that an override of an option may come before that of the name.
+    changes = reduce(merge_keys, map(files.override, overrides), _empty(tree.position))
     if files.refused:
         raise ConfigError(files.refused + files.problems)
     return merge_keys(tree, changes), files.problems
@@ -40,8 +39,8 @@ def compose(path: Path, overrides: Iterable[str]) -> tuple[Mapping, list[Problem
 def merge(below: Node, above: Node) -> Node:
     """`above` laid over `below`.
 
-    Mappings merge key by key, unless `name` changes. Over a bare name, options without a name belong
-    to that name. Keys that are numbers replace items of a list. Anything else replaces.
+    Mappings merge key by key, unless `name` changes. Options without a name, over a bare name,
+    belong to that name. Keys that are numbers replace items of a list. Anything else replaces.
     """
     if not isinstance(above, Mapping):
         return above
@@ -124,7 +123,8 @@ class _Files:
         path, equals, text = override.partition("=")
         *parents, last = path.strip().split(".")
         if not (equals and text.strip() and last and all(parents)) or len(parents) >= MAX_DEPTH:
-            return self.refuse("expected key=value, such as train.epochs=3", at, path="")
+            self.problems.append(Problem("", "expected key=value, such as train.epochs=3", at))
+            return _empty(at)
         if (parents or [last])[0] == "extends":
             return self.refuse("only a file can extend another", at)
         try:
@@ -137,8 +137,8 @@ class _Files:
             tree = Mapping({segment: tree}, {segment: at}, at)
         return tree
 
-    def refuse(self, message: str, at: Position, path: str = "extends") -> Mapping:
-        self.refused.append(Problem(path, message, at))
+    def refuse(self, message: str, at: Position) -> Mapping:
+        self.refused.append(Problem("extends", message, at))
         return _empty(at)
 
 

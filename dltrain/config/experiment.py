@@ -14,8 +14,9 @@ from pydantic_core import to_jsonable_python
 from dltrain import plugins
 from dltrain.config.compose import compose, merge_keys
 from dltrain.config.options import TypedOption
+from dltrain.config.parse import parse
 from dltrain.config.problems import ConfigError, Position, Problem, suggestions
-from dltrain.config.tree import List, Mapping, Node, Scalar, parse, resolve
+from dltrain.config.tree import List, Mapping, Node, Scalar, resolve
 from dltrain.config.validate import Validator, one_of, shown
 from dltrain.registry import (
     DATA,
@@ -182,8 +183,11 @@ def _value(key: str, node: Node, at: Position, validator: Validator) -> Any:
     if key == "metrics":
         return _metrics(node, validator)
     value = validator.value(node, OPTIONS[key], key, at)
-    if isinstance(value, TrainSettings) and (value.epochs is None) == (value.steps is None):
-        validator.add(key, "expected either `epochs` or `steps`", at)
+    if isinstance(value, TrainSettings):
+        if value.epochs is None and value.steps is None:
+            validator.add(key, "missing; expected `epochs` or `steps`", at)
+        if value.epochs is not None and value.steps is not None:
+            validator.add(key, "`epochs` and `steps` exclude each other; set one to null", at)
     return value
 
 

@@ -34,7 +34,7 @@ class TypedOption:
         self.option = option
         is_union = get_origin(option.annotation) in (Union, UnionType)
         branches = get_args(option.annotation) if is_union else (option.annotation,)
-        self.settings = next((branch for branch in branches if is_dataclass(branch)), None)
+        self.settings: type | None = next(filter(is_dataclass, branches), None)
         self.nullable = NoneType in branches
         if self.settings is None:
             self._adapter = TypeAdapter[Any](option.annotation, config=_STRICT)

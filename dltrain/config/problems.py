@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
-from os.path import commonprefix
+from itertools import takewhile
 
 from dltrain.errors import UsageError
 
@@ -41,7 +41,7 @@ class Position:
         if not self.width:
             return ""
         cut = max(0, self.column - SHOWN_COLUMNS // 2) if len(self.text) > SHOWN_COLUMNS else 0
-        shown = self.text[cut : cut + SHOWN_COLUMNS]
+        shown = _printable(self.text)[cut : cut + SHOWN_COLUMNS]
         before = shown[: self.column - 1 - cut]
         carets = "^" * max(1, min(self.width, len(shown) - len(before)))
         indent = "".join("\t" if letter == "\t" else " " for letter in before)
@@ -50,7 +50,13 @@ class Position:
 
 @dataclass(frozen=True)
 class Problem:
-    """One mistake: the dotted path of its key (empty if the whole file is meant), and what is wrong."""
+    """One mistake.
+
+    Attributes:
+        path: The dotted path of its key; empty if the whole file is meant.
+        message: What is wrong, and what would be accepted.
+        position: Where.
+    """
 
     path: str
     message: str
@@ -58,8 +64,8 @@ class Problem:
 
     def __str__(self) -> str:
         """`file:line:column: key.path: message`, then the source line."""
-        where = f"{self.position}: {self.path}" if self.path else str(self.position)
-        return f"{where}: {self.message}{self.position.snippet()}"
+        parts = [str(self.position), shortened(self.path), shortened(self.message, 1000)]
+        return _printable(": ".join(filter(None, parts))) + self.position.snippet()
 
 
 class ConfigError(UsageError):
@@ -87,13 +93,25 @@ class ConfigError(UsageError):
         return "\n".join(lines)
 
 
+def _printable(text: str) -> str:
+    """The text without what could steer a terminal."""
+    return "".join(c if c.isprintable() or c == "\t" else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+def shortened(text: str, limit: int = 80) -> str:
+    """At most so many letters of a text."""
+    return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
 def suggestions(word: str, candidates: Iterable[str]) -> list[str]:
-    """The candidates within one edit of `word`, regardless of case; else the closest, if any is."""
+    """The candidate that differs in case alone, else those within one edit, else the closest."""
     if len(word) > LONGEST_WORD:
         return []
-    candidates = list(candidates)
-    near = [c for c in candidates if _within_one_edit(word.casefold(), c.casefold())]
-    return near or difflib.get_close_matches(word, candidates, n=1)
+    word = word.casefold()
+    folded = {candidate: candidate.casefold() for candidate in candidates}
+    same = [candidate for candidate in folded if folded[candidate] == word]
+    near = [candidate for candidate in folded if _within_one_edit(word, folded[candidate])]
+    return same or near or difflib.get_close_matches(word, folded, n=1)
 
 
 def did_you_mean(word: str, candidates: Iterable[str]) -> str:
@@ -104,7 +122,7 @@ def did_you_mean(word: str, candidates: Iterable[str]) -> str:
 
 def _within_one_edit(a: str, b: str) -> bool:
     """Whether one letter dropped, added or replaced, or two neighbours swapped, turns a into b."""
-    start = len(commonprefix([a, b]))
-    a, b = a[start:], b[start:]
+    alike = list(takewhile(lambda pair: pair[0] == pair[1], zip(a, b, strict=False)))
+    a, b = a[len(alike) :], b[len(alike) :]
     swapped = a[:2] == b[:2][::-1] and a[2:] == b[2:]
     return swapped or a[1:] == b[1:] or a[1:] == b or a == b[1:]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dltrain.config.experiment import COMPONENTS, DEFAULTS, OPTIONS, Experiment
 from dltrain.config.options import object_schema, typed_options
-from dltrain.config.tree import parse, plain
+from dltrain.config.parse import parse
+from dltrain.config.tree import plain
 from dltrain.config.words import JsonSchema
 from dltrain.registry import METRICS, Component, Registry, options_of
 

@@ -1,25 +1,12 @@
-"""YAML text to a tree that knows where each key and value stands, and that constructs nothing.
-
-Plain scalars are read by YAML 1.2's core schema, decimal numbers only: `1e-3` is a number; `on`,
-`no`, `010`, `0x1f`, `1_000`, `12:30:00` and `2024-01-01` are text.
-"""
+"""A YAML file's content as a tree that knows where each key and value stands."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeAlias
 
-import yaml
-from yaml.reader import ReaderError
-
-from dltrain.config.problems import ConfigError, Position, Problem
-
-MAX_BYTES = 256 * 1024
-MAX_DEPTH = 32
-MAX_NODES = 10_000
+from dltrain.config.problems import Position
 
 _WORDS = {
     **dict.fromkeys(("", "~", "null", "Null", "NULL")),
@@ -31,8 +18,6 @@ _WORDS = {
 }
 _INT = re.compile(r"[-+]?(0|[1-9][0-9]{0,18})")
 _FLOAT = re.compile(r"(?=.*[.eE])[-+]?(\.[0-9]+|(0|[1-9][0-9]*)(\.[0-9]*)?)([eE][-+]?[0-9]{1,9})?")
-_UNUSABLE = re.compile("[\0\ud800-\udfff]")
-_LINE_BREAK = re.compile("\r\n|[\r\n\x85\u2028\u2029]")  # PyYAML counts lines by these
 
 
 @dataclass(frozen=True)
@@ -74,176 +59,12 @@ def plain(node: Node) -> Any:
 
 
 def resolve(text: str) -> str | int | float | bool | None:
-    """The value of an unquoted scalar."""
+    """The value of an unquoted scalar, by YAML 1.2's core schema, decimal numbers only.
+
+    `1e-3` is a number; `on`, `no`, `010`, `0x1f`, `1_000`, `12:30:00` and `2024-01-01` are text.
+    """
     if text in _WORDS:
         return _WORDS[text]
     if _INT.fullmatch(text):
         return int(text)
     return float(text) if _FLOAT.fullmatch(text) else text
-
-
-def read(path: Path, problems: list[Problem]) -> Mapping:
-    """The tree of a file; duplicate and non-text keys are added to `problems`.
-
-    Raises:
-        OSError: The file can't be read.
-        ConfigError: It is not UTF-8, not YAML, empty, too large, or uses what a config may not.
-    """
-    source = str(path)
-    with path.open("rb") as file:
-        data = file.read(MAX_BYTES + 1)
-    if len(data) > MAX_BYTES:
-        raise _refusal(f"the file is larger than {MAX_BYTES // 1024} KiB", Position(source))
-    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise _refusal("the file is UTF-16; save it as UTF-8", Position(source))
-    if data.startswith(b"\xef\xbb\xbf"):
-        raise _refusal(
-            "the file starts with a byte order mark; save it without one", Position(source)
-        )
-    try:
-        text = data.decode()
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        message = f"byte 0x{data[error.start]:02x} is not UTF-8"
-        raise _refusal(message, Position(source, line, 1)) from None
-    root = parse(text, source, problems)
-    if isinstance(root, Scalar) and root.value is None:
-        raise _refusal("the file is empty", Position(source, 1, 1))
-    if not isinstance(root, Mapping):
-        raise _refusal("expected `key: value` lines", root.position)
-    return root
-
-
-def parse(text: str, source: str, problems: list[Problem], *, numbered: bool = True) -> Node:
-    """The tree of a YAML text; `numbered` says whether positions have lines.
-
-    Raises:
-        ConfigError: As in `read`.
-    """
-    return _Builder(text, source, problems, numbered).document()
-
-
-def _refusal(message: str, position: Position) -> ConfigError:
-    return ConfigError([Problem("", message, position)])
-
-
-class _Builder:
-    """Builds the tree from PyYAML's events; reads no further than the first refusal."""
-
-    def __init__(self, text: str, source: str, problems: list[Problem], numbered: bool) -> None:
-        self.text = text
-        self.source = source
-        self.lines = _LINE_BREAK.split(text) if numbered else None
-        self.problems = problems
-        self.anchors: dict[str, tuple[Node, int] | None] = {}  # None while the node is open
-        self.num_nodes = 0
-        self.events = self._events()
-
-    def document(self) -> Node:
-        event = next(self.events)
-        if isinstance(event, yaml.StreamEndEvent):
-            return Scalar(None, "", self.at(event))
-        root = self.node(next(self.events), depth=1)
-        extra = next(self.events)
-        if not isinstance(extra, yaml.StreamEndEvent):
-            raise _refusal("a second document starts here; a config is one", self.at(extra))
-        return root
-
-    def _events(self) -> Iterator[Any]:
-        """The events that build: without the stream's start and documents' ends."""
-        try:
-            for event in yaml.parse(self.text, Loader=yaml.SafeLoader):
-                if not isinstance(event, (yaml.StreamStartEvent, yaml.DocumentEndEvent)):
-                    yield event
-        except yaml.MarkedYAMLError as error:
-            message = f"not YAML: {error.problem}"
-            if error.context and error.context_mark:
-                message += f" {error.context} (from line {error.context_mark.line + 1})"
-            mark = error.problem_mark or error.context_mark
-            raise _refusal(message, self.position(mark.line, mark.column, 1)) from None
-        except ReaderError as error:
-            before = _LINE_BREAK.split(self.text[: error.position])
-            position = self.position(len(before) - 1, len(before[-1]), 0)
-            character = self.text[error.position]
-            raise _refusal(f"character {character!a} is not allowed", position) from None
-        except (ValueError, OverflowError):  # a `\U` escape or a %YAML version out of range
-            raise _refusal("not YAML: a number is out of range", Position(self.source)) from None
-
-    def node(self, event: Any, depth: int) -> Node:
-        at = self.at(event)
-        if isinstance(event, yaml.AliasEvent):
-            return self.alias(event.anchor, at)
-        if event.tag is not None:
-            raise _refusal(f"tag {event.tag!r} is not allowed; a config holds plain values", at)
-        if depth > MAX_DEPTH:
-            raise _refusal(f"nested deeper than {MAX_DEPTH} levels", at)
-        if event.anchor is not None:
-            self.anchors[event.anchor] = None
-        before = self.num_nodes
-        self.count(1, at)
-        if isinstance(event, yaml.MappingStartEvent):
-            node = self.mapping(at, depth)
-        elif isinstance(event, yaml.SequenceStartEvent):
-            items = []
-            while not isinstance(item := next(self.events), yaml.SequenceEndEvent):
-                items.append(self.node(item, depth + 1))
-            node = List(tuple(items), at)
-        else:
-            node = self.scalar(event, at)
-        if event.anchor is not None:
-            self.anchors[event.anchor] = (node, self.num_nodes - before)
-        return node
-
-    def scalar(self, event: Any, at: Position) -> Scalar:
-        if _UNUSABLE.search(event.value):
-            raise _refusal("escapes for NUL and for half a character are not allowed", at)
-        value = resolve(event.value) if event.implicit[0] else event.value
-        return Scalar(value, event.value, at)
-
-    def mapping(self, at: Position, depth: int) -> Mapping:
-        node = Mapping({}, {}, at)
-        while not isinstance(event := next(self.events), yaml.MappingEndEvent):
-            key = self.node(event, depth + 1)
-            if isinstance(event, yaml.ScalarEvent) and event.value == "<<" and event.implicit[0]:
-                raise _refusal("merge keys are not allowed; use `extends`", key.position)
-            value = self.node(next(self.events), depth + 1)
-            if not isinstance(key, Scalar) or not isinstance(key.value, str):
-                self.soft("a key must be text; put it in quotes", key.position)
-            elif key.value in node.values:
-                line = node.keys[key.value].line
-                self.soft(f"key {key.value!r} is there already, on line {line}", key.position)
-            else:
-                node.values[key.value] = value
-                node.keys[key.value] = key.position
-        return node
-
-    def alias(self, anchor: str, at: Position) -> Node:
-        if anchor not in self.anchors:
-            raise _refusal(f"alias '*{anchor}' names nothing above it", at)
-        target = self.anchors[anchor]
-        if target is None:
-            raise _refusal(f"alias '*{anchor}' contains itself", at)
-        node, size = target
-        self.count(size, at)
-        return node
-
-    def count(self, added: int, at: Position) -> None:
-        self.num_nodes += added
-        if self.num_nodes > MAX_NODES:
-            raise _refusal(f"more than {MAX_NODES:,} keys and values, aliases counted", at)
-
-    def soft(self, message: str, position: Position) -> None:
-        self.problems.append(Problem("", message, position))
-
-    def at(self, event: Any) -> Position:
-        start, end = event.start_mark, event.end_mark
-        width = end.column - start.column if end.line == start.line else None
-        return self.position(start.line, start.column, width)
-
-    def position(self, line: int, column: int, width: int | None) -> Position:
-        if self.lines is None:
-            return Position(self.source)
-        text = self.lines[line]
-        if width is None:
-            width = len(text.rstrip()) - column
-        return Position(self.source, line + 1, column + 1, max(1, width), text)

@@ -9,12 +9,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from dltrain.config.options import TypedOption, typed_options
-from dltrain.config.problems import Position, Problem, did_you_mean, suggestions
+from dltrain.config.problems import Position, Problem, did_you_mean, shortened, suggestions
 from dltrain.config.tree import List, Mapping, Node, Scalar, plain
 from dltrain.config.words import Path, allows_text, describe, schema_at, words_allowed
 from dltrain.registry import Choice, Registry
-
-SHOWN_LETTERS = 40
 
 
 class Validator:
@@ -39,14 +37,12 @@ class Validator:
             if not self.unknown_keys(entries, ["name"], path, "key", only_close=True):
                 self.add(path, f"missing `name`; expected {one_of(registry)}", node.position)
             return None
-        if not isinstance(name, Scalar) or not isinstance(name.value, str):
-            self.add(name_path, f"expected {one_of(registry)}, got {shown(name)}", name.position)
-            return None
-        if name.value not in registry:
-            hint = did_you_mean(name.value, registry) or f"; expected {one_of(registry)}"
+        if not isinstance(name, Scalar) or name.value not in registry:
+            hint = did_you_mean(name.text, registry) if isinstance(name, Scalar) else ""
+            hint = hint or f"; expected {one_of(registry)}"
             self.add(name_path, f"unknown {registry.kind} {shown(name)}{hint}", name.position)
             return None
-        component = registry[name.value]
+        component = registry[name.text]
         options = typed_options(component.builder)
         what = f"option of {registry.kind} {component.name!r}"
         self.unknown_keys(entries, ["name", *options], path, what)
@@ -114,7 +110,7 @@ class Validator:
                 continue
             found = True
             hint = hint or f"; expected {one_of(known)}"
-            key_path = f"{path}.{shortened(key)}" if path else shortened(key)
+            key_path = f"{path}.{key}" if path else key
             self.add(key_path, f"unknown {what}{hint}", node.keys[key])
         return found
 
@@ -133,14 +129,7 @@ def one_of(names: Iterable[str]) -> str:
 
 def shown(node: Node) -> str:
     """A value as an error message shows it."""
-    value = plain(node)
-    if isinstance(value, float) and not math.isfinite(value):
-        return f"{shortened(node.text)}, which is not finite"
-    if isinstance(node, Scalar) and not isinstance(value, str):
-        return node.text or "nothing"
-    return shortened(repr(value))
-
-
-def shortened(text: str) -> str:
-    """At most `SHOWN_LETTERS` letters of a text."""
-    return text if len(text) <= SHOWN_LETTERS else text[: SHOWN_LETTERS - 3] + "..."
+    if not isinstance(node, Scalar) or isinstance(node.value, str):
+        return shortened(repr(plain(node)), 40)
+    finite = not isinstance(node.value, float) or math.isfinite(node.value)
+    return (shortened(node.text, 40) or "nothing") + ("" if finite else ", which is not finite")

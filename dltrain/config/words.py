@@ -51,8 +51,9 @@ def allows_text(schema: JsonSchema) -> bool:
 
 
 def describe(schema: JsonSchema) -> str:
-    """What is accepted, in words: `a whole number above 0`."""
-    return " or ".join(dict.fromkeys(_describe(branch) for branch in _branches(schema)))
+    """What is accepted, in words, such as `a whole number above 0`; null is not worth a word."""
+    words = dict.fromkeys(_describe(branch) for branch in _branches(schema))
+    return " or ".join([word for word in words if word != "null"] or words)
 
 
 def _describe(schema: JsonSchema) -> str:
@@ -60,30 +61,20 @@ def _describe(schema: JsonSchema) -> str:
         return f"one of {', '.join(map(str, schema['enum']))}"
     if "const" in schema:
         return str(schema["const"])
-    match schema.get("type"):
-        case "integer":
-            return "a whole number" + _bounds(schema)
-        case "number":
-            return "a number" + _bounds(schema)
-        case "boolean":
-            return "true or false"
-        case "null":
-            return "null"
-        case "string" if "description" in schema:
-            return schema["description"]
-        case "string" if "pattern" in schema:
-            return f"text that matches {schema['pattern']}"
-        case "string":
-            return "text"
-        case "array" if "prefixItems" in schema:
-            return f"a list of {', '.join(map(describe, schema['prefixItems']))}"
-        case "array":
-            size = f"at least {schema['minItems']}" if "minItems" in schema else "values"
-            return f"a list of {size}, each {describe(schema['items'])}"
-        case _:
-            return "a mapping"
+    kind = schema.get("type")
+    if kind == "string":
+        return schema.get("description", "text")
+    if kind == "array":
+        return f"a list of {_items(schema)}"
+    return _WORDS.get(str(kind), "a mapping") + _bounds(schema)
 
 
+_WORDS = {
+    "integer": "a whole number",
+    "number": "a number",
+    "boolean": "true or false",
+    "null": "null",
+}
 _BOUNDS = {
     "exclusiveMinimum": "above",
     "minimum": "of at least",
@@ -95,3 +86,10 @@ _BOUNDS = {
 def _bounds(schema: JsonSchema) -> str:
     bounds = [f"{words} {schema[key]}" for key, words in _BOUNDS.items() if key in schema]
     return f" {' and '.join(bounds)}" if bounds else ""
+
+
+def _items(schema: JsonSchema) -> str:
+    if "prefixItems" in schema:
+        return ", ".join(map(describe, schema["prefixItems"]))
+    size = f"at least {schema['minItems']} values" if "minItems" in schema else "values"
+    return f"{size}, each {describe(schema['items'])}"

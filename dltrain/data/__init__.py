@@ -1,5 +1,5 @@
 """Data sources; importing the package registers them."""
 
-from dltrain.data import cifar10, idx, image_folder, table, toy
+from dltrain.data import breast_cancer, cifar10, csv, idx, image_folder, mnist, toy
 
-__all__ = ["cifar10", "idx", "image_folder", "table", "toy"]
+__all__ = ["breast_cancer", "cifar10", "csv", "idx", "image_folder", "mnist", "toy"]

@@ -77,17 +77,15 @@ class Augment:
 
 def _window(pixels: Tensor, padding: int, flip: bool, draws: Tensor) -> Tensor:
     """Cuts each sample's window out of the padded picture, from draws (batch, 3)."""
-    batch, channels, height, width = pixels.shape
+    height, width = pixels.shape[-2:]
     padded = F.pad(pixels, (padding,) * 4)
-    corner = (draws[:, :2] * (2 * padding + 1)).long()
-    rows = corner[:, :1] + torch.arange(height, device=pixels.device)
-    columns = torch.arange(width, device=pixels.device).expand(batch, width)
-    if flip:
-        columns = torch.where(draws[:, 2:] < 0.5, columns.flip(1), columns)
-    columns = corner[:, 1:] + columns
-    place = rows[:, :, None] * (width + 2 * padding) + columns[:, None, :]
-    place = place.view(batch, 1, -1).expand(batch, channels, -1)
-    return padded.flatten(2).gather(2, place).view_as(pixels)
+    # every window there is, as a view: (batch, channels, down, across, height, width)
+    windows = padded.unfold(2, height, 1).unfold(3, width, 1)
+    down, across = (draws[:, :2] * (2 * padding + 1)).long().unbind(1)
+    cropped = windows[torch.arange(len(pixels), device=pixels.device), :, down, across]
+    if not flip:
+        return cropped
+    return torch.where(draws[:, 2, None, None, None] < 0.5, cropped.flip(3), cropped)
 
 
 def _affine(images: Tensor, shift: float, radians: float, draws: Tensor) -> Tensor:

@@ -140,7 +140,7 @@ def _receive(url: str, part: Path, timeout_seconds: float) -> None:
     except HTTPError as error:
         error.close()
         if error.code == 416:  # there is nothing after what we have: start afresh
-            part.unlink()
+            part.unlink(missing_ok=True)
             raise ConnectionError("the server has no such range") from error
         raise
     with response:
@@ -150,8 +150,7 @@ def _receive(url: str, part: Path, timeout_seconds: float) -> None:
         elif new_etag != etag or not _starts_at(start, response.headers.get("Content-Range", "")):
             part.unlink()
             raise ConnectionError("the server sent another part than was asked for")
-        length = response.headers.get("Content-Length")
-        total = None if length is None else start + int(length)
+        total = None if response.length is None else start + response.length
         with (
             part.open("ab" if start else "wb") as file,
             tqdm(
@@ -188,7 +187,7 @@ def _etag_file(part: Path) -> Path:
 
 
 class _HttpOnlyRedirects(HTTPRedirectHandler):
-    def redirect_request(self, req, fp, code, msg, headers, newurl):  # noqa: PLR0917
+    def redirect_request(self, req, fp, code, msg, headers, newurl):
         _require_http(newurl)
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
@@ -212,7 +211,7 @@ def _digest(path: Path, algorithm: str, unpacked: bool) -> str:
     """`algorithm:hexadecimal` of a file or of what a .gz file holds."""
     with gzip.open(path) if unpacked else path.open("rb") as file:
         try:
-            digest = hashlib.file_digest(file, lambda: hashlib.new(algorithm))  # pyright: ignore
+            digest = hashlib.file_digest(file, lambda: hashlib.new(algorithm))
         except (gzip.BadGzipFile, EOFError, zlib.error):
             return "a damaged gzip stream"
     return f"{algorithm}:{digest.hexdigest()}"

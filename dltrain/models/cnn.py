@@ -65,8 +65,8 @@ def cnn(
         if min(size) < 1:
             height, breadth = spec.input_shape[1:]
             raise UsageError(
-                f"pictures of {height}x{breadth} have room for {stage} of the {len(channels)} stages "
-                f"that 'channels' lists, each a {kernel_size}x{kernel_size} convolution "
+                f"pictures of {height}x{breadth} have room for {stage} of the {len(channels)} "
+                f"stages that 'channels' lists, each a {kernel_size}x{kernel_size} convolution "
                 f"(padding {padding}) and a 2x2 pooling"
             )
         # Batch normalisation subtracts the mean, and a bias with it.

@@ -88,8 +88,9 @@ def _build(arch: str, pretrained: bool, spec: DataSpec) -> nn.Module:
         return models.get_model(arch, weights=weights, **options)
     except (OSError, RuntimeError) as error:
         file = Path(torch.hub.get_dir(), "checkpoints", Path(weights.url).name)
+        reason = str(error).partition("\n")[0]
         raise RunError(
-            f"the pretrained weights of {arch!r} could not be loaded ({error}); "
+            f"the pretrained weights of {arch!r} could not be loaded ({reason}); "
             f"download {weights.url} to {file}, or set 'pretrained: false'"
         ) from error
 

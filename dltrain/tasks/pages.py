@@ -128,7 +128,8 @@ def curve_counts(probabilities: Tensor, targets: Tensor, thresholds: int) -> Ten
     truth = torch.nn.functional.one_hot(targets, classes)
     column = torch.arange(classes, device=bins.device)
     place = ((column * 2 + (1 - truth)) * thresholds + bins).flatten()
-    counts = torch.bincount(place, minlength=classes * 2 * thresholds)
+    counts = torch.zeros(classes * 2 * thresholds, dtype=torch.int64, device=place.device)
+    counts = counts.index_add(0, place, torch.ones_like(place))
     # A score counts at every threshold up to its own: sum from the right.
     return counts.view(classes, 2, thresholds).flip(-1).cumsum(-1).flip(-1)
 

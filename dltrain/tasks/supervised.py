@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from dltrain.errors import UsageError
+from dltrain.metrics.classification import ConfusionMatrix
 from dltrain.registry import TASKS
 from dltrain.spec import Batch, DataSpec, Loss, Metric, Page, Phase
 from dltrain.tasks import pages
@@ -64,9 +64,10 @@ class Supervised:
             total = total + self.loss_function(outputs, batch.targets).sum()
             weight = weight + self.loss_function.weight(batch.targets)
             predictions = self.loss_function.predict(outputs)
+            targets = self.loss_function.targets(batch.targets)
             for metric in self.metrics:
-                metric.update(predictions, batch.targets)
-            self._shown.update(batch, predictions)
+                metric.update(predictions, targets)
+            self._shown.update(batch.inputs, predictions, targets)
         values = {"loss": float(total / weight)}
         for metric in self.metrics:
             values |= metric.compute()
@@ -82,25 +83,24 @@ class _Shown:
 
     def __init__(self, spec: DataSpec, num_images: int) -> None:
         self.spec, self.num_images = spec, num_images
+        drawn = 2 <= spec.num_classes <= pages.MOST_CLASSES
+        self.confusion = ConfusionMatrix(spec) if drawn else None
         self.reset()
 
     def reset(self) -> None:
         self.examples: tuple[Tensor, Tensor, Tensor] | None = None
-        self.confusion: Tensor | None = None
+        if self.confusion is not None:
+            self.confusion.reset()
         self.curves: Tensor | None = None
 
-    def update(self, batch: Batch, predictions: Tensor) -> None:
+    def update(self, inputs: Tensor, predictions: Tensor, targets: Tensor) -> None:
         if self.examples is None and self.spec.inputs.kind == "image" and self.num_images:
             shown = slice(self.num_images)
-            self.examples = (batch.inputs[shown], predictions[shown], batch.targets[shown])
-        classes = self.spec.num_classes
-        if not 2 <= classes <= pages.MOST_CLASSES:
-            return
-        pairs = batch.targets * classes + predictions.argmax(1)
-        counts = torch.bincount(pairs, minlength=classes * classes).view(classes, classes)
-        self.confusion = counts if self.confusion is None else self.confusion + counts
-        curves = pages.curve_counts(predictions, batch.targets, PR_THRESHOLDS)
-        self.curves = curves if self.curves is None else self.curves + curves
+            self.examples = (inputs[shown], predictions[shown], targets[shown])
+        if self.confusion is not None:
+            self.confusion.update(predictions, targets)
+            curves = pages.curve_counts(predictions, targets, PR_THRESHOLDS)
+            self.curves = curves if self.curves is None else self.curves + curves
 
     def pages(self) -> list[Page]:
         shown = []
@@ -108,7 +108,7 @@ class _Shown:
             shown.append(Page("examples", "image", pages.examples(self.spec, *self.examples)))
         if self.confusion is not None and self.curves is not None:
             names = self.spec.class_names
-            matrix = pages.confusion_matrix(self.confusion.cpu(), names)
+            matrix = pages.confusion_matrix(self.confusion.matrix.cpu(), names)
             shown.append(Page("confusion_matrix", "image", matrix))
             for name, counts in zip(names, self.curves.cpu(), strict=True):
                 shown.append(Page(f"precision_recall/{name}", "pr_curve", pages.pr_curve(counts)))

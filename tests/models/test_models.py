@@ -141,7 +141,7 @@ def test_mlp_drops_units_in_training_only() -> None:
 def test_initialisation_has_the_papers_standard_deviation(scheme: layers.Init, std: float) -> None:
     layer = nn.Linear(400, 300)
     layers.initialise(layer, scheme)
-    assert float(layer.weight.std()) == pytest.approx(std, rel=0.02)
+    assert layer.weight.std().item() == pytest.approx(std, rel=0.02)
     assert layer.bias.count_nonzero() == 0
 
 

@@ -1,4 +1,4 @@
-"""Metrics: sums over samples, kept on the device and read once, in `compute`."""
+"""How well classes are told apart."""
 
 from __future__ import annotations
 
@@ -9,16 +9,14 @@ import torch
 from torch import Tensor
 
 from dltrain.errors import UsageError
+from dltrain.metrics.ratio import NAN, ratio
 from dltrain.registry import METRICS
 from dltrain.spec import DataSpec, Metric, PositiveInt
 
-NAN = float("nan")
 Average = Literal["macro", "micro", "none"]
 
-# ---------------------------------------------------------------- classification
 
-
-class _ConfusionCounts:
+class ConfusionCounts:
     """Counts how often each class was predicted as each other; what most metrics are made of."""
 
     scalars: Mapping[str, bool]
@@ -51,7 +49,7 @@ class _ConfusionCounts:
 
 
 @METRICS.register("accuracy")
-class Accuracy(_ConfusionCounts):
+class Accuracy(ConfusionCounts):
     """Share of samples whose most probable class is the right one."""
 
     scalars: Mapping[str, bool] = {"accuracy": True}
@@ -63,11 +61,11 @@ class Accuracy(_ConfusionCounts):
     def compute(self) -> dict[str, float]:
         """The accuracy; NaN without samples."""
         matrix = self.matrix.cpu()
-        return {"accuracy": _ratio(int(matrix.trace()), int(matrix.sum()))}
+        return {"accuracy": ratio(int(matrix.trace()), int(matrix.sum()))}
 
 
 @METRICS.register("confusion_matrix")
-class ConfusionMatrix(_ConfusionCounts):
+class ConfusionMatrix(ConfusionCounts):
     """How often each class was predicted as each other; `matrix` holds the counts."""
 
     scalars: Mapping[str, bool] = {}
@@ -81,7 +79,7 @@ class ConfusionMatrix(_ConfusionCounts):
         return {}
 
 
-class _PerClass(_ConfusionCounts):
+class _PerClass(ConfusionCounts):
     """A ratio of counts for each class, averaged as scikit-learn does."""
 
     def __init__(
@@ -110,7 +108,7 @@ class _PerClass(_ConfusionCounts):
             return dict.fromkeys(self.scalars, NAN)
         above, below = self.terms(hits, predicted, actual)
         if self.average == "micro":
-            values = [_ratio(int(above.sum()), int(below.sum()))]
+            values = [ratio(int(above.sum()), int(below.sum()))]
         else:
             ratios = above.double() / below.clamp(min=1)
             if self.average == "macro":
@@ -192,7 +190,7 @@ class TopK:
     def compute(self) -> dict[str, float]:
         """The share; NaN without samples."""
         hits = 0 if self._hits is None else int(self._hits)
-        return {self.name: _ratio(hits, self._num_samples)}
+        return {self.name: ratio(hits, self._num_samples)}
 
 
 @METRICS.register("auroc")
@@ -244,92 +242,7 @@ def _auroc(scores: Tensor, positive: Tensor) -> float:
     _, position, counts = scores.unique(return_inverse=True, return_counts=True)
     ranks = counts.cumsum(dim=0).double() - (counts - 1) / 2
     rank_sum = float(ranks[position][positive].sum())
-    return _ratio(rank_sum - num_positive * (num_positive + 1) / 2, num_pairs)
-
-
-# ---------------------------------------------------------------- regression
-
-
-class _MeanError:
-    """The mean over samples and values of a function of prediction and target."""
-
-    def __init__(
-        self, spec: DataSpec, name: str, error: Callable[[Tensor, Tensor], Tensor]
-    ) -> None:
-        _require_values(spec, name)
-        self.name = name
-        self.error = error
-        self.scalars: Mapping[str, bool] = {name: False}
-        self.reset()
-
-    def reset(self) -> None:
-        """Forgets every sample."""
-        self._sum: Tensor | None = None
-        self._num_values = 0
-
-    def update(self, predictions: Tensor, targets: Tensor) -> None:
-        """Adds a batch: both (batch, values)."""
-        total = self.error(_widest(predictions), _widest(targets)).sum()
-        self._sum = total if self._sum is None else self._sum + total
-        self._num_values += targets.numel()
-
-    def compute(self) -> dict[str, float]:
-        """The mean error; NaN without samples."""
-        total = 0.0 if self._sum is None else float(self._sum)
-        return {self.name: _ratio(total, self._num_values)}
-
-
-@METRICS.register
-def mse(spec: DataSpec, /) -> Metric:
-    """Mean squared error, in the square of the data's own units."""
-    return _MeanError(spec, "mse", lambda p, t: (p - t).square())
-
-
-@METRICS.register
-def mae(spec: DataSpec, /) -> Metric:
-    """Mean absolute error, in the data's own units."""
-    return _MeanError(spec, "mae", lambda p, t: (p - t).abs())
-
-
-@METRICS.register("r2")
-class R2:
-    """Coefficient of determination, the mean over values: 1 is perfect, 0 as good as the mean."""
-
-    scalars: Mapping[str, bool] = {"r2": True}
-
-    def __init__(self, spec: DataSpec, /) -> None:
-        """Raises UsageError where the data has classes."""
-        _require_values(spec, "r2")
-        self.reset()
-
-    def reset(self) -> None:
-        """Forgets every sample."""
-        self._origin: Tensor | None = None
-        self._sums: Tensor | None = None
-        self._num_samples = 0
-
-    def update(self, predictions: Tensor, targets: Tensor) -> None:
-        """Adds a batch: both (batch, values)."""
-        predictions, targets = _widest(predictions), _widest(targets)
-        # Variance as a difference of sums loses its digits far from zero: measure from a target.
-        if self._origin is None:
-            self._origin = targets[0].clone()
-        offsets = targets - self._origin
-        terms = (predictions - targets).square(), offsets, offsets.square()
-        sums = torch.stack([term.sum(dim=0) for term in terms])
-        self._sums = sums if self._sums is None else self._sums + sums
-        self._num_samples += len(targets)
-
-    def compute(self) -> dict[str, float]:
-        """The coefficient; NaN where the targets do not vary."""
-        if self._sums is None:
-            return {"r2": NAN}
-        residual, offsets, squares = self._sums.cpu().double()
-        total = squares - offsets.square() / self._num_samples
-        return {"r2": float((1 - residual / total).mean()) if (total > 0).all() else NAN}
-
-
-# ---------------------------------------------------------------- shared
+    return ratio(rank_sum - num_positive * (num_positive + 1) / 2, num_pairs)
 
 
 def _require_classes(spec: DataSpec, name: str) -> None:
@@ -338,20 +251,3 @@ def _require_classes(spec: DataSpec, name: str) -> None:
             f"metric {name!r} is for classes, and this data has values to predict: "
             "use 'mse', 'mae' or 'r2'"
         )
-
-
-def _require_values(spec: DataSpec, name: str) -> None:
-    if spec.num_classes > 0:
-        raise UsageError(
-            f"metric {name!r} is for values, and this data has {spec.num_classes} classes: "
-            "use 'accuracy' or 'f1', say"
-        )
-
-
-def _widest(values: Tensor) -> Tensor:
-    """The widest floating type of the device, for long sums; Apple's GPUs have no float64."""
-    return values.to(torch.float32 if values.device.type == "mps" else torch.float64)
-
-
-def _ratio(above: float, below: float) -> float:
-    return above / below if below else NAN

@@ -1,0 +1,101 @@
+"""Columns of cells to features, by what the training rows say."""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+from torch import Tensor
+
+from dltrain.data.resident import class_counts, resident_data
+from dltrain.data.splits import TEST_SEED, hold_out
+from dltrain.data.table import Table, number
+from dltrain.spec import Column, Data, DataContext, DataSpec, TableInputs
+
+
+def fit_column(name: str, cells: list[str], train: list[int]) -> Column:
+    """Mean and standard deviation, or the categories, of the training rows.
+
+    A column with a cell that is no number, in whatever row, is one of categories.
+    """
+    values = [number(cell) for cell in cells]
+    if any(value is None for value in values):
+        return Column(name, categories=tuple(sorted({cells[row] for row in train})))
+    return fit_numbers(name, torch.tensor(values, dtype=torch.float64)[train])
+
+
+def fit_numbers(name: str, seen: Tensor) -> Column:
+    """Mean and standard deviation of the training rows, (rows,) float64."""
+    if seen.min() == seen.max():  # rounding must not blow a constant up
+        return Column(name, mean=seen[0].item())
+    return Column(name, seen.mean().item(), seen.std(correction=0).item())
+
+
+def encode(columns: tuple[Column, ...], table: Table, dtype: torch.dtype) -> Tensor:
+    """Rows to features, (rows, features): standardised numbers, and categories as one-hot.
+
+    A category that training did not have becomes all zeros.
+    """
+    parts = []
+    for column in columns:
+        if column.categories:
+            place = {category: number for number, category in enumerate(column.categories)}
+            cells = table.column(column.name)
+            code = torch.tensor([place.get(cell, -1) for cell in cells])
+            parts.append((code[:, None] == torch.arange(column.width)).double())
+        else:
+            values = torch.tensor(table.numbers(column.name), dtype=torch.float64)
+            parts.append(((values - column.mean) / column.std)[:, None])
+    return torch.cat(parts, 1).to(dtype)
+
+
+def table_data(
+    context: DataContext,
+    table: Table,
+    names: tuple[str, ...],
+    targets: Tensor,
+    *,
+    class_names: tuple[str, ...],
+    standardise_target: bool,
+    validation: float,
+    test: float,
+) -> Data:
+    """Cuts the rows, and encodes all of them by what the training rows say.
+
+    Args:
+        context: As a source gets it.
+        table: The rows.
+        names: The columns to predict from.
+        targets: (rows,) int64 classes, or (rows, 1) float64 values.
+        class_names: Empty for values.
+        standardise_target: For values.
+        validation: See `HeldOut`.
+        test: See `HeldOut`.
+    """
+    seen, tested = hold_out(targets, test, TEST_SEED, name="test")
+    kept, held = hold_out(targets[seen], validation, context.seed, name="validation")
+    train, held = seen[kept], seen[held]
+    columns = tuple(fit_column(name, table.column(name), train.tolist()) for name in names)
+    target = Column("target")
+    content = hashlib.sha256(repr([table.column(name) for name in names]).encode())
+    content.update(repr(targets.tolist()).encode())
+    if not class_names:
+        if standardise_target:
+            target = fit_numbers("target", targets[train].flatten())
+        targets = ((targets - target.mean) / target.std).to(context.dtype)
+    inputs = encode(columns, table, context.dtype)
+    spec = DataSpec(
+        input_shape=(inputs.shape[1],),
+        num_outputs=len(class_names) or 1,
+        inputs=TableInputs(columns),
+        class_names=class_names,
+        class_counts=class_counts(targets[train], len(class_names)) if class_names else (),
+        target_mean=target.mean,
+        target_std=target.std,
+    )
+    parts = {
+        name: (inputs[index], targets[index])
+        for name, index in {"train": train, "validation": held, "test": tested}.items()
+    }
+    source = str(table.path)
+    return resident_data(context, spec, parts, source=source, fingerprint=content.hexdigest())

@@ -1,0 +1,112 @@
+"""Your own table, from a CSV file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from dltrain.data.columns import table_data
+from dltrain.data.splits import HeldOut
+from dltrain.data.table import Table, number, read_table
+from dltrain.errors import DataError
+from dltrain.registry import DATA
+from dltrain.spec import Data, DataContext
+
+MAX_AUTO_CLASSES = 20
+"""Whole numbers of more values than this are no classes, unless `target_kind` says so."""
+
+
+@DATA.register("csv")
+def csv_table(
+    context: DataContext,
+    /,
+    *,
+    path: str,
+    target: str,
+    features: tuple[str, ...] | None = None,
+    target_kind: Literal["auto", "class", "value"] = "auto",
+    standardise_target: bool = False,
+    delimiter: Annotated[str, Field(min_length=1, max_length=1)] = ",",
+    validation: HeldOut = 0.1,
+    test: HeldOut = 0.1,
+) -> Data:
+    """Your own table: a CSV file with a header, each row a sample.
+
+    Columns of numbers are standardised by the training rows; columns with any cell that is no
+    number are categories, each of which becomes a feature of 0 or 1. Empty cells are refused.
+
+    Args:
+        path: The file, from the working directory or else from the common data folder.
+        target: The column to predict.
+        features: The columns to predict from; all others if not given.
+        target_kind: Whether the target is a class or a value; auto takes it for a class where it
+            has a cell that is no number, or whole numbers of at most 20 values.
+        standardise_target: Train on values with mean 0 and standard deviation 1; predictions are
+            converted back.
+        delimiter: The character between cells.
+        validation: Training rows to validate on: a number, or a fraction.
+        test: Rows to test on: a number, or a fraction.
+    """
+    file = Path(path).expanduser()
+    if not file.exists() and (context.root / file).exists():
+        file = context.root / file
+    table = read_table(file, delimiter)
+    cells = table.column(target)
+    names = features if features is not None else tuple(n for n in table.columns if n != target)
+    if not names or target in names or len(set(names)) != len(names):
+        raise DataError(f"data.features: {', '.join(names) or 'none'}; give columns but {target!r}")
+    for name in names:
+        _warn_of_mixture(context, table, name)
+    if target_kind == "class" or (target_kind == "auto" and _looks_like_classes(cells)):
+        targets, class_names = _classes(cells)
+        if len(class_names) < 2:
+            raise DataError(f"{file}: {target!r} is {cells[0]!r} in every row")
+        if standardise_target:
+            raise DataError(f"data.standardise_target: {target!r} has classes, not values")
+    else:
+        targets = torch.tensor(table.numbers(target), dtype=torch.float64)[:, None]
+        class_names = ()
+    return table_data(
+        context,
+        table,
+        names,
+        targets,
+        class_names=class_names,
+        standardise_target=standardise_target,
+        validation=validation,
+        test=test,
+    )
+
+
+def _looks_like_classes(cells: list[str]) -> bool:
+    values = {number(cell) for cell in cells}
+    if None in values:
+        return True
+    return len(values) <= MAX_AUTO_CLASSES and all(v is not None and v.is_integer() for v in values)
+
+
+def _classes(cells: list[str]) -> tuple[Tensor, tuple[str, ...]]:
+    """Class numbers and names, in the order of the numbers if all names are numbers."""
+    values = [number(cell) for cell in cells]
+    if None not in values:
+        cells = [f"{value:g}" for value in values]  # 1 and 1.0 are one class
+        class_names = sorted(set(cells), key=float)
+    else:
+        class_names = sorted(set(cells))
+    place = {name: number for number, name in enumerate(class_names)}
+    return torch.tensor([place[cell] for cell in cells]), tuple(class_names)
+
+
+def _warn_of_mixture(context: DataContext, table: Table, name: str) -> None:
+    """Says which cell makes a column that has numbers one of categories: it may be a slip."""
+    values = [number(cell) for cell in table.column(name)]
+    if None in values and any(value is not None for value in values):
+        row = values.index(None)
+        context.say(
+            f"{table.path}:{table.lines[row]}: {name!r} is {table.column(name)[row]!r}, no number: "
+            "the whole column is taken for categories"
+        )

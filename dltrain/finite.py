@@ -1,0 +1,75 @@
+"""What happens when a loss or a gradient is not finite."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from dltrain.errors import RunError
+from dltrain.state import TrainerState
+
+
+class FiniteGuard:
+    """Asks at each step whether the loss is finite, where asking does not make the loop wait.
+
+    On a CPU the answer is there at once, and a bad step is never taken. On a GPU with
+    `on_nonfinite: stop` the first bad step is remembered on the device, and `check` reads it.
+
+    Args:
+        device: Where the loss is.
+        on_nonfinite: Stop the run, or skip the step.
+        max_skipped: How many skipped steps in a row to bear.
+        describe: Says which checkpoint is left, for the error.
+    """
+
+    def __init__(
+        self,
+        device: torch.device,
+        on_nonfinite: Literal["stop", "skip"],
+        max_skipped: int,
+        describe: Callable[[], str],
+    ) -> None:
+        self.max_skipped = max_skipped if on_nonfinite == "skip" else 0
+        self.describe = describe
+        self.asks_each_step = device.type == "cpu" or on_nonfinite == "skip"
+        self._first_bad_step = torch.zeros((), dtype=torch.int64, device=device)
+
+    def allows(self, state: TrainerState, value: Tensor) -> bool:
+        """Whether to take the step after `state.step`; False where it is to be skipped.
+
+        Raises:
+            RunError: The value is not finite, and the run is to stop.
+        """
+        step = state.step + 1
+        if not self.asks_each_step:
+            bad = ~torch.isfinite(value) & (self._first_bad_step == 0)
+            self._first_bad_step = torch.where(bad, step, self._first_bad_step)
+            return True
+        if math.isfinite(value):
+            state.skipped_in_a_row = 0
+            return True
+        state.skipped += 1
+        state.skipped_in_a_row += 1
+        if state.skipped_in_a_row > self.max_skipped:
+            raise self._error(step)
+        return False
+
+    def check(self) -> None:
+        """Waits for the device.
+
+        Raises:
+            RunError: A step since the last time was bad.
+        """
+        if not self.asks_each_step and (step := int(self._first_bad_step)):
+            raise self._error(step)
+
+    def _error(self, step: int) -> RunError:
+        return RunError(
+            f"step {step}: the loss or its gradient is not finite; likely causes: a learning rate "
+            f"that is too high, inputs or targets that are not finite, or half precision; try a "
+            f"smaller optimizer.lr or train.clip_norm=1.0 ({self.describe()})"
+        )

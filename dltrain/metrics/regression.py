@@ -1,0 +1,105 @@
+"""How close predicted values are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+from dltrain.errors import UsageError
+from dltrain.metrics.ratio import NAN, ratio
+from dltrain.registry import METRICS
+from dltrain.spec import DataSpec, Metric
+
+
+class _MeanError:
+    """The mean over samples and values of a function of prediction and target."""
+
+    def __init__(
+        self, spec: DataSpec, name: str, error: Callable[[Tensor, Tensor], Tensor]
+    ) -> None:
+        _require_values(spec, name)
+        self.name = name
+        self.error = error
+        self.scalars: Mapping[str, bool] = {name: False}
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets every sample."""
+        self._sum: Tensor | None = None
+        self._num_values = 0
+
+    def update(self, predictions: Tensor, targets: Tensor) -> None:
+        """Adds a batch: both (batch, values)."""
+        total = self.error(_widest(predictions), _widest(targets)).sum()
+        self._sum = total if self._sum is None else self._sum + total
+        self._num_values += targets.numel()
+
+    def compute(self) -> dict[str, float]:
+        """The mean error; NaN without samples."""
+        total = 0.0 if self._sum is None else float(self._sum)
+        return {self.name: ratio(total, self._num_values)}
+
+
+@METRICS.register
+def mse(spec: DataSpec, /) -> Metric:
+    """Mean squared error, in the square of the data's own units."""
+    return _MeanError(spec, "mse", lambda p, t: (p - t).square())
+
+
+@METRICS.register
+def mae(spec: DataSpec, /) -> Metric:
+    """Mean absolute error, in the data's own units."""
+    return _MeanError(spec, "mae", lambda p, t: (p - t).abs())
+
+
+@METRICS.register("r2")
+class R2:
+    """Coefficient of determination, the mean over values: 1 is perfect, 0 as good as the mean."""
+
+    scalars: Mapping[str, bool] = {"r2": True}
+
+    def __init__(self, spec: DataSpec, /) -> None:
+        """Raises UsageError where the data has classes."""
+        _require_values(spec, "r2")
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets every sample."""
+        self._origin: Tensor | None = None
+        self._sums: Tensor | None = None
+        self._num_samples = 0
+
+    def update(self, predictions: Tensor, targets: Tensor) -> None:
+        """Adds a batch: both (batch, values)."""
+        predictions, targets = _widest(predictions), _widest(targets)
+        # Variance as a difference of sums loses its digits far from zero: measure from a target.
+        if self._origin is None:
+            self._origin = targets[0].clone()
+        offsets = targets - self._origin
+        terms = (predictions - targets).square(), offsets, offsets.square()
+        sums = torch.stack([term.sum(dim=0) for term in terms])
+        self._sums = sums if self._sums is None else self._sums + sums
+        self._num_samples += len(targets)
+
+    def compute(self) -> dict[str, float]:
+        """The coefficient; NaN where the targets do not vary."""
+        if self._sums is None:
+            return {"r2": NAN}
+        residual, offsets, squares = self._sums.cpu().double()
+        total = squares - offsets.square() / self._num_samples
+        return {"r2": float((1 - residual / total).mean()) if (total > 0).all() else NAN}
+
+
+def _require_values(spec: DataSpec, name: str) -> None:
+    if spec.num_classes > 0:
+        raise UsageError(
+            f"metric {name!r} is for values, and this data has {spec.num_classes} classes: "
+            "use 'accuracy' or 'f1', say"
+        )
+
+
+def _widest(values: Tensor) -> Tensor:
+    """The widest floating type of the device, for long sums; Apple's GPUs have no float64."""
+    return values.to(torch.float32 if values.device.type == "mps" else torch.float64)

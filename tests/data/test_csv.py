@@ -1,0 +1,210 @@
+"""Tables: standardised by the training rows alone, and strict."""
+
+import pytest
+import torch
+from samples import gather
+
+from dltrain.errors import DataError
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write_text(text, name="t.csv"):
+        path = tmp_path / name
+        path.write_text(text, encoding="utf-8")
+        return str(path)
+
+    return write_text
+
+
+def rows(num=40, seed=0):
+    """Text of a table: two columns of numbers, one of colours, a class and a value."""
+    random = torch.Generator().manual_seed(seed)
+    numbers = torch.randn(num, 2, generator=random) * torch.tensor([3.0, 0.1]) + 7
+    lines = ["width,height,colour,kind,price"]
+    for number, (width, height) in enumerate(numbers.tolist()):
+        colour = ("red", "green", "blue")[number % 3]
+        kind = "ab"[number % 2]
+        lines.append(f"{width:.6f},{height:.6f},{colour},{kind},{10 * width + number:.6f}")
+    return "\n".join(lines) + "\n"
+
+
+def test_standardised_as_scikit_learn_does(build, write):
+    preprocessing = pytest.importorskip("sklearn.preprocessing")
+    raw = torch.randn(40, 2, dtype=torch.float64) * torch.tensor([3.0, 0.1]) + 7
+    lines = [f"{x!r},{y!r},{row}" for row, (x, y) in enumerate(raw.tolist())]
+    path = write("\n".join(["x,y,row", *lines]))
+    data = build("csv", path=path, target="row", validation=8)
+    assert (len(data.train), len(data.validation), len(data.test)) == (28, 8, 4)
+    train = gather(data.train)[1].flatten().long()  # the target says which row it is
+    scaler = preprocessing.StandardScaler().fit(raw[train].numpy())
+    for split in (data.train, data.validation, data.test):
+        inputs, row, _ = gather(split)
+        expected = torch.from_numpy(scaler.transform(raw[row.flatten().long()].numpy()))
+        assert torch.allclose(inputs.double(), expected, atol=1e-6)
+
+
+def test_categories_are_one_hot(build, write):
+    data = build("csv", path=write(rows()), target="kind", validation=0, test=0)
+    names = [column.name for column in data.spec.inputs.columns]
+    assert names == ["width", "height", "colour", "price"]
+    assert data.spec.inputs.columns[2].categories == ("blue", "green", "red")
+    assert data.spec.input_shape == (6,)
+    colours = gather(data.train)[0][:, 2:5]
+    expected = [[0, 0, 1], [0, 1, 0], [1, 0, 0]]
+    assert colours.tolist() == [expected[number % 3] for number in range(40)]
+    assert data.spec.class_names == ("a", "b")
+    assert gather(data.train)[1].tolist() == [0, 1] * 20
+
+
+def test_categories_are_those_of_the_training_rows(build, write):
+    # every row has a category of its own: those of the other rows become all zeros
+    data = build(
+        "csv", path=write("x,y\n" + "".join(f"c{n},{n / 2}\n" for n in range(40))), target="y"
+    )
+    assert data.spec.input_shape == (len(data.train),) == (32,)
+    assert gather(data.train)[0].sum(1).tolist() == [1.0] * 32
+    assert gather(data.validation)[0].abs().sum() == 0
+    assert gather(data.test)[0].abs().sum() == 0
+
+
+def test_values(build, write):
+    path = write(rows())
+    data = build("csv", path=path, target="price", validation=0, test=0)
+    targets = gather(data.train)[1]
+    assert data.spec.class_names == ()
+    assert data.spec.num_outputs == 1
+    assert (data.spec.target_mean, data.spec.target_std) == (0.0, 1.0)
+    written = [float(line.split(",")[-1]) for line in rows().splitlines()[1:]]
+    assert torch.allclose(targets, torch.tensor(written)[:, None])
+
+
+def test_values_can_be_standardised(build, write):
+    data = build("csv", path=write(rows()), target="price", standardise_target=True)
+    targets = gather(data.train)[1]
+    assert targets.mean().item() == pytest.approx(0, abs=1e-5)
+    assert targets.std(correction=0).item() == pytest.approx(1, abs=1e-5)
+    plain = build("csv", path=write(rows()), target="price")
+    expected = gather(plain.test)[1]
+    undone = gather(data.test)[1] * data.spec.target_std + data.spec.target_mean
+    assert torch.allclose(undone, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("cells", "names"),
+    [
+        (["3", "10", "3.0"], ("3", "10")),
+        (["no", "yes"], ("no", "yes")),
+        (["1", "x"], ("1", "x")),
+        (["0.5", "1"], ()),
+        ([str(n) for n in range(21)], ()),
+    ],
+)
+def test_classes_or_values(build, write, cells, names):
+    text = "x,y\n" + "".join(f"{n},{cells[n % len(cells)]}\n" for n in range(42))
+    assert (
+        build("csv", path=write(text), target="y", test=0, validation=0).spec.class_names == names
+    )
+
+
+def test_the_kind_of_target_can_be_said(build, write):
+    path = write("x,y\n" + "".join(f"{n},{n % 2}\n" for n in range(40)))
+    assert build("csv", path=path, target="y").spec.class_names == ("0", "1")
+    data = build("csv", path=path, target="y", target_kind="value")
+    assert data.spec.class_names == ()
+    assert gather(data.train)[1].unique().tolist() == [0.0, 1.0]
+
+
+def test_a_constant_column_is_only_centred(build, write):
+    text = "x,c,y\n" + "".join(f"{n},0.1,{n % 2}\n" for n in range(40))
+    data = build("csv", path=write(text), target="y")
+    assert gather(data.train)[0][:, 1].tolist() == [0.0] * len(data.train)
+
+
+def test_the_test_rows_do_not_move_with_the_seed(build, write):
+    path = write(rows())
+    options = {"path": path, "target": "price", "features": ("colour",), "test": 10}
+    first, second = (build("csv", seed=seed, **options) for seed in (0, 1))
+    assert torch.equal(gather(first.test)[1], gather(second.test)[1])
+    assert not torch.equal(gather(first.train)[1], gather(second.train)[1])
+    assert first.fingerprint == second.fingerprint
+
+
+def test_other_delimiters_and_marks(build, write):
+    text = "\ufeffx;y\n" + "".join(f' {n};"a;b"\n\n{n};c\n' for n in range(20))
+    data = build("csv", path=write(text), target="y", delimiter=";")
+    assert data.spec.class_names == ("a;b", "c")
+
+
+def test_the_file_may_be_in_the_data_folder(build, write, tmp_path):
+    write(rows(), "mine.csv")
+    data = build("csv", path="mine.csv", target="kind")
+    assert data.source == str(tmp_path / "mine.csv")
+
+
+def test_a_slip_in_a_column_of_numbers_is_said(build, write):
+    text = "x,y\n" + "".join(f"{n},{n % 2}\n" for n in range(40)).replace("17,1", "1o7,1")
+    build("csv", path=write(text), target="y")
+    assert any("t.csv:19: 'x' is '1o7'" in line for line in build.said)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("x,y\n1,2\n1\n", r"t\.csv:3: 1 cells, the header has 2"),
+        ("x,y\n1,2\n1,2,3\n", r"t\.csv:3: 3 cells"),
+        ("x,y\n1,2\n,3\n", r"t\.csv:3: 'x' is empty"),
+        ("x,y\n1,2\nNaN,3\n", r"t\.csv:3: 'x' is NaN"),
+        ("x,y\n1,2\n1,inf\n", r"t\.csv:3: 'y' is inf"),
+        ("x,y\n1,2\n?,3\n", r"t\.csv:3: 'x' is \?"),
+        ("x,x\n1,2\n", r"t\.csv:1: column names"),
+        ("x,\n1,2\n", r"t\.csv:1: column names"),
+        ("", r"t\.csv:1: column names"),
+        ("x,y\n", r"t\.csv: has no rows"),
+        ('x,y\n1,"2\n', r"t\.csv: not a CSV file"),
+        ("x,z\n1,2\n", r"t\.csv: has no column 'y'; it has x, z"),
+        ("y\n1\n", r"data\.features: none"),
+        ("x,y\n1,a\n2,a\n", r"t\.csv: 'y' is 'a' in every row"),
+    ],
+)
+def test_mistakes_are_named(build, write, text, words):
+    with pytest.raises(DataError, match=words):
+        build("csv", path=write(text), target="y", test=0, validation=0)
+
+
+def test_wrong_options_are_named(build, write, tmp_path):
+    path = write(rows())
+    with pytest.raises(DataError, match="has no column 'depth'"):
+        build("csv", path=path, target="kind", features=("width", "depth"))
+    with pytest.raises(DataError, match=r"data\.features: width, kind"):
+        build("csv", path=path, target="kind", features=("width", "kind"))
+    with pytest.raises(DataError, match=r"t\.csv:2: 'kind' is 'a'; a number is wanted"):
+        build("csv", path=path, target="kind", target_kind="value")
+    with pytest.raises(DataError, match=r"data\.standardise_target"):
+        build("csv", path=path, target="kind", standardise_target=True)
+    with pytest.raises(DataError, match=r"no\.csv: can't be read"):
+        build("csv", path=str(tmp_path / "no.csv"), target="kind")
+    (tmp_path / "latin.csv").write_bytes("x,y\nä,1\n".encode("latin-1"))
+    with pytest.raises(DataError, match=r"latin\.csv: not a CSV file in UTF-8"):
+        build("csv", path=str(tmp_path / "latin.csv"), target="y")
+
+
+def test_breast_cancer_is_scikit_learns(build):
+    datasets = pytest.importorskip("sklearn.datasets")
+    preprocessing = pytest.importorskip("sklearn.preprocessing")
+    theirs = datasets.load_breast_cancer()
+    data = build("breast_cancer", test=0)
+    assert data.spec.class_names == tuple(theirs.target_names)
+    assert [c.name for c in data.spec.inputs.columns] == list(theirs.feature_names)
+    inputs, targets, _ = gather(data.train, 100)
+    expected = preprocessing.StandardScaler().fit_transform(theirs.data)
+    assert torch.allclose(inputs.double(), torch.from_numpy(expected), atol=1e-5)
+    assert targets.tolist() == theirs.target.tolist()
+    assert data.spec.class_counts == (212, 357)
+
+
+def test_breast_cancer_splits(build):
+    data = build("breast_cancer", validation=0.2)
+    assert len(data.train) + len(data.validation) + len(data.test) == 569
+    assert torch.bincount(gather(data.test)[1]).tolist() == [42, 72]  # 114 of 212 : 357
+    assert gather(data.train)[0].mean(0).abs().max() < 1e-5

@@ -1,0 +1,265 @@
+"""Downloads from a server on this machine that misbehaves in every way it can."""
+
+import gzip
+import hashlib
+import io
+import tarfile
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from dltrain.data.download import UnreachableError, extract, fetch
+from dltrain.errors import DataError
+
+CONTENT = bytes(range(256)) * 4000  # about 1 MB
+DIGEST = f"sha256:{hashlib.sha256(CONTENT).hexdigest()}"
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Serves `server.content`, and does wrong what the server says."""
+
+    def do_GET(self):
+        server = self.server
+        asked = self.headers.get("Range")
+        server.requests.append((self.path, asked))
+        if self.path == "/missing":
+            return self.send_error(404)
+        if self.path == "/redirect":
+            self.send_response(302)
+            self.send_header("Location", server.redirect)
+            self.end_headers()
+            return None
+        start = 0
+        same = self.headers.get("If-Range") == server.etag or server.ignores_if_range
+        if asked and server.ranges and same:
+            start = int(asked.removeprefix("bytes=").removesuffix("-"))
+            if start >= len(server.content):
+                return self.send_error(416)
+        body = server.content[start:]
+        self.send_response(206 if start else 200)
+        self.send_header("ETag", server.etag)
+        self.send_header("Content-Length", str(len(body)))
+        if start:
+            end = len(server.content) - 1
+            self.send_header("Content-Range", f"bytes {start}-{end}/{len(server.content)}")
+        self.end_headers()
+        if server.cuts:
+            body = body[: server.cuts.pop(0)]
+            self.close_connection = True
+        self.wfile.write(body)
+        return None
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def server():
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        server.url = f"http://127.0.0.1:{server.server_port}"
+        server.content, server.etag, server.redirect = CONTENT, '"v1"', ""
+        server.ranges, server.ignores_if_range = True, False
+        server.cuts, server.requests = [], []
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def place(tmp_path):
+    return tmp_path / "folder" / "file.bin"
+
+
+def leftovers(place):
+    return {path.name for path in place.parent.iterdir()} - {place.name, ".download.lock"}
+
+
+def test_downloads_once(server, place):
+    assert fetch([server.url], place, DIGEST) == place
+    assert place.read_bytes() == CONTENT
+    assert not leftovers(place)
+    fetch([server.url], place, DIGEST)
+    assert len(server.requests) == 1
+
+
+def test_a_cut_connection_is_resumed(server, place):
+    server.cuts = [300_000, 400_000]
+    fetch([server.url], place, DIGEST)
+    assert place.read_bytes() == CONTENT
+    assert [asked for _, asked in server.requests] == [None, "bytes=300000-", "bytes=700000-"]
+
+
+def test_a_later_call_resumes(server, place):
+    server.cuts = [100_000, 100_000, 100_000]
+    with pytest.raises(UnreachableError, match="broke after 300000 of 1024000 bytes"):
+        fetch([server.url], place, DIGEST)
+    assert not place.exists()
+    fetch([server.url], place, DIGEST)
+    assert place.read_bytes() == CONTENT
+    assert server.requests[-1][1] == "bytes=300000-"
+
+
+def test_a_server_without_ranges_is_asked_for_all(server, place):
+    server.cuts, server.ranges = [300_000], False
+    fetch([server.url], place, DIGEST)
+    assert place.read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("ignores_if_range", [False, True])
+def test_a_changed_file_is_not_patched_together(server, place, ignores_if_range):
+    server.content = CONTENT[::-1]
+    server.cuts = [300_000, 0, 0]
+    with pytest.raises(UnreachableError):
+        fetch([server.url], place, DIGEST)
+    server.content, server.etag = CONTENT, '"v2"'
+    server.ignores_if_range = ignores_if_range
+    fetch([server.url], place, DIGEST)
+    assert place.read_bytes() == CONTENT
+
+
+def test_another_mirror_starts_afresh(server, place):
+    server.content, server.cuts = CONTENT[::-1], [300_000, 0, 0]
+    with pytest.raises(UnreachableError):
+        fetch([f"{server.url}/one"], place, DIGEST)
+    server.content = CONTENT  # another address, another file, by chance with the same ETag
+    fetch([f"{server.url}/two"], place, DIGEST)
+    assert server.requests[-1] == ("/two", None)
+
+
+def test_without_a_strong_etag_it_starts_afresh(server, place):
+    server.etag, server.cuts = 'W/"v1"', [300_000]
+    fetch([server.url], place, DIGEST)
+    assert [asked for _, asked in server.requests] == [None, None]
+
+
+def test_a_part_longer_than_the_file_is_dropped(server, place):
+    server.content, server.cuts = CONTENT * 2, [1_500_000, 0, 0]
+    with pytest.raises(UnreachableError):
+        fetch([server.url], place, DIGEST)
+    server.content = CONTENT
+    fetch([server.url], place, DIGEST)
+    assert place.read_bytes() == CONTENT
+
+
+def test_a_wrong_file_is_not_kept(server, place):
+    server.content = b"something else"
+    with pytest.raises(DataError, match=DIGEST) as error:
+        fetch([server.url], place, DIGEST)
+    assert not isinstance(error.value, UnreachableError)
+    assert not place.exists()
+    assert not leftovers(place)
+
+
+def test_digest_of_what_is_packed(server, place):
+    server.content = gzip.compress(CONTENT)
+    fetch([server.url], place, DIGEST, unpacked=True)
+    assert gzip.decompress(place.read_bytes()) == CONTENT
+
+
+def test_a_damaged_packed_file_is_not_kept(server, place):
+    server.content = gzip.compress(CONTENT)[:-20]
+    with pytest.raises(DataError, match="damaged gzip stream"):
+        fetch([server.url], place, DIGEST, unpacked=True)
+    assert not leftovers(place)
+
+
+def test_md5_is_understood(server, place):
+    fetch([server.url], place, f"md5:{hashlib.md5(CONTENT).hexdigest()}")
+    assert place.read_bytes() == CONTENT
+
+
+def test_the_next_mirror_is_tried(server, place):
+    fetch([f"{server.url}/missing", "http://127.0.0.1:9/", f"{server.url}/file"], place, DIGEST)
+    assert place.read_bytes() == CONTENT
+
+
+def test_redirects_are_followed(server, place):
+    server.redirect = f"{server.url}/file"
+    fetch([f"{server.url}/redirect"], place, DIGEST)
+    assert place.read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("scheme", ["file", "ftp"])
+def test_redirects_out_of_the_web_are_refused(server, place, tmp_path, scheme):
+    secret = tmp_path / "secret"
+    secret.write_bytes(CONTENT)
+    server.redirect = f"{scheme}://127.0.0.1{secret}"
+    with pytest.raises(UnreachableError, match=f"{scheme}://"):
+        fetch([f"{server.url}/redirect"], place, DIGEST)
+    assert not place.exists()
+
+
+def test_a_local_address_is_refused(place, tmp_path):
+    secret = tmp_path / "secret"
+    secret.write_bytes(CONTENT)
+    with pytest.raises(UnreachableError, match="only http and https"):
+        fetch([secret.as_uri()], place, DIGEST)
+
+
+def test_every_failure_is_named(server, place):
+    with pytest.raises(UnreachableError) as error:
+        fetch([f"{server.url}/missing", "http://127.0.0.1:9/"], place, DIGEST)
+    assert "404" in str(error.value)
+    assert "refused" in str(error.value)
+    assert str(place) in str(error.value)
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "folder").write_text("a file in the way")
+    with pytest.raises(DataError, match="can't be written"):
+        fetch(["http://127.0.0.1:9/"], tmp_path / "folder" / "file", DIGEST)
+
+
+def test_several_at_once_download_once(server, place):
+    with ThreadPoolExecutor(4) as pool:
+        for done in [pool.submit(fetch, [server.url], place, DIGEST) for _ in range(4)]:
+            done.result()
+    assert place.read_bytes() == CONTENT
+    assert len(server.requests) == 1
+
+
+def archive(path, *members):
+    with tarfile.open(path, "w:gz") as tar:
+        for name, content in members:
+            info = tarfile.TarInfo(name)
+            if isinstance(content, bytes):
+                info.size = len(content)
+                tar.addfile(info, io.BytesIO(content))
+            else:
+                info.type, info.linkname = tarfile.SYMTYPE, str(content)
+                tar.addfile(info)
+    return path
+
+
+def test_only_named_members_are_taken(tmp_path):
+    packed = archive(
+        tmp_path / "a.tar.gz", ("../evil", b"x"), ("/tmp/evil", b"x"), ("d/a", b"abc"), ("d/b", b"")
+    )
+    extract(packed, {"d/a": 3}, tmp_path / "out")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["a"]
+    assert (tmp_path / "out" / "a").read_bytes() == b"abc"
+    assert not (tmp_path / "evil").exists()
+
+
+@pytest.mark.parametrize("content", [b"abcd", "/etc/passwd"], ids=["other size", "link"])
+def test_members_that_are_not_the_file_are_refused(tmp_path, content):
+    packed = archive(tmp_path / "a.tar.gz", ("d/a", content))
+    with pytest.raises(DataError, match="d/a is not the file"):
+        extract(packed, {"d/a": 3}, tmp_path / "out")
+    assert not (tmp_path / "out" / "a").exists()
+
+
+def test_a_missing_member_is_named(tmp_path):
+    with pytest.raises(DataError, match=r"a\.tar\.gz: there is no d/a in it"):
+        extract(archive(tmp_path / "a.tar.gz", ("d/b", b"")), {"d/a": 3}, tmp_path / "out")
+
+
+def test_a_damaged_archive_is_named(tmp_path):
+    packed = archive(tmp_path / "a.tar.gz", ("d/a", bytes(100_000)))
+    packed.write_bytes(packed.read_bytes()[:60])
+    with pytest.raises(DataError, match=r"a\.tar\.gz"):
+        extract(packed, {"d/a": 100_000}, tmp_path / "out")

@@ -1,0 +1,155 @@
+"""Folders of pictures: layouts, workers, and what is wrong with them."""
+
+import multiprocessing
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from samples import gather
+
+from dltrain.data.augment import Augment
+from dltrain.data.decode import decode_image
+from dltrain.errors import DataError
+
+
+def save(path, seed, size=(12, 9)):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """20 pictures in two classes."""
+    for number in range(20):
+        save(tmp_path / "pictures" / ("cat" if number % 2 else "ant") / f"{number:02}.png", number)
+    return tmp_path / "pictures"
+
+
+def make(build, folder, **options):
+    return build("image_folder", **({"root": str(folder), "size": 8, "workers": 0} | options))
+
+
+def test_a_folder_for_each_class(build, folder):
+    data = make(build, folder, validation=0.25, test=4)
+    assert (len(data.train), len(data.validation), len(data.test)) == (12, 4, 4)
+    assert data.spec.class_names == ("ant", "cat")
+    assert data.spec.class_counts == (6, 6)
+    assert data.spec.input_shape == (3, 8, 8)
+    inputs, targets, index = gather(data.train, 5)
+    assert inputs.shape == (12, 3, 8, 8)
+    assert torch.bincount(targets).tolist() == [6, 6]
+    assert index.tolist() == list(range(12))
+
+
+def test_a_folder_for_each_split(build, folder, tmp_path):
+    for split in ("train", "val"):
+        (tmp_path / "all").mkdir(exist_ok=True)
+        for path in folder.rglob("*.png"):
+            save(tmp_path / "all" / split / path.parent.name / path.name, int(path.stem))
+    data = make(build, tmp_path / "all", validation=0.5, test=0)
+    assert (len(data.train), len(data.validation), data.test) == (20, 20, None)
+    assert torch.equal(gather(data.train)[0], gather(data.validation)[0])
+    data = make(build, tmp_path / "all", test=4)
+    assert (len(data.train), len(data.validation), len(data.test)) == (16, 20, 4)
+
+
+def test_a_class_may_be_called_train(build, folder, tmp_path):
+    (folder / "cat").rename(folder / "train")
+    assert make(build, folder).spec.class_names == ("ant", "train")
+
+
+@pytest.mark.parametrize("augment", [None, Augment(crop=1, flip=True, rotate=10)])
+def test_workers_change_nothing(build, folder, augment):
+    plain, forked = (make(build, folder, workers=n, augment=augment) for n in (0, 2))
+    for position in ({}, {"epoch": 0}, {"epoch": 1, "offset": 2}):
+        state = torch.get_rng_state()
+        expected = gather(plain.train, 3, **position)
+        for ours, theirs in zip(expected, gather(forked.train, 3, **position), strict=True):
+            assert torch.equal(ours, theirs)
+        assert torch.equal(torch.get_rng_state(), state)  # the run's generator is left alone
+    assert not multiprocessing.active_children()
+
+
+def test_offset_is_skipping(build, folder):
+    train = make(build, folder, augment=Augment(crop=1)).train
+    whole = list(train.batches(3, epoch=4))
+    for offset in (0, 1, 5, 6, 9):
+        rest = list(train.batches(3, epoch=4, offset=offset))
+        assert len(rest) == max(0, 6 - offset)
+        for ours, theirs in zip(rest, whole[offset:], strict=True):
+            assert torch.equal(ours.inputs, theirs.inputs)
+            assert torch.equal(ours.targets, theirs.targets)
+            assert torch.equal(ours.index, theirs.index)
+
+
+def test_workers_end_with_an_abandoned_iteration(build, folder):
+    batches = make(build, folder, workers=2).train.batches(2, epoch=0)
+    next(batches)
+    assert len(multiprocessing.active_children()) == 2
+    batches.close()
+    assert not multiprocessing.active_children()
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_damaged_picture_is_named(build, folder, workers):
+    path = folder / "cat" / "07.png"
+    path.write_bytes(path.read_bytes()[:200])
+    data = make(build, folder, workers=workers, validation=0, test=0)
+    with pytest.raises(DataError) as error:
+        list(data.train.batches(4, epoch=0))
+    assert str(error.value).startswith(f"{path}: not a picture")
+    assert not multiprocessing.active_children()
+
+
+def test_readers_can_be_sent_to_any_worker(build, folder):
+    read = make(build, folder).train.read
+    assert torch.equal(pickle.loads(pickle.dumps(read))([0, 1]), read([0, 1]))
+
+
+def test_normalised_by_imagenet_or_as_asked(build, folder):
+    path = sorted((folder / "ant").iterdir())[0]
+    pixels = decode_image(path, (3, 8, 8)) / 255
+    given = make(build, folder, validation=0, test=0).train
+    own = make(build, folder, validation=0, test=0, mean=(0.1, 0.2, 0.3), std=(1.0, 2.0, 4.0)).train
+    mean, std = torch.tensor([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]])[..., None, None]
+    assert torch.allclose(gather(given)[0][0], (pixels - mean) / std, atol=1e-5)
+    mean, std = torch.tensor([[0.1, 0.2, 0.3], [1.0, 2.0, 4.0]])[..., None, None]
+    assert torch.allclose(gather(own)[0][0], (pixels - mean) / std, atol=1e-5)
+
+
+def test_grey(build, folder):
+    data = make(build, folder, channels=1)
+    assert data.spec.input_shape == (1, 8, 8)
+    assert gather(data.train)[0].shape == (16, 1, 8, 8)
+
+
+def test_the_fingerprint_follows_the_files(build, folder):
+    first = make(build, folder).fingerprint
+    assert make(build, folder, seed=3).fingerprint == first
+    (folder / "cat" / "07.png").rename(folder / "cat" / "08.png")
+    assert make(build, folder).fingerprint != first
+
+
+def test_mistakes_are_named(build, folder, tmp_path):
+    (folder / ".cache").mkdir()
+    (folder / "notes.txt").write_text("not a class")
+    assert make(build, folder).spec.num_classes == 2
+    with pytest.raises(DataError, match=r"data\.mean: 3 values for 1 channels"):
+        make(build, folder, channels=1, mean=(0.1, 0.2, 0.3))
+    with pytest.raises(DataError, match="nowhere: can't be read"):
+        make(build, tmp_path / "nowhere")
+    with pytest.raises(DataError, match="ant: has 0 folders"):
+        make(build, folder / "ant")
+    (folder / "bee").mkdir()
+    with pytest.raises(DataError, match="bee: has no picture"):
+        make(build, folder)
+
+
+def test_a_class_that_training_lacks_is_named(build, tmp_path):
+    for split, name in (("train", "a"), ("train", "b"), ("val", "a"), ("val", "c")):
+        save(tmp_path / "x" / split / name / "0.png", 0)
+    with pytest.raises(DataError, match="c: the training pictures have no such class"):
+        make(build, tmp_path / "x")
