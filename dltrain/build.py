@@ -22,7 +22,7 @@ from dltrain.device import (
     resolve_numerics,
     seed_everything,
 )
-from dltrain.errors import UsageError
+from dltrain.errors import OptionError, UsageError
 from dltrain.recording import Recorder
 from dltrain.spec import Data, DataContext, DataSpec, Task
 from dltrain.trainer import Trainer
@@ -42,14 +42,11 @@ def build_machine(experiment: Experiment) -> Machine:
     Raises:
         ConfigError: This machine lacks it, or can't compute in that precision.
     """
-    try:
-        device = resolve_device(experiment.train.device)
-    except UsageError as error:
-        raise experiment.problem("train.device", str(error)) from error
-    try:
-        numerics = resolve_numerics(experiment.train.precision, device)
-    except UsageError as error:
-        raise experiment.problem("train.precision", str(error)) from error
+    settings = experiment.train
+    device = _built(experiment, "train.device", lambda: resolve_device(settings.device))
+    numerics = _built(
+        experiment, "train.precision", lambda: resolve_numerics(settings.precision, device)
+    )
     keep_large_blocks()
     make_deterministic(experiment.train.deterministic)
     return Machine(device, numerics)
@@ -69,10 +66,7 @@ def build_data(experiment: Experiment, machine: Machine, say: Callable[[str], No
         dtype=machine.numerics.dtype,
         say=say,
     )
-    try:
-        return experiment.data.build(context)
-    except UsageError as error:
-        raise experiment.problem("data", str(error)) from error
+    return _built(experiment, "data", lambda: experiment.data.build(context))
 
 
 def build_task(experiment: Experiment, spec: DataSpec, machine: Machine) -> Task:
@@ -84,29 +78,26 @@ def build_task(experiment: Experiment, spec: DataSpec, machine: Machine) -> Task
     seed_everything(experiment.seed)
     dtype, device = machine.numerics.dtype, machine.device
 
-    def built(path: str, make: Callable[[], Any]) -> Any:
-        try:
-            return make()
-        except UsageError as error:
-            raise experiment.problem(path, str(error)) from error
-
-    loss = built("loss", lambda: experiment.loss.build(spec)).to(device, dtype)
+    loss = _built(experiment, "loss", lambda: experiment.loss.build(spec)).to(device, dtype)
     spec = replace(spec, num_outputs=loss.num_outputs)
-    model: nn.Module = built("model", lambda: experiment.model.build(spec)).to(device, dtype)
+    model: nn.Module = _built(experiment, "model", lambda: experiment.model.build(spec)).to(
+        device, dtype
+    )
     if spec.inputs.kind == "image":
         # Convolutions on CPUs and tensor cores work channels-last inside; this spares conversions.
         model = model.to(memory_format=torch.channels_last)
-    optimizers = built("optimizer", lambda: experiment.optimizer.build(model))
+    optimizers = _built(experiment, "optimizer", lambda: experiment.optimizer.build(model))
     if not isinstance(optimizers, tuple):
         optimizers = (optimizers,)
     metrics = [
-        built(f"metrics.{i}", lambda choice=choice: choice.build(spec))
+        _built(experiment, f"metrics.{i}", lambda choice=choice: choice.build(spec))
         for i, choice in enumerate(experiment.metrics)
     ]
     if experiment.train.compile:
         model.compile()
     images = experiment.recording.images if experiment.recording.tensorboard else 0
-    return built(
+    return _built(
+        experiment,
         "metrics",
         lambda: experiment.task.build(spec, model, optimizers, loss, metrics, images),
     )
@@ -152,3 +143,13 @@ def build_trainer(
                 + did_you_mean(name, trainer.monitored),
             )
     return trainer
+
+
+def _built(experiment: Experiment, path: str, make: Callable[[], Any]) -> Any:
+    """What `make` gives; a mistake in the config is told at the line of its key."""
+    try:
+        return make()
+    except OptionError as error:
+        raise experiment.problem(f"{path}.{error.option}", str(error)) from error
+    except UsageError as error:
+        raise experiment.problem(path, str(error)) from error

@@ -25,6 +25,19 @@ class UsageError(DltrainError):
     exit_code = 2
 
 
+class OptionError(UsageError):
+    """A component's option has a value that does not fit the data.
+
+    Args:
+        option: Its name.
+        message: What was given, and what would fit.
+    """
+
+    def __init__(self, option: str, message: str) -> None:
+        super().__init__(message)
+        self.option = option
+
+
 class StoppedError(DltrainError):
     """A signal asked the run to stop; a checkpoint has been saved.
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from small_data import write_images
 
 from dltrain import resume, train
 from dltrain.checkpoint import Checkpoints, load
@@ -42,20 +43,8 @@ CONFIG = {
 }
 
 
-def write_images(folder: Path, train_samples: int = 133, test_samples: int = 40) -> None:
-    """Images that are all different, in MNIST's file layout."""
-    folder.mkdir()
-    generator = torch.Generator().manual_seed(0)
-    for name, count in (("train", train_samples), ("t10k", test_samples)):
-        labels = torch.arange(count) % 3
-        pixels = torch.randint(0, 120, (count, 8, 8), generator=generator)
-        pixels[torch.arange(count), labels * 2] += 100
-        header = b"\0\0\x08\x03" + b"".join(n.to_bytes(4, "big") for n in (count, 8, 8))
-        (folder / f"{name}-images-idx3-ubyte").write_bytes(
-            header + bytes(pixels.flatten().tolist())
-        )
-        header = b"\0\0\x08\x01" + count.to_bytes(4, "big")
-        (folder / f"{name}-labels-idx1-ubyte").write_bytes(header + bytes(labels.tolist()))
+def write_data(folder: Path) -> None:
+    write_images(folder, train=133, test=40, side=8, classes=3)
 
 
 def scalars(run: Path) -> list[tuple]:
@@ -86,7 +75,7 @@ def outcome(summary, run: Path) -> dict:
 
 @pytest.fixture
 def make(experiment, tmp_path):
-    write_images(tmp_path / "images")
+    write_data(tmp_path / "images")
     return lambda *overrides: experiment(CONFIG, *overrides)
 
 
@@ -245,7 +234,7 @@ STOPS = {
 @pytest.mark.parametrize("field", FIELDS)
 def test_each_saved_field_is_needed(experiment, tmp_path, field):
     """Deleting it makes the resumed run differ, or fail."""
-    write_images(tmp_path / "images")
+    write_data(tmp_path / "images")
     config = CONFIG | EARLY_STOP
     nan = ["model.nan_at=[6, 30]", "train.on_nonfinite=skip"]
     expected = uninterrupted(experiment(config, *nan), tmp_path / "whole")
@@ -264,7 +253,7 @@ def test_each_saved_field_is_needed(experiment, tmp_path, field):
 
 @pytest.mark.parametrize("stop", sorted({*STOPS.values(), "model.stop_at=23"}))
 def test_with_every_field_the_outcome_is_the_same(experiment, tmp_path, stop):
-    write_images(tmp_path / "images")
+    write_data(tmp_path / "images")
     config, run = CONFIG | EARLY_STOP, tmp_path / "stopped"
     nan = ["model.nan_at=[6, 30]", "train.on_nonfinite=skip"]
     expected = uninterrupted(experiment(config, *nan), tmp_path / "whole")

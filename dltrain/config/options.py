@@ -9,11 +9,12 @@ from functools import cache
 from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 from pydantic_core import to_jsonable_python
 
 from dltrain.config.tree import List, Mapping, Node, plain
 from dltrain.config.words import JsonSchema, Path
+from dltrain.errors import UsageError
 from dltrain.registry import Option, options_of
 
 _STRICT = ConfigDict(strict=True, allow_inf_nan=False)
@@ -40,8 +41,8 @@ class TypedOption:
             self._adapter = TypeAdapter[Any](option.annotation, config=_STRICT)
             self.schema = _without_references(self._adapter.json_schema())
         else:
-            others = [{"type": "null"}] if self.nullable else []
-            self.schema = {"anyOf": [object_schema(typed_options(self.settings)), *others]}
+            keys = object_schema(typed_options(self.settings))
+            self.schema = {"anyOf": [keys, {"type": "null"}]} if self.nullable else keys
 
     @property
     def documented_schema(self) -> JsonSchema:
@@ -69,8 +70,19 @@ class TypedOption:
 
 @cache
 def typed_options(builder: Callable[..., Any]) -> dict[str, TypedOption]:
-    """The options of a component's builder, or of a settings dataclass, by name."""
-    return {option.name: TypedOption(option) for option in options_of(builder)}
+    """The options of a component's builder, or of a settings dataclass, by name.
+
+    Raises:
+        UsageError: The type of an option, in a plugin perhaps, has no form in YAML.
+    """
+    options = {}
+    for option in options_of(builder):
+        try:
+            options[option.name] = TypedOption(option)
+        except PydanticUserError as error:
+            name, reason = builder.__name__, str(error.message).partition("\n")[0]
+            raise UsageError(f"option {option.name!r} of {name!r}: {reason}") from error
+    return options
 
 
 def object_schema(options: dict[str, TypedOption]) -> JsonSchema:

@@ -105,13 +105,14 @@ class Validator:
         """Adds a problem for each key that is not known; whether there was any."""
         found = False
         for key in node.values:
-            hint = did_you_mean(key, known)
-            if key in known or (only_close and not hint):
+            if key in known:
                 continue
-            found = True
-            hint = hint or f"; expected {one_of(known)}"
-            key_path = f"{path}.{key}" if path else key
-            self.add(key_path, f"unknown {what}{hint}", node.keys[key])
+            hint = did_you_mean(key, known)
+            if hint or not only_close:
+                found = True
+                hint = hint or f"; expected {one_of(known)}"
+                key_path = f"{path}.{key}" if path else key
+                self.add(key_path, f"unknown {what}{hint}", node.keys[key])
         return found
 
 

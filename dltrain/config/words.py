@@ -46,8 +46,9 @@ def words_allowed(schema: JsonSchema) -> list[str]:
 
 
 def allows_text(schema: JsonSchema) -> bool:
-    """Whether some text is accepted."""
-    return any(branch.get("type") == "string" for branch in _branches(schema))
+    """Whether text is accepted that is not one of a few words."""
+    kinds = [b.get("type") for b in _branches(schema) if "enum" not in b and "const" not in b]
+    return "string" in kinds
 
 
 def describe(schema: JsonSchema) -> str:

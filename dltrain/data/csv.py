@@ -12,7 +12,7 @@ from torch import Tensor
 from dltrain.data.columns import table_data
 from dltrain.data.splits import HeldOut
 from dltrain.data.table import Table, number, read_table
-from dltrain.errors import DataError
+from dltrain.errors import DataError, OptionError
 from dltrain.registry import DATA
 from dltrain.spec import Data, DataContext
 
@@ -58,7 +58,7 @@ def csv_table(
     cells = table.column(target)
     names = features if features is not None else tuple(n for n in table.columns if n != target)
     if not names or target in names or len(set(names)) != len(names):
-        raise DataError(f"data.features: {', '.join(names) or 'none'}; give columns but {target!r}")
+        raise OptionError("features", f"{', '.join(names) or 'none'}; give columns but {target!r}")
     for name in names:
         _warn_of_mixture(context, table, name)
     if target_kind == "class" or (target_kind == "auto" and _looks_like_classes(cells)):
@@ -66,7 +66,7 @@ def csv_table(
         if len(class_names) < 2:
             raise DataError(f"{file}: {target!r} is {cells[0]!r} in every row")
         if standardise_target:
-            raise DataError(f"data.standardise_target: {target!r} has classes, not values")
+            raise OptionError("standardise_target", f"{target!r} has classes, not values")
     else:
         targets = torch.tensor(table.numbers(target), dtype=torch.float64)[:, None]
         class_names = ()
@@ -93,7 +93,7 @@ def _classes(cells: list[str]) -> tuple[Tensor, tuple[str, ...]]:
     """Class numbers and names, in the order of the numbers if all names are numbers."""
     values = [number(cell) for cell in cells]
     if None not in values:
-        cells = [f"{value:g}" for value in values]  # 1 and 1.0 are one class
+        cells = [str(value).removesuffix(".0") for value in values]  # 1 and 1.0 are one class
         class_names = sorted(set(cells), key=float)
     else:
         class_names = sorted(set(cells))

@@ -13,7 +13,7 @@ from torch import Tensor
 from dltrain.data.augment import Augment
 from dltrain.data.images import resident_images
 from dltrain.data.splits import HeldOut
-from dltrain.errors import DataError
+from dltrain.errors import DataError, OptionError
 from dltrain.registry import DATA
 from dltrain.spec import Data, DataContext
 
@@ -46,14 +46,14 @@ def idx(
     folder = Path(root).expanduser()
     absent = missing(folder, TRAIN_FILES)
     if absent:
-        raise DataError(f"data.root: {folder} has no {absent[0]} and no {absent[0]}.gz")
+        raise OptionError("root", f"{folder} has no {absent[0]} and no {absent[0]}.gz")
     images, labels = read_pair(folder, TRAIN_FILES)
     values, targets = labels.unique(return_inverse=True)
     names = class_names or tuple(str(value) for value in values.tolist())
     if len(names) != len(values):
-        raise DataError(
-            f"data.class_names: {len(names)} names for the {len(values)} labels of "
-            f"{folder / TRAIN_FILES[1]}"
+        raise OptionError(
+            "class_names",
+            f"{len(names)} names for the {len(values)} labels of {folder / TRAIN_FILES[1]}",
         )
     test = None
     if len(missing(folder, TEST_FILES)) < len(TEST_FILES):

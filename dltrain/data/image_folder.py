@@ -16,7 +16,7 @@ from dltrain.data.images import ImageTransform
 from dltrain.data.resident import class_counts
 from dltrain.data.splits import TEST_SEED, HeldOut, hold_out
 from dltrain.data.streamed import Streamed
-from dltrain.errors import DataError
+from dltrain.errors import DataError, OptionError
 from dltrain.registry import DATA
 from dltrain.spec import (
     Data,
@@ -72,7 +72,7 @@ def image_folder(
     inputs = ImageInputs(mean or IMAGENET[channels].mean, std or IMAGENET[channels].std)
     for option, values in (("mean", inputs.mean), ("std", inputs.std)):
         if len(values) != channels:
-            raise DataError(f"data.{option}: {len(values)} values for {channels} channels")
+            raise OptionError(option, f"{len(values)} values for {channels} channels")
 
     class_names, parts = _find(folder)
     _cut(parts, "test", test, TEST_SEED)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from dltrain.data.draws import key
-from dltrain.errors import DataError
+from dltrain.errors import OptionError
 from dltrain.spec import NonNegativeInt, Probability
 
 HeldOut = NonNegativeInt | Probability
@@ -31,16 +31,17 @@ def hold_out(targets: Tensor, amount: float, seed: int, *, name: str) -> tuple[T
         Two index tensors, int64, sorted.
 
     Raises:
-        DataError: Nothing would be held out or kept, or a class would have no sample left.
+        OptionError: Nothing would be held out or kept, or a class would have no sample left.
     """
     total = len(targets)
     if amount == 0:
         return torch.arange(total), torch.arange(0)
     count = amount if isinstance(amount, int) else round(amount * total)
     if not 0 < count < total:
-        raise DataError(
-            f"data.{name}: {amount} of {total} samples is {count}; "
-            f"give a number from 1 to {total - 1}, a fraction in between, or 0 for none"
+        raise OptionError(
+            name,
+            f"{amount} of {total} samples is {count}; "
+            f"give a number from 1 to {total - 1}, a fraction in between, or 0 for none",
         )
     order = torch.randperm(total, generator=torch.Generator().manual_seed(key(seed)))
     if targets.is_floating_point():
@@ -50,9 +51,10 @@ def hold_out(targets: Tensor, amount: float, seed: int, *, name: str) -> tuple[T
     quota = largest_remainder(sizes, count)
     emptied = ((quota == sizes) & (sizes > 0)).nonzero().flatten().tolist()
     if emptied:
-        raise DataError(
-            f"data.{name}: {amount} of {total} samples would leave class {emptied[0]}, "
-            f"which has {int(sizes[emptied[0]])}, without a training sample; hold out fewer"
+        raise OptionError(
+            name,
+            f"{amount} of {total} samples would leave class {emptied[0]}, "
+            f"which has {int(sizes[emptied[0]])}, without a training sample; hold out fewer",
         )
     # group the shuffled samples by class; the first `quota` of each group are held out
     shuffled = targets[order]

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from conftest import WHOLE
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from small_components import WHOLE
 
 from dltrain.config import ConfigError, load
 from dltrain.config.problems import suggestions

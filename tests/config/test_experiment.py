@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import WHOLE, Augment, Order
+from small_components import WHOLE, Augment, Order
 
 from dltrain.config import Experiment, load
 from dltrain.registry import MODELS

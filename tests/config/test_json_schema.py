@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import WHOLE
+from small_components import WHOLE
 
 from dltrain import plugins
 from dltrain.config import json_schema, load
@@ -32,7 +32,7 @@ def test_every_key_and_component_is_described():
     assert augment["required"] == ["shift"]
     assert nameless == {"type": "object", "not": {"required": ["name"]}}
     assert properties["schedule"]["default"] == "constant"
-    train = properties["train"]["anyOf"][0]
+    train = properties["train"]
     assert train["properties"]["batch_size"]["default"] == 128
     assert "samples" in train["properties"]["batch_size"]["description"].lower()
     assert schema["then"]["required"] == ["model", "data", "loss", "optimizer", "train"]

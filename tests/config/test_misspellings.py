@@ -124,13 +124,13 @@ def test_every_word_misspelt_by_one_edit_is_set_right(path):
     text = path.read_text(encoding="utf-8")
     experiment = load(path)
     words = list(words_in_file(read(path, []), experiment))
-    assert {"train", *(["model", "cnn"] if "cnn" in text else [])} <= {word.text for word in words}
+    assert set(read(path, []).values) - {"extends"} <= {word.text for word in words}
     draw = random.Random(str(path))
     for word in words:
         for edit in EDITS:
-            misspelt = edit(word.text, draw.randrange(len(word.text) - (edit is swap)))
-            if misspelt in word.allowed:
-                continue  # another word, or itself if two equal letters were swapped
+            misspelt = edit(word.text, draw.randrange(max(1, len(word.text) - (edit is swap))))
+            if misspelt in word.allowed or not misspelt:
+                continue  # another word, or the same if two equal letters were swapped, or none
             path.write_text(with_word(text, word, misspelt), encoding="utf-8")
             with pytest.raises(ConfigError) as caught:
                 load(path)
@@ -143,6 +143,21 @@ def test_every_word_misspelt_by_one_edit_is_set_right(path):
             ]
             assert len(hints) == 1, f"{misspelt} for {word.text}: {caught.value}"
             assert repr(word.text) in hints[0], f"{misspelt} for {word.text}: {caught.value}"
+
+
+def test_keys_components_and_literals_are_all_looked_at(write):
+    text = (
+        "model: {name: cnn, activation: gelu, channels: [8]}\n"
+        "data: {name: mnist, augment: {shift: 1}}\n"
+        "loss: cross_entropy\noptimizer: {name: sgd, lr: 1}\nmetrics: [accuracy, {name: f1}]\n"
+        "train: {epochs: 1, precision: fp32}\n"
+    )
+    path = write(text)
+    found = " ".join(word.text for word in words_in_file(read(path, []), load(path)))
+    assert found == (
+        "model cnn name activation gelu channels data mnist name augment shift loss cross_entropy "
+        "optimizer sgd name lr metrics accuracy f1 name train epochs precision fp32"
+    )
 
 
 def vocabularies() -> Iterator[set[str]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib.metadata import EntryPoint
 
 import pytest
-from conftest import WHOLE
+from small_components import WHOLE
 
 from dltrain import plugins
 from dltrain.config import ConfigError, load

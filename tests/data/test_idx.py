@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from samples import gather, idx_bytes
 
 from dltrain.data.idx import read_idx
-from dltrain.errors import DataError
+from dltrain.errors import DataError, OptionError
 
 VALUES = torch.arange(24, dtype=torch.uint8).view(2, 3, 4)
 GOOD = idx_bytes(VALUES)
@@ -150,9 +150,9 @@ def test_labels_need_not_start_at_zero(build, idx_folder):
 
 
 def test_mistakes_are_named(build, idx_folder, tmp_path):
-    with pytest.raises(DataError, match="2 names for the 3 labels"):
+    with pytest.raises(OptionError, match="2 names for the 3 labels"):
         build("idx", root=str(idx_folder), class_names=("a", "b"))
-    with pytest.raises(DataError, match="has no train-images-idx3-ubyte"):
+    with pytest.raises(OptionError, match="has no train-images-idx3-ubyte"):
         build("idx", root=str(tmp_path / "elsewhere"))
     (idx_folder / "t10k-labels-idx1-ubyte.gz").unlink()
     labels = idx_folder / "t10k-labels-idx1-ubyte"

@@ -11,7 +11,7 @@ from samples import gather
 
 from dltrain.data.augment import Augment
 from dltrain.data.decode import decode_image
-from dltrain.errors import DataError
+from dltrain.errors import DataError, OptionError
 
 
 def save(path, seed, size=(12, 9)):
@@ -137,7 +137,7 @@ def test_mistakes_are_named(build, folder, tmp_path):
     (folder / ".cache").mkdir()
     (folder / "notes.txt").write_text("not a class")
     assert make(build, folder).spec.num_classes == 2
-    with pytest.raises(DataError, match=r"data\.mean: 3 values for 1 channels"):
+    with pytest.raises(OptionError, match=r"3 values for 1 channels"):
         make(build, folder, channels=1, mean=(0.1, 0.2, 0.3))
     with pytest.raises(DataError, match="nowhere: can't be read"):
         make(build, tmp_path / "nowhere")

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dltrain.data.splits import hold_out, largest_remainder
-from dltrain.errors import DataError
+from dltrain.errors import OptionError
 
 
 @given(st.lists(st.integers(0, 50), min_size=1).filter(any), st.data())
@@ -63,6 +63,6 @@ def test_nothing_is_held_out_by_default():
 )
 def test_cuts_that_leave_nothing_are_refused(amount, words):
     targets = torch.tensor([0] * 5 + [1] * 5)
-    with pytest.raises(DataError, match=words) as error:
+    with pytest.raises(OptionError, match=words) as error:
         hold_out(targets, amount, 0, name="validation")
-    assert "data.validation" in str(error.value)
+    assert error.value.option == "validation"
