@@ -46,6 +46,7 @@ def load_plugin(path: Path) -> None:
     Raises:
         UsageError: There is no such file, or its import fails; the message names the line.
     """
+    register_builtins()  # first, so that a name taken twice is the plugin's error
     file = path.resolve()
     name = f"dltrain_plugin_{sha256(str(file).encode()).hexdigest()[:12]}"
     if name in sys.modules:

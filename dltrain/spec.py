@@ -1,4 +1,4 @@
-"""What the rooms promise each other: the data's shape, a batch, a split, a task, and settings."""
+"""What the rooms promise each other: the data's shape, a batch, a split, a task."""
 
 from __future__ import annotations
 
@@ -20,19 +20,6 @@ PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Probability = Annotated[float, Field(ge=0, lt=1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
-Duration = Annotated[
-    str,
-    Field(
-        pattern=r"^[1-9][0-9]* (step|steps|epoch|epochs)$",
-        description="a length such as '1 epoch' or '500 steps'",
-    ),
-]
-
-
-def steps_in(duration: str, steps_per_epoch: int) -> int:
-    """A `Duration` in steps."""
-    count, unit = duration.split()
-    return int(count) * (steps_per_epoch if unit.startswith("epoch") else 1)
 
 
 # ---------------------------------------------------------------- what data promises a model
@@ -316,106 +303,3 @@ class Page:
     tag: str
     kind: Literal["image", "pr_curve", "text"]
     content: Any
-
-
-# ---------------------------------------------------------------- settings of one value each
-
-Device = Annotated[
-    str,
-    Field(
-        pattern=r"^(auto|cpu|mps|cuda(:[0-9]+)?)$",
-        description="one of auto, cpu, mps, cuda, cuda:N",
-        examples=["auto", "cpu", "mps", "cuda"],
-    ),
-]
-Precision = Literal["auto", "fp32", "bf16", "fp16", "fp64"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainSettings:
-    """How long and how to train.
-
-    Attributes:
-        epochs: Passes over the training split. Give this or `steps`.
-        steps: Optimizer steps, instead of `epochs`.
-        batch_size: Samples an optimizer step.
-        micro_batch: Largest slice of a batch that goes through the model at once; the gradients are
-            those of the whole batch. Saves memory.
-        evaluate: How often to evaluate on the validation split.
-        evaluate_batch_size: Samples at once in evaluation; changes no figure.
-        device: auto takes a GPU if there is one.
-        precision: auto is bf16 on GPUs that have it, fp16 with loss scaling on older ones, fp32 on
-            a CPU.
-        deterministic: Refuse operations that have no deterministic form; slower on a GPU.
-        clip_norm: Scale gradients down to this total norm.
-        ema: Keep an exponential moving average of the weights with this decay; it is what is
-            evaluated.
-        on_nonfinite: What a loss or gradient that is not finite does: stop the run, or skip the
-            step.
-        max_skipped: How many skipped steps in a row `on_nonfinite: skip` bears.
-        overfit: Train on the first N batches only, to see whether the model can learn them.
-        compile: Compile the model with torch.compile.
-    """
-
-    epochs: PositiveInt | None = None
-    steps: PositiveInt | None = None
-    batch_size: PositiveInt = 128
-    micro_batch: PositiveInt | None = None
-    evaluate: Duration = "1 epoch"
-    evaluate_batch_size: PositiveInt = 1000
-    device: Device = "auto"
-    precision: Precision = "auto"
-    deterministic: bool = False
-    clip_norm: PositiveFloat | None = None
-    ema: Probability | None = None
-    on_nonfinite: Literal["stop", "skip"] = "stop"
-    max_skipped: PositiveInt = 20
-    overfit: PositiveInt | None = None
-    compile: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class CheckpointSettings:
-    """What is kept.
-
-    Attributes:
-        every: How often to save.
-        keep: How many of the newest to keep, beside the best.
-        best: The scalar that chooses the best checkpoint, such as `val/accuracy`.
-    """
-
-    every: Duration = "1 epoch"
-    keep: PositiveInt = 3
-    best: str | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class EarlyStopSettings:
-    """When to stop before the end.
-
-    Attributes:
-        monitor: The scalar to watch, such as `val/loss`.
-        patience: How many evaluations without a better value to bear.
-        min_delta: What counts as better: by more than this.
-    """
-
-    monitor: str
-    patience: PositiveInt = 5
-    min_delta: NonNegativeFloat = 0.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class RecordingSettings:
-    """What is written while training.
-
-    Attributes:
-        log_every: Steps between two training scalars; the only time the device is waited for.
-        tensorboard: Write TensorBoard's event files.
-        histograms: Write histograms of weights at each evaluation.
-        images: How many inputs to show with their predictions at each evaluation.
-    """
-
-    log_every: PositiveInt = 50
-    tensorboard: bool = True
-    histograms: bool = False
-    images: NonNegativeInt = 16

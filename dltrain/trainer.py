@@ -19,18 +19,8 @@ from dltrain.device import Numerics, peak_memory_bytes, random_state, set_random
 from dltrain.errors import StoppedError
 from dltrain.finite import FiniteGuard
 from dltrain.recording.base import Recorder
-from dltrain.spec import (
-    Batch,
-    CheckpointSettings,
-    Data,
-    EarlyStopSettings,
-    Phase,
-    Split,
-    Task,
-    TrainSettings,
-    spec_to_json,
-    steps_in,
-)
+from dltrain.settings import CheckpointSettings, EarlyStopSettings, TrainSettings, steps_in
+from dltrain.spec import Batch, Data, Phase, Split, Task, spec_to_json
 from dltrain.state import TrainerState
 
 

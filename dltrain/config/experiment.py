@@ -30,7 +30,7 @@ from dltrain.registry import (
     Registry,
     options_of,
 )
-from dltrain.spec import CheckpointSettings, EarlyStopSettings, RecordingSettings, TrainSettings
+from dltrain.settings import CheckpointSettings, EarlyStopSettings, RecordingSettings, TrainSettings
 
 COMPONENTS: dict[str, Registry] = {
     "task": TASKS,

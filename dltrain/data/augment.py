@@ -35,8 +35,6 @@ class Augment:
             (DeVries and Taylor, arXiv:1708.04552).
     """
 
-    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012 - pydantic reads it, nobody writes it
-
     crop: NonNegativeInt = 0
     flip: bool = False
     shift: NonNegativeFloat = 0.0

@@ -12,7 +12,7 @@ from small_components import WHOLE, Augment, Order
 
 from dltrain.config import Experiment, load
 from dltrain.registry import MODELS
-from dltrain.spec import CheckpointSettings, EarlyStopSettings, RecordingSettings, TrainSettings
+from dltrain.settings import CheckpointSettings, EarlyStopSettings, RecordingSettings, TrainSettings
 
 pytestmark = pytest.mark.usefixtures("components")
 

@@ -76,3 +76,12 @@ def test_it_refuses_what_load_refuses(override, write):
     assert validator.is_valid(plain(tree))
     tree, _ = compose(write(WHOLE), [override])
     assert not validator.is_valid(plain(tree))
+
+
+def test_the_schema_in_the_repository_is_the_one_of_the_code():
+    """The files in configs/ point editors at it; `dltrain schema > dltrain.schema.json` renews."""
+    result = subprocess.run(
+        [sys.executable, "-m", "dltrain", "schema"], capture_output=True, text=True, check=True
+    )
+    path = Path(__file__).parents[2] / "dltrain.schema.json"
+    assert path.read_text(encoding="utf-8") == result.stdout

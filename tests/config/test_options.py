@@ -14,7 +14,7 @@ from dltrain.config.words import describe
 from dltrain.errors import UsageError
 from dltrain.plugins import register_builtins
 from dltrain.registry import REGISTRIES
-from dltrain.spec import CheckpointSettings, EarlyStopSettings, RecordingSettings, TrainSettings
+from dltrain.settings import CheckpointSettings, EarlyStopSettings, RecordingSettings, TrainSettings
 
 register_builtins()
 BUILDERS = [c.builder for registry in REGISTRIES.values() for c in registry.values()]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib.metadata import EntryPoint
 
 import pytest
-from small_components import WHOLE
+from small_components import WHOLE, fill
 
 from dltrain import plugins
 from dltrain.config import ConfigError, load
@@ -66,6 +66,15 @@ def test_a_file_that_fails_is_named_with_the_line(text, message, write):
             plugins.load_plugin(path)
         assert str(caught.value).startswith(message)
         assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_taken_name_is_the_plugins_error_whichever_comes_first(write, monkeypatch):
+    for registry in REGISTRIES.values():
+        monkeypatch.setattr(registry, "_components", {})
+    monkeypatch.setattr(plugins, "register_builtins", lambda: MODELS or fill(REGISTRIES))
+    path = write(PLUGIN.replace("def mine", "def cnn"), "mine.py")
+    with pytest.raises(UsageError, match="there is a model named 'cnn' already"):
+        plugins.load_plugin(path)
 
 
 def test_built_in_components_are_registered_by_import():
