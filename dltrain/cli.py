@@ -218,7 +218,8 @@ def check(
 def list_(kind: str | None, name: str | None, plugins: Sequence[Path], as_json: bool) -> None:
     """What a config can ask for: components, or one component's options.
 
-    KIND is models, data, losses, optimizers, schedules, metrics or tasks.
+    KIND is models, data, losses, optimizers, schedules, metrics, tasks, or sections: the
+    parts of a config that are no components, such as train.
     """
     load_plugins(plugins)
     from dltrain.commands.list import list_components

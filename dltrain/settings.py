@@ -44,7 +44,8 @@ class TrainSettings:
         micro_batch: Largest slice of a batch that goes through the model at once; the gradients are
             those of the whole batch. Saves memory.
         evaluate: How often to evaluate on the validation split.
-        evaluate_batch_size: Samples at once in evaluation; changes no figure.
+        evaluate_batch_size: Samples at once in evaluation, `batch_size` if not given; changes no
+            figure.
         device: auto takes a GPU if there is one.
         precision: auto is bf16 on GPUs that have it, fp16 with loss scaling on older ones, fp32 on
             a CPU.
@@ -64,7 +65,7 @@ class TrainSettings:
     batch_size: PositiveInt = 128
     micro_batch: PositiveInt | None = None
     evaluate: Duration = "1 epoch"
-    evaluate_batch_size: PositiveInt = 1000
+    evaluate_batch_size: PositiveInt | None = None
     device: Device = "auto"
     precision: Precision = "auto"
     deterministic: bool = False
@@ -74,6 +75,11 @@ class TrainSettings:
     max_skipped: PositiveInt = 20
     overfit: PositiveInt | None = None
     compile: bool = False
+
+    @property
+    def samples_at_once(self) -> int:
+        """In evaluation."""
+        return self.evaluate_batch_size or self.batch_size
 
 
 @dataclass(frozen=True, kw_only=True)

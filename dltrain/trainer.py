@@ -215,7 +215,7 @@ class Trainer:
     def evaluate(self, split: Split, name: str) -> dict[str, float]:
         """Loss and metrics over a whole split, with the averaged weights where EMA is on."""
         self.task.model.eval()
-        batches = split.batches(self.settings.evaluate_batch_size)
+        batches = split.batches(self.settings.samples_at_once)
         with self.average.applied(), torch.inference_mode(), self.numerics.autocast():
             values = self.task.evaluate(self._until_stopped(batches))
         self.task.model.train()

@@ -51,7 +51,7 @@ def evaluate(
     samples = {"train": data.train, "val": data.validation, "test": data.test}[split]
     if samples is None:
         raise UsageError(f"the data of {run_dir} has no {split!r} split")
-    batches = samples.batches(trained.experiment.train.evaluate_batch_size)
+    batches = samples.batches(trained.experiment.train.samples_at_once)
     with torch.inference_mode(), trained.machine.numerics.autocast():
         metrics = trained.task.evaluate(batches)
     return Evaluation(str(trained.checkpoint), split, len(samples), metrics)

@@ -1,4 +1,4 @@
-"""Components and their options."""
+"""Components, the other sections of a config, and their options."""
 
 from __future__ import annotations
 
@@ -9,7 +9,21 @@ from typing import Any, Literal
 
 from dltrain.errors import UsageError
 from dltrain.plugins import load_entry_points, register_builtins
-from dltrain.registry import REGISTRIES, Component
+from dltrain.registry import REGISTRIES, Component, Registry
+from dltrain.settings import (
+    CheckpointSettings,
+    EarlyStopSettings,
+    RecordingSettings,
+    TrainSettings,
+)
+
+SECTIONS = Registry("section")
+SECTIONS.register("train")(TrainSettings)
+SECTIONS.register("checkpoint")(CheckpointSettings)
+SECTIONS.register("early_stop")(EarlyStopSettings)
+SECTIONS.register("recording")(RecordingSettings)
+
+KINDS: dict[str, Registry] = {**REGISTRIES, "sections": SECTIONS}
 
 
 @dataclass(frozen=True)
@@ -37,7 +51,7 @@ def list_components(kind: str | None = None, name: str | None = None) -> list[Li
     """The components of a kind, or one of them.
 
     Args:
-        kind: `models`, `data`, `losses`, …; every kind if not given.
+        kind: `models`, `data`, `losses`, …, `sections`; every kind if not given.
         name: One of them.
 
     Raises:
@@ -46,11 +60,11 @@ def list_components(kind: str | None = None, name: str | None = None) -> list[Li
     register_builtins()
     load_entry_points()
     if kind is None:
-        registries = list(REGISTRIES.values())
-    elif kind in REGISTRIES:
-        registries = [REGISTRIES[kind]]
+        registries = list(KINDS.values())
+    elif kind in KINDS:
+        registries = [KINDS[kind]]
     else:
-        raise UsageError(f"no kind {kind!r}; there are: {', '.join(REGISTRIES)}")
+        raise UsageError(f"no kind {kind!r}; there are: {', '.join(KINDS)}")
     if name is None:
         return [_listed(c) for registry in registries for c in registry.values()]
     (registry,) = registries
@@ -79,7 +93,7 @@ def type_name(annotation: Any) -> str:
     """A type in plain words: `int > 0`, `list of int`, `relu | gelu`."""
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is typing.Annotated:
-        return " ".join([type_name(arguments[0]), *_bounds(arguments[1:])])
+        return f"{type_name(arguments[0])} {', '.join(_bounds(arguments[1:]))}".rstrip()
     if origin is Literal:
         return " | ".join(str(value) for value in arguments)
     if origin is tuple:

@@ -51,7 +51,7 @@ def predict(
         raise UsageError(f"task {trained.experiment.task.name!r} gives no predictions")
     tensor, names = read_inputs(trained.spec, inputs)
     tensor = tensor.to(trained.machine.device, trained.machine.numerics.dtype)
-    size = trained.experiment.train.evaluate_batch_size
+    size = trained.experiment.train.samples_at_once
     with torch.inference_mode(), trained.machine.numerics.autocast():
         outputs = torch.cat([task_predict(part) for part in tensor.split(size)]).cpu()
     classes = trained.spec.class_names
