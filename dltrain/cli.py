@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -292,19 +293,30 @@ def load_experiment(
 
 def show(result: Any, as_json: bool, table: Callable[[], None]) -> None:
     """Prints a result on standard output, for a program or for a reader."""
-    if not as_json:
-        table()
-        return
-    many = isinstance(result, list)
-    plain = [dataclasses.asdict(item) for item in result] if many else dataclasses.asdict(result)
-    click.echo(json.dumps(plain, indent=1, default=str))
+    try:
+        if as_json:
+            click.echo(json.dumps(as_plain(result), indent=1, default=str, allow_nan=False))
+        else:
+            table()
+    except BrokenPipeError:
+        # Whoever read our output has gone; what is written to disk is complete.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def as_plain(value: Any) -> Any:
+    """Results as JSON holds them; a number that is not finite becomes null."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = dataclasses.asdict(value)
+    if isinstance(value, dict):
+        return {key: as_plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [as_plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def as_yaml(value: Any) -> str:
     """A default as one would write it in a config."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        value = dataclasses.asdict(value)
-    return json.dumps(list(value) if isinstance(value, tuple) else value, default=str)
+    return json.dumps(as_plain(value), default=str)
 
 
 def print_summary(summary: Any) -> None:
@@ -337,8 +349,6 @@ def main() -> None:
     except DltrainError as error:
         if debug:
             raise
-        click.echo(str(error), err=True)
+        for line in (str(error), *getattr(error, "__notes__", [])):
+            click.echo(line, err=True)
         sys.exit(error.exit_code)
-    except BrokenPipeError:
-        # Whoever read our output has gone; what is written to disk is complete.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

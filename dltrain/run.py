@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import re
+import shlex
 import subprocess
 import sys
 import time
@@ -21,7 +22,7 @@ import torch
 
 import dltrain
 from dltrain.checkpoint import Checkpoints, write_atomically
-from dltrain.config import Experiment, load
+from dltrain.config import ConfigError, Experiment, load
 from dltrain.errors import RunError
 from dltrain.spec import Data
 
@@ -93,16 +94,17 @@ class Run:
         Raises:
             RunError: It holds a run already, or can't be made.
         """
-        if directory is not None and (directory / "config.yaml").exists():
-            raise RunError(
-                f"{directory} holds a run already; go on with: dltrain resume {directory}"
-            )
         try:
             if directory is None:
                 directory = _next_directory(Path("runs") / experiment.name)
             directory.mkdir(parents=True, exist_ok=True)
             run = cls(directory)
+            run.config_path.touch(exist_ok=False)  # of two at once, one makes the run
             write_atomically(run.config_path, experiment.to_yaml().encode())
+        except FileExistsError as error:
+            raise RunError(
+                f"{directory} holds a run already; go on with: dltrain resume {directory}"
+            ) from error
         except OSError as error:
             raise RunError(
                 f"{directory or 'runs'}: can't make the run directory: {error}"
@@ -123,8 +125,19 @@ class Run:
         return run
 
     def experiment(self, overrides: Sequence[str] = ()) -> Experiment:
-        """What it trains."""
-        return load(self.config_path, overrides)
+        """What it trains.
+
+        Raises:
+            ConfigError: The config does not hold any more, or its components are not there.
+        """
+        try:
+            return load(self.config_path, overrides)
+        except ConfigError as error:
+            if self.record_path.exists() and (used := self.record()["plugins"]):
+                place = Path(self.record()["directory"])
+                options = " ".join(f"--plugin {shlex.quote(str(place / file))}" for file in used)
+                error.add_note(f"the run was started with {options}")
+            raise
 
     def checkpoints(self, keep: int = 3) -> Checkpoints:
         """Its checkpoints."""
@@ -136,10 +149,15 @@ class Run:
             return Summary(**json.loads(self.summary_path.read_bytes()))
         except FileNotFoundError:
             return None
+        except (ValueError, TypeError) as error:
+            raise RunError(f"{self.summary_path}: damaged: {error}") from error
 
     def record(self) -> dict[str, Any]:
         """What is known of its environment."""
-        return json.loads(self.record_path.read_bytes())
+        try:
+            return json.loads(self.record_path.read_bytes())
+        except (OSError, ValueError) as error:
+            raise RunError(f"{self.record_path}: can't be read: {error}") from error
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -224,7 +242,7 @@ def git_state() -> dict[str, Any] | None:
     commit = git("rev-parse", "HEAD")
     if commit is None:
         return None
-    return {"commit": commit.strip(), "diff": git("diff", "HEAD")}
+    return {"commit": commit.strip(), "diff": git("diff", "--no-ext-diff", "--no-color", "HEAD")}
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,8 @@
 """What tests share."""
 
 import os
+import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -36,3 +38,30 @@ def experiment(tmp_path, monkeypatch):
         return dltrain.load(path, overrides)
 
     return make
+
+
+@dataclass(frozen=True)
+class Called:
+    """What a command gave: exit code, standard output, standard error."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def call(monkeypatch, capsys):
+    """Runs a command line in this process, through the real entry point."""
+    from dltrain.cli import main
+
+    def call(*words: object) -> Called:
+        monkeypatch.setattr(sys, "argv", ["dltrain", *map(str, words)])
+        capsys.readouterr()
+        code = 0
+        try:
+            main()
+        except SystemExit as ended:
+            code = ended.code
+        return Called(code, *capsys.readouterr())
+
+    return call

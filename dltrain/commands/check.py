@@ -64,7 +64,6 @@ def check(experiment: Experiment) -> Check:
     with tempfile.TemporaryDirectory() as scratch:
         trainer = build_trainer(experiment, data, task, machine, Checkpoints(Path(scratch)))
         batch = next(data.train.batches(experiment.train.batch_size, epoch=0))
-        flops = _forward_flops(task, batch, machine.numerics.autocast)
         kept = 0
 
         def count(tensor: torch.Tensor) -> torch.Tensor:
@@ -74,6 +73,7 @@ def check(experiment: Experiment) -> Check:
 
         part = next(batch.split(experiment.train.micro_batch))
         try:
+            flops = _forward_flops(task, batch, machine.numerics.autocast)
             task.model.train()
             with (
                 torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor),
@@ -84,6 +84,8 @@ def check(experiment: Experiment) -> Check:
         except (RuntimeError, IndexError) as error:
             raise RunError(f"the first step fails: {error}") from error
         loss, weight, _ = trainer.state.take(task.phases[0].name)
+        if trainer.state.skipped:
+            raise RunError("the first step would be skipped: its loss or gradient is not finite")
         task.model.eval()
         with torch.inference_mode(), machine.numerics.autocast():
             task.evaluate(iter([batch]))

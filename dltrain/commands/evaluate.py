@@ -12,6 +12,7 @@ import torch
 from dltrain.build import build_data
 from dltrain.commands.inference import load_trained
 from dltrain.errors import UsageError
+from dltrain.run import Run
 
 SplitName = Literal["train", "val", "test"]
 
@@ -51,6 +52,10 @@ def evaluate(
     samples = {"train": data.train, "val": data.validation, "test": data.test}[split]
     if samples is None:
         raise UsageError(f"the data of {run_dir} has no {split!r} split")
+    before = Run(run_dir).record()["data"]
+    if before["fingerprint"] != data.fingerprint:
+        message = f"note: {data.source} is not the data that the run was trained on"
+        print(f"{message}, which came from {before['source']}", file=sys.stderr)
     batches = samples.batches(trained.experiment.train.samples_at_once)
     with torch.inference_mode(), trained.machine.numerics.autocast():
         metrics = trained.task.evaluate(batches)

@@ -42,7 +42,8 @@ def load_trained(run_dir: Path, checkpoint: str | None, device: str | None) -> T
         device: Instead of the config's.
 
     Raises:
-        RunError: There is no such checkpoint, or it is damaged; never falls back to another.
+        RunError: There is no such checkpoint, it is damaged, or the model is another one by now;
+            never falls back to another checkpoint.
     """
     run = Run.open(run_dir)
     experiment = run.experiment([f"train.device={device}"] if device else [])
@@ -51,9 +52,18 @@ def load_trained(run_dir: Path, checkpoint: str | None, device: str | None) -> T
     spec = spec_from_json(snapshot.state["spec"])
     machine = build_machine(experiment)
     task = build_task(experiment, spec, machine)
-    task.model.load_state_dict(snapshot.weights())
+    try:
+        task.model.load_state_dict(snapshot.weights())
+    except RuntimeError as error:
+        raise RunError(misfit(path, run, error)) from error
     task.model.eval()
     return Trained(experiment, spec, task, machine, path)
+
+
+def misfit(path: Path, run: Run, error: Exception) -> str:
+    """Says that a checkpoint belongs to another model or optimizer than the config now has."""
+    told = " ".join(str(error).split())
+    return f"{path} does not fit what {run.config_path} builds now: {told}"
 
 
 def _find(checkpoints: Checkpoints, name: str | None) -> Path:

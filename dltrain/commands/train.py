@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from dltrain.build import Machine, build_data, build_machine, build_task, build_trainer
 from dltrain.checkpoint import weights_sha256
+from dltrain.commands.inference import misfit
 from dltrain.config import Experiment
 from dltrain.device import peak_memory_bytes
 from dltrain.errors import DltrainError, RunError, StoppedError
@@ -43,12 +44,12 @@ def train(
     """
     notices: list[str] = []
     machine = build_machine(experiment)
-    data = build_data(experiment, machine, lambda text: _say(text, notices))
+    data = build_data(experiment, machine, lambda text: _say(text, notices, quiet))
     task = build_task(experiment, data.spec, machine)
     # What a trainer refuses, it refuses before there is a directory.
     build_trainer(experiment, data, task, machine, Run(Path()).checkpoints())
     run = Run.create(experiment, run_dir)
-    with ExitStack() as stack:
+    with _disk_errors(run), ExitStack() as stack:
         stack.enter_context(run.locked())
         described = data_record(experiment.data.name, data, notices)
         run.write_record(
@@ -58,9 +59,8 @@ def train(
                 plugins=[str(path) for path in plugins],
             )
         )
-        recorders = _recorders(stack, run, experiment, data, quiet)
-        for text in (f"run directory: {run.directory}", *notices):
-            recorders[0].line(text)
+        recorders = _recorders(stack, run, experiment, data, quiet, notices)
+        recorders[0].line(f"run directory: {run.directory}")
         checkpoints = run.checkpoints(experiment.checkpoint.keep)
         trainer = build_trainer(experiment, data, task, machine, checkpoints, recorders)
         return _train_to_the_end(trainer, run, machine, described)
@@ -74,7 +74,7 @@ def resume(run_dir: Path, *, quiet: bool = False) -> Summary:
         StoppedError: A signal stopped it, after a checkpoint.
     """
     run = Run.open(run_dir)
-    with ExitStack() as stack:
+    with _disk_errors(run), ExitStack() as stack:
         stack.enter_context(run.locked())
         ended = run.summary()
         if ended is not None and ended.status == "done":
@@ -84,13 +84,16 @@ def resume(run_dir: Path, *, quiet: bool = False) -> Summary:
         path, snapshot, passed_over = checkpoints.newest()
         notices: list[str] = []
         machine = build_machine(experiment)
-        data = build_data(experiment, machine, lambda text: _say(text, notices))
+        data = build_data(experiment, machine, lambda text: _say(text, notices, quiet))
         described = data_record(experiment.data.name, data, notices)
         _refuse_other_data(run, described)
         task = build_task(experiment, data.spec, machine)
-        recorders = _recorders(stack, run, experiment, data, quiet)
+        recorders = _recorders(stack, run, experiment, data, quiet, notices)
         trainer = build_trainer(experiment, data, task, machine, checkpoints, recorders)
-        trainer.restore(snapshot)
+        try:
+            trainer.restore(snapshot)
+        except (KeyError, RuntimeError) as error:
+            raise RunError(misfit(path, run, error)) from error
         for text in (*passed_over, f"going on from {path}"):
             recorders[0].line(text)
         return _train_to_the_end(trainer, run, machine, described)
@@ -106,9 +109,16 @@ def _refuse_other_data(run: Run, described: dict[str, Any]) -> None:
 
 
 def _recorders(
-    stack: ExitStack, run: Run, experiment: Experiment, data: Data, quiet: bool
+    stack: ExitStack,
+    run: Run,
+    experiment: Experiment,
+    data: Data,
+    quiet: bool,
+    notices: Sequence[str],
 ) -> list[Recorder]:
     log = stack.enter_context(run.log_path.open("a", encoding="utf-8"))
+    for text in notices:  # the terminal has shown them already
+        print(text, file=log)
     recorders: list[Recorder] = [Progress(log, quiet), MetricsFile(run.metrics_path)]
     if experiment.recording.tensorboard:
         recorders.append(
@@ -158,21 +168,34 @@ def _train_to_the_end(
     try:
         with _signals(trainer):
             trainer.fit()
-    except StoppedError:
+    except StoppedError as error:
         summary("stopped")
+        error.add_note(f"go on with: dltrain resume {run.directory}")
         raise
-    except OSError as error:
+    except (OSError, RuntimeError) as error:
         with suppress(OSError):
             summary("failed", str(error))
+        if isinstance(error, OSError):
+            raise
+        # Torch's own: what the model computes does not fit, or the memory is full.
+        raise RunError(f"step {trainer.state.step + 1} fails: {error}") from error
+    except DltrainError as error:
+        summary("failed", str(error))
+        raise
+    return summary("done")
+
+
+@contextmanager
+def _disk_errors(run: Run) -> Iterator[None]:
+    """A full disk can refuse any write, also those of recorders as they close."""
+    try:
+        yield
+    except OSError as error:
         message = f"{error.filename or run.directory}: {error.strerror or error}"
         raise RunError(
             f"{message}; earlier checkpoints are untouched, go on with: "
             f"dltrain resume {run.directory}"
         ) from error
-    except DltrainError as error:
-        summary("failed", str(error))
-        raise
-    return summary("done")
 
 
 @contextmanager
@@ -198,9 +221,10 @@ def _signals(trainer: Trainer) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _say(text: str, notices: list[str]) -> None:
+def _say(text: str, notices: list[str], quiet: bool) -> None:
     notices.append(text)
-    print(text, file=sys.stderr)
+    if not quiet:
+        print(text, file=sys.stderr)
 
 
 def _hyperparameters(experiment: Experiment) -> dict[str, bool | int | float | str]:

@@ -13,6 +13,8 @@ from dltrain.data.splits import TEST_SEED, hold_out
 from dltrain.errors import DataError
 from dltrain.spec import Data, DataContext
 
+MNIST_TRAINING_SAMPLES = 60_000
+
 
 def mnist_sample(
     context: DataContext, validation: float, augment: Augment | None, reason: DataError
@@ -35,8 +37,9 @@ def mnist_sample(
         f"{len(kept)} to train, {len(tested)} to test. Figures are not those of MNIST."
     )
     if isinstance(validation, int) and validation > len(kept) // 5:
-        context.say(f"data.validation: {validation} is too many for the sample; a sixth is taken")
-        validation = len(kept) // 6
+        share = round(validation * len(kept) / MNIST_TRAINING_SAMPLES)
+        context.say(f"data.validation: {validation} is too many for the sample; {share} are taken")
+        validation = share
     return resident_images(
         context,
         (images[kept], labels[kept]),

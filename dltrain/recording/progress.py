@@ -35,6 +35,8 @@ class Progress(Recorder):
             unit="step",
             disable=self._quiet or not sys.stderr.isatty(),
             dynamic_ncols=True,
+            bar_format="{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} "
+            "[{elapsed}<{remaining}{postfix}]",
             smoothing=0.1,
         )
 
@@ -48,9 +50,12 @@ class Progress(Recorder):
         if split == "train":
             self._train = dict(values)
         elif split == "system" and self._bar is not None:
-            rate = values["samples_per_second"]
-            shown = {name: f"{value:.4g}" for name, value in self._train.items()}
-            self._bar.set_postfix(shown | {"samples/s": f"{rate:,.0f}"}, refresh=False)
+            shown = {n: f"{v:.4g}" for n, v in self._train.items() if n.endswith("loss")}
+            rates = [v for n, v in self._train.items() if n.endswith("learning_rate")]
+            shown |= {"lr": f"{rate:.2g}" for rate in rates[:1]}
+            self._bar.set_postfix(
+                shown | {"samples/s": f"{values['samples_per_second']:,.0f}"}, refresh=False
+            )
         elif split in ("val", "test"):
             train = "  ".join(f"train {n} {v:.4f}" for n, v in self._train.items() if "loss" in n)
             rest = "  ".join(f"{name} {value:.4f}" for name, value in values.items())
@@ -61,7 +66,10 @@ class Progress(Recorder):
         """Prints above the bar."""
         print(text, file=self._log, flush=True)
         if not self._quiet:
-            tqdm.write(text, file=sys.stderr)
+            try:
+                tqdm.write(text, file=sys.stderr)
+            except BrokenPipeError:  # whoever watched has gone; the run goes on
+                self._quiet = True
 
     def close(self) -> None:
         """Leaves the bar where it ended."""

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import os
+import threading
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +44,7 @@ class TensorBoard(Recorder):
         self._writer: SummaryWriter | None = None
         self._introduced = False
         self._last: dict[str, float] = {}
+        self._excepthook = threading.excepthook
 
     @property
     def writer(self) -> SummaryWriter:
@@ -49,6 +53,7 @@ class TensorBoard(Recorder):
             from torch.utils.tensorboard import SummaryWriter
 
             self._writer = SummaryWriter(str(self._directory))
+            threading.excepthook = self._thread_failed
         return self._writer
 
     def scalars(self, step: int, epoch: float, split: str, values: Mapping[str, float]) -> None:
@@ -86,10 +91,11 @@ class TensorBoard(Recorder):
         training = model.training
         model.eval()
         try:
-            with warnings.catch_warnings():
+            # add_graph() prints an error before it raises it.
+            with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
                 warnings.simplefilter("ignore")
                 self.writer.add_graph(model, self._example())
-        except RuntimeError as error:  # tracing refuses models whose Python depends on the data
+        except Exception as error:  # a user's model may raise anything while it is traced
             self.writer.add_text("graph", f"This model can't be traced: {error}", 0)
         finally:
             model.train(training)
@@ -122,11 +128,19 @@ class TensorBoard(Recorder):
         """Writes the row of the HParams table, then closes."""
         from torch.utils.tensorboard.summary import hparams
 
-        if self._last:
-            writer = self.writer.file_writer
-            assert writer is not None
-            # add_hparams() would open a second event file, and a second run in the list.
-            for summary in hparams(dict(self._hyperparameters), self._last):
-                writer.add_summary(summary)
-        if self._writer is not None:
-            self._writer.close()
+        try:
+            if self._last:
+                writer = self.writer.file_writer
+                assert writer is not None
+                # add_hparams() would open a second event file, and a second run in the list.
+                for summary in hparams(dict(self._hyperparameters), self._last):
+                    writer.add_summary(summary)
+            if self._writer is not None:
+                self._writer.close()
+        finally:
+            threading.excepthook = self._excepthook
+
+    def _thread_failed(self, failure: threading.ExceptHookArgs) -> None:
+        """The writer's thread keeps a full disk's error for our next call; it need not print it."""
+        if not isinstance(failure.exc_value, OSError):
+            self._excepthook(failure)

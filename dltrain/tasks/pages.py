@@ -34,7 +34,7 @@ def examples(spec: DataSpec, inputs: Tensor, predictions: Tensor, targets: Tenso
     mean, std = (torch.tensor(v)[:, None, None] for v in (spec.inputs.mean, spec.inputs.std))
     pixels = ((inputs.float().cpu() * std + mean) * 255).round().clamp(0, 255).byte()
     pixels = pixels.expand(-1, 3, -1, -1) if pixels.shape[1] == 1 else pixels[:, :3]
-    cell, caption = 112, 18
+    cell, caption = 112, 34 if spec.num_classes else 18
     columns = math.ceil(math.sqrt(len(pixels)))
     rows = math.ceil(len(pixels) / columns)
     sheet = Image.new("RGB", (columns * (cell + 4) + 4, rows * (cell + caption + 4) + 4), _PAPER)
@@ -55,7 +55,7 @@ def _caption(spec: DataSpec, prediction: Tensor, target: Tensor) -> tuple[str, t
     name, share = spec.class_names[guess][:12], f"{prediction[guess]:.0%}"
     if guess == truth:
         return f"{name} {share}", _GOOD
-    return f"{name} {share}, is {spec.class_names[truth][:8]}", _BAD
+    return f"{name} {share}\nis {spec.class_names[truth][:12]}", _BAD
 
 
 def confusion_matrix(counts: Tensor, names: Sequence[str]) -> Tensor:

