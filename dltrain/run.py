@@ -247,11 +247,25 @@ def git_state() -> dict[str, Any] | None:
 
 @dataclass(frozen=True)
 class Record:
-    """What a run ran with; `record.json`."""
+    """What a run ran with; `record.json`.
+
+    Attributes:
+        data: Name, source, sizes, fingerprint.
+        device: Its name, the precision, torch's threads.
+        plugins: Files of the user's own components.
+        timings: Seconds that reading the data and building the model took; `summary.json` has
+            those of training.
+        versions: Of everything that decides a result.
+        command: The words on the command line.
+        directory: The working directory.
+        git: Its commit and uncommitted changes; None outside a repository.
+        started: When, in ISO 8601.
+    """
 
     data: dict[str, Any]
     device: dict[str, Any]
     plugins: list[str]
+    timings: dict[str, float]
     versions: dict[str, str | None] = field(default_factory=versions)
     command: list[str] = field(default_factory=lambda: list(sys.argv))
     directory: str = field(default_factory=lambda: str(Path.cwd()))

@@ -60,7 +60,7 @@ def test_every_public_name_resolves():
 
 def test_a_model_of_ones_own_trains_from_the_command_line(call, folder):
     assert len(MINE.splitlines()) < 15
-    words = ["config.yaml", "model={name: two_layers, width: 4}", "train.steps=200"]
+    words = ["config.yaml", "model={name: two_layers, width: 4}", "train.steps=80"]
     ended = call("train", *words, "--plugin", "my models.py", "--json", "--quiet")
     assert ended.code == 0
     summary = json.loads(ended.out)

@@ -288,9 +288,9 @@ def test_examples_are_green_if_right_and_red_with_the_truth_if_wrong():
     colour = torch.tensor([200.0, 100.0, 0.0]) / 255
     inputs = ((colour - 0.5) / 0.25)[None, :, None, None].expand(2, 3, 4, 4)
     sure = torch.tensor([[1.0, 0.0], [1.0, 0.0]])
-    picture = pages.examples(spec, inputs, sure, torch.tensor([0, 1])).permute(1, 2, 0).float()
+    picture = pages.examples(spec, inputs, sure, torch.tensor([1, 0])).permute(1, 2, 0).float()
     assert picture.shape == (154, 236, 3)
-    right, wrong = picture[4:38, 4:116], picture[4:38, 120:232]
+    wrong, right = picture[4:38, 4:116], picture[4:38, 120:232]
     assert (right[..., 1] - right[..., 0]).max() > 80
     assert (right[..., 0] - right[..., 1]).max() <= 0
     assert (wrong[..., 0] - wrong[..., 1]).max() > 80

@@ -125,6 +125,7 @@ def test_the_record_of_a_run(call, folder, monkeypatch):
     assert record["versions"]["dltrain"] == dltrain.__version__
     assert {"python", "numpy", "cuda", "platform"} <= set(record["versions"])
     assert record["device"]["type"] == "cpu"
+    assert set(record["timings"]) == {"data_seconds", "build_seconds"}
     assert record["device"]["precision"] == "fp32"
     assert record["device"]["threads"] == torch.get_num_threads()
     assert record["command"] == ["dltrain", *words]

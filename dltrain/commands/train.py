@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -43,8 +44,10 @@ def train(
         StoppedError: A signal stopped it, after a checkpoint.
     """
     notices: list[str] = []
+    started = time.perf_counter()
     machine = build_machine(experiment)
     data = build_data(experiment, machine, lambda text: _say(text, notices, quiet))
+    has_data = time.perf_counter()
     task = build_task(experiment, data.spec, machine)
     # What a trainer refuses, it refuses before there is a directory.
     build_trainer(experiment, data, task, machine, Run(Path()).checkpoints())
@@ -57,6 +60,10 @@ def train(
                 data=described,
                 device=device_record(machine.device, machine.numerics.name),
                 plugins=[str(path) for path in plugins],
+                timings={
+                    "data_seconds": has_data - started,
+                    "build_seconds": time.perf_counter() - has_data,
+                },
             )
         )
         recorders = _recorders(stack, run, experiment, data, quiet, notices)

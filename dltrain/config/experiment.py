@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -172,7 +173,8 @@ def _checked(tree: Mapping, path: Path, validator: Validator) -> dict[str, Any]:
 def _over_defaults(tree: Mapping, path: Path) -> Mapping:
     defaults = parse(DEFAULTS, str(path), [], numbered=False)
     assert isinstance(defaults, Mapping)
-    defaults.values["name"] = Scalar(path.stem, path.stem, defaults.position)
+    name = re.sub(r"[^A-Za-z0-9_.-]|^[.-]", "_", path.stem)[:100]
+    defaults.values["name"] = Scalar(name, name, defaults.position)
     defaults.keys["name"] = defaults.position
     return merge_keys(defaults, tree)
 

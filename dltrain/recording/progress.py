@@ -52,7 +52,8 @@ class Progress(Recorder):
         elif split == "system" and self._bar is not None:
             shown = {n: f"{v:.4g}" for n, v in self._train.items() if n.endswith("loss")}
             rates = [v for n, v in self._train.items() if n.endswith("learning_rate")]
-            shown |= {"lr": f"{rate:.2g}" for rate in rates[:1]}
+            if rates:
+                shown["lr"] = f"{rates[0]:.2g}"
             self._bar.set_postfix(
                 shown | {"samples/s": f"{values['samples_per_second']:,.0f}"}, refresh=False
             )

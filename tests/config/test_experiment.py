@@ -137,3 +137,10 @@ def test_nothing_in_yaml_imports(write):
     text = WHOLE.replace("data: digits", "data: {name: digits, label: os.system}")
     assert load(write(text)).data.options["label"] == "os.system"
     assert yaml.safe_load(load(write(text)).to_yaml())["data"]["label"] == "os.system"
+
+
+@pytest.mark.parametrize(("file", "name"), [("my run.yaml", "my_run"), ("é-中.yaml", "_-_")])
+def test_a_file_of_any_name_names_its_runs(tmp_path, components, file, name):
+    path = tmp_path / file
+    path.write_text(WHOLE, encoding="utf-8")
+    assert load(path).name == name
