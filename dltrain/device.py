@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import os
 import platform
 import random
 import resource
@@ -128,6 +129,10 @@ def _value_of(tensor: Tensor) -> Any:
 
 def make_deterministic(wanted: bool) -> None:
     """Makes torch refuse operations without a deterministic form, or lets it choose the fastest."""
+    if wanted:
+        # cuBLAS is deterministic only with a fixed workspace; read when CUDA's first matrix product
+        # makes its handle (docs.nvidia.com/cuda/cublas, "Results Reproducibility").
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     if wanted != torch.are_deterministic_algorithms_enabled():  # the setter imports the compiler
         torch.use_deterministic_algorithms(wanted)
     torch.backends.cudnn.benchmark = not wanted

@@ -1,0 +1,13 @@
+"""A small experiment on the GPU."""
+
+CONFIG = {
+    "seed": 3,
+    "model": {"name": "mlp", "hidden": [32]},
+    "data": {"name": "toy_blobs", "samples": 400, "validation": 50, "test": 50},
+    "loss": "cross_entropy",
+    "optimizer": {"name": "adamw", "lr": 0.01},
+    "schedule": {"name": "one_cycle", "warmup": 0.2},
+    "metrics": ["accuracy"],
+    "train": {"epochs": 3, "batch_size": 64, "device": "cuda", "precision": "fp32"},
+    "recording": {"log_every": 1000, "tensorboard": False},
+}
