@@ -48,7 +48,7 @@ def run_tests() -> dict[str, str]:
 
 
 def pictures(folder: Path) -> str:
-    """Where the pictures come from: MNIST's files, or random ones of their size put into `folder`."""
+    """MNIST if its files are there, else random pictures of its size, written to `folder`."""
     import torch
 
     if (Path(os.environ.get("DLTRAIN_DATA", "data")) / "MNIST").is_dir():
