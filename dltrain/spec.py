@@ -58,13 +58,40 @@ class TableInputs:
 
 
 @dataclass(frozen=True)
+class TextInputs:
+    """Sequences of tokens: (tokens,) int64, shorter ones filled up at the end with `PADDING`.
+
+    Attributes:
+        tokenizer: `word` splits at white space and punctuation, `character` takes each character.
+        vocabulary: The tokens; a token's number is its place here. The first is the padding, the
+            second stands for every token that is not here.
+        lowercase: Whether text is lowercased first.
+        max_tokens: Longer texts are cut.
+    """
+
+    tokenizer: Literal["word", "character"]
+    vocabulary: tuple[str, ...]
+    lowercase: bool = False
+    max_tokens: int | None = None
+    kind: Literal["text"] = "text"
+
+
+PADDING = 0
+"""The number of the token that fills up a sequence; a model must not see it."""
+
+UNKNOWN = 1
+"""The number of the token that stands for those that are not in the vocabulary."""
+
+
+@dataclass(frozen=True)
 class DataSpec:
     """What data tells a model, a loss and a metric; saved in every checkpoint.
 
     Attributes:
-        input_shape: Shape of one sample, without the batch: (channels, height, width), (features,).
+        input_shape: Shape of one sample, without the batch: (channels, height, width), (features,),
+            (tokens,), which is (0,) where lengths differ.
         num_outputs: Width of the model's output. Data gives the number of classes or of target
-            values; a loss that wants another width (one logit for two classes) says so.
+            values, or of tokens for a language model; a loss that wants another width (one logit for two classes) says so.
         inputs: How raw data becomes a sample, so that new files are read as training's were.
         class_names: One name a class; empty for regression.
         class_counts: Training samples of each class, in the order of `class_names`.
@@ -75,7 +102,7 @@ class DataSpec:
 
     input_shape: tuple[int, ...]
     num_outputs: int
-    inputs: Annotated[ImageInputs | TableInputs, Field(discriminator="kind")]
+    inputs: Annotated[ImageInputs | TableInputs | TextInputs, Field(discriminator="kind")]
     class_names: tuple[str, ...] = ()
     class_counts: tuple[int, ...] = ()
     target_mean: float = 0.0
@@ -102,8 +129,8 @@ class Batch:
     """Samples, side by side, on the device.
 
     Attributes:
-        inputs: (batch, *input_shape), float.
-        targets: (batch,) int64 classes, or (batch, values) float.
+        inputs: (batch, *input_shape), float; (batch, tokens) int64 for text.
+        targets: (batch,) int64 classes, (batch, values) float, or (batch, tokens) int64.
         index: (batch,) int64, each sample's number in its split.
     """
 
