@@ -156,7 +156,10 @@ def predict(
     device: str | None,
     as_json: bool,
 ) -> None:
-    """Labels or values for new files: pictures, or the rows of CSV files."""
+    """Labels or values for new data: picture files, the rows of CSV files, or texts.
+
+    A text classifier takes texts, files with a text a line, or - for standard input.
+    """
     load_plugins(plugins)
     from dltrain.commands.predict import predict as predict_command
 
@@ -170,6 +173,67 @@ def predict(
                 click.echo(f"{item.input}\t{item.label}\t{max(item.probabilities.values()):.4f}")
 
     show(predictions, as_json, table)
+
+
+@cli.command()
+@click.argument("run", type=DIRECTORY)
+@click.option("--prompt", default="", metavar="TEXT", help="What each text begins with.")
+@click.option(
+    "-n",
+    "num_samples",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="How many texts.",
+)
+@click.option(
+    "--tokens",
+    "num_tokens",
+    type=click.IntRange(min=1),
+    default=300,
+    show_default=True,
+    help="Length of each text; what a token is, the run's data says.",
+)
+@click.option(
+    "--temperature",
+    type=click.FloatRange(min=0, min_open=True),
+    default=0.8,
+    show_default=True,
+    help="Lower is more predictable, higher more varied.",
+)
+@click.option(
+    "--top-k",
+    type=click.IntRange(min=1),
+    help="Draw each token from this many most probable ones; default: all.",
+)
+@click.option(
+    "--seed", type=int, default=0, show_default=True, help="The same seed, the same text."
+)
+@checkpoint_option
+@plugin_option
+@device_option
+@json_option
+def sample(run: Path, plugins: Sequence[Path], as_json: bool, **options: Any) -> None:
+    """Text that a run's language model writes, shown as it comes."""
+    load_plugins(plugins)
+    from dltrain.commands import sample as command
+
+    if as_json:
+        show(command.sample(run, **options), as_json, lambda: None)
+        return
+    pieces = command.stream(run, **options)
+
+    def text() -> None:
+        number = -1
+        for piece in pieces:
+            if piece.number != number:
+                separator = "" if number < 0 else "\n\n"
+                click.echo(separator + options["prompt"], nl=False)
+                number = piece.number
+            click.echo(piece.text, nl=False)
+        click.echo()
+
+    show(None, as_json, text)
 
 
 @cli.command()

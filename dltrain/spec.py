@@ -91,7 +91,8 @@ class DataSpec:
         input_shape: Shape of one sample, without the batch: (channels, height, width), (features,),
             (tokens,), which is (0,) where lengths differ.
         num_outputs: Width of the model's output. Data gives the number of classes or of target
-            values, or of tokens for a language model; a loss that wants another width (one logit for two classes) says so.
+            values, or of tokens for a language model; a loss that wants another width, such as one
+            logit for two classes, says so.
         inputs: How raw data becomes a sample, so that new files are read as training's were.
         class_names: One name a class; empty for regression.
         class_counts: Training samples of each class, in the order of `class_names`.

@@ -44,9 +44,33 @@ def write_pictures(folder: Path, a_class: int) -> None:
             Image.new("RGB", (40 + number, 50), colour).save(folder / name / f"{number}.png")
 
 
+def write_text(path: Path, lines: int) -> None:
+    """Lines of a few words, in an order that is not to be foretold."""
+    generator = torch.Generator().manual_seed(0)
+    words = ("to", "be", "or", "not", "what", "art", "thou,", "king?")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(
+        "".join(
+            " ".join(words[i] for i in torch.randint(8, (6,), generator=generator)) + ".\n"
+            for _ in range(lines)
+        ),
+        encoding="utf-8",
+    )
+
+
+def write_sentences(folder: Path) -> None:
+    """A few lines in the layout of SST-2."""
+    folder.mkdir(parents=True)
+    for name, count in (("train", 60), ("dev", 20), ("test", 20)):
+        lines = [f"a {('dull', 'fine')[i % 2]} film of {i} hours\t{i % 2}\n" for i in range(count)]
+        (folder / f"{name}.tsv").write_text("".join(lines))
+
+
 def write_all(root: Path) -> None:
     """Everything; `my_images` stands beside it, in the working directory."""
     write_images(root / "MNIST" / "raw", 300, 60, 28, 10)
     write_images(root / "FashionMNIST" / "raw", 300, 60, 28, 10)
     write_cifar(root / "cifar-10-batches-bin", 40)
     write_pictures(root.parent / "my_images", 12)
+    write_sentences(root / "sst2")
+    write_text(root / "tinyshakespeare.txt", 100)

@@ -36,7 +36,9 @@ def predict(
     checkpoint: str | None = None,
     device: str | None = None,
 ) -> list[Prediction]:
-    """Predictions for image files, or for the rows of CSV files, read as training's data was.
+    """Predictions for image files, the rows of CSV files, or texts, read as training's data was.
+
+    An input of a text classifier is a text, a file with a text a line, or `-`: standard input.
 
     Raises:
         RunError: There is no such checkpoint.
@@ -50,7 +52,9 @@ def predict(
     if task_predict is None:
         raise UsageError(f"task {trained.experiment.task.name!r} gives no predictions")
     tensor, names = read_inputs(trained.spec, inputs)
-    tensor = tensor.to(trained.machine.device, trained.machine.numerics.dtype)
+    tensor = tensor.to(trained.machine.device)
+    if tensor.is_floating_point():
+        tensor = tensor.to(trained.machine.numerics.dtype)
     size = trained.experiment.train.samples_at_once
     with torch.inference_mode(), trained.machine.numerics.autocast():
         outputs = torch.cat([task_predict(part) for part in tensor.split(size)]).cpu()

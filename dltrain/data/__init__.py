@@ -1,5 +1,15 @@
 """Data sources; importing the package registers them."""
 
-from dltrain.data import breast_cancer, cifar10, csv, idx, image_folder, mnist, toy
+from dltrain.data import breast_cancer, cifar10, corpus, csv, idx, image_folder, mnist, text, toy
 
-__all__ = ["breast_cancer", "cifar10", "csv", "idx", "image_folder", "mnist", "toy"]
+__all__ = [
+    "breast_cancer",
+    "cifar10",
+    "corpus",
+    "csv",
+    "idx",
+    "image_folder",
+    "mnist",
+    "text",
+    "toy",
+]

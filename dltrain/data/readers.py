@@ -2,37 +2,75 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from dltrain.data.columns import encode
 from dltrain.data.decode import decode_image
 from dltrain.data.images import ImageTransform
 from dltrain.data.table import Table, read_table
+from dltrain.data.tokens import Encoder
 from dltrain.errors import DataError
-from dltrain.spec import DataSpec, ImageInputs, TableInputs
+from dltrain.spec import PADDING, DataSpec, ImageInputs, TableInputs, TextInputs
+
+LONGEST_NAME = 255
+"""Of a file; a longer input is a text."""
 
 DELIMITERS = (",", ";", "\t", "|")
 
 
 def read_inputs(spec: DataSpec, paths: Sequence[Path]) -> tuple[Tensor, list[str]]:
-    """Pictures, or the rows of CSV files, as the model wants them.
+    """Pictures, the rows of CSV files, or texts, as the model wants them.
 
     Returns:
-        (samples, *input_shape) float32, and a name for each sample: its file, or file:line.
+        (samples, *input_shape) float32, or (samples, tokens) int64, and a name for each sample: its
+        file, or file:line, or the text.
 
     Raises:
         DataError: A file can't be read, or lacks a column that the model was trained on.
     """
+    if spec.inputs.kind == "text":
+        return read_texts(spec.inputs, paths)
     if spec.inputs.kind == "image":
         return read_images(spec, paths), [str(path) for path in paths]
     tables = [_table(spec.inputs, path) for path in paths]
     rows = [encode(spec.inputs.columns, table, torch.float32) for table in tables]
     names = [f"{table.path}:{line}" for table in tables for line in table.lines]
     return torch.cat(rows), names
+
+
+def read_texts(inputs: TextInputs, given: Sequence[Path]) -> tuple[Tensor, list[str]]:
+    """Texts, or files with a text a line, or `-` for standard input.
+
+    Returns:
+        (texts, tokens) int64, filled up with `PADDING`, and the texts.
+    """
+    texts: list[str] = []
+    for item in given:
+        if str(item) == "-":
+            texts += sys.stdin.read().splitlines()
+        elif len(str(item)) < LONGEST_NAME and item.is_file():
+            texts += _lines(item)
+        else:
+            texts.append(str(item))
+    texts = [text for text in texts if text.strip()]
+    if not texts:
+        raise DataError("there is no text to read")
+    encode = Encoder(inputs)
+    sequences = [encode(text) for text in texts]
+    return pad_sequence(sequences, batch_first=True, padding_value=PADDING), texts
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: can't be read: {error}") from error
 
 
 def read_images(spec: DataSpec, paths: Sequence[Path]) -> Tensor:

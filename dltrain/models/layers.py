@@ -6,6 +6,9 @@ from typing import Literal
 
 from torch import nn
 
+from dltrain.errors import UsageError
+from dltrain.spec import DataSpec
+
 Activation = Literal["sigmoid", "tanh", "relu", "gelu", "silu"]
 Init = Literal["default", "xavier", "kaiming", "orthogonal", "zeros"]
 HiddenInit = Literal["default", "xavier", "kaiming", "orthogonal"]
@@ -56,3 +59,12 @@ def initialise(module: nn.Module, scheme: Init) -> nn.Module:
         if layer.bias is not None:
             nn.init.zeros_(layer.bias)
     return module
+
+
+def require_numbers(spec: DataSpec, name: str) -> None:
+    """UsageError where samples are numbers of tokens, which a layer of weights can't take."""
+    if spec.inputs.kind == "text":
+        raise UsageError(
+            f"model {name!r} needs numbers to compute with, and this data has text: use model "
+            "'text_lstm', 'text_cnn' or 'text_transformer'"
+        )

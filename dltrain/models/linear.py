@@ -6,7 +6,7 @@ from math import prod
 
 from torch import nn
 
-from dltrain.models.layers import Init, initialise
+from dltrain.models.layers import Init, initialise, require_numbers
 from dltrain.registry import MODELS
 from dltrain.spec import DataSpec
 
@@ -20,6 +20,10 @@ def linear(spec: DataSpec, /, *, bias: bool = True, init: Init = "default") -> n
     Args:
         bias: Add a learned constant to each output.
         init: How the weights begin; the problem is convex for the usual losses, so zeros will do.
+
+    Raises:
+        UsageError: The data is text.
     """
+    require_numbers(spec, "linear")
     layer = nn.Linear(prod(spec.input_shape), spec.num_outputs, bias=bias)
     return initialise(nn.Sequential(nn.Flatten(), layer), init)

@@ -6,7 +6,13 @@ from math import prod
 
 from torch import nn
 
-from dltrain.models.layers import Activation, HiddenInit, activation_layer, initialise
+from dltrain.models.layers import (
+    Activation,
+    HiddenInit,
+    activation_layer,
+    initialise,
+    require_numbers,
+)
 from dltrain.registry import MODELS
 from dltrain.spec import DataSpec, PositiveInt, Probability
 
@@ -32,6 +38,7 @@ def mlp(
         init: How the weights begin.
     """
     layers: list[nn.Module] = [nn.Flatten()]
+    require_numbers(spec, "mlp")
     width = prod(spec.input_shape)
     for next_width in hidden:
         # Batch normalisation subtracts the mean, and a bias with it.

@@ -2,6 +2,9 @@
 
 import json
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +12,7 @@ import safetensors.torch
 import torch
 import yaml
 from PIL import Image
-from small_data import write_images
+from small_data import write_images, write_sentences
 from small_runs import CONFIG, write_folder
 
 import dltrain
@@ -187,3 +190,38 @@ def test_files_that_do_not_fit(call, folder):
     (folder / "other.csv").write_text("colour\nred\n")
     with pytest.raises(DataError, match=r"other.csv: has no column 'weight'"):
         dltrain.predict(folder / "run", [folder / "other.csv"])
+
+
+SENTENCES = {
+    "seed": 0,
+    "model": {"name": "text_lstm", "hidden_size": 16, "layers": 1, "dropout": 0.0},
+    "data": {"name": "sst2", "root": "sst2"},
+    "loss": "cross_entropy",
+    "optimizer": {"name": "adamw", "lr": 0.02},
+    "train": {"epochs": 12, "batch_size": 8, "device": "cpu"},
+    "recording": {"tensorboard": False},
+}
+
+
+def test_sentences_from_the_command_line_a_file_and_standard_input(experiment, tmp_path):
+    write_sentences(tmp_path / "sst2")
+    dltrain.train(experiment(SENTENCES), run_dir=tmp_path / "run", quiet=True)
+    shutil.rmtree(tmp_path / "sst2")  # the checkpoint knows the vocabulary
+    texts = ["a fine film of 3 hours", "A DULL film", "words never seen"]
+    (tmp_path / "mine.txt").write_text("\n".join(texts) + "\n\n")
+    by_word = dltrain.predict(tmp_path / "run", [Path(text) for text in texts])
+    from_file = dltrain.predict(tmp_path / "run", [Path("mine.txt")])
+    assert by_word == from_file
+    assert [p.input for p in by_word] == texts
+    assert [p.label for p in by_word[:2]] == ["positive", "negative"]
+    for prediction in by_word:
+        assert set(prediction.probabilities) == {"negative", "positive"}
+        assert sum(prediction.probabilities.values()) == pytest.approx(1)
+    piped = subprocess.run(
+        [sys.executable, "-m", "dltrain", "predict", "run", "-", "--json"],
+        input="\n".join(texts),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert [p["label"] for p in json.loads(piped.stdout)] == [p.label for p in by_word]

@@ -14,7 +14,15 @@ from torch.nn import functional as F
 import dltrain.models  # noqa: F401  (registers them)
 from dltrain.models import layers
 from dltrain.registry import MODELS
-from dltrain.spec import Column, DataSpec, ImageInputs, TableInputs
+from dltrain.spec import (
+    PADDING,
+    UNKNOWN,
+    Column,
+    DataSpec,
+    ImageInputs,
+    TableInputs,
+    TextInputs,
+)
 
 
 def images(*shape: int, num_outputs: int = 10) -> DataSpec:
@@ -27,12 +35,23 @@ def table(features: int, num_outputs: int) -> DataSpec:
     return DataSpec((features,), num_outputs, TableInputs(columns))
 
 
+def text(tokens: int, num_outputs: int) -> DataSpec:
+    inputs = TextInputs("word", ("<pad>", "<unk>", *"abcdefghijkl"), max_tokens=tokens or None)
+    return DataSpec((tokens,), num_outputs, inputs, tuple("abcdefghij"[:num_outputs]))
+
+
 ANY_SHAPE = [images(1, 28, 28), images(3, 32, 40, num_outputs=3), table(4, 1)]
 PICTURES = ANY_SHAPE[:2]
+TEXTS = [text(9, num_outputs=3), text(0, num_outputs=2)]
 
 # A model that needs options, or can't take every shape, says so here; a new one is tried on all.
 CASES: dict[str, tuple[dict[str, object], list[DataSpec]]] = {
     "cnn": ({"dropout": 0.0}, PICTURES),
+    "gpt": ({}, []),  # an output a token; tested with the language models
+    "text_cnn": ({"dropout": 0.0}, TEXTS),
+    "text_generator": ({}, []),
+    "text_lstm": ({"dropout": 0.0}, TEXTS),
+    "text_transformer": ({"dropout": 0.0}, TEXTS),
     "torchvision": ({"arch": "resnet18", "small_input": True}, PICTURES),
 }
 MODELS_AND_SPECS = [
@@ -52,6 +71,14 @@ def build(name: str, spec: DataSpec) -> nn.Module:
     return MODELS[name].builder(spec, **CASES.get(name, ({}, []))[0])
 
 
+def samples(spec: DataSpec, batch: int) -> Tensor:
+    if spec.inputs.kind != "text":
+        return torch.randn(batch, *spec.input_shape)
+    lengths = torch.arange(batch) % 7 + 1  # each sample shorter than the batch is padded
+    tokens = torch.randint(UNKNOWN, len(spec.inputs.vocabulary), (batch, 9))
+    return tokens.where(torch.arange(9) < lengths[:, None], PADDING)
+
+
 def batch_loss(model: nn.Module, inputs: Tensor, spec: DataSpec) -> Tensor:
     outputs = model(inputs)
     if spec.num_classes == 0:
@@ -63,13 +90,13 @@ def batch_loss(model: nn.Module, inputs: Tensor, spec: DataSpec) -> Tensor:
 def test_outputs_have_the_specs_width(name: str, spec: DataSpec) -> None:
     model = build(name, spec).eval()
     for batch in (1, 3):
-        assert model(torch.randn(batch, *spec.input_shape)).shape == (batch, spec.num_outputs)
+        assert model(samples(spec, batch)).shape == (batch, spec.num_outputs)
 
 
 @every_model
 def test_gradients_reach_every_trainable_parameter(name: str, spec: DataSpec) -> None:
     model = build(name, spec)
-    batch_loss(model, torch.randn(4, *spec.input_shape), spec).backward()
+    batch_loss(model, samples(spec, 4), spec).backward()
     for path, parameter in model.named_parameters():
         if parameter.requires_grad:
             assert parameter.grad is not None, path
@@ -80,7 +107,7 @@ def test_gradients_reach_every_trainable_parameter(name: str, spec: DataSpec) ->
 @every_model
 def test_one_batch_can_be_learned_by_heart(name: str, spec: DataSpec) -> None:
     model = build(name, spec)
-    inputs = torch.randn(6, *spec.input_shape)
+    inputs = samples(spec, 6)
     optimizer = torch.optim.Adam(model.parameters(), lr=0.03 if spec.num_classes == 0 else 3e-3)
     first = batch_loss(model, inputs, spec).item()
     for _ in range(60):
@@ -96,7 +123,7 @@ def test_one_batch_can_be_learned_by_heart(name: str, spec: DataSpec) -> None:
 @every_model
 def test_state_dict_restores_the_outputs(name: str, spec: DataSpec) -> None:
     model, other = build(name, spec).eval(), build(name, spec).eval()
-    inputs = torch.randn(2, *spec.input_shape)
+    inputs = samples(spec, 2)
     assert not torch.equal(model(inputs), other(inputs))
     other.load_state_dict(copy.deepcopy(model.state_dict()), strict=True)
     assert torch.equal(model(inputs), other(inputs))

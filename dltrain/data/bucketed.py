@@ -1,0 +1,58 @@
+"""Sequences of different length: batches of samples that are about equally long."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from dltrain.data.draws import epoch_order
+from dltrain.spec import PADDING, Batch
+
+CHUNK = 50
+"""Batches among which samples are sorted by length: more pads less and shuffles less."""
+
+
+class Bucketed:
+    """A split of sequences, each batch padded to its own longest; see `spec.Split`.
+
+    Args:
+        sequences: Of each sample, (tokens,) int64.
+        targets: (samples,) int64, on the device.
+        seed: Decides the order of each epoch.
+    """
+
+    def __init__(self, sequences: Sequence[Tensor], targets: Tensor, *, seed: int) -> None:
+        self.tokens = pad_sequence(list(sequences), batch_first=True, padding_value=PADDING)
+        self.lengths = torch.tensor([len(sequence) for sequence in sequences])
+        self.targets = targets
+        self.seed = seed
+        self.tokens = self.tokens.to(targets.device)
+
+    def __len__(self) -> int:
+        """Number of samples."""
+        return len(self.lengths)
+
+    def batches(
+        self, batch_size: int, *, epoch: int | None = None, offset: int = 0
+    ) -> Iterator[Batch]:
+        """See `spec.Split.batches`; evaluation reads the samples from short to long."""
+        for index in self._plan(batch_size, epoch)[offset:]:
+            longest = int(self.lengths[index].max())  # on the CPU: nothing waits
+            place = index.to(self.targets.device)
+            inputs = self.tokens[:, :longest].index_select(0, place)
+            yield Batch(inputs, self.targets.index_select(0, place), place)
+
+    def _plan(self, batch_size: int, epoch: int | None) -> list[Tensor]:
+        """The samples of each batch; a pure function of the seed and the epoch."""
+        if epoch is None:
+            return list(self.lengths.argsort(stable=True).split(batch_size))
+        order = epoch_order(len(self), self.seed, epoch)
+        plan = []
+        for chunk in order.split(batch_size * CHUNK):
+            by_length = self.lengths[chunk].argsort(stable=True)
+            plan += chunk[by_length].split(batch_size)
+        # Each chunk goes from short to long; the batches themselves come in any order.
+        return [plan[i] for i in epoch_order(len(plan), self.seed, epoch).tolist()]

@@ -1,0 +1,264 @@
+"""Running text for a language model: windows of tokens, each with the token that follows it."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from dltrain.data.download import fetch
+from dltrain.data.draws import epoch_order, key
+from dltrain.data.splits import HeldOut
+from dltrain.data.tokens import Tokenizer, build_vocabulary, split_text
+from dltrain.errors import DataError, OptionError
+from dltrain.registry import DATA
+from dltrain.spec import (
+    PADDING,
+    UNKNOWN,
+    Batch,
+    Data,
+    DataContext,
+    DataSpec,
+    PositiveInt,
+    TextInputs,
+)
+
+SHAKESPEARE_URL = (
+    "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
+)
+SHAKESPEARE_DIGEST = "sha256:86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
+
+
+@DATA.register
+def text_file(
+    context: DataContext,
+    /,
+    *,
+    path: str,
+    tokenizer: Tokenizer = "character",
+    window: PositiveInt = 128,
+    validation: HeldOut = 0.1,
+    test: HeldOut = 0,
+) -> Data:
+    """Your own text: a file in UTF-8, to learn which token comes next.
+
+    The tokens of the training part are the vocabulary. Validation and test follow it in the file.
+
+    Args:
+        path: The file, from the working directory or else from the common data folder.
+        tokenizer: Whether a token is a character, or a word or punctuation mark.
+        window: Tokens in a training sample.
+        validation: Tokens to validate on, after the training part: a number, or a fraction.
+        test: Tokens to test on, at the end: a number, or a fraction.
+    """
+    file = Path(path).expanduser()
+    if not file.exists() and (context.root / file).exists():
+        file = context.root / file
+    return corpus_data(context, _read(file), str(file), tokenizer, window, validation, test)
+
+
+@DATA.register
+def shakespeare(
+    context: DataContext,
+    /,
+    *,
+    root: str | None = None,
+    tokenizer: Tokenizer = "character",
+    window: PositiveInt = 128,
+    validation: HeldOut = 0.1,
+    test: HeldOut = 0,
+) -> Data:
+    """Scenes from Shakespeare's plays: 1.1 million characters, 65 of them different.
+
+    ROOT/tinyshakespeare.txt, as collected by Karpathy for "The unreasonable effectiveness of
+    recurrent neural networks" (2015); downloaded if it is missing.
+
+    Args:
+        root: Folder of the file; the common data folder if not given.
+        tokenizer: Whether a token is a character, or a word or punctuation mark.
+        window: Tokens in a training sample.
+        validation: Tokens to validate on, after the training part: a number, or a fraction.
+        test: Tokens to test on, at the end: a number, or a fraction.
+    """
+    file = (context.root if root is None else Path(root).expanduser()) / "tinyshakespeare.txt"
+    if not file.exists():
+        context.say(f"downloading Shakespeare's plays to {file}")
+        fetch([SHAKESPEARE_URL], file, SHAKESPEARE_DIGEST)
+    return corpus_data(context, _read(file), str(file), tokenizer, window, validation, test)
+
+
+@DATA.register
+def python_docs(
+    context: DataContext,
+    /,
+    *,
+    tokenizer: Tokenizer = "character",
+    window: PositiveInt = 128,
+    validation: HeldOut = 0.1,
+    test: HeldOut = 0,
+) -> Data:
+    """The topics of Python's `help()`, about half a million characters; needs no download.
+
+    They are those of the Python that runs, so runs compare only where that is the same.
+
+    Args:
+        tokenizer: Whether a token is a character, or a word or punctuation mark.
+        window: Tokens in a training sample.
+        validation: Tokens to validate on, after the training part: a number, or a fraction.
+        test: Tokens to test on, at the end: a number, or a fraction.
+    """
+    from pydoc_data.topics import topics
+
+    text = "\n".join(topics[name] for name in sorted(topics))
+    return corpus_data(context, text, "pydoc_data.topics", tokenizer, window, validation, test)
+
+
+def corpus_data(
+    context: DataContext,
+    text: str,
+    source: str,
+    tokenizer: Tokenizer,
+    window: int,
+    validation: float,
+    test: float,
+) -> Data:
+    """Training, validation and test parts of a text, one after another.
+
+    Raises:
+        DataError: There is too little text to train on.
+        OptionError: A part would be empty or all of it, or training shorter than two windows.
+    """
+    tokens = split_text(text, tokenizer, lowercase=False)
+    total = len(tokens)
+    sizes = {
+        name: amount if isinstance(amount, int) else round(amount * total)
+        for name, amount in (("validation", validation), ("test", test))
+    }
+    for name, amount in (("validation", validation), ("test", test)):
+        if not 0 <= sizes[name] < total or (amount and not sizes[name]):
+            raise OptionError(
+                name,
+                f"{amount} of {total} tokens is {sizes[name]}; "
+                "give a number of tokens, a fraction in between, or 0 for none",
+            )
+    train_end = total - sizes["validation"] - sizes["test"]
+    longest = train_end // 2
+    if longest < 1:
+        raise DataError(f"{source}: {total} tokens are too few to train and validate on")
+    if window > longest:
+        raise OptionError(
+            "window",
+            f"{window} tokens; {source} has {train_end} to train on: give at most {longest}",
+        )
+
+    vocabulary = build_vocabulary([tokens[:train_end]])
+    inputs = TextInputs(tokenizer, vocabulary)
+    spec = DataSpec((window,), len(vocabulary), inputs, class_names=vocabulary)
+    # a number for each token, as small as they fit: texts stay on the device whole
+    dtype = torch.uint8 if len(vocabulary) <= 256 else torch.int32
+    numbers = torch.tensor(_numbers(inputs, tokens), dtype=dtype).to(context.device)
+
+    def part(start: int, stop: int, training: bool = False) -> Windows:
+        return Windows(numbers, start, stop, window, seed=context.seed, training=training)
+
+    test_start = total - sizes["test"]
+    return Data(
+        spec,
+        part(0, train_end, training=True),
+        part(train_end, test_start) if train_end < test_start else None,
+        part(test_start, total) if test_start < total else None,
+        source,
+        hashlib.sha256(text.encode()).hexdigest(),
+    )
+
+
+class Windows:
+    """A part of a text as windows of tokens; see `spec.Split`.
+
+    A training epoch reads the part once, in windows that do not overlap. They begin at an offset
+    below the window's length, so that the cuts fall elsewhere in each epoch; offset and order are a
+    function of seed and epoch. What is left over at either end, less than a window, is skipped.
+
+    Evaluation makes each token of the part a target exactly once, the first by the token before the
+    part. A text's very first token has none before it and is no target. The last window is filled
+    up with PADDING.
+
+    Args:
+        numbers: The whole text, (tokens,), on the device.
+        start: Where the part begins.
+        stop: Where it ends.
+        window: Tokens in a window.
+        seed: Decides offsets and orders.
+        training: Whether `len` counts the windows of a training epoch or of an evaluation.
+    """
+
+    def __init__(
+        self,
+        numbers: Tensor,
+        start: int,
+        stop: int,
+        window: int,
+        *,
+        seed: int,
+        training: bool,
+    ) -> None:
+        self.numbers, self.window, self.seed, self.training = numbers, window, seed, training
+        self.first, self.stop = max(start, 1) - 1, stop
+        num_targets = stop - 1 - self.first
+        # as many as fit behind any offset, so that every epoch has the same number of steps
+        self.num_training_windows = (num_targets + 1 - window) // window
+        self.num_windows = math.ceil(num_targets / window)
+
+    def __len__(self) -> int:
+        """Number of windows: of a training epoch, or of an evaluation."""
+        return self.num_training_windows if self.training else self.num_windows
+
+    def batches(
+        self, batch_size: int, *, epoch: int | None = None, offset: int = 0
+    ) -> Iterator[Batch]:
+        """See `spec.Split.batches`."""
+        device = self.numbers.device
+        if epoch is None:
+            first, order = self.first, torch.arange(self.num_windows)
+        else:
+            first = self.first + key(self.seed, epoch, self.window) % self.window
+            order = epoch_order(self.num_training_windows, self.seed, epoch)
+        places = torch.arange(self.window, device=device)
+        for index in order.to(device).split(batch_size)[offset:]:
+            at = first + index[:, None] * self.window + places
+            inside = at + 1 < self.stop
+            last = self.stop - 1
+            inputs = self.numbers[at.clamp(max=last)].long()
+            targets = self.numbers[(at + 1).clamp(max=last)].long()
+            yield Batch(
+                inputs.masked_fill(~inside, PADDING), targets.masked_fill(~inside, PADDING), index
+            )
+
+
+def encode(inputs: TextInputs, text: str) -> list[int]:
+    """A text as the numbers of its tokens; UNKNOWN for those that the vocabulary lacks."""
+    return _numbers(inputs, split_text(text, inputs.tokenizer, inputs.lowercase))
+
+
+def decode(inputs: TextInputs, number: int) -> str:
+    """The text of a token that follows another: a word comes with a space before it."""
+    token = inputs.vocabulary[number]
+    return token if inputs.tokenizer == "character" else f" {token}"
+
+
+def _numbers(inputs: TextInputs, tokens: list[str]) -> list[int]:
+    place = {token: number for number, token in enumerate(inputs.vocabulary)}
+    return [place.get(token, UNKNOWN) for token in tokens]
+
+
+def _read(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except OSError as error:
+        raise DataError(f"{file}: can't be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{file}: is not UTF-8: {error.reason} at byte {error.start}") from error

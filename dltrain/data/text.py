@@ -1,0 +1,286 @@
+"""Sentences with labels: SST-2, anyone's tables of text, and made sentences."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from dltrain.data.bucketed import Bucketed
+from dltrain.data.download import fetch
+from dltrain.data.draws import key
+from dltrain.data.resident import class_counts
+from dltrain.data.splits import TEST_SEED, HeldOut, hold_out
+from dltrain.data.table import read_table
+from dltrain.data.tokens import Encoder, Tokenizer, build_vocabulary, split_text
+from dltrain.errors import DataError, OptionError
+from dltrain.registry import DATA
+from dltrain.spec import Data, DataContext, DataSpec, PositiveInt, TextInputs
+
+SST2_FILES = {
+    "train.tsv": "sha256:ec192f833a64da08f475488a77b0d0b47db47acd0f458bd18433fc793b569920",
+    "dev.tsv": "sha256:eddea6b39e601dd4e7a672b53cc40fdf6019fa80522f351206c24340ca5d9359",
+    "test.tsv": "sha256:831169c7e2e429d6026e1bdbb542f33b636e3e596caad9602ebc953c205928b7",
+}
+SST2_MIRROR = (
+    "https://raw.githubusercontent.com/clairett/pytorch-sentiment-classification/master/data/SST2/"
+)
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Texts and the number of each one's class."""
+
+    texts: list[str]
+    targets: list[int]
+
+    def take(self, index: Sequence[int]) -> Texts:
+        """Some of them."""
+        return Texts([self.texts[i] for i in index], [self.targets[i] for i in index])
+
+
+@DATA.register
+def sst2(
+    context: DataContext,
+    /,
+    *,
+    root: str | None = None,
+    tokenizer: Tokenizer = "word",
+    lowercase: bool = True,
+    min_count: PositiveInt = 1,
+    max_size: PositiveInt | None = None,
+    max_tokens: PositiveInt | None = None,
+) -> Data:
+    """Stanford Sentiment Treebank, whole sentences, negative or positive: 6,920 / 872 / 1,821.
+
+    Socher et al., "Recursive deep models for semantic compositionality over a sentiment treebank",
+    2013. Files are looked for in ROOT/sst2 and ROOT, and downloaded if they are missing; `dev` is
+    the validation split.
+
+    Args:
+        root: Folder of the files; the common data folder if not given.
+        tokenizer: word splits at white space and signs, character takes each character.
+        lowercase: Whether text is lowercased first.
+        min_count: Tokens that are rarer in the training texts are unknown.
+        max_size: The longest that the vocabulary may be.
+        max_tokens: Longer texts are cut.
+    """
+    base = context.root if root is None else Path(root).expanduser()
+    home = base / "sst2"
+    folder = base if all((base / name).exists() for name in SST2_FILES) else home
+    for name, digest in SST2_FILES.items():
+        if not (folder / name).exists():
+            context.say(f"downloading SST-2's {name} to {folder}")
+            fetch([SST2_MIRROR + name], folder / name, digest)
+    train, validation, test = (_read_sst2(folder / name) for name in SST2_FILES)
+    return _text_data(
+        context,
+        {"train": train, "validation": validation, "test": test},
+        class_names=("negative", "positive"),
+        tokenizer=tokenizer,
+        lowercase=lowercase,
+        min_count=min_count,
+        max_size=max_size,
+        max_tokens=max_tokens,
+        source=str(folder),
+    )
+
+
+def _read_sst2(path: Path) -> Texts:
+    """Lines of SENTENCE<TAB>LABEL; DataError names the line that is something else."""
+    texts, targets = [], []
+    for number, line in enumerate(_lines(path), 1):
+        text, tab, label = line.rpartition("\t")
+        if not tab or label not in ("0", "1"):
+            raise DataError(f"{path}:{number}: not a sentence, a tab, and 0 or 1")
+        texts.append(text)
+        targets.append(int(label))
+    return Texts(texts, targets)
+
+
+@DATA.register
+def text_csv(
+    context: DataContext,
+    /,
+    *,
+    path: str,
+    text: tuple[str, ...],
+    label: str,
+    tokenizer: Tokenizer = "word",
+    lowercase: bool = True,
+    min_count: PositiveInt = 1,
+    max_size: PositiveInt | None = None,
+    max_tokens: PositiveInt | None = None,
+    validation: HeldOut = 0.1,
+    test: HeldOut = 0.1,
+) -> Data:
+    """Your own texts with labels: a CSV or TSV file with a header, or a JSONL file.
+
+    Args:
+        path: The file, from the working directory or else from the common data folder; .tsv is
+            separated by tabs, .jsonl has a JSON object a line.
+        text: The columns that hold the text; several are joined by a space.
+        label: The column that holds the class.
+        tokenizer: word splits at white space and signs, character takes each character.
+        lowercase: Whether text is lowercased first.
+        min_count: Tokens that are rarer in the training texts are unknown.
+        max_size: The longest that the vocabulary may be.
+        max_tokens: Longer texts are cut.
+        validation: Training texts to validate on: a number, or a fraction.
+        test: Texts to test on: a number, or a fraction.
+    """
+    file = Path(path).expanduser()
+    if not file.exists() and (context.root / file).exists():
+        file = context.root / file
+    if not text:
+        raise OptionError("text", "give at least one column")
+    columns = _read_columns(file, (*text, label))
+    texts = [" ".join(cells) for cells in zip(*(columns[name] for name in text), strict=True)]
+    class_names = sorted(set(columns[label]))
+    if len(class_names) < 2:
+        raise DataError(f"{file}: {label!r} is {class_names[0]!r} in every row")
+    place = {name: number for number, name in enumerate(class_names)}
+    whole = Texts(texts, [place[name] for name in columns[label]])
+    return _text_data(
+        context,
+        _cut(context, whole, validation, test),
+        class_names=tuple(class_names),
+        tokenizer=tokenizer,
+        lowercase=lowercase,
+        min_count=min_count,
+        max_size=max_size,
+        max_tokens=max_tokens,
+        source=str(file),
+    )
+
+
+def _read_columns(path: Path, names: Sequence[str]) -> dict[str, list[str]]:
+    if path.suffix.lower() not in (".jsonl", ".ndjson"):
+        table = read_table(path, "\t" if path.suffix.lower() == ".tsv" else ",")
+        return {name: table.column(name) for name in names}
+    columns: dict[str, list[str]] = {name: [] for name in names}
+    for number, line in enumerate(_lines(path), 1):
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise DataError(f"{path}:{number}: not a JSON object") from error
+        for name in names:
+            if not isinstance(row, dict) or name not in row:
+                raise DataError(f"{path}:{number}: has no {name!r}")
+            columns[name].append(str(row[name]))
+    return columns
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        lines = path.read_text(encoding="utf-8").rstrip("\n").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: can't be read: {error}") from error
+    if lines == [""]:
+        raise DataError(f"{path}: has no lines")
+    return lines
+
+
+@DATA.register
+def toy_text(
+    context: DataContext,
+    /,
+    *,
+    samples: PositiveInt = 3000,
+    validation: HeldOut = 0.1,
+    test: HeldOut = 0.2,
+) -> Data:
+    """Made sentences, `the cat chased the dog`: the order of the two names is the class.
+
+    The order of the words decides; which words there are tells nothing, for each pair of names
+    stands in either order equally often.
+
+    Args:
+        samples: Samples in all.
+        validation: Training texts to validate on: a number, or a fraction.
+        test: Texts to test on: a number, or a fraction.
+    """
+    draw = torch.Generator().manual_seed(key(context.seed))
+    texts, targets = [], []
+    for number in range(samples):
+        first, second = sorted(torch.randperm(len(_NAMES), generator=draw)[:2].tolist())
+        swapped = number % 2
+        pair = (second, first) if swapped else (first, second)
+        verb, before, after = (
+            words[int(torch.randint(len(words), (), generator=draw))]
+            for words in (_VERBS, _FILLERS, _FILLERS)
+        )
+        texts.append(f"{before} the {_NAMES[pair[0]]} {verb} the {_NAMES[pair[1]]} {after}".strip())
+        targets.append(swapped)
+    return _text_data(
+        context,
+        _cut(context, Texts(texts, targets), validation, test),
+        class_names=("in order", "swapped"),
+        source=f"made sentences, seed {context.seed}",
+    )
+
+
+_NAMES = ("ape", "bear", "cat", "dog", "eel", "fox", "goat", "hen")
+_VERBS = ("chased", "saw", "met", "followed")
+_FILLERS = ("", "today", "again and again", "once more", "in the old garden behind the house")
+
+
+def _cut(context: DataContext, whole: Texts, validation: float, test: float) -> dict[str, Texts]:
+    """Test first, always the same; then validation from the rest."""
+    targets = torch.tensor(whole.targets)
+    rest, tested = hold_out(targets, test, TEST_SEED, name="test")
+    kept, held = hold_out(targets[rest], validation, context.seed, name="validation")
+    return {
+        "train": whole.take(rest[kept].tolist()),
+        "validation": whole.take(rest[held].tolist()),
+        "test": whole.take(tested.tolist()),
+    }
+
+
+def _text_data(
+    context: DataContext,
+    parts: dict[str, Texts],
+    *,
+    class_names: tuple[str, ...],
+    source: str,
+    tokenizer: Tokenizer = "word",
+    lowercase: bool = True,
+    min_count: int = 1,
+    max_size: int | None = None,
+    max_tokens: int | None = None,
+) -> Data:
+    """Splits of numbered tokens; the vocabulary is the training texts'."""
+    tokens = (split_text(text, tokenizer, lowercase) for text in parts["train"].texts)
+    inputs = TextInputs(
+        tokenizer=tokenizer,
+        vocabulary=build_vocabulary(tokens, min_count, max_size),
+        lowercase=lowercase,
+        max_tokens=max_tokens,
+    )
+    encode = Encoder(inputs)
+    digest = hashlib.sha256()
+    splits: dict[str, Bucketed] = {}
+    for name, part in parts.items():
+        digest.update(json.dumps([name, part.texts, part.targets]).encode())
+        if part.texts:
+            targets = torch.tensor(part.targets).to(context.device)
+            splits[name] = Bucketed([encode(t) for t in part.texts], targets, seed=context.seed)
+    spec = DataSpec(
+        input_shape=(0,),
+        num_outputs=len(class_names),
+        inputs=inputs,
+        class_names=class_names,
+        class_counts=class_counts(torch.tensor(parts["train"].targets), len(class_names)),
+    )
+    return Data(
+        spec,
+        splits["train"],
+        splits.get("validation"),
+        splits.get("test"),
+        source=source,
+        fingerprint=digest.hexdigest(),
+    )

@@ -1,0 +1,167 @@
+"""The modules of the text models: (batch, tokens) int64, padded at the end, to outputs."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from dltrain.models.text_layers import (
+    Pooling,
+    PoolingName,
+    max_over,
+    mean_over,
+    pad_to,
+    reverse_valid,
+)
+from dltrain.spec import PADDING
+
+
+class TextLstm(nn.Module):
+    """The model of `text_lstm`.
+
+    Right padding comes after everything that a forward direction reads, and the backward direction
+    reads the sequences turned around within their length: no packed sequences are needed, which
+    would wait for the device.
+    """
+
+    def __init__(
+        self,
+        embedding: nn.Embedding,
+        hidden_size: int,
+        layers: int,
+        bidirectional: bool,
+        pooling: PoolingName,
+        dropout: float,
+        num_outputs: int,
+    ) -> None:
+        super().__init__()
+        width = hidden_size * (2 if bidirectional else 1)
+        sizes = [embedding.embedding_dim] + [width] * (layers - 1)
+        self.embedding = embedding
+        self.dropout = nn.Dropout(dropout)
+        self.forward_layers = nn.ModuleList(
+            nn.LSTM(size, hidden_size, batch_first=True) for size in sizes
+        )
+        self.backward_layers = nn.ModuleList(
+            nn.LSTM(size, hidden_size, batch_first=True) for size in sizes if bidirectional
+        )
+        self.pooling = Pooling(pooling, width, bidirectional)
+        self.head = nn.Linear(width, num_outputs)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(batch, tokens) int64 -> (batch, num_outputs)."""
+        tokens = pad_to(tokens, 1)
+        valid = tokens != PADDING
+        features = self.encode(self.embedding(tokens), valid.sum(dim=1))
+        return self.head(self.dropout(self.pooling(features, valid)))
+
+    def encode(self, features: Tensor, lengths: Tensor) -> Tensor:
+        """(batch, tokens, embedding_size) -> (batch, tokens, width of both directions)."""
+        for number, layer in enumerate(self.forward_layers):
+            features = self.dropout(features)
+            outputs, _ = layer(features)
+            if self.backward_layers:
+                backward, _ = self.backward_layers[number](reverse_valid(features, lengths))
+                outputs = torch.cat([outputs, reverse_valid(backward, lengths)], dim=2)
+            features = outputs
+        return features
+
+
+class TextCnn(nn.Module):
+    """The model of `text_cnn`."""
+
+    def __init__(
+        self,
+        embedding: nn.Embedding,
+        widths: tuple[int, ...],
+        channels: int,
+        dropout: float,
+        num_outputs: int,
+    ) -> None:
+        super().__init__()
+        self.widths = widths
+        self.embedding = embedding
+        self.convolutions = nn.ModuleList(
+            nn.Conv1d(embedding.embedding_dim, channels, width) for width in widths
+        )
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(channels * len(widths), num_outputs)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(batch, tokens) int64 -> (batch, num_outputs)."""
+        tokens = pad_to(tokens, max(self.widths))
+        lengths = (tokens != PADDING).sum(dim=1, keepdim=True)
+        features = self.embedding(tokens).transpose(1, 2)
+        pooled = []
+        for width, convolution in zip(self.widths, self.convolutions, strict=True):
+            outputs = convolution(features).relu().transpose(1, 2)
+            starts = torch.arange(outputs.shape[1], device=tokens.device)
+            # Windows of valid tokens only; a text shorter than the window has its first one.
+            whole = starts <= (lengths - width).clamp(min=0)
+            pooled.append(max_over(outputs, whole))
+        return self.head(self.dropout(torch.cat(pooled, dim=1)))
+
+
+class TextTransformer(nn.Module):
+    """The model of `text_transformer`."""
+
+    def __init__(
+        self,
+        embedding: nn.Embedding,
+        layers: int,
+        heads: int,
+        num_positions: int | None,
+        dropout: float,
+        num_outputs: int,
+    ) -> None:
+        super().__init__()
+        width = embedding.embedding_dim
+        self.embedding = embedding
+        self.positions = nn.Embedding(num_positions, width) if num_positions else None
+        self.dropout = nn.Dropout(dropout)
+        # Each layer is built anew: nn.TransformerEncoder copies one, with the same weights.
+        self.layers = nn.ModuleList(
+            nn.TransformerEncoderLayer(
+                width, heads, 4 * width, dropout, "gelu", batch_first=True, norm_first=True
+            )
+            for _ in range(layers)
+        )
+        self.norm = nn.LayerNorm(width)
+        self.head = nn.Linear(width, num_outputs)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(batch, tokens) int64 -> (batch, num_outputs)."""
+        tokens = pad_to(tokens, 1)
+        valid = tokens != PADDING
+        numbers = torch.arange(tokens.shape[1], device=tokens.device)
+        # Attention over nothing is NaN: a text without tokens attends to its first padding.
+        hidden = ~valid & (numbers > 0)
+        features = self.embedding(tokens)
+        if self.positions is None:
+            features = features + sinusoids(numbers, features.shape[2]).to(features.dtype)
+        else:
+            # Data cuts texts at max_tokens, and only padding reaches further.
+            numbers = numbers.clamp(max=self.positions.num_embeddings - 1)
+            features = features + self.positions(numbers)
+        features = self.dropout(features)
+        for layer in self.layers:
+            features = layer(features, src_key_padding_mask=hidden)
+        return self.head(mean_over(self.norm(features), valid))
+
+
+def sinusoids(positions: Tensor, width: int) -> Tensor:
+    """Sines and cosines of geometric wavelengths (Vaswani et al., 2017, section 3.5).
+
+    Args:
+        positions: (positions,) numbers.
+        width: Numbers a position.
+
+    Returns:
+        (positions, width) float32, the sines in the first half.
+    """
+    half = (width + 1) // 2
+    exponents = torch.arange(half, device=positions.device) / half
+    angles = positions[:, None] * torch.exp(-math.log(10_000.0) * exponents)
+    return torch.cat([angles.sin(), angles.cos()], dim=1)[:, :width]

@@ -1,0 +1,171 @@
+"""Language models: which token comes next, and text made by asking again and again."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from dltrain.data.corpus import decode
+from dltrain.errors import UsageError
+from dltrain.registry import TASKS
+from dltrain.spec import (
+    PADDING,
+    UNKNOWN,
+    Batch,
+    DataSpec,
+    Loss,
+    Metric,
+    Page,
+    Phase,
+)
+
+SAMPLE_TOKENS = 200
+"""Length of the text that each evaluation shows."""
+
+
+@TASKS.register("language_model")
+class LanguageModel:
+    """Learns the next token of a text; every token counts alike, padding not at all."""
+
+    def __init__(
+        self,
+        spec: DataSpec,
+        model: nn.Module,
+        optimizers: tuple[Optimizer, ...],
+        loss: Loss,
+        metrics: Sequence[Metric],
+        num_images: int,
+        /,
+    ) -> None:
+        if spec.inputs.kind != "text" or spec.class_names != spec.inputs.vocabulary:
+            raise UsageError(
+                "task 'language_model' is for running text: use data 'text_file', 'shakespeare' or "
+                "'python_docs'"
+            )
+        self.spec, self.inputs, self.model, self.metrics = spec, spec.inputs, model, metrics
+        self.phases = (Phase("main", model, optimizers),)
+        self.loss_function = loss
+        self.scalars = {"loss": False, "perplexity": False, "bits_per_token": False}
+        for metric in metrics:
+            for name in metric.scalars.keys() & self.scalars.keys():
+                raise UsageError(f"metrics: two of them give a scalar named {name!r}")
+            self.scalars |= metric.scalars
+        self._shows_text = num_images > 0
+        self._shown: str | None = None
+
+    def weight(self, batch: Batch, phase: Phase) -> Tensor | int:
+        """Tokens, or the sum of their class weights."""
+        targets = batch.targets.flatten()
+        padding = targets.new_full((1,), PADDING)
+        # Subtracting what padding adds, rather than leaving it out, spares a GPU a wait.
+        num_padding = (targets == PADDING).sum()
+        return self.loss_function.weight(targets) - num_padding * self.loss_function.weight(padding)
+
+    def loss(self, batch: Batch, phase: Phase) -> Tensor:
+        """Summed loss of the tokens, a scalar."""
+        return self._summed_loss(self.model(batch.inputs), batch.targets)
+
+    def _summed_loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        flat = targets.flatten()
+        losses = self.loss_function(outputs.flatten(0, 1), flat)
+        return losses.masked_fill(flat == PADDING, 0.0).sum()
+
+    def evaluate(self, batches: Iterator[Batch]) -> dict[str, float]:
+        """Loss in nats a token, what follows from it, and metrics, over all tokens."""
+        total: Tensor | float = 0.0
+        weight: Tensor | float = 0.0
+        for metric in self.metrics:
+            metric.reset()
+        for batch in batches:
+            outputs = self.model(batch.inputs)
+            total = total + self._summed_loss(outputs, batch.targets)
+            weight = weight + self.weight(batch, self.phases[0])
+            if self.metrics:
+                counts = batch.targets != PADDING
+                predictions = self.loss_function.predict(outputs[counts])
+                for metric in self.metrics:
+                    metric.update(predictions, batch.targets[counts])
+        loss = float(total / weight)
+        values = {
+            "loss": loss,
+            "perplexity": math.exp(loss) if loss < 700 else math.inf,
+            "bits_per_token": loss / math.log(2),
+        }
+        for metric in self.metrics:
+            values |= metric.compute()
+        if self._shows_text:
+            self._shown = self._sample()
+        return values
+
+    def pages(self) -> list[Page]:
+        """A text that the model wrote at the last evaluation, always with the same seed."""
+        # In Markdown, four spaces before a line keep it as it is.
+        text = "" if self._shown is None else self._shown.replace("\n", "\n    ")
+        return [] if self._shown is None else [Page("sample", "text", f"    {text}")]
+
+    def _sample(self) -> str:
+        tokens = self.generate([self.start_token], SAMPLE_TOKENS, 0.8, None, seeded(0))
+        return "".join(decode(self.inputs, token) for token in tokens)
+
+    @property
+    def start_token(self) -> int:
+        """What a text without a prompt follows: a line's end, a full stop, or any token."""
+        vocabulary = self.inputs.vocabulary
+        starts = [vocabulary.index(token) for token in ("\n", ".") if token in vocabulary]
+        return starts[0] if starts else UNKNOWN + 1
+
+    def generate(
+        self,
+        prompt_tokens: Sequence[int],
+        num_tokens: int,
+        temperature: float,
+        top_k: int | None,
+        generator: torch.Generator,
+    ) -> Iterator[int]:
+        """Writes on from a prompt; the model should be in evaluation mode.
+
+        A model with a method `step(tokens, state)`, as recurrent ones have, reads each token once
+        and remembers. Any other reads the last tokens again for each new one, a window of them.
+
+        Args:
+            prompt_tokens: At least one.
+            num_tokens: How many to write.
+            temperature: Divides the logits: below 1 the probable becomes more probable.
+            top_k: Draw from the most probable tokens only; None from all.
+            generator: On the CPU; the only source of chance.
+
+        Yields:
+            Tokens, as soon as they are drawn.
+        """
+        (window,) = self.spec.input_shape
+        device = next(self.model.parameters()).device
+        step, state = getattr(self.model, "step", None), None
+        tokens = list(prompt_tokens)
+        for _ in range(num_tokens):
+            inputs = torch.tensor([tokens], device=device)
+            with torch.inference_mode():
+                if step is None:
+                    outputs = self.model(inputs[:, -window:])
+                else:
+                    outputs, state = step(inputs, state)
+            token = _draw(outputs[0, -1].double().cpu(), temperature, top_k, generator)
+            tokens = [token] if step is not None else [*tokens[-window:], token]
+            yield token
+
+
+def seeded(seed: int) -> torch.Generator:
+    """A generator on the CPU, apart from the global ones."""
+    return torch.Generator().manual_seed(seed)
+
+
+def _draw(logits: Tensor, temperature: float, top_k: int | None, generator: torch.Generator) -> int:
+    """A token from (vocabulary,) logits; neither PADDING nor UNKNOWN is text."""
+    logits = logits.clone()
+    logits[[PADDING, UNKNOWN]] = -math.inf
+    best = logits.topk(min(top_k or len(logits), len(logits)))
+    probabilities = (best.values / temperature).softmax(dim=0)
+    return int(best.indices[torch.multinomial(probabilities, 1, generator=generator)])

@@ -1,0 +1,171 @@
+"""Texts with labels: vocabularies, buckets, files."""
+
+import json
+from collections import defaultdict
+
+import pytest
+import torch
+
+from dltrain.data.bucketed import Bucketed
+from dltrain.data.text import toy_text
+from dltrain.data.tokens import Encoder, build_vocabulary, split_text
+from dltrain.errors import DataError, OptionError
+from dltrain.spec import PADDING, UNKNOWN, DataContext, TextInputs
+
+
+def sequences(count, longest=30):
+    random = torch.Generator().manual_seed(0)
+    lengths = torch.randint(1, longest, (count,), generator=random).tolist()
+    # The first token is the sample's number, the rest fills it up.
+    return [torch.tensor([i + 2] + [1] * (n - 1)) for i, n in enumerate(lengths)]
+
+
+def split(count=503, seed=0):
+    return Bucketed(sequences(count), torch.arange(count), seed=seed)
+
+
+def test_words_and_characters():
+    assert split_text("It's don't-care, 4.5 stars!", "word", lowercase=True) == [
+        *("it's", "don't-care", ",", "4", ".", "5", "stars", "!")
+    ]
+    assert split_text("does n't 've", "word", lowercase=False) == ["does", "n't", "'ve"]
+    assert split_text("Ab c", "character", lowercase=False) == ["A", "b", " ", "c"]
+
+
+def test_the_vocabulary_goes_by_frequency_and_ties_by_letter():
+    tokens = [["b", "a", "c"], ["c", "b", "d", "c"]]
+    assert build_vocabulary(tokens) == ("<pad>", "<unk>", "c", "b", "a", "d")
+    assert build_vocabulary(tokens, min_count=2) == ("<pad>", "<unk>", "c", "b")
+    assert build_vocabulary(tokens, max_size=3) == ("<pad>", "<unk>", "c")
+
+
+def test_unknown_words_and_empty_texts_have_a_number():
+    encode = Encoder(TextInputs("word", ("<pad>", "<unk>", "good"), lowercase=True, max_tokens=3))
+    assert encode("Good bad good good").tolist() == [2, UNKNOWN, 2]
+    assert encode("  ").tolist() == [UNKNOWN]
+
+
+@pytest.mark.parametrize("epoch", [None, 0, 3])
+@pytest.mark.parametrize("batch_size", [1, 7, 64, 1000])
+def test_every_sample_is_seen_once_with_its_own_target(epoch, batch_size):
+    batches = list(split().batches(batch_size, epoch=epoch))
+    assert len(batches) == -(-503 // batch_size)
+    assert sum(len(b) < batch_size for b in batches) <= 1
+    index = torch.cat([b.index for b in batches])
+    assert index.sort().values.tolist() == list(range(503))
+    assert torch.equal(torch.cat([b.targets for b in batches]), index)
+    assert torch.equal(torch.cat([b.inputs[:, 0] for b in batches]), index + 2)
+
+
+def test_a_batch_is_as_long_as_its_longest_text():
+    whole = sequences(503)
+    for batch in split().batches(16, epoch=1):
+        lengths = [len(whole[i]) for i in batch.index.tolist()]
+        assert batch.inputs.shape[1] == max(lengths)
+        assert (batch.inputs != PADDING).sum(1).tolist() == lengths
+
+
+def test_the_order_is_a_function_of_seed_and_epoch():
+    def order(seed, epoch):
+        return [b.index.tolist() for b in split(seed=seed).batches(16, epoch=epoch)]
+
+    assert order(0, 2) == order(0, 2)
+    assert order(0, 2) != order(0, 3)
+    assert order(0, 2) != order(1, 2)
+
+
+@pytest.mark.parametrize("offset", [1, 5, 31])
+def test_an_offset_leaves_the_first_batches_out(offset):
+    whole = [b.index.tolist() for b in split().batches(16, epoch=2)]
+    rest = [b.index.tolist() for b in split().batches(16, epoch=2, offset=offset)]
+    assert rest == whole[offset:]
+
+
+def test_padding_of_sst2_is_below_a_tenth(data_root, build):
+    data = build("sst2", root=str(data_root))
+    assert [len(s) for s in (data.train, data.validation, data.test)] == [6920, 872, 1821]
+    tokens = padding = 0
+    for batch in data.train.batches(64, epoch=0):
+        tokens += batch.inputs.numel()
+        padding += int((batch.inputs == PADDING).sum())
+    assert padding / tokens < 0.10
+    assert data.spec.class_counts == (3310, 3610)
+
+
+def test_the_vocabulary_is_the_training_texts_alone(build, tmp_path):
+    rows = [f"w{i} common,{'yes' if i % 2 else 'no'}" for i in range(40)]
+    (tmp_path / "t.csv").write_text("text,label\n" + "\n".join(rows))
+    data = build("text_csv", path=str(tmp_path / "t.csv"), text=("text",), label="label")
+    known = set(data.spec.inputs.vocabulary)
+    assert len(known) == 2 + 1 + len(data.train)
+    (held,) = data.validation.batches(100)
+    assert (held.inputs == UNKNOWN).any(1).all()
+
+
+def test_csv_tsv_and_jsonl_read_alike(build, tmp_path):
+    rows = [(f"good film {i}", "really", "pos" if i % 3 else "neg") for i in range(30)]
+    head = ("title", "body", "label")
+    for suffix, tab in ((".csv", ","), (".tsv", "\t")):
+        lines = [tab.join(row) for row in (head, *rows)]
+        (tmp_path / f"t{suffix}").write_text("\n".join(lines))
+    lines = [json.dumps(dict(zip(head, row, strict=True))) for row in rows]
+    (tmp_path / "t.jsonl").write_text("\n".join(lines))
+    results = [
+        build("text_csv", path=str(tmp_path / f"t{s}"), text=("title", "body"), label="label")
+        for s in (".csv", ".tsv", ".jsonl")
+    ]
+    first = results[0]
+    assert first.spec.class_names == ("neg", "pos")
+    assert "really" in first.spec.inputs.vocabulary
+    for other in results[1:]:
+        assert other.spec == first.spec
+        assert other.fingerprint == first.fingerprint
+        assert torch.equal(other.train.tokens, first.train.tokens)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("t.csv", "text,label\na,b,c\n", "3 cells, the header has 2"),
+        ("t.csv", "text,other\na,b\n", "no column 'label'"),
+        ("t.jsonl", '{"text": "a", "label": "x"}\nnot json\n', r"t\.jsonl:2: not a JSON"),
+        ("t.jsonl", '{"text": "a"}\n', r"t\.jsonl:1: has no 'label'"),
+        ("t.jsonl", "", "has no lines"),
+        ("t.csv", "text,label\na,x\nb,x\n", "in every row"),
+    ],
+)
+def test_mistakes_are_named(build, tmp_path, name, content, words):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(DataError, match=words):
+        build("text_csv", path=str(tmp_path / name), text=("text",), label="label")
+
+
+def test_columns_must_be_given(build, tmp_path):
+    with pytest.raises(OptionError, match="at least one"):
+        build("text_csv", path=str(tmp_path / "t.csv"), text=(), label="label")
+
+
+def test_a_damaged_line_of_sst2_is_named(build, tmp_path):
+    for name in ("train.tsv", "dev.tsv", "test.tsv"):
+        (tmp_path / name).write_text("fine\t1\nbad line\n")
+    with pytest.raises(DataError, match=r"train\.tsv:2: not a sentence"):
+        build("sst2", root=str(tmp_path))
+
+
+def test_a_bag_of_words_can_not_read_the_made_sentences(tmp_path):
+    data = toy_text(DataContext(root=tmp_path), samples=4000, validation=0, test=0.1)
+    votes = defaultdict(lambda: [0, 0])
+    for batch in data.train.batches(100):
+        for tokens, target in zip(batch.inputs.tolist(), batch.targets.tolist(), strict=True):
+            names = frozenset(
+                word
+                for token in tokens
+                if (word := data.spec.inputs.vocabulary[token])
+                in ("ape", "bear", "cat", "dog", "eel", "fox", "goat", "hen")
+            )
+            votes[names][target] += 1
+    assert len(votes) == 28
+    for first, second in votes.values():
+        assert abs(first - second) < 5 * (first + second) ** 0.5
+    majority = sum(max(pair) for pair in votes.values()) / sum(map(sum, votes.values()))
+    assert majority < 0.56
