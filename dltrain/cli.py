@@ -8,6 +8,7 @@ import math
 import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -293,14 +294,11 @@ def load_experiment(
 
 def show(result: Any, as_json: bool, table: Callable[[], None]) -> None:
     """Prints a result on standard output, for a program or for a reader."""
-    try:
+    with suppress(BrokenPipeError):  # whoever read has gone; what is on the disk is complete
         if as_json:
             click.echo(json.dumps(as_plain(result), indent=1, default=str, allow_nan=False))
         else:
             table()
-    except BrokenPipeError:
-        # Whoever read our output has gone; what is written to disk is complete.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def as_plain(value: Any) -> Any:
@@ -349,6 +347,18 @@ def main() -> None:
     except DltrainError as error:
         if debug:
             raise
-        for line in (str(error), *getattr(error, "__notes__", [])):
-            click.echo(line, err=True)
+        with suppress(BrokenPipeError):
+            for line in (str(error), *getattr(error, "__notes__", [])):
+                click.echo(line, err=True)
         sys.exit(error.exit_code)
+    finally:
+        drop_unread_output()
+
+
+def drop_unread_output() -> None:
+    """Lets go of output that nobody reads, which Python would fail to flush as it ends."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
