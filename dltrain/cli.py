@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
-import math
-import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,7 @@ import click
 
 import dltrain
 from dltrain.errors import DltrainError
+from dltrain.terminal import as_yaml, drop_unread_output, print_summary, show
 
 DIRECTORY = click.Path(path_type=Path, file_okay=False)
 FILE = click.Path(path_type=Path)
@@ -355,51 +354,6 @@ def load_experiment(
     return load(config, [*overrides, *([f"train.device={device}"] if device else [])])
 
 
-def show(result: Any, as_json: bool, table: Callable[[], None]) -> None:
-    """Prints a result on standard output, for a program or for a reader."""
-    try:
-        if as_json:
-            click.echo(json.dumps(as_plain(result), indent=1, default=str, allow_nan=False))
-        else:
-            table()
-    except BrokenPipeError:
-        # Whoever read our output has gone; what is written to disk is complete.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def as_plain(value: Any) -> Any:
-    """Results as JSON holds them; a number that is not finite becomes null."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        value = dataclasses.asdict(value)
-    if isinstance(value, dict):
-        return {key: as_plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [as_plain(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def as_yaml(value: Any) -> str:
-    """A default as one would write it in a config."""
-    return json.dumps(as_plain(value), default=str)
-
-
-def print_summary(summary: Any) -> None:
-    """How a run ended, in a few lines."""
-    click.echo(
-        f"{summary.status} after {summary.step} steps ({summary.epoch:.3g} epochs) "
-        f"in {summary.seconds:.1f} s, {summary.samples_per_second:,.0f} samples/s"
-    )
-    for name, value in summary.metrics.items():
-        if name.startswith(("val/", "test/")):
-            click.echo(f"  {name:24} {'not finite' if value is None else f'{value:.6g}'}")
-    if summary.best:
-        best = summary.best
-        click.echo(f"  best {best['metric']} {best['value']:.6g} at step {best['step']}")
-    for notice in summary.data["notices"]:
-        click.echo(f"note: {notice}")
-    click.echo(f"{summary.run}  (tensorboard --logdir {Path(summary.run).parent})")
-
-
 def main() -> None:
     """The entry point; see the exit codes in `dltrain.errors`."""
     debug = "--debug" in sys.argv[1:]
@@ -413,6 +367,9 @@ def main() -> None:
     except DltrainError as error:
         if debug:
             raise
-        for line in (str(error), *getattr(error, "__notes__", [])):
-            click.echo(line, err=True)
+        with suppress(BrokenPipeError):
+            for line in (str(error), *getattr(error, "__notes__", [])):
+                click.echo(line, err=True)
         sys.exit(error.exit_code)
+    finally:
+        drop_unread_output()

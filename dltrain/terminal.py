@@ -1,0 +1,66 @@
+"""Results on standard output, as lines or as JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import click
+
+
+def show(result: Any, as_json: bool, table: Callable[[], None]) -> None:
+    """Prints a result on standard output, for a program or for a reader."""
+    with suppress(BrokenPipeError):  # whoever read has gone; what is on the disk is complete
+        if as_json:
+            click.echo(json.dumps(as_plain(result), indent=1, default=str, allow_nan=False))
+        else:
+            table()
+
+
+def as_plain(value: Any) -> Any:
+    """Results as JSON holds them; a number that is not finite becomes null."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = dataclasses.asdict(value)
+    if isinstance(value, dict):
+        return {key: as_plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [as_plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def as_yaml(value: Any) -> str:
+    """A default as one would write it in a config."""
+    return json.dumps(as_plain(value), default=str)
+
+
+def print_summary(summary: Any) -> None:
+    """How a run ended, in a few lines."""
+    click.echo(
+        f"{summary.status} after {summary.step} steps ({summary.epoch:.3g} epochs) "
+        f"in {summary.seconds:.1f} s, {summary.samples_per_second:,.0f} samples/s"
+    )
+    for name, value in summary.metrics.items():
+        if name.startswith(("val/", "test/")):
+            click.echo(f"  {name:24} {'not finite' if value is None else f'{value:.6g}'}")
+    if summary.best:
+        best = summary.best
+        click.echo(f"  best {best['metric']} {best['value']:.6g} at step {best['step']}")
+    for notice in summary.data["notices"]:
+        click.echo(f"note: {notice}")
+    click.echo(f"{summary.run}  (tensorboard --logdir {Path(summary.run).parent})")
+
+
+def drop_unread_output() -> None:
+    """Lets go of output that nobody reads, which Python would fail to flush as it ends."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
