@@ -18,6 +18,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from dltrain.commands.evaluate import evaluate
     from dltrain.commands.predict import predict
+    from dltrain.commands.sample import sample
     from dltrain.commands.train import resume, train
     from dltrain.config import Experiment, load
     from dltrain.registry import DATA, LOSSES, METRICS, MODELS, OPTIMIZERS, SCHEDULES, TASKS
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 _PLACES = {
     "dltrain.commands.evaluate": ("evaluate",),
     "dltrain.commands.predict": ("predict",),
+    "dltrain.commands.sample": ("sample",),
     "dltrain.commands.train": ("resume", "train"),
     "dltrain.config": ("Experiment", "load"),
     "dltrain.registry": (
@@ -60,6 +62,7 @@ __all__ = [
     "load",
     "predict",
     "resume",
+    "sample",
     "train",
 ]
 
