@@ -40,9 +40,15 @@ def sgd(
     if nesterov and momentum == 0:
         raise UsageError("'nesterov: true' needs a momentum above 0, such as 0.9")
     groups = parameter_groups(module.parameters(), weight_decay)
-    return torch.optim.SGD(
+    optimizer = torch.optim.SGD(
         groups, lr=lr, momentum=momentum, nesterov=nesterov, fused=_has_fused_form(groups)
     )
+    if momentum > 0:
+        # The fused form leaves them uninitialised where the gradient scaler skips the first step.
+        for group in groups:
+            for parameter in group["params"]:
+                optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return optimizer
 
 
 @OPTIMIZERS.register

@@ -157,11 +157,13 @@ class Trainer:
                 for group in optimizer.param_groups:
                     group["lr"] = group["initial_lr"] * factor
                 scaler.step(optimizer)
-            self.state.add(phase.name, loss, weight, norm)
         scaler.update()
         for optimizer in phase.optimizers:
             optimizer.zero_grad()
-        return finite and scaler.get_scale() >= scale  # the scaler lowers it when it skips
+        taken = finite and scaler.get_scale() >= scale  # the scaler lowers it when it skips
+        if taken:
+            self.state.add(phase.name, loss, weight, norm)
+        return taken
 
     def _after_step(self) -> None:
         state = self.state
@@ -326,7 +328,8 @@ class Trainer:
         self.average.load(snapshot.averaged)
         unpack_optimizers(self.task.phases, snapshot.optimizer)
         set_random_state(snapshot.rng)
-        self.numerics.scaler.load_state_dict(snapshot.state["scaler"])
+        if snapshot.state["scaler"]:  # empty where losses were not scaled, as on a CPU
+            self.numerics.scaler.load_state_dict(snapshot.state["scaler"])
         self.state = TrainerState.from_json(snapshot.state["trainer"])
         for recorder in self.recorders:
             recorder.restore(snapshot.state["recorders"][type(recorder).__name__])

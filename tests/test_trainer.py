@@ -1,5 +1,6 @@
 """Gradients, losses and metrics, against plain torch."""
 
+import dataclasses
 import math
 
 import pytest
@@ -227,3 +228,29 @@ def test_skipping_has_an_end(experiment, tmp_path):
     )
     with pytest.raises(RunError, match="step 3"):
         trainer_of(chosen, tmp_path).fit()
+
+
+def test_a_step_that_the_scaler_skips_leaves_no_trace(experiment, tmp_path):
+    chosen = experiment(CONFIG, "optimizer.momentum=0.9")
+    trainer, plain = (trainer_of(chosen, tmp_path / name) for name in ("scaled", "plain"))
+    scaler = torch.amp.GradScaler("cpu")
+    trainer.numerics = dataclasses.replace(trainer.numerics, scaler=scaler)
+    batch, loss = next(trainer.data.train.batches(64, epoch=0)), trainer.task.loss
+    trainer.task.loss = lambda part, phase: loss(part, phase) * 1e305  # overflows when scaled
+    trainer.train_step(batch)
+    assert (trainer.state.step, trainer.state.updates, trainer.state.windows) == (1, 0, {})
+    trainer.save()  # JSON has no infinite gradient norm
+    trainer.task.loss = loss
+    for one in (trainer, plain):
+        one.train_step(batch)
+        one.train_step(batch)
+    assert torch.allclose(weights(trainer), weights(plain), rtol=1e-12, atol=1e-12)
+
+
+def test_a_run_without_loss_scaling_goes_on_with_it(experiment, tmp_path):
+    first, again = (trainer_of(experiment(CONFIG), tmp_path / name) for name in ("one", "two"))
+    scaler = torch.amp.GradScaler("cpu")
+    again.numerics = dataclasses.replace(again.numerics, scaler=scaler)
+    again.restore(first.snapshot())
+    assert scaler.is_enabled()
+    assert scaler.get_scale() == torch.amp.GradScaler("cpu").get_scale()

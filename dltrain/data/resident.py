@@ -43,7 +43,7 @@ class Resident:
         total, device = len(self), self.samples.device
         shuffled = epoch is not None
         order = epoch_order(total, self.seed, epoch) if shuffled else torch.arange(total)
-        order = order.to(device)
+        order = without_waiting(order, device)
         for start in range(offset * batch_size, total, batch_size):
             stop = start + batch_size
             index = order[start:stop]
@@ -55,6 +55,13 @@ class Resident:
             if self.transform is not None:
                 samples = self.transform(samples, index, epoch)
             yield Batch(samples, targets, index)
+
+
+def without_waiting(tensor: Tensor, device: torch.device) -> Tensor:
+    """A CPU tensor on the device, without waiting for what a GPU still computes."""
+    if device.type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 def resident_data(

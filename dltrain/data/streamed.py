@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from dltrain.data.draws import epoch_order
-from dltrain.data.resident import Transform
+from dltrain.data.resident import Transform, without_waiting
 from dltrain.errors import DataError
 from dltrain.spec import Batch
 
@@ -60,7 +60,7 @@ class Streamed:
         total, device = len(self), self.targets.device
         order = torch.arange(total) if epoch is None else epoch_order(total, self.seed, epoch)
         cuts = order.split(batch_size)
-        indexes = order.to(device).split(batch_size)
+        indexes = without_waiting(order, device).split(batch_size)
         loader = DataLoader(
             _Batches(self.read, cuts),
             batch_size=None,  # an item is a batch already

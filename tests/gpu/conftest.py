@@ -19,9 +19,10 @@ def cuda() -> torch.device:
 
 @pytest.fixture
 def make(cuda, experiment, tmp_path):
-    """A trainer on the GPU, from the config above and overrides."""
+    """A trainer from a config and overrides, on the GPU unless they say otherwise."""
     from dltrain.build import build_data, build_machine, build_task, build_trainer
     from dltrain.checkpoint import Checkpoints
+    from dltrain.device import make_deterministic
 
     count = 0
 
@@ -35,8 +36,20 @@ def make(cuda, experiment, tmp_path):
         checkpoints = Checkpoints(tmp_path / f"checkpoints-{count}")
         trainer = build_trainer(chosen, data, task, machine, checkpoints)
         if chosen.train.device != "cpu":
+            assert trainer.device.type == machine.numerics.autocast().device == "cuda"
             assert all(p.is_cuda for p in task.model.parameters())
-            assert next(data.train.batches(2)).inputs.is_cuda
+            (batch,) = data.train.batches(len(data.train))
+            assert batch.inputs.is_cuda
+            assert batch.targets.is_cuda
         return trainer
 
-    return make_trainer
+    yield make_trainer
+    make_deterministic(False)
+
+
+@pytest.fixture
+def images(tmp_path):
+    """What the config `IMAGES` reads: 333 pictures for training and 40 for the test."""
+    from small_data import write_images
+
+    write_images(tmp_path / "images", train=333, test=40, side=14, classes=3)

@@ -1,0 +1,15 @@
+"""What the GPU tests do with a trainer."""
+
+import torch
+
+
+def weights(trainer) -> torch.Tensor:
+    """All weights in one row, in float64 on the CPU."""
+    return torch.cat([p.detach().flatten().double().cpu() for p in trainer.task.model.parameters()])
+
+
+def train_steps(trainer, steps: int) -> None:
+    """The first steps of an epoch, with whatever the loop does between them."""
+    batches = trainer.data.train.batches(64, epoch=0)
+    for _ in range(steps):
+        trainer.train_step(next(batches))

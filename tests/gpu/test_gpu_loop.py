@@ -1,0 +1,142 @@
+"""The loop on a GPU: it does not wait, and what it computes does not depend on the cut."""
+
+import math
+from contextlib import contextmanager
+
+import pytest
+import torch
+from gpu_config import CONFIG, IMAGES
+from gpu_steps import train_steps, weights
+
+from dltrain.checkpoint import load
+from dltrain.errors import RunError
+
+pytestmark = pytest.mark.gpu
+
+SELDOM = [
+    *("train.epochs=100", "train.evaluate=100 epochs"),
+    *("checkpoint.every=100 epochs", "recording.log_every=100000"),
+]
+
+
+@contextmanager
+def waiting_is_an_error():
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype:UserWarning")
+@pytest.mark.parametrize("micro", ["null", "20"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_loop_does_not_wait_for_the_gpu(make, images, precision, micro):
+    options = [
+        *(f"train.precision={precision}", f"train.micro_batch={micro}"),
+        *("train.clip_norm=1.0", "train.ema=0.9", "train.on_nonfinite=stop"),
+    ]
+    trainer = make(*options, *SELDOM, config=IMAGES)
+    trainer.train_epoch()  # the first builds optimizer states and cuDNN's plans
+    before, loss = weights(trainer), torch.zeros((), device="cuda")
+    with waiting_is_an_error():
+        with pytest.raises(RuntimeError, match="synchronizing"):
+            loss.item()
+        trainer.train_epoch()  # the order of its samples included
+    assert trainer.state.step == 10
+    assert not torch.equal(weights(trainer), before)
+
+
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype:UserWarning")
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw", "rmsprop", "muon"])
+@pytest.mark.parametrize(
+    "loss", ["bce", "{name: cross_entropy, class_weights: balanced, label_smoothing: 0.1}"]
+)
+def test_no_optimizer_and_no_loss_waits(make, optimizer, loss):
+    options = [f"optimizer.name={optimizer}", f"loss={loss}", "model.hidden=[32, 32]"]
+    trainer = make(*options, *SELDOM)
+    trainer.train_epoch()
+    with waiting_is_an_error():
+        trainer.train_epoch()
+    assert trainer.state.updates == 10
+
+
+def test_gradients_do_not_depend_on_the_cut(make):
+    results = []
+    for size in (64, 16, 7):
+        trainer = make(f"train.micro_batch={size}", "train.precision=fp64", "train.clip_norm=0.1")
+        before = weights(trainer)
+        train_steps(trainer, 5)
+        results.append(weights(trainer))
+        assert all(p.dtype == torch.float64 for p in trainer.task.model.parameters())
+        assert not torch.equal(results[-1], before)
+    for other in results[1:]:
+        assert torch.allclose(results[0], other, rtol=1e-10, atol=1e-10)
+
+
+def test_a_loss_that_is_not_finite_is_found_later_and_named_rightly(make):
+    trainer = make("model.nan_at=[4]", config=CONFIG | {"model": "restless"})
+    with pytest.raises(RunError, match=r"step 4: .*nothing was saved yet"):
+        trainer.fit()
+    assert trainer.state.step == 5, "asked at the end of the epoch, not at each step"
+    assert trainer.checkpoints.all() == []
+
+
+def test_nothing_is_saved_after_a_loss_that_is_not_finite(make):
+    config = CONFIG | {"model": "restless", "checkpoint": {"every": "2 steps"}}
+    trainer = make("model.nan_at=[3]", config=config)
+    with pytest.raises(RunError, match=r"step 3: .*step-0000000002"):
+        trainer.fit()
+    assert trainer.state.step == 4
+    (saved,) = trainer.checkpoints.all()
+    snapshot = load(saved)
+    assert saved.name == "step-0000000002"
+    assert all(tensor.isfinite().all() for tensor in snapshot.model.values())
+
+
+def test_a_step_can_be_skipped(make):
+    config = CONFIG | {"model": "restless"}
+    trainer = make("model.nan_at=[2,3]", "train.on_nonfinite=skip", config=config)
+    trainer.fit()
+    state = trainer.state
+    assert (state.step, state.updates, state.skipped) == (15, 13, 2)
+    assert math.isfinite(state.last["train/loss"])
+    assert weights(trainer).isfinite().all()
+
+
+def test_convolutions_work_channels_last(make, images):
+    trainer = make(config=IMAGES)
+    # The first has one input channel, so that its layout can't be told from its strides.
+    _, second = (m for m in trainer.task.model.modules() if isinstance(m, torch.nn.Conv2d))
+    seen = []
+    second.register_forward_hook(lambda module, inputs, output: seen.append(output))
+    train_steps(trainer, 1)
+    (output,) = seen
+    (optimizer,) = trainer.task.phases[0].optimizers
+    moments = [optimizer.state[second.weight][name] for name in ("exp_avg", "exp_avg_sq")]
+    for tensor in (second.weight, output, *moments):
+        assert tensor.is_cuda
+        assert tensor.is_contiguous(memory_format=torch.channels_last)
+        assert not tensor.is_contiguous()
+
+
+@pytest.mark.filterwarnings("default")  # the compiler's advice is not ours to follow
+def test_a_compiled_model_saves_plain_keys(make):
+    options = ["model.hidden=[32, 32]", "optimizer={name: sgd, lr: 0.1}"]
+    plain, compiled = make(*options), make(*options, "train.compile=true")
+    traced = []
+    relu = next(m for m in compiled.task.model.modules() if isinstance(m, torch.nn.ReLU))
+    relu.register_forward_hook(lambda *_: traced.append(torch.compiler.is_compiling()))
+    train_steps(plain, 5)
+    train_steps(compiled, 5)
+    assert traced, "the hook ran"
+    assert all(traced), "and only while the model was compiled"
+    assert torch.allclose(weights(compiled), weights(plain), atol=1e-4)
+    compiled.save()
+    snapshot = compiled.checkpoints.newest()[1]
+    assert snapshot.model.keys() == plain.task.model.state_dict().keys()
+    assert not any("_orig_mod" in name for name in (*snapshot.model, *snapshot.optimizer))
+    plain.restore(snapshot)
+    assert torch.equal(weights(plain), weights(compiled))
+    train_steps(plain, 1)

@@ -1,0 +1,126 @@
+"""Half precisions and loss scaling on a GPU."""
+
+from contextlib import contextmanager
+
+import pytest
+import torch
+from gpu_steps import train_steps, weights
+
+pytestmark = pytest.mark.gpu
+
+
+@contextmanager
+def overflowing_gradients(trainer):
+    """The loss stays finite in float32, and its gradients are too large for float16."""
+    loss = trainer.task.loss
+    trainer.task.loss = lambda batch, phase: loss(batch, phase) * 1e30
+    try:
+        yield
+    finally:
+        trainer.task.loss = loss
+
+
+def test_auto_takes_the_gpu_and_a_precision_it_has(make):
+    trainer = make("train.device=auto", "train.precision=auto")
+    assert trainer.device.type == "cuda"
+    has_bf16 = torch.cuda.get_device_capability() >= (8, 0)
+    assert trainer.numerics.name == ("bf16" if has_bf16 else "fp16")
+
+
+@pytest.mark.parametrize(
+    ("precision", "dtype"),
+    [("fp32", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)],
+)
+def test_the_forward_pass_computes_in_the_precision(make, precision, dtype):
+    trainer = make(f"train.precision={precision}")
+    seen = []
+
+    def see(module, inputs, output):
+        autocast = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else None
+        seen.append((output.device.type, output.dtype, autocast))
+
+    for module in trainer.task.model.modules():
+        if isinstance(module, torch.nn.Linear):
+            module.register_forward_hook(see)
+    train_steps(trainer, 1)
+    assert seen == [("cuda", dtype, None if precision == "fp32" else dtype)] * 2
+    (optimizer,) = trainer.task.phases[0].optimizers
+    for parameter in trainer.task.model.parameters():
+        assert parameter.dtype == torch.float32
+        for value in optimizer.state[parameter].values():
+            assert (value.device.type, value.dtype) == ("cuda", torch.float32)
+
+
+def test_precisions_reach_the_same_loss(make):
+    losses = {}
+    for precision in ("fp32", "bf16", "fp16"):
+        trainer = make(f"train.precision={precision}", "train.epochs=10")
+        before = trainer.evaluate(trainer.data.validation, "val")["loss"]
+        trainer.fit()
+        losses[precision] = trainer.state.last["val/loss"]
+        assert losses[precision] < before / 4
+    assert losses["bf16"] == pytest.approx(losses["fp32"], abs=0.02)
+    assert losses["fp16"] == pytest.approx(losses["fp32"], abs=0.02)
+
+
+@pytest.mark.parametrize("clip", ["null", "1.0"])
+def test_an_overflow_is_skipped_and_lowers_the_scale(make, clip):
+    trainer = make("train.precision=fp16", "train.ema=0.9", f"train.clip_norm={clip}")
+    train_steps(trainer, 3)
+    before, state, scale = weights(trainer), trainer.state, trainer.numerics.scaler.get_scale()
+    averages = {name: tensor.clone() for name, tensor in trainer.average.tensors.items()}
+    step, updates = state.step, state.updates
+    with overflowing_gradients(trainer):
+        train_steps(trainer, 1)
+    assert trainer.numerics.scaler.get_scale() == scale / 2
+    assert torch.equal(weights(trainer), before)
+    assert all(torch.equal(trainer.average.tensors[n], tensor) for n, tensor in averages.items())
+    assert (state.step, state.updates) == (step + 1, updates)
+
+    train_steps(trainer, 1)
+    assert (state.step, state.updates) == (step + 2, updates + 1)
+    assert not torch.equal(weights(trainer), before)
+    (group, *_) = trainer.task.phases[0].optimizers[0].param_groups
+    factor = trainer.schedule(updates / trainer.total_steps)  # as if the skipped step had not been
+    assert group["lr"] == group["initial_lr"] * factor
+    trainer.log()  # the loss was finite all the time, so the run goes on
+
+
+@pytest.mark.parametrize("optimizer", ["{name: sgd, lr: 0.1}", "{name: adamw, lr: 0.01}"])
+def test_an_overflow_in_the_first_step_leaves_no_trace(make, optimizer):
+    options = ["train.precision=fp16", f"optimizer={optimizer}"]
+    plain, overflowed = make(*options), make(*options)
+    with overflowing_gradients(overflowed):
+        train_steps(overflowed, 1)
+    overflowed.save()  # the last gradient norm was not finite, and JSON has no such number
+    train_steps(plain, 3)
+    train_steps(overflowed, 3)
+    # Half the scale rounds the smallest gradients otherwise.
+    assert torch.allclose(weights(plain), weights(overflowed), atol=1e-3)
+
+
+def test_the_scaler_goes_on_where_it_was(make):
+    trainer = make("train.precision=fp16")
+    with overflowing_gradients(trainer):
+        train_steps(trainer, 2)
+    train_steps(trainer, 3)
+    scaler = trainer.numerics.scaler.state_dict()
+    assert (scaler["scale"], scaler["_growth_tracker"]) == (2.0**14, 3)
+    trainer.save()
+    again = make("train.precision=fp16")
+    again.restore(trainer.checkpoints.newest()[1])
+    assert again.numerics.scaler.state_dict() == scaler
+    train_steps(trainer, 2)
+    train_steps(again, 2)
+    assert again.numerics.scaler.state_dict() == trainer.numerics.scaler.state_dict()
+    assert again.numerics.scaler.state_dict()["_growth_tracker"] == 5
+
+
+def test_a_run_without_loss_scaling_goes_on_with_it(make):
+    trainer = make("train.device=cpu")
+    train_steps(trainer, 2)
+    trainer.save()
+    again = make("train.precision=fp16")
+    again.restore(trainer.checkpoints.newest()[1])
+    train_steps(again, 2)
+    assert (again.state.step, again.state.updates) == (4, 4)

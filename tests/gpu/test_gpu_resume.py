@@ -1,0 +1,179 @@
+"""A run on a GPU goes on exactly, in another process and on another device."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from gpu_config import CONFIG, IMAGES
+from gpu_steps import train_steps, weights
+
+from dltrain.checkpoint import Checkpoints, load
+
+pytestmark = pytest.mark.gpu
+
+ROOT = Path(__file__).parent.parent.parent
+PLUGIN = ROOT / "tests" / "plugin.py"
+
+# Shuffling, dropout, augmentation, EMA, a schedule, clipping and micro-batches are all on, and
+# every random generator is used.
+RESTLESS = IMAGES | {
+    "model": "restless",
+    "train": {
+        **{"epochs": 3, "batch_size": 64, "micro_batch": 20, "device": "cuda"},
+        **{"deterministic": True, "ema": 0.9, "clip_norm": 1.0, "evaluate": "3 steps"},
+    },
+    "checkpoint": {"every": "4 steps", "best": "val/accuracy"},
+    "recording": {"log_every": 2, "tensorboard": False},
+}
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_a_restored_trainer_goes_on_bit_for_bit(make, images, precision):
+    options = [
+        *(f"train.precision={precision}", "train.deterministic=true", "train.ema=0.9"),
+        *("train.micro_batch=20", "train.clip_norm=1.0"),
+    ]
+    whole = make(*options, config=IMAGES)
+    whole.fit()
+    first = make(*options, config=IMAGES)
+    train_steps(first, 3)
+    first.save()
+    torch.rand(7, device="cuda")  # another process has other random states
+    again = make(*options, config=IMAGES)
+    again.restore(first.checkpoints.newest()[1])
+    again.fit()
+    assert torch.are_deterministic_algorithms_enabled()
+    assert torch.equal(weights(whole), weights(again))
+    assert whole.average.tensors
+    for name, average in whole.average.tensors.items():
+        assert torch.equal(average, again.average.tensors[name])
+    assert whole.numerics.scaler.state_dict() == again.numerics.scaler.state_dict()
+    recorded = [
+        {name: value for name, value in trainer.state.last.items() if "system" not in name}
+        for trainer in (whole, again)
+    ]
+    assert recorded[0] == recorded[1]
+
+
+@pytest.fixture
+def command(cuda, images, tmp_path):
+    """Runs a command line in a process of its own, as a user would; its exit code is expected."""
+
+    def run(*words, code=0, **variables):
+        # What cuBLAS needs to be deterministic is the library's to set.
+        inherited = {k: v for k, v in os.environ.items() if k != "CUBLAS_WORKSPACE_CONFIG"}
+        path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+        done = subprocess.run(
+            [sys.executable, "-m", "dltrain", *map(str, words)],
+            cwd=tmp_path,
+            env={**inherited, "PYTHONPATH": path, **variables},
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert done.returncode == code, done.stderr
+        return done.stdout
+
+    return run
+
+
+def write_config(path: Path, config: dict) -> Path:
+    path.write_text(yaml.safe_dump(config, sort_keys=False))
+    return path
+
+
+def device_of(run: Path) -> dict:
+    return json.loads((run / "record.json").read_text())["device"]
+
+
+def outcome(run: Path) -> dict:
+    """What two runs of one experiment must agree in."""
+    summary = json.loads((run / "summary.json").read_text())
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    last = load(Checkpoints(run / "checkpoints").all()[0])
+    tensors = {**last.optimizer, **last.averaged, **last.rng}
+    return {
+        "status": summary["status"],
+        "weights": summary["weights_sha256"],
+        "best": summary["best"],
+        "scalars": [line for line in lines if line["split"] != "system"],
+        "tensors": {name: tensor.tolist() for name, tensor in tensors.items()},
+    }
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_a_stopped_process_goes_on_bit_for_bit(command, tmp_path, precision):
+    config = write_config(tmp_path / "config.yaml", RESTLESS)
+    words = ["--plugin", PLUGIN, f"train.precision={precision}", "--quiet"]
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    command("train", config, *words, "--run-dir", whole)
+    # A step takes four passes: the stop falls into the second epoch's second step.
+    command("train", config, *words, "model.stop_at=26", "--run-dir", stopped, code=143)
+    saved = stopped / "config.yaml"
+    saved.write_text(saved.read_text().replace("stop_at: 26", "stop_at: 0"))
+    command("resume", stopped, "--plugin", PLUGIN, "--quiet")
+    for run in (whole, stopped):
+        device = device_of(run)
+        assert (device["type"], device["precision"]) == ("cuda", precision)
+    assert any(name.startswith("cuda.") for name in outcome(whole)["tensors"])
+    assert outcome(stopped) == outcome(whole)
+
+
+def test_a_run_of_the_gpu_is_evaluated_without_one(command, tmp_path):
+    config = write_config(tmp_path / "config.yaml", CONFIG)
+    run = tmp_path / "run"
+    command("train", config, "--run-dir", run, "--quiet")
+    assert device_of(run)["type"] == "cuda"
+    results = [
+        json.loads(command("evaluate", run, *device, "--json", **hidden))["metrics"]
+        for device, hidden in (([], {}), (["--device", "cpu"], {"CUDA_VISIBLE_DEVICES": ""}))
+    ]
+    assert results[0] == pytest.approx(results[1], rel=1e-4)
+    assert results[0]["accuracy"] > 0.5
+
+
+def test_a_run_of_a_cpu_goes_on_on_the_gpu(command, tmp_path):
+    config = write_config(tmp_path / "config.yaml", CONFIG | {"model": "restless"})
+    run, words = tmp_path / "run", ["--plugin", PLUGIN, "--quiet"]
+    command(
+        *("train", config, *words, "train.device=cpu", "model.stop_at=7", "--run-dir", run),
+        code=143,
+        CUDA_VISIBLE_DEVICES="",
+    )
+    (newest, *_) = Checkpoints(run / "checkpoints").all()
+    assert not any(name.startswith("cuda") for name in load(newest).rng)
+    saved = run / "config.yaml"
+    changed = saved.read_text().replace("stop_at: 7", "stop_at: 0")
+    saved.write_text(changed.replace("device: cpu", "device: cuda"))
+    command("resume", run, *words)
+    summary = json.loads((run / "summary.json").read_text())
+    assert (summary["status"], summary["step"]) == ("done", 15)
+    (newest, *_) = Checkpoints(run / "checkpoints").all()
+    assert any(name.startswith("cuda") for name in load(newest).rng), "it went on on the GPU"
+
+
+def test_a_checkpoint_goes_from_gpu_to_cpu_and_back(make, images):
+    on_gpu = make("train.ema=0.9", config=IMAGES)
+    train_steps(on_gpu, 3)
+    on_gpu.save()
+    on_cpu = make("train.ema=0.9", "train.device=cpu", config=IMAGES)
+    on_cpu.restore(on_gpu.checkpoints.newest()[1])
+    assert torch.equal(weights(on_gpu), weights(on_cpu))
+    train_steps(on_cpu, 1)
+    on_cpu.save()
+    back = make("train.ema=0.9", config=IMAGES)
+    back.restore(on_cpu.checkpoints.newest()[1])
+    assert torch.equal(weights(on_cpu), weights(back))
+    for name, average in back.average.tensors.items():
+        assert average.is_cuda
+        assert torch.equal(average.cpu(), on_cpu.average.tensors[name])
+    (optimizer,) = back.task.phases[0].optimizers
+    assert all(value.is_cuda for state in optimizer.state.values() for value in state.values())
+    train_steps(back, 1)
+    assert (back.state.step, back.state.updates) == (5, 5)
