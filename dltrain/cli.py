@@ -142,14 +142,14 @@ def evaluate(
 
 @cli.command()
 @click.argument("run", type=DIRECTORY)
-@click.argument("inputs", nargs=-1, required=True, type=FILE)
+@click.argument("inputs", nargs=-1, required=True)
 @checkpoint_option
 @plugin_option
 @device_option
 @json_option
 def predict(
     run: Path,
-    inputs: Sequence[Path],
+    inputs: Sequence[str],
     checkpoint: str | None,
     plugins: Sequence[Path],
     device: str | None,

@@ -31,7 +31,7 @@ class Prediction:
 
 def predict(
     run_dir: Path,
-    inputs: Sequence[Path],
+    inputs: Sequence[str | Path],
     *,
     checkpoint: str | None = None,
     device: str | None = None,

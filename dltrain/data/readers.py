@@ -18,13 +18,10 @@ from dltrain.data.tokens import Encoder
 from dltrain.errors import DataError
 from dltrain.spec import PADDING, DataSpec, ImageInputs, TableInputs, TextInputs
 
-LONGEST_NAME = 255
-"""Of a file; a longer input is a text."""
-
 DELIMITERS = (",", ";", "\t", "|")
 
 
-def read_inputs(spec: DataSpec, paths: Sequence[Path]) -> tuple[Tensor, list[str]]:
+def read_inputs(spec: DataSpec, given: Sequence[str | Path]) -> tuple[Tensor, list[str]]:
     """Pictures, the rows of CSV files, or texts, as the model wants them.
 
     Returns:
@@ -35,7 +32,8 @@ def read_inputs(spec: DataSpec, paths: Sequence[Path]) -> tuple[Tensor, list[str
         DataError: A file can't be read, or lacks a column that the model was trained on.
     """
     if spec.inputs.kind == "text":
-        return read_texts(spec.inputs, paths)
+        return read_texts(spec.inputs, given)
+    paths = [Path(item) for item in given]
     if spec.inputs.kind == "image":
         return read_images(spec, paths), [str(path) for path in paths]
     tables = [_table(spec.inputs, path) for path in paths]
@@ -44,7 +42,7 @@ def read_inputs(spec: DataSpec, paths: Sequence[Path]) -> tuple[Tensor, list[str
     return torch.cat(rows), names
 
 
-def read_texts(inputs: TextInputs, given: Sequence[Path]) -> tuple[Tensor, list[str]]:
+def read_texts(inputs: TextInputs, given: Sequence[str | Path]) -> tuple[Tensor, list[str]]:
     """Texts, or files with a text a line, or `-` for standard input.
 
     Returns:
@@ -54,8 +52,8 @@ def read_texts(inputs: TextInputs, given: Sequence[Path]) -> tuple[Tensor, list[
     for item in given:
         if str(item) == "-":
             texts += sys.stdin.read().splitlines()
-        elif len(str(item)) < LONGEST_NAME and item.is_file():
-            texts += _lines(item)
+        elif _is_file(item):
+            texts += _lines(Path(item))
         else:
             texts.append(str(item))
     texts = [text for text in texts if text.strip()]
@@ -66,9 +64,16 @@ def read_texts(inputs: TextInputs, given: Sequence[Path]) -> tuple[Tensor, list[
     return pad_sequence(sequences, batch_first=True, padding_value=PADDING), texts
 
 
+def _is_file(item: str | Path) -> bool:
+    try:
+        return Path(item).is_file()
+    except OSError:  # a text that is longer than a file's name may be
+        return False
+
+
 def _lines(path: Path) -> list[str]:
     try:
-        return path.read_text(encoding="utf-8").splitlines()
+        return path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: can't be read: {error}") from error
 

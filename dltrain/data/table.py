@@ -15,7 +15,7 @@ MISSING = frozenset({"", "na", "n/a", "nan", "null", "?"})
 
 @dataclass(frozen=True)
 class Table:
-    """A CSV file's cells, column by column, none of them missing.
+    """A CSV file's cells, column by column, as `read_table` checked them.
 
     Attributes:
         path: The file.
@@ -46,8 +46,13 @@ class Table:
         return values
 
 
-def read_table(path: Path, delimiter: str) -> Table:
+def read_table(path: Path, delimiter: str, *, any_cell: bool = False) -> Table:
     """Reads a CSV file with a header, in UTF-8.
+
+    Args:
+        path: The file.
+        delimiter: What stands between two cells.
+        any_cell: Whether a cell may hold anything, as text does: "null" is a word there.
 
     Raises:
         DataError: The file can't be read, a row has more or fewer cells than the header, a cell is
@@ -65,7 +70,7 @@ def read_table(path: Path, delimiter: str) -> Table:
                 if not row:  # an empty line
                     continue
                 cells = [cell.strip() for cell in row]
-                _check_row(f"{path}:{reader.line_num}", header, cells)
+                _check_row(f"{path}:{reader.line_num}", header, cells, any_cell)
                 lines.append(reader.line_num)
                 rows.append(cells)
     except OSError as error:
@@ -78,9 +83,11 @@ def read_table(path: Path, delimiter: str) -> Table:
     return Table(path, lines, dict(zip(header, columns, strict=True)))
 
 
-def _check_row(place: str, header: list[str], cells: list[str]) -> None:
+def _check_row(place: str, header: list[str], cells: list[str], any_cell: bool) -> None:
     if len(cells) != len(header):
         raise DataError(f"{place}: {len(cells)} cells, the header has {len(header)}")
+    if any_cell:
+        return
     for name, cell in zip(header, cells, strict=True):
         value = number(cell)
         if cell.lower() in MISSING or (value is not None and not math.isfinite(value)):

@@ -159,25 +159,46 @@ def text_csv(
 
 
 def _read_columns(path: Path, names: Sequence[str]) -> dict[str, list[str]]:
-    if path.suffix.lower() not in (".jsonl", ".ndjson"):
-        table = read_table(path, "\t" if path.suffix.lower() == ".tsv" else ",")
-        return {name: table.column(name) for name in names}
+    """Some columns' cells, none of them empty; what the other columns hold does not matter."""
+    suffix = path.suffix.lower()
+    if suffix in (".jsonl", ".ndjson"):
+        numbers, columns = _read_jsonl(path, names)
+    else:
+        table = read_table(path, "\t" if suffix == ".tsv" else ",", any_cell=True)
+        numbers, columns = table.lines, {name: table.column(name) for name in names}
+    for name, cells in columns.items():
+        for number, cell in zip(numbers, cells, strict=True):
+            if not cell:
+                raise DataError(
+                    f"{path}:{number}: {name!r} is empty; fill in a value or take the row out"
+                )
+    return columns
+
+
+def _read_jsonl(path: Path, names: Sequence[str]) -> tuple[list[int], dict[str, list[str]]]:
+    """The number of each line, and the cells by column."""
+    lines = _lines(path)
     columns: dict[str, list[str]] = {name: [] for name in names}
-    for number, line in enumerate(_lines(path), 1):
+    for number, line in enumerate(lines, 1):
         try:
             row = json.loads(line)
         except ValueError as error:
             raise DataError(f"{path}:{number}: not a JSON object") from error
-        for name in names:
+        for name, cells in columns.items():
             if not isinstance(row, dict) or name not in row:
                 raise DataError(f"{path}:{number}: has no {name!r}")
-            columns[name].append(str(row[name]))
-    return columns
+            if not isinstance(row[name], str | int | float):
+                raise DataError(
+                    f"{path}:{number}: {name!r} is {json.dumps(row[name])}; "
+                    "a text or a number is wanted"
+                )
+            cells.append(str(row[name]).strip())
+    return list(range(1, len(lines) + 1)), columns
 
 
 def _lines(path: Path) -> list[str]:
     try:
-        lines = path.read_text(encoding="utf-8").rstrip("\n").split("\n")
+        lines = path.read_text(encoding="utf-8-sig").rstrip("\n").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: can't be read: {error}") from error
     if lines == [""]:
@@ -196,8 +217,8 @@ def toy_text(
 ) -> Data:
     """Made sentences, `the cat chased the dog`: the order of the two names is the class.
 
-    The order of the words decides; which words there are tells nothing, for each pair of names
-    stands in either order equally often.
+    The order of the words decides; which words there are tells nothing, for they are drawn without
+    regard to the class.
 
     Args:
         samples: Samples in all.

@@ -1,12 +1,12 @@
 """Texts with labels: vocabularies, buckets, files."""
 
 import json
-from collections import defaultdict
 
 import pytest
 import torch
 
 from dltrain.data.bucketed import Bucketed
+from dltrain.data.readers import read_texts
 from dltrain.data.text import toy_text
 from dltrain.data.tokens import Encoder, build_vocabulary, split_text
 from dltrain.errors import DataError, OptionError
@@ -33,7 +33,7 @@ def test_words_and_characters():
 
 
 def test_the_vocabulary_goes_by_frequency_and_ties_by_letter():
-    tokens = [["b", "a", "c"], ["c", "b", "d", "c"]]
+    tokens = [["b", "d", "c"], ["c", "b", "a", "c"]]
     assert build_vocabulary(tokens) == ("<pad>", "<unk>", "c", "b", "a", "d")
     assert build_vocabulary(tokens, min_count=2) == ("<pad>", "<unk>", "c", "b")
     assert build_vocabulary(tokens, max_size=3) == ("<pad>", "<unk>", "c")
@@ -71,7 +71,13 @@ def test_the_order_is_a_function_of_seed_and_epoch():
 
     assert order(0, 2) == order(0, 2)
     assert order(0, 2) != order(0, 3)
-    assert order(0, 2) != order(1, 2)
+    members = [{frozenset(index) for index in order(seed, 2)} for seed in (0, 1)]
+    assert members[0] != members[1]
+
+
+def test_batches_do_not_come_sorted_by_length():
+    longest = [b.inputs.shape[1] for b in split().batches(16, epoch=2)]
+    assert longest != sorted(longest)
 
 
 @pytest.mark.parametrize("offset", [1, 5, 31])
@@ -132,6 +138,10 @@ def test_csv_tsv_and_jsonl_read_alike(build, tmp_path):
         ("t.jsonl", '{"text": "a"}\n', r"t\.jsonl:1: has no 'label'"),
         ("t.jsonl", "", "has no lines"),
         ("t.csv", "text,label\na,x\nb,x\n", "in every row"),
+        ("t.csv", "text,label\na,x\n ,y\n", r"t\.csv:3: 'text' is empty"),
+        ("t.jsonl", '{"text": "", "label": "x"}\n', r"t\.jsonl:1: 'text' is empty"),
+        ("t.jsonl", '{"text": null, "label": "x"}\n', r"t\.jsonl:1: 'text' is null; a text"),
+        ("t.jsonl", '{"text": "a", "label": {}}\n', r"t\.jsonl:1: 'label' is {}; a text"),
     ],
 )
 def test_mistakes_are_named(build, tmp_path, name, content, words):
@@ -152,20 +162,43 @@ def test_a_damaged_line_of_sst2_is_named(build, tmp_path):
         build("sst2", root=str(tmp_path))
 
 
-def test_a_bag_of_words_can_not_read_the_made_sentences(tmp_path):
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
+def test_any_word_may_be_a_text_and_other_columns_may_be_empty(build, tmp_path, suffix):
+    rows = [(("null", "?", "inf", "good")[i // 2 % 4], "pn"[i % 2]) for i in range(40)]
+    lines = ["text,label,note", *(f"{text},{label}," for text, label in rows)]
+    if suffix == ".jsonl":
+        lines = [json.dumps({"text": text, "label": label}) for text, label in rows]
+    file = tmp_path / f"t{suffix}"
+    file.write_text("\n".join(lines), encoding="utf-8-sig")  # with the mark that Excel writes
+    data = build("text_csv", path=str(file), text=("text",), label="label")
+    assert set(data.spec.inputs.vocabulary[2:]) == {"null", "?", "inf", "good"}
+    assert data.spec.class_names == ("n", "p")
+
+
+def test_no_bag_of_words_reads_the_made_sentences(tmp_path):
     data = toy_text(DataContext(root=tmp_path), samples=4000, validation=0, test=0.1)
-    votes = defaultdict(lambda: [0, 0])
-    for batch in data.train.batches(100):
-        for tokens, target in zip(batch.inputs.tolist(), batch.targets.tolist(), strict=True):
-            names = frozenset(
-                word
-                for token in tokens
-                if (word := data.spec.inputs.vocabulary[token])
-                in ("ape", "bear", "cat", "dog", "eel", "fox", "goat", "hen")
-            )
-            votes[names][target] += 1
-    assert len(votes) == 28
-    for first, second in votes.values():
-        assert abs(first - second) < 5 * (first + second) ** 0.5
-    majority = sum(max(pair) for pair in votes.values()) / sum(map(sum, votes.values()))
-    assert majority < 0.56
+    (batch,) = data.train.batches(4000)
+    vocabulary = data.spec.inputs.vocabulary
+    words = torch.zeros(len(batch), len(vocabulary)).scatter_(1, batch.inputs, 1.0)
+    words[:, PADDING] = 0
+    # Texts with both of two words (on the diagonal: with one), and how far the classes differ.
+    together = words.T @ words
+    difference = words.T @ ((2.0 * batch.targets - 1)[:, None] * words)
+    assert (difference.abs() <= 5 * together.sqrt()).all()
+    animals = {"ape", "bear", "cat", "dog", "eel", "fox", "goat", "hen"}
+    for tokens, target in zip(batch.inputs.tolist(), batch.targets.tolist(), strict=True):
+        first, second = (w for t in tokens if (w := vocabulary[t]) in animals)
+        assert target == (first > second)
+
+
+def test_a_text_is_taken_as_it_is_and_a_file_line_by_line(tmp_path):
+    inputs = TextInputs("word", ("<pad>", "<unk>", "good"))
+    given = ["so//so ./", "\N{CJK UNIFIED IDEOGRAPH-597D}" * 200, "good / " * 2000]
+    tokens, texts = read_texts(inputs, given)
+    assert texts == given
+    assert (tokens == 2).sum(1).tolist() == [0, 0, 2000]
+    (tmp_path / "t.txt").write_text("good\n\nbad good\n", encoding="utf-8-sig")
+    for file in (tmp_path / "t.txt", str(tmp_path / "t.txt")):
+        tokens, texts = read_texts(inputs, [file])
+        assert texts == ["good", "bad good"]
+        assert tokens.tolist() == [[2, PADDING], [UNKNOWN, 2]]
