@@ -9,21 +9,42 @@ import pytest
 import yaml
 
 import dltrain
+from dltrain.data.idx import TEST_FILES, TRAIN_FILES
 from dltrain.plugins import load_plugin
 
 PLUGIN = Path(__file__).parent / "plugin.py"
 
 
-@pytest.fixture(scope="session")
-def data_root() -> Path:
-    """The folder of real data; without it a test is skipped, or fails where it must not be."""
+def real_data(name: str, *files: str) -> Path:
+    """The folder of real data; without these files a test is skipped, or fails where it must not.
+
+    Any file may be packed, as FILE.gz.
+    """
     root = Path(os.environ.get("DLTRAIN_DATA", "data"))
-    if not (root / "MNIST").is_dir():
-        reason = f"{root} holds no MNIST; set DLTRAIN_DATA"
+    if not all((root / file).is_file() or (root / f"{file}.gz").is_file() for file in files):
+        reason = f"{root} does not hold {name}; set DLTRAIN_DATA"
         if os.environ.get("DLTRAIN_REQUIRE_DATA"):
             pytest.fail(reason)
         pytest.skip(reason)
     return root
+
+
+@pytest.fixture(scope="session")
+def mnist_root() -> Path:
+    """The folder that holds the whole of MNIST."""
+    return real_data("MNIST", *(f"MNIST/raw/{name}" for name in TRAIN_FILES + TEST_FILES))
+
+
+@pytest.fixture(scope="session")
+def sst2_root() -> Path:
+    """The folder that holds SST-2."""
+    return real_data("SST-2", *(f"sst2/{name}.tsv" for name in ("train", "dev", "test")))
+
+
+@pytest.fixture(scope="session")
+def shakespeare_root() -> Path:
+    """The folder that holds tiny Shakespeare."""
+    return real_data("tiny Shakespeare", "tinyshakespeare.txt")
 
 
 @pytest.fixture

@@ -169,9 +169,9 @@ def test_a_run_with_the_sample_says_so(tmp_path, monkeypatch, seed):
 
 
 @pytest.mark.slow
-def test_the_cnn_learns_the_whole_of_mnist(data_root, tmp_path, monkeypatch):
+def test_the_cnn_learns_the_whole_of_mnist(mnist_root, tmp_path, monkeypatch):
     """Two of the six epochs, on all 60,000 images."""
-    monkeypatch.setenv("DLTRAIN_DATA", str(data_root.resolve()))
+    monkeypatch.setenv("DLTRAIN_DATA", str(mnist_root.resolve()))
     monkeypatch.chdir(tmp_path)
     experiment = dltrain.load(CONFIGS / "mnist_cnn.yaml", ["train.epochs=2"])
     summary = dltrain.train(experiment, run_dir=tmp_path / "run", quiet=True)

@@ -134,8 +134,8 @@ def test_shakespeare_is_read_or_fetched(context, tmp_path, monkeypatch):
     assert asked == [("tinyshakespeare.txt", corpus.SHAKESPEARE_DIGEST)]
 
 
-def test_the_real_shakespeare(data_root):
-    data = shakespeare(DataContext(root=data_root))
+def test_the_real_shakespeare(shakespeare_root):
+    data = shakespeare(DataContext(root=shakespeare_root))
     assert len(data.spec.class_names) == 67
     targets = torch.cat([b.targets for b in data.validation.batches(256)])
     assert (targets != PADDING).sum() == 111_539

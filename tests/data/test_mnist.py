@@ -24,8 +24,8 @@ def closed(monkeypatch):
         )
 
 
-def test_all_of_mnist(build, data_root, closed):
-    data = build("mnist", base=data_root, validation=0)
+def test_all_of_mnist(build, mnist_root, closed):
+    data = build("mnist", base=mnist_root, validation=0)
     assert (len(data.train), data.validation, len(data.test)) == (60_000, None, 10_000)
     # the counts of the paper's training set, and the statistics that everyone uses
     counts = (5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949)
@@ -36,16 +36,16 @@ def test_all_of_mnist(build, data_root, closed):
     assert not build.said
 
 
-def test_mnist_as_torchvision_reads_it(build, data_root, tmp_path):
+def test_mnist_as_torchvision_reads_it(build, mnist_root, tmp_path):
     torchvision = pytest.importorskip("torchvision")
     raw = tmp_path / "theirs" / "MNIST" / "raw"
     raw.mkdir(parents=True)
     for name in module.TEST_FILES + module.TRAIN_FILES:
-        path = module.present(data_root / "MNIST" / "raw", name)
+        path = module.present(mnist_root / "MNIST" / "raw", name)
         content = path.read_bytes()
         (raw / name).write_bytes(gzip.decompress(content) if path.suffix == ".gz" else content)
     theirs = torchvision.datasets.MNIST(tmp_path / "theirs", train=False)
-    data = build("mnist", base=data_root, validation=5000)
+    data = build("mnist", base=mnist_root, validation=5000)
     assert (len(data.train), len(data.validation)) == (55_000, 5_000)
     inputs, targets, _ = gather(data.test, 1000)
     normalise = torchvision.transforms.Normalize(data.spec.inputs.mean, data.spec.inputs.std)
@@ -53,9 +53,9 @@ def test_mnist_as_torchvision_reads_it(build, data_root, tmp_path):
     assert torch.equal(targets, theirs.targets)
 
 
-def test_the_digests_are_those_of_the_files(data_root):
+def test_the_digests_are_those_of_the_files(mnist_root):
     for name, digest in module.MNIST.digests.items():
-        path = module.present(data_root / "MNIST" / "raw", name)
+        path = module.present(mnist_root / "MNIST" / "raw", name)
         content = path.read_bytes()
         if path.suffix == ".gz":
             content = gzip.decompress(content)

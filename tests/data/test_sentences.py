@@ -87,8 +87,8 @@ def test_an_offset_leaves_the_first_batches_out(offset):
     assert rest == whole[offset:]
 
 
-def test_padding_of_sst2_is_below_a_tenth(data_root, build):
-    data = build("sst2", root=str(data_root))
+def test_padding_of_sst2_is_below_a_tenth(sst2_root, build):
+    data = build("sst2", root=str(sst2_root))
     assert [len(s) for s in (data.train, data.validation, data.test)] == [6920, 872, 1821]
     tokens = padding = 0
     for batch in data.train.batches(64, epoch=0):
