@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -10,16 +10,22 @@ from torch import Tensor, nn
 
 
 class WeightAverage:
-    """A moving average of a model's trainable parameters; of none where `decay` is None.
+    """A moving average of trainable parameters of a model; of none where `decay` is None.
 
     The decay grows with the number of updates n as min(decay, (1 + n) / (10 + n)), so that the
     first weights are soon forgotten (the `num_updates` rule of TensorFlow's
     ExponentialMovingAverage). Buffers, such as batch norm's statistics, stay the model's.
+
+    Args:
+        model: Gives the parameters their names.
+        modules: Those of its parts that are averaged.
+        decay: Share of the average that is kept at each update.
     """
 
-    def __init__(self, model: nn.Module, decay: float | None) -> None:
+    def __init__(self, model: nn.Module, modules: Iterable[nn.Module], decay: float | None) -> None:
         self.decay = decay or 0.0
-        trainable = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
+        wanted = {id(p) for module in modules for p in module.parameters() if p.requires_grad}
+        trainable = [(n, p) for n, p in model.named_parameters() if id(p) in wanted]
         kept = trainable if decay is not None else []
         self._parameters: list[Tensor] = [parameter for _, parameter in kept]
         self.tensors = {name: parameter.detach().clone() for name, parameter in kept}

@@ -1,30 +1,35 @@
-"""An experiment's parts, put together: the only place that wires."""
+"""An experiment's parts, put together: the only place that wires. A trained one, too."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from dltrain.checkpoint import Checkpoints
-from dltrain.config import Experiment
+from dltrain.checkpoint import Checkpoints, load
+from dltrain.config import ConfigError, Experiment
 from dltrain.config.problems import did_you_mean
 from dltrain.device import (
     Numerics,
     keep_large_blocks,
     make_deterministic,
+    random_state,
     resolve_device,
     resolve_numerics,
     seed_everything,
+    set_random_state,
 )
-from dltrain.errors import OptionError, UsageError
+from dltrain.errors import OptionError, RunError, UsageError
 from dltrain.recording import Recorder
-from dltrain.spec import Data, DataContext, DataSpec, Task
+from dltrain.run import Run
+from dltrain.spec import Data, DataContext, DataSpec, spec_from_json
+from dltrain.task import Phase, Task, TaskParts, TrainedModel
 from dltrain.trainer import Trainer
 
 
@@ -78,6 +83,9 @@ def build_task(experiment: Experiment, spec: DataSpec, machine: Machine) -> Task
     seed_everything(experiment.seed)
     dtype, device = machine.numerics.dtype, machine.device
 
+    learns = getattr(experiment.task.component.builder, "learns", None)
+    if learns is not None:
+        spec = _built(experiment, "task", lambda: learns(spec))
     loss = _built(experiment, "loss", lambda: experiment.loss.build(spec)).to(device, dtype)
     spec = replace(spec, num_outputs=loss.num_outputs)
     model: nn.Module = _built(experiment, "model", lambda: experiment.model.build(spec)).to(
@@ -86,21 +94,53 @@ def build_task(experiment: Experiment, spec: DataSpec, machine: Machine) -> Task
     if spec.inputs.kind == "image":
         # Convolutions on CPUs and tensor cores work channels-last inside; this spares conversions.
         model = model.to(memory_format=torch.channels_last)
-    optimizers = _built(experiment, "optimizer", lambda: experiment.optimizer.build(model))
-    if not isinstance(optimizers, tuple):
-        optimizers = (optimizers,)
     metrics = [
         _built(experiment, f"metrics.{i}", lambda choice=choice: choice.build(spec))
         for i, choice in enumerate(experiment.metrics)
     ]
-    if experiment.train.compile:
-        model.compile()
-    images = experiment.recording.images if experiment.recording.tensorboard else 0
-    return _built(
-        experiment,
-        "metrics",
-        lambda: experiment.task.build(spec, model, optimizers, loss, metrics, images),
+    parts = TaskParts(
+        spec=spec,
+        model=model,
+        loss=loss,
+        metrics=metrics,
+        phase=partial(_phase, experiment),
+        trained=partial(_trained_model, machine=machine),
+        seed=experiment.seed,
+        num_images=experiment.recording.images if experiment.recording.tensorboard else 0,
     )
+    random = random_state()
+    task: Task = _built_task(experiment, parts)
+    set_random_state(random)  # another run's model, built for this task, leaves no trace
+    if experiment.train.compile:
+        for phase in task.phases:
+            phase.module.compile()
+    names = [phase.name for phase in task.phases]
+    for name in experiment.phases.keys() - names:
+        message = f"task {experiment.task.name!r} has no phase {name!r}; it has {', '.join(names)}"
+        raise experiment.problem(f"phases.{name}", message + did_you_mean(name, names))
+    return task
+
+
+def _phase(experiment: Experiment, name: str, module: nn.Module, *, averaged: bool = True) -> Phase:
+    """See `task.MakePhase`."""
+    chosen = experiment.phase(name)
+    path = f"phases.{name}.optimizer" if name in experiment.phases else "optimizer"
+    optimizers = _built(experiment, path, lambda: chosen.optimizer.build(module))
+    if not isinstance(optimizers, tuple):
+        optimizers = (optimizers,)
+    return Phase(name, module, optimizers, chosen.schedule.build(), chosen.clip_norm, averaged)
+
+
+def _built_task(experiment: Experiment, parts: TaskParts) -> Task:
+    """A task is made of the whole config: its `OptionError` names a key from the top."""
+    try:
+        return experiment.task.build(parts)
+    except OptionError as error:
+        raise experiment.problem(error.option, str(error)) from error
+    except UsageError as error:
+        if isinstance(error, ConfigError):
+            raise
+        raise experiment.problem("task", str(error)) from error
 
 
 def build_trainer(
@@ -121,7 +161,6 @@ def build_trainer(
     trainer = Trainer(
         task,
         data,
-        experiment.schedule.build(),
         numerics=machine.numerics,
         device=machine.device,
         checkpoints=checkpoints,
@@ -143,6 +182,77 @@ def build_trainer(
                 + did_you_mean(name, trainer.monitored),
             )
     return trainer
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A model with a checkpoint's weights, in evaluation mode.
+
+    Attributes:
+        experiment: What it was trained as.
+        spec: What its data was like.
+        task: The model and what it is used for.
+        machine: Where it is.
+        checkpoint: Where the weights came from.
+    """
+
+    experiment: Experiment
+    spec: DataSpec
+    task: Task
+    machine: Machine
+    checkpoint: Path
+
+
+def load_trained(
+    run_dir: Path,
+    checkpoint: str | None = None,
+    device: str | None = None,
+    *,
+    machine: Machine | None = None,
+    measures: bool = True,
+) -> Trained:
+    """Builds the model and loads its weights; averaged ones where EMA was on.
+
+    Args:
+        run_dir: The run.
+        checkpoint: `best`, `latest`, or the name of one of the run's checkpoints; by default the
+            best where one is marked, else the latest.
+        device: Instead of the config's.
+        machine: Where to compute, if the process has been set up for it already.
+        measures: Whether the metrics, and what they need, are wanted too.
+
+    Raises:
+        RunError: There is no such checkpoint, it is damaged, or the model is another one by now;
+            never falls back to another checkpoint.
+    """
+    run = Run.open(run_dir)
+    experiment = run.experiment([f"train.device={device}"] if device else [])
+    if not measures:
+        experiment = replace(experiment, metrics=())
+    path = run.checkpoints().find(checkpoint)
+    snapshot = load(path)
+    spec = spec_from_json(snapshot.state["spec"])
+    machine = machine or build_machine(experiment)
+    task = build_task(experiment, spec, machine)
+    try:
+        task.model.load_state_dict(snapshot.weights())
+    except RuntimeError as error:
+        raise RunError(misfit(path, run, error)) from error
+    task.model.eval()
+    return Trained(experiment, spec, task, machine, path)
+
+
+def _trained_model(run_dir: str, machine: Machine) -> TrainedModel:
+    """See `task.TaskParts.trained`."""
+    trained = load_trained(Path(run_dir), machine=machine, measures=False)
+    model = trained.task.model.requires_grad_(False)
+    return TrainedModel(trained.spec, model, getattr(trained.task, "predict", None))
+
+
+def misfit(path: Path, run: Run, error: Exception) -> str:
+    """Says that a checkpoint belongs to another model or optimizer than the config now has."""
+    told = " ".join(str(error).split())
+    return f"{path} does not fit what {run.config_path} builds now: {told}"
 
 
 def _built(experiment: Experiment, path: str, make: Callable[[], Any]) -> Any:

@@ -31,7 +31,7 @@ import torch
 from torch import Tensor
 
 from dltrain.errors import RunError
-from dltrain.spec import Phase
+from dltrain.task import Phase
 
 TENSOR_FILES = ("model", "averaged", "optimizer", "rng")
 
@@ -125,6 +125,32 @@ class Checkpoints:
             return []
         named = [p for p in self.directory.iterdir() if re.fullmatch(r"step-\d{10,}", p.name)]
         return sorted(named, key=lambda p: int(p.name[5:]), reverse=True)
+
+    def find(self, name: str | None) -> Path:
+        """A checkpoint by name, `best` or `latest`; None is the best where one is marked.
+
+        Raises:
+            RunError: There is no such checkpoint.
+        """
+        saved = {path.name: path for path in self.all()}
+        if not saved:
+            raise RunError(f"{self.directory} holds no checkpoint yet")
+        latest = next(iter(saved.values()))
+        best = self.best()
+        match name:
+            case None:
+                return best or latest
+            case "latest":
+                return latest
+            case "best":
+                if best is None:
+                    raise RunError(
+                        f"{self.directory} has no best checkpoint: checkpoint.best is not set"
+                    )
+                return best
+        if name not in saved:
+            raise RunError(f"no checkpoint {name!r}; there are: best, latest, {', '.join(saved)}")
+        return saved[name]
 
     def describe(self) -> str:
         """Which checkpoint there is to go back to, in words."""

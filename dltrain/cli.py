@@ -36,6 +36,13 @@ checkpoint_option = click.option(
     metavar="NAME",
     help="best, latest, or a checkpoint's name. Default: best if there is one, else latest.",
 )
+TEXT_OPTIONS = {
+    "prompt": "--prompt",
+    "num_tokens": "--tokens",
+    "temperature": "--temperature",
+    "top_k": "--top-k",
+}
+PICTURE_OPTIONS = {"output": "--output", "interpolate": "--interpolate"}
 config_arguments = [
     click.argument("config", type=FILE),
     click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]..."),
@@ -176,29 +183,23 @@ def predict(
 
 @cli.command()
 @click.argument("run", type=DIRECTORY)
-@click.option("--prompt", default="", metavar="TEXT", help="What each text begins with.")
 @click.option(
-    "-n",
-    "num_samples",
-    type=click.IntRange(min=1),
-    default=1,
-    show_default=True,
-    help="How many texts.",
+    "-n", "num_samples", type=click.IntRange(min=1), help="How many; default: 1 text, 64 pictures."
 )
+@click.option(
+    "--seed", type=int, default=0, show_default=True, help="The same seed, the same samples."
+)
+@click.option("--prompt", metavar="TEXT", help="What each text begins with.")
 @click.option(
     "--tokens",
     "num_tokens",
     type=click.IntRange(min=1),
-    default=300,
-    show_default=True,
-    help="Length of each text; what a token is, the run's data says.",
+    help="Length of each text, 300 by default; what a token is, the run's data says.",
 )
 @click.option(
     "--temperature",
     type=click.FloatRange(min=0, min_open=True),
-    default=0.8,
-    show_default=True,
-    help="Lower is more predictable, higher more varied.",
+    help="Lower is more predictable, higher more varied; 0.8 by default.",
 )
 @click.option(
     "--top-k",
@@ -206,28 +207,49 @@ def predict(
     help="Draw each token from this many most probable ones; default: all.",
 )
 @click.option(
-    "--seed", type=int, default=0, show_default=True, help="The same seed, the same text."
+    "-o",
+    "--output",
+    type=FILE,
+    metavar="PNG",
+    help="Where the grid of pictures goes; default: samples.png in RUN.",
+)
+@click.option(
+    "--interpolate", is_flag=True, default=None, help="Rows of pictures that turn into another."
 )
 @checkpoint_option
 @plugin_option
 @device_option
 @json_option
 def sample(run: Path, plugins: Sequence[Path], as_json: bool, **options: Any) -> None:
-    """Text that a run's language model writes, shown as it comes."""
+    """Text of a run's language model, or pictures of its generator.
+
+    Text is shown as it is written; pictures go to a PNG file, side by side.
+    """
     load_plugins(plugins)
     from dltrain.commands import sample as command
 
-    if as_json:
-        show(command.sample(run, **options), as_json, lambda: None)
+    given = {name: value for name, value in options.items() if value is not None}
+    drawn = command.makes_pictures(run)
+    for name in TEXT_OPTIONS if drawn else PICTURE_OPTIONS:
+        if name in given:
+            word = {**TEXT_OPTIONS, **PICTURE_OPTIONS}[name]
+            kind = "pictures" if drawn else "text"
+            raise click.UsageError(f"{word} can't be used here: {run} makes {kind}")
+    if drawn:
+        result = command.sample_pictures(run, **given)
+        show(result, as_json, lambda: click.echo(result.path))
         return
-    pieces = command.stream(run, **options)
+    if as_json:
+        show(command.sample(run, **given), as_json, lambda: None)
+        return
+    pieces = command.stream(run, **given)
 
     def text() -> None:
         number = -1
         for piece in pieces:
             if piece.number != number:
                 separator = "" if number < 0 else "\n\n"
-                click.echo(separator + options["prompt"], nl=False)
+                click.echo(separator + given.get("prompt", ""), nl=False)
                 number = piece.number
             click.echo(piece.text, nl=False)
         click.echo()

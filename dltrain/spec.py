@@ -1,18 +1,15 @@
-"""What the rooms promise each other: the data's shape, a batch, a split, a task."""
+"""What the rooms promise each other: the data's shape, a batch, a split, a loss, a metric."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
 import torch
 from pydantic import Field, TypeAdapter
 from torch import Tensor, nn
-
-if TYPE_CHECKING:
-    from torch.optim import Optimizer
 
 PositiveInt = Annotated[int, Field(gt=0)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
@@ -133,11 +130,15 @@ class Batch:
         inputs: (batch, *input_shape), float; (batch, tokens) int64 for text.
         targets: (batch,) int64 classes, (batch, values) float, or (batch, tokens) int64.
         index: (batch,) int64, each sample's number in its split.
+        step: The training step that the batch is for, from 0; None in evaluation. What a task draws
+            at random is to depend on it and on `index`, so that no draw depends on how a batch is
+            cut, or on where a run was stopped.
     """
 
     inputs: Tensor
     targets: Tensor
     index: Tensor
+    step: int | None = None
 
     def __len__(self) -> int:
         """Number of samples."""
@@ -148,9 +149,9 @@ class Batch:
         if size is None or size >= len(self):
             yield self
             return
-        columns = [getattr(self, f.name).split(size) for f in fields(self)]
+        columns = [column.split(size) for column in (self.inputs, self.targets, self.index)]
         for parts in zip(*columns, strict=True):
-            yield type(self)(*parts)
+            yield Batch(*parts, step=self.step)
 
 
 class Split(Protocol):
@@ -268,66 +269,3 @@ class Metric(Protocol):
     def compute(self) -> dict[str, float]:
         """The scalars over all samples since `reset`; NaN where they are undefined."""
         ...
-
-
-# ---------------------------------------------------------------- what a task is
-
-
-@dataclass(frozen=True)
-class Phase:
-    """A part of a step with parameters and optimizers of its own.
-
-    Attributes:
-        name: `main`, or `generator`, say; optimizer states are saved under it.
-        module: What the phase trains.
-        optimizers: Usually one.
-    """
-
-    name: str
-    module: nn.Module
-    optimizers: tuple[Optimizer, ...]
-
-
-class Task(Protocol):
-    """What one step computes. The loop knows nothing else of models and losses.
-
-    Attributes:
-        model: Everything with parameters or buffers; its `state_dict` is the checkpoint's.
-        phases: Run one after another in each step.
-        scalars: What `evaluate` gives, and whether higher is better.
-    """
-
-    model: nn.Module
-    phases: tuple[Phase, ...]
-    scalars: Mapping[str, bool]
-
-    def weight(self, batch: Batch, phase: Phase) -> Tensor | int:
-        """What the whole batch's summed loss is divided by: its samples, or its tokens."""
-        ...
-
-    def loss(self, batch: Batch, phase: Phase) -> Tensor:
-        """Summed loss of the samples, a scalar on the device."""
-        ...
-
-    def evaluate(self, batches: Iterator[Batch]) -> dict[str, float]:
-        """Loss and metrics over all samples, each counted by its own weight."""
-        ...
-
-    def pages(self) -> list[Page]:
-        """What the last evaluation has to show beside its scalars."""
-        ...
-
-
-@dataclass(frozen=True)
-class Page:
-    """Something to look at.
-
-    Attributes:
-        tag: Its name.
-        kind: `image`, (3, height, width) uint8; `pr_curve`, (6, thresholds) float; `text`, a str.
-        content: As `kind` says.
-    """
-
-    tag: str
-    kind: Literal["image", "pr_curve", "text"]
-    content: Any

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -20,8 +20,9 @@ from dltrain.errors import StoppedError
 from dltrain.finite import FiniteGuard
 from dltrain.recording.base import Recorder
 from dltrain.settings import CheckpointSettings, EarlyStopSettings, TrainSettings, steps_in
-from dltrain.spec import Batch, Data, Phase, Split, Task, spec_to_json
+from dltrain.spec import Batch, Data, Split, spec_to_json
 from dltrain.state import TrainerState
+from dltrain.task import Phase, Task
 
 
 class Trainer:
@@ -30,7 +31,6 @@ class Trainer:
     Args:
         task: What a step computes.
         data: The splits.
-        schedule: Progress in [0, 1) to a factor of the learning rate.
         numerics: In which numbers to compute.
         device: Where.
         checkpoints: Where to save.
@@ -45,7 +45,6 @@ class Trainer:
         self,
         task: Task,
         data: Data,
-        schedule: Callable[[float], float],
         *,
         numerics: Numerics,
         device: torch.device,
@@ -56,7 +55,7 @@ class Trainer:
         early_stop: EarlyStopSettings | None,
         log_every: int,
     ) -> None:
-        self.task, self.data, self.schedule = task, data, schedule
+        self.task, self.data = task, data
         self.numerics, self.device = numerics, device
         self.checkpoints, self.recorders = checkpoints, recorders
         self.settings, self.early_stop, self.log_every = settings, early_stop, log_every
@@ -70,7 +69,8 @@ class Trainer:
         self.monitor = checkpoint_settings.best
 
         self.state = TrainerState()
-        self.average = WeightAverage(task.model, settings.ema)
+        averaged = [phase.module for phase in task.phases if phase.averaged]
+        self.average = WeightAverage(task.model, averaged, settings.ema)
         self.parameters = {
             phase.name: [p for p in phase.module.parameters() if p.requires_grad]
             for phase in task.phases
@@ -125,7 +125,7 @@ class Trainer:
 
     def train_step(self, batch: Batch) -> None:
         """One optimizer step for each phase; gradients are those of the whole batch."""
-        factor = self.schedule(self.state.updates / self.total_steps)
+        batch.step = self.state.step
         updated = True
         for phase in self.task.phases:
             weight = self.task.weight(batch, phase)
@@ -135,13 +135,13 @@ class Trainer:
                     loss = self.task.loss(part, phase)
                 self.numerics.scaler.scale(loss / weight).backward()
                 total = total + loss.detach()
-            updated &= self._update(phase, factor, total, weight)
+            updated &= self._update(phase, total, weight)
         self.state.step += 1
         if updated:
             self.state.updates += 1
             self.average.update(self.state.updates)
 
-    def _update(self, phase: Phase, factor: float, loss: Tensor, weight: Tensor | int) -> bool:
+    def _update(self, phase: Phase, loss: Tensor, weight: Tensor | int) -> bool:
         """Clips the gradients and steps the optimizers; False where the step was skipped."""
         scaler, scale = self.numerics.scaler, self.numerics.scaler.get_scale()
         for optimizer in phase.optimizers:
@@ -151,8 +151,9 @@ class Trainer:
         # Scaled gradients overflow now and then, and the scaler skips such a step by itself.
         finite = self.guard.allows(self.state, loss if scaler.is_enabled() else loss + norm)
         if finite:
-            if self.settings.clip_norm is not None:
-                clip_grads_with_norm_(parameters, self.settings.clip_norm, norm)
+            if phase.clip_norm is not None:
+                clip_grads_with_norm_(parameters, phase.clip_norm, norm)
+            factor = phase.schedule(self.state.updates / self.total_steps)
             for optimizer in phase.optimizers:
                 for group in optimizer.param_groups:
                     group["lr"] = group["initial_lr"] * factor

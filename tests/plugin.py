@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dltrain import MODELS, DataSpec
+from dltrain.models.gan import gan_mlp
 
 
 class Restless(nn.Module):
@@ -61,3 +62,31 @@ def restless(
         nan_at: Forward passes of training whose outputs are NaN.
     """
     return Restless(spec, stop_at, signal_at_evaluation, list(nan_at))
+
+
+class Quitter(nn.Module):
+    """Adds dropout to a discriminator, and sends SIGTERM in a chosen training pass."""
+
+    def __init__(self, net: nn.Module, stop_at: int):
+        super().__init__()
+        self.net, self.dropout, self.stop_at = net, nn.Dropout(0.2), stop_at
+        self.register_buffer("calls", torch.zeros((), dtype=torch.int64))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        if self.training:
+            self.calls += 1
+            if self.calls == self.stop_at:
+                os.kill(os.getpid(), signal.SIGTERM)
+        return self.net(self.dropout(inputs))
+
+
+@MODELS.register
+def restless_gan(spec: DataSpec, /, *, stop_at: int = 0) -> nn.Module:
+    """A small GAN with dropout.
+
+    Args:
+        stop_at: Sends SIGTERM to its own process in this training pass of the discriminator.
+    """
+    model = gan_mlp(spec, latent=5, hidden=(12,))
+    model.discriminator = Quitter(model.discriminator, stop_at)
+    return model

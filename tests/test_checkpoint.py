@@ -211,7 +211,7 @@ def test_an_optimizer_goes_on_where_it_was(name):
     """Also with the channels-last weights that fused optimizers walk through as they lie."""
     from dltrain.plugins import register_builtins
     from dltrain.registry import OPTIMIZERS
-    from dltrain.spec import Phase
+    from dltrain.task import Phase
 
     register_builtins()
 

@@ -353,7 +353,7 @@ def test_tensorboard_has_the_counts_of_the_final_model(cnn):
 
 
 def predicted(run: Path, inputs: torch.Tensor) -> torch.Tensor:
-    from dltrain.commands.inference import load_trained
+    from dltrain.build import load_trained
 
     with torch.inference_mode():
         return load_trained(run, None, "cpu").task.predict(inputs)

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import sys
 import tempfile
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from dltrain.build import build_data, build_machine, build_task, build_trainer
+from dltrain.build import Machine, build_data, build_machine, build_task, build_trainer
 from dltrain.checkpoint import Checkpoints
 from dltrain.config import Experiment
 from dltrain.errors import RunError
 from dltrain.spec import Batch
+from dltrain.task import Phase, Task
 
 
 @dataclass(frozen=True)
@@ -24,8 +26,8 @@ class Check:
     Attributes:
         parameters: Numbers in the model.
         trainable_parameters: Those that training changes.
-        flops_per_sample: Of a forward pass, multiplications and additions counted apart; matrix
-            products and convolutions alone.
+        flops_per_sample: Of a forward pass, of each phase, multiplications and additions counted
+            apart; matrix products and convolutions alone.
         memory_bytes: Expected at the first step: weights, gradients, optimizer states, averages,
             and what the backward pass keeps of a (micro-)batch. Without torch itself and the data.
         steps_per_epoch: Optimizer steps.
@@ -64,22 +66,10 @@ def check(experiment: Experiment) -> Check:
     with tempfile.TemporaryDirectory() as scratch:
         trainer = build_trainer(experiment, data, task, machine, Checkpoints(Path(scratch)))
         batch = next(data.train.batches(experiment.train.batch_size, epoch=0))
-        kept = 0
-
-        def count(tensor: torch.Tensor) -> torch.Tensor:
-            nonlocal kept
-            kept += tensor.numel() * tensor.element_size()
-            return tensor
-
         part = next(batch.split(experiment.train.micro_batch))
         try:
-            flops = _forward_flops(task, batch, machine.numerics.autocast)
             task.model.train()
-            with (
-                torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor),
-                machine.numerics.autocast(),
-            ):
-                task.loss(part, task.phases[0])
+            forward = [_forward(task, phase, part, machine) for phase in task.phases]
             trainer.train_step(batch)
         except (RuntimeError, IndexError) as error:
             raise RunError(f"the first step fails: {error}") from error
@@ -106,8 +96,8 @@ def check(experiment: Experiment) -> Check:
     return Check(
         parameters=sum(p.numel() for p in model.parameters()),
         trainable_parameters=sum(p.numel() for p in trainable),
-        flops_per_sample=flops // len(batch),
-        memory_bytes=weights + gradients + states + averages + kept,
+        flops_per_sample=sum(flops for flops, _ in forward) // len(part),
+        memory_bytes=weights + gradients + states + averages + max(kept for _, kept in forward),
         steps_per_epoch=trainer.steps_per_epoch,
         total_steps=trainer.total_steps,
         sizes={name: len(split) for name, split in splits.items() if split is not None},
@@ -118,8 +108,27 @@ def check(experiment: Experiment) -> Check:
     )
 
 
-def _forward_flops(task, batch: Batch, autocast) -> int:
-    task.model.eval()
-    with FlopCounterMode(display=False) as counter, torch.no_grad(), autocast():
-        task.loss(batch, task.phases[0])
-    return counter.get_total_flops()
+def _forward(task: Task, phase: Phase, part: Batch, machine: Machine) -> tuple[int, int]:
+    """FLOPs of a phase's forward pass, and bytes kept for its backward pass."""
+    kept = 0
+
+    def count(tensor: torch.Tensor) -> torch.Tensor:
+        nonlocal kept
+        kept += tensor.numel() * tensor.element_size()
+        return tensor
+
+    counter = FlopCounterMode(display=False)
+    # Which module an operation belongs to is not asked for, and a loss that takes a gradient itself
+    # is more than the counter's own tracker of modules can bear.
+    counter.mod_tracker = _NoModules()  # pyright: ignore[reportAttributeAccessIssue]
+    with (
+        counter,
+        torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor),
+        machine.numerics.autocast(),
+    ):
+        task.loss(part, phase)
+    return counter.get_total_flops(), kept
+
+
+class _NoModules(nullcontext[None]):
+    parents = ("Global",)

@@ -9,8 +9,7 @@ from typing import Literal
 
 import torch
 
-from dltrain.build import build_data
-from dltrain.commands.inference import load_trained
+from dltrain.build import build_data, load_trained
 from dltrain.errors import UsageError
 from dltrain.run import Run
 

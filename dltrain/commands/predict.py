@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from dltrain.commands.inference import load_trained
+from dltrain.build import load_trained
 from dltrain.errors import UsageError
 
 
@@ -47,7 +47,7 @@ def predict(
     """
     from dltrain.data.readers import read_inputs
 
-    trained = load_trained(run_dir, checkpoint, device)
+    trained = load_trained(run_dir, checkpoint, device, measures=False)
     task_predict = getattr(trained.task, "predict", None)
     if task_predict is None:
         raise UsageError(f"task {trained.experiment.task.name!r} gives no predictions")

@@ -1,18 +1,27 @@
-"""New text from a language model."""
+"""New text from a language model, new pictures from a generator."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
-from dltrain.commands.inference import load_trained
+import torch
+from torch import Tensor
+
+from dltrain.build import load_trained
 from dltrain.data.corpus import decode, encode
-from dltrain.data.draws import key
+from dltrain.data.draws import key, normal
 from dltrain.data.tokens import split_text
-from dltrain.errors import UsageError
+from dltrain.errors import RunError, UsageError
+from dltrain.run import Run
 from dltrain.spec import UNKNOWN
 from dltrain.tasks.language_model import LanguageModel, seeded
+from dltrain.tasks.pages import grid
+
+ROW = 8
+"""Pictures in a row that goes from one to another."""
 
 
 @dataclass(frozen=True)
@@ -21,6 +30,14 @@ class Piece:
 
     number: int
     text: str
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """A PNG file with that many pictures side by side."""
+
+    path: str
+    count: int
 
 
 @dataclass(frozen=True)
@@ -90,7 +107,7 @@ def stream(
         UsageError: The run's task is no language model, or the prompt has a token that the training
             text lacked.
     """
-    trained = load_trained(run_dir, checkpoint, device)
+    trained = load_trained(run_dir, checkpoint, device, measures=False)
     task = trained.task
     if not isinstance(task, LanguageModel):
         raise UsageError(
@@ -105,6 +122,77 @@ def stream(
                 yield Piece(number, decode(task.inputs, token))
 
     return pieces()
+
+
+def makes_pictures(run_dir: Path) -> bool:
+    """Whether a run's task makes pictures, so that `sample_pictures` is for it."""
+    return hasattr(Run.open(run_dir).experiment().task.component.builder, "pictures")
+
+
+def sample_pictures(
+    run_dir: Path,
+    output: Path | None = None,
+    *,
+    num_samples: int = 64,
+    interpolate: bool = False,
+    seed: int = 0,
+    checkpoint: str | None = None,
+    device: str | None = None,
+) -> Pictures:
+    """Writes a grid of pictures that a run's generator makes.
+
+    Args:
+        run_dir: The run of a GAN, or of a variational autoencoder.
+        output: The PNG file; `samples.png` in the run directory if not given.
+        num_samples: How many pictures.
+        interpolate: Each row goes from one picture to another, along the arc between their noises.
+        seed: Decides all of it; a picture does not depend on how many come after it.
+        checkpoint: See `load_trained`.
+        device: Instead of the config's.
+
+    Raises:
+        RunError: There is no such checkpoint, or the file can't be written.
+        UsageError: The run's task makes no pictures, or `output` is no PNG file.
+    """
+    from PIL import Image
+
+    path = output or run_dir / "samples.png"
+    if path.suffix.lower() != ".png":
+        raise UsageError(f"{path}: pictures are written to a .png file")
+    trained = load_trained(run_dir, checkpoint, device, measures=False)
+    task = cast(Any, trained.task)
+    if not getattr(task, "latent", None):
+        raise UsageError(
+            f"the model of {run_dir} makes no new pictures: it has no noise to start from"
+        )
+    index = torch.arange(num_samples, device=trained.machine.device)
+    if interpolate:
+        row, place = index // ROW, (index % ROW)[:, None] / (ROW - 1)
+        begin, end = (normal(key(seed), 2 * row + side, task.latent) for side in (0, 1))
+        noise = _along_the_arc(begin, end, place)
+    else:
+        noise = normal(key(seed), index, task.latent)
+    parts = noise.to(trained.machine.numerics.dtype).split(trained.experiment.train.samples_at_once)
+    with torch.inference_mode(), trained.machine.numerics.autocast():
+        pixels = torch.cat([task.pictures(part) for part in parts])
+    sheet = grid(pixels, ROW if interpolate else None)
+    try:
+        Image.fromarray(sheet.permute(1, 2, 0).numpy()).save(path)
+    except OSError as error:
+        raise RunError(f"{path}: can't be written: {error.strerror or error}") from error
+    return Pictures(str(path), num_samples)
+
+
+def _along_the_arc(one: Tensor, other: Tensor, place: Tensor) -> Tensor:
+    """Points between vectors, (n, size), that keep their length (Shoemake's slerp, 1985).
+
+    A straight line would pass nearer to the origin than noise of many dimensions ever comes.
+    """
+    cosine = torch.nn.functional.cosine_similarity(one, other, dim=1)[:, None]
+    angle = torch.arccos(cosine.clamp(-0.9999, 0.9999))
+    return (torch.sin((1 - place) * angle) * one + torch.sin(place * angle) * other) / torch.sin(
+        angle
+    )
 
 
 def _prompt_tokens(task: LanguageModel, prompt: str) -> list[int]:

@@ -10,9 +10,15 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 
-from dltrain.build import Machine, build_data, build_machine, build_task, build_trainer
+from dltrain.build import (
+    Machine,
+    build_data,
+    build_machine,
+    build_task,
+    build_trainer,
+    misfit,
+)
 from dltrain.checkpoint import weights_sha256
-from dltrain.commands.inference import misfit
 from dltrain.config import Experiment
 from dltrain.device import peak_memory_bytes
 from dltrain.errors import DltrainError, RunError, StoppedError

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from collections.abc import Mapping as MappingOf
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,6 +17,7 @@ from dltrain import plugins
 from dltrain.config.compose import compose, merge_keys
 from dltrain.config.options import TypedOption
 from dltrain.config.parse import parse
+from dltrain.config.phases import PhaseChoices, read_phases
 from dltrain.config.problems import ConfigError, Position, Problem, suggestions
 from dltrain.config.tree import List, Mapping, Node, Scalar, resolve
 from dltrain.config.validate import Validator, one_of, shown
@@ -45,6 +47,7 @@ DEFAULTS = """
 seed: 0
 task: supervised
 schedule: constant
+phases: {}
 metrics: []
 checkpoint: {}
 early_stop: null
@@ -75,6 +78,8 @@ class Experiment:
         loss: What is made small.
         optimizer: How a gradient changes the weights.
         schedule: The learning rate over the training, as a share of the optimizer's.
+        phases: What a phase of the task, such as a GAN's generator, has of its own: optimizer,
+            schedule, clip_norm.
         metrics: What evaluation measures beside the loss.
         train: How long and how to train.
         checkpoint: What is kept.
@@ -91,12 +96,18 @@ class Experiment:
     loss: Choice
     optimizer: Choice
     schedule: Choice
+    phases: MappingOf[str, PhaseChoices]
     metrics: tuple[Choice, ...]
     train: TrainSettings
     checkpoint: CheckpointSettings
     early_stop: EarlyStopSettings | None
     recording: RecordingSettings
     tree: Mapping = field(compare=False, repr=False)
+
+    def phase(self, name: str) -> PhaseChoices:
+        """What a phase of the task is trained with."""
+        common = PhaseChoices(self.optimizer, self.schedule, self.train.clip_norm)
+        return self.phases.get(name, common)
 
     def problem(self, path: str, message: str) -> ConfigError:
         """An error at the key `a.b`, or at the nearest one around it that a file holds."""
@@ -119,6 +130,14 @@ class Experiment:
         for key in COMPONENTS:
             values[key] = _spelled_out(values[key])
         values["metrics"] = [_spelled_out(metric) for metric in self.metrics]
+        values["phases"] = {
+            name: {
+                "optimizer": _spelled_out(phase.optimizer),
+                "schedule": _spelled_out(phase.schedule),
+                "clip_norm": phase.clip_norm,
+            }
+            for name, phase in self.phases.items()
+        }
         return to_jsonable_python(values)
 
     def to_yaml(self) -> str:
@@ -132,7 +151,7 @@ KEYS = tuple(f.name for f in fields(Experiment) if f.name != "tree")
 OPTIONS = {
     option.name: TypedOption(option)
     for option in options_of(Experiment)
-    if option.name in set(KEYS) - {*COMPONENTS, "metrics"}
+    if option.name in set(KEYS) - {*COMPONENTS, "metrics", "phases"}
 }
 
 
@@ -162,11 +181,14 @@ def _checked(tree: Mapping, path: Path, validator: Validator) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for key in KEYS:
         node = whole.values.get(key)
+        if key == "phases":
+            continue  # read last, over the others
         if node is not None:
             values[key] = _value(key, node, whole.keys[key], validator)
         elif key not in meant:  # a misspelt key is one mistake, not two
             expected = one_of(COMPONENTS[key]) if key in COMPONENTS else "`epochs` or `steps`"
             validator.add(key, f"missing; expected {expected}", tree.position)
+    values["phases"] = read_phases(whole.values["phases"], values, whole, validator)
     return values
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dltrain.config.experiment import COMPONENTS, DEFAULTS, OPTIONS, Experiment
 from dltrain.config.options import object_schema, typed_options
 from dltrain.config.parse import parse
+from dltrain.config.phases import REGISTRIES, clip_norm_option
 from dltrain.config.tree import plain
 from dltrain.config.words import JsonSchema
 from dltrain.registry import METRICS, Component, Registry, options_of
@@ -30,6 +31,8 @@ def json_schema() -> JsonSchema:
             schema = _choice(COMPONENTS[key])
         elif key == "metrics":
             schema = {"type": "array", "items": _choice(METRICS)}
+        elif key == "phases":
+            schema = {"type": ["object", "null"], "additionalProperties": _phase()}
         elif key in OPTIONS:
             schema = OPTIONS[key].schema
         else:
@@ -48,6 +51,12 @@ def json_schema() -> JsonSchema:
         "if": {"not": {"required": ["extends"]}},
         "then": {"required": required, "properties": {"train": _EPOCHS_OR_STEPS}},
     }
+
+
+def _phase() -> JsonSchema:
+    own = {key: _choice(registry) for key, registry in REGISTRIES.items()}
+    own["clip_norm"] = clip_norm_option().documented_schema
+    return {"type": "object", "properties": own, "additionalProperties": False}
 
 
 def _choice(registry: Registry) -> JsonSchema:

@@ -39,6 +39,21 @@ def uniform(seed: int, index: Tensor, num_draws: int) -> Tensor:
     return _hash(counter * _signed(GOLDEN) + _signed(seed)).bitwise_and_(0xFFFFFF).float() * 2**-24
 
 
+def normal(seed: int, index: Tensor, num_draws: int) -> Tensor:
+    """Numbers of a normal distribution, mean 0 and variance 1, from `uniform` (Box and Muller).
+
+    Args:
+        seed: Unsigned 64-bit, from `key`.
+        index: (samples,) int64.
+        num_draws: Numbers for each sample.
+
+    Returns:
+        (samples, num_draws) float32, at most 5.8 away from 0.
+    """
+    radius, angle = uniform(seed, index, 2 * num_draws).chunk(2, dim=1)
+    return (-2 * torch.log1p(-radius)).sqrt() * torch.cos(2 * torch.pi * angle)
+
+
 def epoch_order(num_samples: int, seed: int, epoch: int) -> Tensor:
     """The order of the samples in a training epoch: a permutation, (samples,) int64, on the CPU."""
     generator = torch.Generator().manual_seed(key(seed, epoch))

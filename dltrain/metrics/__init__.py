@@ -1,5 +1,5 @@
 """Metrics: sums over samples, kept on the device and read once, in `compute`."""
 
-from dltrain.metrics import classification, regression
+from dltrain.metrics import classification, generation, regression
 
-__all__ = ["classification", "regression"]
+__all__ = ["classification", "generation", "regression"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from dltrain.spec import Task
+from dltrain.task import Task
 
 
 class Recorder:

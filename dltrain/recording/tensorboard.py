@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from dltrain.recording.base import Recorder
-from dltrain.spec import Page, Task
+from dltrain.task import Page, Task
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter

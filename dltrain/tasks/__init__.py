@@ -1,5 +1,5 @@
 """What one step computes, one file a kind of task."""
 
-from dltrain.tasks import language_model, supervised
+from dltrain.tasks import gan, language_model, supervised
 
-__all__ = ["language_model", "supervised"]
+__all__ = ["gan", "language_model", "supervised"]

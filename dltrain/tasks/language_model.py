@@ -6,22 +6,14 @@ import math
 from collections.abc import Iterator, Sequence
 
 import torch
-from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch import Tensor
 
 from dltrain.data.corpus import decode
 from dltrain.errors import UsageError
 from dltrain.registry import TASKS
-from dltrain.spec import (
-    PADDING,
-    UNKNOWN,
-    Batch,
-    DataSpec,
-    Loss,
-    Metric,
-    Page,
-    Phase,
-)
+from dltrain.spec import PADDING, UNKNOWN, Batch, DataSpec, TextInputs
+from dltrain.task import Page, Phase, TaskParts
+from dltrain.tasks.parts import comparing_loss, scalars_of
 
 SAMPLE_TOKENS = 200
 """Length of the text that each evaluation shows."""
@@ -31,31 +23,29 @@ SAMPLE_TOKENS = 200
 class LanguageModel:
     """Learns the next token of a text; every token counts alike, padding not at all."""
 
-    def __init__(
-        self,
-        spec: DataSpec,
-        model: nn.Module,
-        optimizers: tuple[Optimizer, ...],
-        loss: Loss,
-        metrics: Sequence[Metric],
-        num_images: int,
-        /,
-    ) -> None:
+    def __init__(self, parts: TaskParts, /) -> None:
+        assert isinstance(parts.spec.inputs, TextInputs)
+        self.spec, self.inputs, self.model = parts.spec, parts.spec.inputs, parts.model
+        self.loss_function, self.metrics = comparing_loss(parts), parts.metrics
+        own = {"loss": False, "perplexity": False, "bits_per_token": False}
+        self.scalars = scalars_of(parts, own)
+        self.phases = (parts.phase("main", parts.model),)
+        self._shows_text = parts.num_images > 0
+        self._shown: str | None = None
+
+    @staticmethod
+    def learns(spec: DataSpec) -> DataSpec:
+        """The next token.
+
+        Raises:
+            UsageError: The data is no running text.
+        """
         if spec.inputs.kind != "text" or spec.class_names != spec.inputs.vocabulary:
             raise UsageError(
                 "task 'language_model' is for running text: use data 'text_file', 'shakespeare' or "
                 "'python_docs'"
             )
-        self.spec, self.inputs, self.model, self.metrics = spec, spec.inputs, model, metrics
-        self.phases = (Phase("main", model, optimizers),)
-        self.loss_function = loss
-        self.scalars = {"loss": False, "perplexity": False, "bits_per_token": False}
-        for metric in metrics:
-            for name in metric.scalars.keys() & self.scalars.keys():
-                raise UsageError(f"metrics: two of them give a scalar named {name!r}")
-            self.scalars |= metric.scalars
-        self._shows_text = num_images > 0
-        self._shown: str | None = None
+        return spec
 
     def weight(self, batch: Batch, phase: Phase) -> Tensor | int:
         """Tokens, or the sum of their class weights."""

@@ -16,6 +16,38 @@ MOST_CLASSES = 100
 _INK, _PAPER, _GOOD, _BAD = (32, 33, 36), (255, 255, 255), (24, 128, 56), (197, 34, 31)
 
 
+def to_pixels(spec: DataSpec, inputs: Tensor) -> Tensor:
+    """Normalised pictures, (n, channels, height, width), to uint8 pixels on the CPU."""
+    assert isinstance(spec.inputs, ImageInputs)
+    mean, std = (torch.tensor(v)[:, None, None] for v in (spec.inputs.mean, spec.inputs.std))
+    return ((inputs.float().cpu() * std + mean) * 255).round().clamp(0, 255).byte()
+
+
+def _three_channels(pixels: Tensor) -> Tensor:
+    return pixels.expand(-1, 3, -1, -1) if pixels.shape[1] == 1 else pixels[:, :3]
+
+
+def grid(pixels: Tensor, columns: int | None = None) -> Tensor:
+    """Pictures side by side, small ones enlarged.
+
+    Args:
+        pixels: (n, channels, height, width) uint8.
+        columns: Pictures in a row; as many as make a square by default.
+
+    Returns:
+        (3, height, width) uint8.
+    """
+    scale = max(1, 56 // max(pixels.shape[2:]))
+    pixels = _three_channels(pixels).repeat_interleave(scale, 2).repeat_interleave(scale, 3)
+    columns = columns or math.ceil(math.sqrt(len(pixels)))
+    rows, (height, width) = math.ceil(len(pixels) / columns), pixels.shape[2:]
+    sheet = torch.full((3, rows * (height + 2) + 2, columns * (width + 2) + 2), 255).byte()
+    for i, picture in enumerate(pixels):
+        y, x = 2 + i // columns * (height + 2), 2 + i % columns * (width + 2)
+        sheet[:, y : y + height, x : x + width] = picture
+    return sheet
+
+
 def examples(spec: DataSpec, inputs: Tensor, predictions: Tensor, targets: Tensor) -> Tensor:
     """A grid of inputs, each under its prediction: green if right, red with the truth if wrong.
 
@@ -30,10 +62,7 @@ def examples(spec: DataSpec, inputs: Tensor, predictions: Tensor, targets: Tenso
     """
     from PIL import Image, ImageDraw, ImageFont
 
-    assert isinstance(spec.inputs, ImageInputs)
-    mean, std = (torch.tensor(v)[:, None, None] for v in (spec.inputs.mean, spec.inputs.std))
-    pixels = ((inputs.float().cpu() * std + mean) * 255).round().clamp(0, 255).byte()
-    pixels = pixels.expand(-1, 3, -1, -1) if pixels.shape[1] == 1 else pixels[:, :3]
+    pixels = _three_channels(to_pixels(spec, inputs))
     cell, caption = 112, 34 if spec.num_classes else 18
     columns = math.ceil(math.sqrt(len(pixels)))
     rows = math.ceil(len(pixels) / columns)

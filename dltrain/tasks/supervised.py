@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
-from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch import Tensor
 
-from dltrain.errors import UsageError
 from dltrain.metrics.classification import ConfusionMatrix
 from dltrain.registry import TASKS
-from dltrain.spec import Batch, DataSpec, Loss, Metric, Page, Phase
+from dltrain.spec import Batch, DataSpec
+from dltrain.task import Page, Phase, TaskParts
 from dltrain.tasks import pages
+from dltrain.tasks.parts import comparing_loss, scalars_of
 
 PR_THRESHOLDS = 127
 
@@ -20,25 +20,12 @@ PR_THRESHOLDS = 127
 class Supervised:
     """Learns targets from inputs: classes or values, as the data and the loss say."""
 
-    def __init__(
-        self,
-        spec: DataSpec,
-        model: nn.Module,
-        optimizers: tuple[Optimizer, ...],
-        loss: Loss,
-        metrics: Sequence[Metric],
-        num_images: int,
-        /,
-    ) -> None:
-        self.spec, self.model, self.metrics = spec, model, metrics
-        self.phases = (Phase("main", model, optimizers),)
-        self.loss_function = loss
-        self.scalars = {"loss": False}
-        for metric in metrics:
-            for name in metric.scalars.keys() & self.scalars.keys():
-                raise UsageError(f"metrics: two of them give a scalar named {name!r}")
-            self.scalars |= metric.scalars
-        self._shown = _Shown(spec, num_images)
+    def __init__(self, parts: TaskParts, /) -> None:
+        self.model, self.metrics = parts.model, parts.metrics
+        self.loss_function = comparing_loss(parts)
+        self.scalars = scalars_of(parts, {"loss": False})
+        self.phases = (parts.phase("main", parts.model),)
+        self._shown = _Shown(parts.spec, parts.num_images)
 
     def weight(self, batch: Batch, phase: Phase) -> Tensor | int:
         """Samples, or the sum of their class weights."""

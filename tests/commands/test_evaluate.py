@@ -62,7 +62,7 @@ def test_averaged_weights_are_what_is_evaluated(run):
     path, snapshot, _ = Run(place).checkpoints().newest()
     assert snapshot.averaged
     plain = load(path).model
-    from dltrain.commands.inference import load_trained
+    from dltrain.build import load_trained
 
     trained = load_trained(place, None, "cpu")
     used = trained.task.model.state_dict()

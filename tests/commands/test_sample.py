@@ -1,14 +1,18 @@
 """Text on the command line: as it comes, and always the same for a seed."""
 
 import json
+import re
+from itertools import pairwise
 
+import numpy as np
 import pytest
 import yaml
+from PIL import Image
 from small_data import write_text
 from small_runs import write_folder
 
 import dltrain
-from dltrain.commands.sample import sample, stream
+from dltrain.commands.sample import sample, sample_pictures, stream
 from dltrain.errors import UsageError
 
 CONFIG = {
@@ -82,3 +86,90 @@ def test_mistakes_are_told(call, runs):
     refused = call("sample", runs / "letters", "--temperature", 0)
     assert refused.code == 2
     assert "0.0 is not in the range x>0" in refused.err
+
+
+# ------------------------------------------------------------------------------------- pictures
+
+GAN = {
+    "task": "gan",
+    "model": {"name": "dcgan", "latent": 5, "channels": [4, 3]},
+    "data": {"name": "idx", "root": "images", "validation": 30},
+    "loss": "hinge",
+    "optimizer": {"name": "adam", "lr": 0.001},
+    "train": {"steps": 3, "batch_size": 32, "device": "cpu", "evaluate_batch_size": 7},
+    "recording": {"tensorboard": False},
+}
+
+
+@pytest.fixture(scope="module")
+def gan(runs):
+    (runs / "gan.yaml").write_text(yaml.safe_dump(GAN))
+    experiment = dltrain.load(runs / "gan.yaml", [f"data.root={runs / 'images'}"])
+    dltrain.train(experiment, run_dir=runs / "gan", quiet=True)
+    return runs / "gan"
+
+
+def cells(path, columns):
+    """The pictures of a grid: 8 pixels are shown as 56, with 2 between."""
+    sheet = np.asarray(Image.open(path))
+    rows = (len(sheet) - 2) // 58
+    assert sheet.shape == (58 * rows + 2, 58 * columns + 2, 3)
+    return [
+        sheet[2 + 58 * y : 58 * y + 58, 2 + 58 * x : 58 * x + 58]
+        for y in range(rows)
+        for x in range(columns)
+    ]
+
+
+def test_pictures_come_as_a_grid(call, gan, tmp_path):
+    called = call("sample", gan, "-n", 12, "-o", tmp_path / "grid.png", "--seed", 3)
+    assert (called.code, called.out) == (0, f"{tmp_path / 'grid.png'}\n")
+    twelve = cells(tmp_path / "grid.png", 4)
+    assert len({cell.tobytes() for cell in twelve}) == 12
+    again = sample_pictures(gan, tmp_path / "again.png", num_samples=4, seed=3)
+    assert again.count == 4
+    first = cells(tmp_path / "again.png", 2)
+    assert all(np.array_equal(a, b) for a, b in zip(twelve, first, strict=False))
+    sample_pictures(gan, tmp_path / "other.png", num_samples=4, seed=4)
+    assert not np.array_equal(cells(tmp_path / "other.png", 2)[0], first[0])
+
+
+def test_without_a_file_the_grid_goes_into_the_run(call, gan):
+    called = call("sample", gan, "--json")
+    assert json.loads(called.out) == {"path": str(gan / "samples.png"), "count": 64}
+    assert len(cells(gan / "samples.png", 8)) == 64
+
+
+def test_rows_turn_from_one_picture_into_another(gan, tmp_path):
+    sample_pictures(gan, tmp_path / "rows.png", num_samples=24, interpolate=True, seed=1)
+    rows = cells(tmp_path / "rows.png", 8)
+    sample_pictures(gan, tmp_path / "ends.png", num_samples=6, seed=1)
+    ends = [cell.astype(int) for cell in cells(tmp_path / "ends.png", 3)]
+    for row in range(3):
+        line = [cell.astype(int) for cell in rows[8 * row : 8 * row + 8]]
+        assert np.abs(line[0] - ends[2 * row]).max() <= 1
+        assert np.abs(line[7] - ends[2 * row + 1]).max() <= 1
+        steps = [np.abs(a - b).sum() for a, b in pairwise(line)]
+        assert max(steps) < np.abs(line[0] - line[7]).sum()
+
+
+@pytest.mark.parametrize(
+    ("run", "words", "message"),
+    [
+        ("gan", ["--prompt", "x"], "--prompt can't be used here: .* makes pictures"),
+        ("gan", ["-o", "grid.gif"], "grid.gif: pictures are written to a .png file"),
+        ("letters", ["-o", "grid.png"], "--output can't be used here: .* makes text"),
+        ("letters", ["--interpolate"], "--interpolate can't be used here"),
+    ],
+)
+def test_options_of_the_other_kind_are_refused(call, gan, runs, run, words, message):
+    called = call("sample", runs / run, *words)
+    assert called.code == 2
+    assert re.search(message, called.err)
+
+
+def test_a_grid_that_cannot_be_written_fails_in_a_line(call, gan, tmp_path):
+    called = call("sample", gan, "-o", tmp_path / "nowhere" / "grid.png")
+    assert called.code == 1
+    path = tmp_path / "nowhere" / "grid.png"
+    assert called.err == f"{path}: can't be written: No such file or directory\n"

@@ -53,7 +53,7 @@ class CrossEntropy(Loss):
 
     def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Loss of each sample, (batch,), times the weight of its class."""
-        outputs = _at_least_float32(outputs)
+        outputs = at_least_float32(outputs)
         weights = None if self.class_weights is None else self.class_weights.to(outputs.dtype)
         return F.cross_entropy(
             outputs, targets, weights, reduction="none", label_smoothing=self.label_smoothing
@@ -67,7 +67,7 @@ class CrossEntropy(Loss):
 
     def predict(self, outputs: Tensor) -> Tensor:
         """Probabilities, (batch, classes)."""
-        return _at_least_float32(outputs).softmax(dim=1)
+        return at_least_float32(outputs).softmax(dim=1)
 
 
 @LOSSES.register("bce")
@@ -89,7 +89,7 @@ class BinaryCrossEntropy(Loss):
 
     def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Loss of each sample, (batch,)."""
-        outputs = _at_least_float32(outputs)
+        outputs = at_least_float32(outputs)
         # A single output is compared with the class itself, 0 or 1; several with its one-hot row.
         wanted = targets[:, None] if self.num_outputs == 1 else F.one_hot(targets, self.num_outputs)
         losses = F.binary_cross_entropy_with_logits(
@@ -99,7 +99,7 @@ class BinaryCrossEntropy(Loss):
 
     def predict(self, outputs: Tensor) -> Tensor:
         """Probabilities, (batch, classes); with more than two classes they need not sum to 1."""
-        outputs = _at_least_float32(outputs)
+        outputs = at_least_float32(outputs)
         if self.num_outputs == 1:
             outputs = torch.cat([-outputs, outputs], dim=1)
         return outputs.sigmoid()
@@ -125,11 +125,11 @@ class RegressionLoss(Loss):
 
     def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Loss of each sample, (batch,), on the standardised scale."""
-        return self.elementwise(_at_least_float32(outputs), targets).mean(dim=1)
+        return self.elementwise(at_least_float32(outputs), targets).mean(dim=1)
 
     def predict(self, outputs: Tensor) -> Tensor:
         """Values in the data's own units, (batch, values)."""
-        return _at_least_float32(outputs) * self.target_std + self.target_mean
+        return at_least_float32(outputs) * self.target_std + self.target_mean
 
     def targets(self, targets: Tensor) -> Tensor:
         """Values in the data's own units, (batch, values)."""
@@ -188,6 +188,6 @@ def _class_weights(spec: DataSpec, choice: ClassWeights) -> Tensor | None:
     return torch.tensor(choice, dtype=torch.float32)
 
 
-def _at_least_float32(values: Tensor) -> Tensor:
+def at_least_float32(values: Tensor) -> Tensor:
     """Half-precision outputs of autocast lack the digits for exponentials and sums."""
     return values.to(torch.promote_types(values.dtype, torch.float32))

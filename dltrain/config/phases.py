@@ -1,0 +1,73 @@
+"""What a phase of a task has of its own: the config's `phases`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping as MappingOf
+from dataclasses import dataclass
+from typing import Any
+
+from dltrain.config.compose import merge
+from dltrain.config.options import TypedOption, typed_options
+from dltrain.config.tree import Mapping, Node, Scalar
+from dltrain.config.validate import Validator, shown
+from dltrain.registry import OPTIMIZERS, SCHEDULES, Choice, Registry
+from dltrain.settings import TrainSettings
+
+REGISTRIES: dict[str, Registry] = {"optimizer": OPTIMIZERS, "schedule": SCHEDULES}
+KEYS = (*REGISTRIES, "clip_norm")
+
+
+@dataclass(frozen=True)
+class PhaseChoices:
+    """Optimizer, schedule and clipping of one phase."""
+
+    optimizer: Choice
+    schedule: Choice
+    clip_norm: float | None
+
+
+def clip_norm_option() -> TypedOption:
+    """The type of `train.clip_norm`, which a phase may have of its own."""
+    return typed_options(TrainSettings)["clip_norm"]
+
+
+def read_phases(
+    node: Node, values: MappingOf[str, Any], whole: Mapping, validator: Validator
+) -> dict[str, PhaseChoices]:
+    """Each phase's choices over those of the whole config.
+
+    Args:
+        node: The value of `phases`; null, on the command line say, takes back those of the file.
+        values: What the keys at the top were read as; None where they are wrong, which has been
+            told already.
+        whole: The tree of the config, over its defaults.
+        validator: Where problems are added.
+    """
+    if isinstance(node, Scalar) and node.value is None:
+        return {}
+    if not isinstance(node, Mapping):
+        validator.add("phases", f"expected a mapping, got {shown(node)}", node.position)
+        return {}
+    found = {}
+    for name, own in node.values.items():
+        path = f"phases.{name}"
+        if not isinstance(own, Mapping):
+            validator.add(path, f"expected a mapping, got {shown(own)}", own.position)
+            continue
+        validator.unknown_keys(own, KEYS, path, "option of a phase")
+        chosen: dict[str, Any] = {key: values.get(key) for key in REGISTRIES}
+        for key, registry in REGISTRIES.items():
+            if key in own.values and chosen[key] is not None:
+                merged = merge(whole.values[key], own.values[key])
+                chosen[key] = validator.choice(merged, registry, f"{path}.{key}")
+        train = values.get("train")
+        chosen["clip_norm"] = train and train.clip_norm
+        if "clip_norm" in own.values:
+            chosen["clip_norm"] = validator.value(
+                own.values["clip_norm"],
+                clip_norm_option(),
+                f"{path}.clip_norm",
+                own.keys["clip_norm"],
+            )
+        found[name] = PhaseChoices(**chosen)
+    return found

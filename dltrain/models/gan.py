@@ -1,0 +1,163 @@
+"""Generators with their discriminators."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from math import prod
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from dltrain.errors import UsageError
+from dltrain.models.layers import require_numbers
+from dltrain.registry import MODELS
+from dltrain.spec import DataSpec, ImageInputs, PositiveInt, Probability
+
+Norm = Literal["batch", "group", "none"]
+SLOPE = 0.2
+"""Of a discriminator's leaky ReLUs below 0 (Radford et al., 2016)."""
+
+
+class Adversaries(nn.Module):
+    """A generator and its discriminator.
+
+    Attributes:
+        latent: Width of the noise.
+        generator: (batch, latent) -> (batch, *input_shape).
+        discriminator: (batch, *input_shape) -> (batch, num_outputs).
+    """
+
+    def __init__(self, latent: int, generator: nn.Module, discriminator: nn.Module) -> None:
+        super().__init__()
+        self.latent = latent
+        self.generator = generator
+        self.discriminator = discriminator
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """What the discriminator says of samples."""
+        return self.discriminator(inputs)
+
+
+class AsSamples(nn.Module):
+    """Outputs to samples on the data's scale: pixels in [0, 1], normalised; tables as they are."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, spec: DataSpec) -> None:
+        super().__init__()
+        self.shape = spec.input_shape
+        self.is_image = isinstance(spec.inputs, ImageInputs)
+        if isinstance(spec.inputs, ImageInputs):
+            for name in ("mean", "std"):
+                value = torch.tensor(getattr(spec.inputs, name))[:, None, None]
+                self.register_buffer(name, value, persistent=False)
+
+    def forward(self, outputs: Tensor) -> Tensor:
+        """(batch, ...) to (batch, *input_shape)."""
+        samples = outputs.unflatten(1, self.shape) if outputs.ndim == 2 else outputs
+        return (samples.sigmoid() - self.mean) / self.std if self.is_image else samples
+
+
+@MODELS.register
+def gan_mlp(
+    spec: DataSpec,
+    /,
+    *,
+    latent: PositiveInt = 64,
+    hidden: tuple[PositiveInt, ...] = (256, 512),
+    dropout: Probability = 0.0,
+) -> nn.Module:
+    """Generator and discriminator of linear layers, for task `gan`; any numbers.
+
+    Args:
+        latent: Width of the noise.
+        hidden: Widths of the generator's hidden layers; the discriminator's are the same, from the
+            last to the first.
+        dropout: Share of the discriminator's hidden units set to zero in training.
+    """
+    require_numbers(spec, "gan_mlp")
+    size = prod(spec.input_shape)
+    generator: list[nn.Module] = []
+    for before, after in pairwise((latent, *hidden)):
+        generator += [nn.Linear(before, after), nn.ReLU()]
+    generator += [nn.Linear((latent, *hidden)[-1], size), AsSamples(spec)]
+    discriminator: list[nn.Module] = [nn.Flatten()]
+    widths = (size, *reversed(hidden))
+    for before, after in pairwise(widths):
+        discriminator += [nn.Linear(before, after), nn.LeakyReLU(SLOPE), nn.Dropout(dropout)]
+    discriminator.append(nn.Linear(widths[-1], spec.num_outputs))
+    return Adversaries(latent, nn.Sequential(*generator), nn.Sequential(*discriminator))
+
+
+@MODELS.register
+def dcgan(
+    spec: DataSpec,
+    /,
+    *,
+    latent: PositiveInt = 64,
+    channels: tuple[PositiveInt, ...] = (128, 64),
+    norm: Norm = "batch",
+    dropout: Probability = 0.0,
+) -> nn.Module:
+    """Convolutional generator and discriminator, for task `gan`; pictures.
+
+    Radford et al., "Unsupervised representation learning with deep convolutional generative
+    adversarial networks", 2016: 4x4 convolutions of stride 2, transposed in the generator; weights
+    begin normal with deviation 0.02. The discriminator has no normalisation, so that any loss suits
+    it.
+
+    Args:
+        latent: Width of the noise.
+        channels: Widths of the generator's maps, each stage twice as high and wide as the one
+            before; the discriminator's are the same, from the last to the first.
+        norm: What the generator normalises its maps by. batch depends on the other samples of a
+            (micro-)batch and remembers running statistics, which `train.ema` does not average;
+            group does neither.
+        dropout: Share of the discriminator's features set to zero in training, before its last
+            layer.
+
+    Raises:
+        UsageError: The samples are not pictures, or their sides can't be halved so often.
+    """
+    if len(spec.input_shape) != 3:
+        raise UsageError(
+            f"model 'dcgan' needs pictures (channels, height, width), and this data has samples of "
+            f"shape {spec.input_shape}: model 'gan_mlp' takes any numbers"
+        )
+    width, *size = spec.input_shape
+    if any(side % 2 ** len(channels) for side in size):
+        raise UsageError(
+            f"pictures of {size[0]}x{size[1]} can't be halved {len(channels)} times, once for each "
+            "of the 'channels'"
+        )
+    height, breadth = (side // 2 ** len(channels) for side in size)
+    generator: list[nn.Module] = [
+        nn.Linear(latent, channels[0] * height * breadth),
+        nn.Unflatten(1, (channels[0], height, breadth)),
+    ]
+    for before, after in zip(channels, (*channels[1:], width), strict=True):
+        generator += [*_norm(norm, before), nn.ReLU(), nn.ConvTranspose2d(before, after, 4, 2, 1)]
+    generator.append(AsSamples(spec))
+    discriminator: list[nn.Module] = []
+    for before, after in zip((width, *channels[:0:-1]), reversed(channels), strict=True):
+        discriminator += [nn.Conv2d(before, after, 4, 2, 1), nn.LeakyReLU(SLOPE)]
+    discriminator += [
+        nn.Flatten(),
+        nn.Dropout(dropout),
+        nn.Linear(channels[0] * height * breadth, spec.num_outputs),
+    ]
+    model = Adversaries(latent, nn.Sequential(*generator), nn.Sequential(*discriminator))
+    for layer in model.modules():
+        if isinstance(layer, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
+            nn.init.normal_(layer.weight, std=0.02)
+            nn.init.zeros_(layer.bias)  # pyright: ignore[reportArgumentType]
+    return model
+
+
+def _norm(norm: Norm, channels: int) -> list[nn.Module]:
+    if norm == "batch":
+        return [nn.BatchNorm2d(channels)]
+    groups = next(n for n in (8, 4, 2, 1) if channels % n == 0)
+    return [nn.GroupNorm(groups, channels)] if norm == "group" else []

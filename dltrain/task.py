@@ -1,0 +1,129 @@
+"""What a task promises the trainer, and what it is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from torch import Tensor, nn
+
+from dltrain.spec import Batch, DataSpec
+
+if TYPE_CHECKING:
+    from torch.optim import Optimizer
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A part of a step with parameters and optimizers of its own.
+
+    Attributes:
+        name: `main`, or `generator`, say; optimizer states are saved under it.
+        module: What the phase trains.
+        optimizers: Usually one.
+        schedule: Progress in [0, 1) to a factor of the learning rate.
+        clip_norm: Gradients are scaled down to this total norm; None leaves them.
+        averaged: Whether `train.ema` averages what the phase trains.
+    """
+
+    name: str
+    module: nn.Module
+    optimizers: tuple[Optimizer, ...]
+    schedule: Callable[[float], float] = lambda progress: 1.0
+    clip_norm: float | None = None
+    averaged: bool = True
+
+
+class Task(Protocol):
+    """What one step computes. The loop knows nothing else of models and losses.
+
+    Attributes:
+        model: Everything with parameters or buffers; its `state_dict` is the checkpoint's.
+        phases: Run one after another in each step.
+        scalars: What `evaluate` gives, and whether higher is better.
+    """
+
+    model: nn.Module
+    phases: tuple[Phase, ...]
+    scalars: Mapping[str, bool]
+
+    def weight(self, batch: Batch, phase: Phase) -> Tensor | int:
+        """What the whole batch's summed loss is divided by: its samples, or its tokens."""
+        ...
+
+    def loss(self, batch: Batch, phase: Phase) -> Tensor:
+        """Summed loss of the samples, a scalar on the device."""
+        ...
+
+    def evaluate(self, batches: Iterator[Batch]) -> dict[str, float]:
+        """Loss and metrics over all samples, each counted by its own weight."""
+        ...
+
+    def pages(self) -> list[Page]:
+        """What the last evaluation has to show beside its scalars."""
+        ...
+
+
+@dataclass(frozen=True)
+class Page:
+    """Something to look at.
+
+    Attributes:
+        tag: Its name.
+        kind: `image`, (3, height, width) uint8; `pr_curve`, (6, thresholds) float; `text`, a str.
+        content: As `kind` says.
+    """
+
+    tag: str
+    kind: Literal["image", "pr_curve", "text"]
+    content: Any
+
+
+class MakePhase(Protocol):
+    """Gives a phase the optimizer, the schedule and the clipping that the config has for it."""
+
+    def __call__(self, name: str, module: nn.Module, *, averaged: bool = True) -> Phase:
+        """See `Phase`."""
+        ...
+
+
+@dataclass(frozen=True)
+class TaskParts:
+    """What a task is made of; the builders in `TASKS` get one.
+
+    Attributes:
+        spec: What the data promises, less what the task changed in `learns`.
+        model: On the device.
+        loss: What the config chose; a task says which kind it can use.
+        metrics: Likewise.
+        phase: Makes a phase.
+        trained: The model and the data's spec of a finished run, by its directory, and what turns
+            the model's outputs into predictions.
+        seed: The experiment's.
+        num_images: How many samples a page may show; 0 where there is nobody to look.
+    """
+
+    spec: DataSpec
+    model: nn.Module
+    loss: nn.Module
+    metrics: Sequence[Any]
+    phase: MakePhase
+    trained: Callable[[str], TrainedModel]
+    seed: int = 0
+    num_images: int = 0
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """The model of a finished run, in evaluation mode.
+
+    Attributes:
+        spec: What its data was like.
+        model: On the device, its parameters frozen.
+        predict: (batch, *input_shape) to probabilities or values; None where its task has none.
+    """
+
+    spec: DataSpec
+    model: nn.Module
+    predict: Callable[[Tensor], Tensor] | None

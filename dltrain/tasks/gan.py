@@ -1,0 +1,161 @@
+"""Generative adversarial networks: made samples, and one that tells them from real ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from dltrain.data.draws import key, normal, uniform
+from dltrain.errors import OptionError, UsageError
+from dltrain.losses.adversarial import AdversarialLoss
+from dltrain.losses.supervised import at_least_float32
+from dltrain.metrics.generation import GeneratorMetric
+from dltrain.models.gan import Adversaries
+from dltrain.registry import TASKS
+from dltrain.spec import Batch, DataSpec
+from dltrain.task import Page, Phase, TaskParts
+from dltrain.tasks import pages
+from dltrain.tasks.judge import Judge
+from dltrain.tasks.parts import scalars_of
+
+DISCRIMINATOR, GENERATOR = "discriminator", "generator"
+
+
+@TASKS.register("gan")
+class Gan:
+    """Learns to make samples like the data's: a generator against a discriminator.
+
+    Each step trains both once, the discriminator first, on noise of its own. A batch's noise is a
+    function of the seed, the step and the samples' numbers.
+
+    Args:
+        judge: Directory of a finished run of a classifier on such data, which the metrics ask.
+    """
+
+    def __init__(self, parts: TaskParts, /, *, judge: str | None = None) -> None:
+        if not isinstance(parts.loss, AdversarialLoss):
+            names = "'non_saturating', 'hinge' or 'wasserstein'"
+            raise OptionError("loss", f"task 'gan' needs a loss of two sides: {names}")
+        for number, metric in enumerate(parts.metrics):
+            if not isinstance(metric, GeneratorMetric):
+                raise OptionError(
+                    f"metrics.{number}",
+                    "task 'gan' has no predictions to measure; 'classifier_confidence', "
+                    "'class_coverage' and 'frechet_distance' judge what it makes",
+                )
+        if not all(hasattr(parts.model, name) for name in (GENERATOR, DISCRIMINATOR, "latent")):
+            raise OptionError("model", "task 'gan' needs model 'gan_mlp' or 'dcgan'")
+        model = cast(Adversaries, parts.model)
+        self.spec, self.model, self.metrics = parts.spec, model, parts.metrics
+        self.generator, self.discriminator = model.generator, model.discriminator
+        self.latent = model.latent
+        self.loss_function, self.seed = parts.loss, parts.seed
+        own = {"discriminator_loss": False, "generator_loss": False}
+        self.scalars = scalars_of(parts, {**own, "real_score": True, "fake_score": True})
+        self.phases = (
+            parts.phase(DISCRIMINATOR, self.discriminator, averaged=False),
+            parts.phase(GENERATOR, self.generator),
+        )
+        if self.metrics and judge is None:
+            raise OptionError("task", "the metrics need a `judge`: the run of a classifier")
+        self.judge = Judge(parts, judge) if self.metrics and judge is not None else None
+        self._num_images = parts.num_images if parts.spec.inputs.kind == "image" else 0
+        self._shown: Tensor | None = None
+
+    @staticmethod
+    def learns(spec: DataSpec) -> DataSpec:
+        """How real a sample is.
+
+        Raises:
+            UsageError: The data has no numbers to make.
+        """
+        if spec.inputs.kind == "text":
+            raise UsageError("task 'gan' makes pictures or numbers, and this data has text")
+        return spec
+
+    def weight(self, batch: Batch, phase: Phase) -> Tensor | int:
+        """Samples."""
+        return len(batch)
+
+    def loss(self, batch: Batch, phase: Phase) -> Tensor:
+        """Summed loss of the phase, a scalar."""
+        purpose = key(self.seed, batch.step or 0, self.phases.index(phase))
+        noise = self._noise(purpose, batch.index, batch.inputs.dtype)
+        if phase.name == GENERATOR:
+            with _frozen(self.discriminator):
+                return self.loss_function.generator(self._score(self.generator(noise))).sum()
+        with torch.no_grad():
+            fake = self.generator(noise)
+        losses = self.loss_function.discriminator(self._score(batch.inputs), self._score(fake))
+        share = uniform(key(purpose, 1), batch.index, 1).flatten().to(batch.inputs.dtype)
+        penalty = self.loss_function.penalty(self._score, batch.inputs, fake, share)
+        return (losses + penalty).sum()
+
+    def _noise(self, seed: int, index: Tensor, dtype: torch.dtype) -> Tensor:
+        return normal(seed, index, self.latent).to(dtype)
+
+    def _score(self, samples: Tensor) -> Tensor:
+        return self.discriminator(samples)
+
+    def evaluate(self, batches: Iterator[Batch]) -> dict[str, float]:
+        """Losses less the penalty, mean outputs of the discriminator, and metrics.
+
+        As many samples are made as there are real ones, from the same noise every time.
+        """
+        count, totals = 0, torch.zeros(())
+        shown: list[Tensor] = []
+        for metric in self.metrics:
+            metric.reset()
+        for batch in batches:
+            index = torch.arange(count, count + len(batch), device=batch.inputs.device)
+            fake = self.generator(self._noise(key(self.seed), index, batch.inputs.dtype))
+            scores = self._score(batch.inputs), self._score(fake)
+            sums = (
+                self.loss_function.discriminator(*scores),
+                self.loss_function.generator(scores[1]),
+                *scores,
+            )
+            totals = totals + torch.stack([at_least_float32(values).sum() for values in sums])
+            if self.judge is not None:
+                judged = self.judge(fake), self.judge(batch.inputs)
+                for metric in self.metrics:
+                    metric.update(*judged)
+            shown.append(fake[: max(0, self._num_images - count)])
+            count += len(batch)
+        if self._num_images:
+            self._shown = pages.grid(pages.to_pixels(self.spec, torch.cat(shown)))
+        discriminator, generator, real, fake_score = (totals / count).tolist()
+        values = {
+            "discriminator_loss": discriminator,
+            "generator_loss": generator,
+            "real_score": real,
+            "fake_score": fake_score,
+        }
+        for metric in self.metrics:
+            values |= metric.compute()
+        return values
+
+    def pages(self) -> list[Page]:
+        """What the generator made of the same noise at the last evaluation."""
+        return [] if self._shown is None else [Page("samples", "image", self._shown)]
+
+    def pictures(self, noise: Tensor) -> Tensor:
+        """(pictures, latent) to (pictures, channels, height, width) uint8."""
+        return pages.to_pixels(self.spec, self.generator(noise))
+
+
+@contextmanager
+def _frozen(module: nn.Module) -> Iterator[None]:
+    """No gradient reaches the module's parameters from what is computed inside this context."""
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    for parameter in trained:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in trained:
+            parameter.requires_grad_(True)

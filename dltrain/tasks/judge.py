@@ -1,0 +1,66 @@
+"""A classifier of another run, which says what it sees in samples."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from dltrain.errors import DltrainError, OptionError
+from dltrain.metrics.generation import Judged
+from dltrain.spec import ImageInputs
+from dltrain.task import TaskParts
+
+
+class Judge:
+    """Probabilities and features of samples.
+
+    Args:
+        parts: Where runs are read, and what the samples are like.
+        run_dir: The classifier's run.
+
+    Raises:
+        OptionError: There is no such run, it is no classifier with a last linear layer, or its
+            samples have another shape.
+    """
+
+    def __init__(self, parts: TaskParts, run_dir: str) -> None:
+        try:
+            trained = parts.trained(run_dir)
+        except DltrainError as error:
+            raise OptionError(
+                "task.judge", f"{error}; a judge is a run of a classifier on the same data"
+            ) from error
+        linear = [m for m in trained.model.modules() if isinstance(m, nn.Linear)]
+        if trained.predict is None or not trained.spec.num_classes or not linear:
+            message = f"{run_dir} is no run of a classifier that ends in a linear layer"
+            raise OptionError("task.judge", message)
+        if trained.spec.input_shape != parts.spec.input_shape:
+            raise OptionError(
+                "task.judge",
+                f"{run_dir} classifies samples of shape {trained.spec.input_shape}, and this data "
+                f"has {parts.spec.input_shape}",
+            )
+        self._predict = trained.predict
+        self._features = torch.empty(0)
+        linear[-1].register_forward_pre_hook(self._keep)
+        self._scale, self._shift = _change_of_scale(parts.spec.inputs, trained.spec.inputs)
+
+    def _keep(self, layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        self._features = inputs[0]
+
+    def __call__(self, samples: Tensor) -> Judged:
+        """Judges samples, (batch, *input_shape), normalised as the data of the run that asks."""
+        with torch.autocast(samples.device.type, enabled=False):
+            samples = samples * self._scale.to(samples) + self._shift.to(samples)
+            probabilities = self._predict(samples)
+        return Judged(probabilities, self._features)
+
+
+def _change_of_scale(one: object, other: object) -> tuple[Tensor, Tensor]:
+    """Factor and offset that take one normalisation of pictures to another."""
+    if not isinstance(one, ImageInputs) or not isinstance(other, ImageInputs):
+        return torch.ones(()), torch.zeros(())
+    (mean, std), (its_mean, its_std) = (
+        torch.tensor([i.mean, i.std], dtype=torch.float64)[..., None, None] for i in (one, other)
+    )
+    return std / its_std, (mean - its_mean) / its_std
