@@ -162,9 +162,9 @@ def predict(
     device: str | None,
     as_json: bool,
 ) -> None:
-    """Labels or values for new data: picture files, the rows of CSV files, or texts.
+    """Labels, values or texts for new data: picture files, the rows of CSV files, or texts.
 
-    A text classifier takes texts, files with a text a line, or - for standard input.
+    A model of text takes texts, files with a text a line, or - for standard input.
     """
     load_plugins(plugins)
     from dltrain.commands.predict import predict as predict_command
@@ -173,7 +173,9 @@ def predict(
 
     def table() -> None:
         for item in predictions:
-            if item.probabilities is None:
+            if item.text is not None:
+                click.echo(f"{item.input}\t{item.text}")
+            elif item.probabilities is None:
                 click.echo(f"{item.input}\t{' '.join(f'{v:.6g}' for v in item.values or [])}")
             else:
                 click.echo(f"{item.input}\t{item.label}\t{max(item.probabilities.values()):.4f}")

@@ -1,4 +1,4 @@
-"""Labels or values for new files."""
+"""Labels, values or texts for new inputs."""
 
 from __future__ import annotations
 
@@ -21,12 +21,14 @@ class Prediction:
         label: The most probable class; None for regression.
         probabilities: By class; None for regression.
         values: What regression gives, in the target's own unit; None for classification.
+        text: What a model of sequences writes; None for the others.
     """
 
     input: str
     label: str | None = None
     probabilities: dict[str, float] | None = None
     values: list[float] | None = None
+    text: str | None = None
 
 
 def predict(
@@ -49,7 +51,8 @@ def predict(
 
     trained = load_trained(run_dir, checkpoint, device, measures=False)
     task_predict = getattr(trained.task, "predict", None)
-    if task_predict is None:
+    transduce = getattr(trained.task, "transduce", None)
+    if task_predict is None and transduce is None:
         raise UsageError(f"task {trained.experiment.task.name!r} gives no predictions")
     tensor, names = read_inputs(trained.spec, inputs)
     tensor = tensor.to(trained.machine.device)
@@ -57,6 +60,10 @@ def predict(
         tensor = tensor.to(trained.machine.numerics.dtype)
     size = trained.experiment.train.samples_at_once
     with torch.inference_mode(), trained.machine.numerics.autocast():
+        if transduce is not None:
+            texts = [text for part in tensor.split(size) for text in transduce(part)]
+            return [Prediction(n, text=text) for n, text in zip(names, texts, strict=True)]
+        assert task_predict is not None
         outputs = torch.cat([task_predict(part) for part in tensor.split(size)]).cpu()
     classes = trained.spec.class_names
     if not classes:

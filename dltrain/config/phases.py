@@ -8,6 +8,7 @@ from typing import Any
 
 from dltrain.config.compose import merge
 from dltrain.config.options import TypedOption, typed_options
+from dltrain.config.problems import Problem
 from dltrain.config.tree import Mapping, Node, Scalar
 from dltrain.config.validate import Validator, shown
 from dltrain.registry import OPTIMIZERS, SCHEDULES, Choice, Registry
@@ -59,7 +60,11 @@ def read_phases(
         for key, registry in REGISTRIES.items():
             if key in own.values and chosen[key] is not None:
                 merged = merge(whole.values[key], own.values[key])
-                chosen[key] = validator.choice(merged, registry, f"{path}.{key}")
+                problems: list[Problem] = []
+                chosen[key] = Validator(problems).choice(merged, registry, f"{path}.{key}")
+                # What is wrong in the whole file's component has been told there.
+                told = {(problem.message, problem.position) for problem in validator.problems}
+                validator.problems += [p for p in problems if (p.message, p.position) not in told]
         train = values.get("train")
         chosen["clip_norm"] = train and train.clip_norm
         if "clip_norm" in own.values:

@@ -1,6 +1,17 @@
 """Data sources; importing the package registers them."""
 
-from dltrain.data import breast_cancer, cifar10, corpus, csv, idx, image_folder, mnist, text, toy
+from dltrain.data import (
+    breast_cancer,
+    cifar10,
+    corpus,
+    csv,
+    idx,
+    image_folder,
+    mnist,
+    pairs,
+    text,
+    toy,
+)
 
 __all__ = [
     "breast_cancer",
@@ -10,6 +21,7 @@ __all__ = [
     "idx",
     "image_folder",
     "mnist",
+    "pairs",
     "text",
     "toy",
 ]

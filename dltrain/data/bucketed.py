@@ -20,7 +20,7 @@ class Bucketed:
 
     Args:
         sequences: Of each sample, (tokens,) int64.
-        targets: (samples,) int64, on the device.
+        targets: (samples,) int64, or (samples, tokens) int64, on the device.
         seed: Decides the order of each epoch.
     """
 

@@ -6,13 +6,12 @@ from itertools import pairwise
 from math import prod
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 
 from dltrain.errors import UsageError
-from dltrain.models.layers import require_numbers
+from dltrain.models.layers import AsSamples, require_numbers
 from dltrain.registry import MODELS
-from dltrain.spec import DataSpec, ImageInputs, PositiveInt, Probability
+from dltrain.spec import DataSpec, PositiveInt, Probability
 
 Norm = Literal["batch", "group", "none"]
 SLOPE = 0.2
@@ -37,27 +36,6 @@ class Adversaries(nn.Module):
     def forward(self, inputs: Tensor) -> Tensor:
         """What the discriminator says of samples."""
         return self.discriminator(inputs)
-
-
-class AsSamples(nn.Module):
-    """Outputs to samples on the data's scale: pixels in [0, 1], normalised; tables as they are."""
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, spec: DataSpec) -> None:
-        super().__init__()
-        self.shape = spec.input_shape
-        self.is_image = isinstance(spec.inputs, ImageInputs)
-        if isinstance(spec.inputs, ImageInputs):
-            for name in ("mean", "std"):
-                value = torch.tensor(getattr(spec.inputs, name))[:, None, None]
-                self.register_buffer(name, value, persistent=False)
-
-    def forward(self, outputs: Tensor) -> Tensor:
-        """(batch, ...) to (batch, *input_shape)."""
-        samples = outputs.unflatten(1, self.shape) if outputs.ndim == 2 else outputs
-        return (samples.sigmoid() - self.mean) / self.std if self.is_image else samples
 
 
 @MODELS.register

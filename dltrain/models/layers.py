@@ -1,13 +1,14 @@
-"""What the model families share: activations and the initialisation of weights."""
+"""What the model families share: activations, the initialisation of weights, made samples."""
 
 from __future__ import annotations
 
 from typing import Literal
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from dltrain.errors import UsageError
-from dltrain.spec import DataSpec
+from dltrain.spec import DataSpec, ImageInputs
 
 Activation = Literal["sigmoid", "tanh", "relu", "gelu", "silu"]
 Init = Literal["default", "xavier", "kaiming", "orthogonal", "zeros"]
@@ -68,3 +69,24 @@ def require_numbers(spec: DataSpec, name: str) -> None:
             f"model {name!r} needs numbers to compute with, and this data has text: use model "
             "'text_lstm', 'text_cnn' or 'text_transformer'"
         )
+
+
+class AsSamples(nn.Module):
+    """Outputs to samples on the data's scale: pixels in [0, 1], normalised; tables as they are."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, spec: DataSpec) -> None:
+        super().__init__()
+        self.shape = spec.input_shape
+        self.is_image = isinstance(spec.inputs, ImageInputs)
+        if isinstance(spec.inputs, ImageInputs):
+            for name in ("mean", "std"):
+                value = torch.tensor(getattr(spec.inputs, name))[:, None, None]
+                self.register_buffer(name, value, persistent=False)
+
+    def forward(self, outputs: Tensor) -> Tensor:
+        """(batch, ...) to (batch, *input_shape)."""
+        samples = outputs.unflatten(1, self.shape) if outputs.ndim == 2 else outputs
+        return (samples.sigmoid() - self.mean) / self.std if self.is_image else samples

@@ -14,6 +14,7 @@ from dltrain.registry import TASKS
 from dltrain.spec import PADDING, UNKNOWN, Batch, DataSpec, TextInputs
 from dltrain.task import Page, Phase, TaskParts
 from dltrain.tasks.parts import comparing_loss, scalars_of
+from dltrain.tasks.tokens import summed_token_loss, token_weight
 
 SAMPLE_TOKENS = 200
 """Length of the text that each evaluation shows."""
@@ -49,20 +50,11 @@ class LanguageModel:
 
     def weight(self, batch: Batch, phase: Phase) -> Tensor | int:
         """Tokens, or the sum of their class weights."""
-        targets = batch.targets.flatten()
-        padding = targets.new_full((1,), PADDING)
-        # Subtracting what padding adds, rather than leaving it out, spares a GPU a wait.
-        num_padding = (targets == PADDING).sum()
-        return self.loss_function.weight(targets) - num_padding * self.loss_function.weight(padding)
+        return token_weight(self.loss_function, batch.targets)
 
     def loss(self, batch: Batch, phase: Phase) -> Tensor:
         """Summed loss of the tokens, a scalar."""
-        return self._summed_loss(self.model(batch.inputs), batch.targets)
-
-    def _summed_loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        flat = targets.flatten()
-        losses = self.loss_function(outputs.flatten(0, 1), flat)
-        return losses.masked_fill(flat == PADDING, 0.0).sum()
+        return summed_token_loss(self.loss_function, self.model(batch.inputs), batch.targets)
 
     def evaluate(self, batches: Iterator[Batch]) -> dict[str, float]:
         """Loss in nats a token, what follows from it, and metrics, over all tokens."""
@@ -72,7 +64,7 @@ class LanguageModel:
             metric.reset()
         for batch in batches:
             outputs = self.model(batch.inputs)
-            total = total + self._summed_loss(outputs, batch.targets)
+            total = total + summed_token_loss(self.loss_function, outputs, batch.targets)
             weight = weight + self.weight(batch, self.phases[0])
             if self.metrics:
                 counts = batch.targets != PADDING

@@ -46,10 +46,12 @@ TEXTS = [text(9, num_outputs=3), text(0, num_outputs=2)]
 
 # A model that needs options, or can't take every shape, says so here; a new one is tried on all.
 CASES: dict[str, tuple[dict[str, object], list[DataSpec]]] = {
+    "autoencoder": ({}, []),  # gives its inputs back; tested with its task
     "cnn": ({"dropout": 0.0}, PICTURES),
     "dcgan": ({}, []),  # two models in one; tested on their own
     "gan_mlp": ({}, []),
     "gpt": ({}, []),  # an output a token; tested with the language models
+    "seq2seq_lstm": ({}, []),  # takes two inputs; tested with its task
     "text_cnn": ({"dropout": 0.0}, TEXTS),
     "text_generator": ({}, []),
     "text_lstm": ({"dropout": 0.0}, TEXTS),

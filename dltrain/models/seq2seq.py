@@ -1,0 +1,97 @@
+"""Sequences to sequences."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from dltrain.models.text_layers import reverse_valid, text_inputs
+from dltrain.registry import MODELS
+from dltrain.spec import PADDING, DataSpec, PositiveInt, Probability
+
+State = tuple[Tensor, Tensor]
+"""Hidden and cell state of the decoder, each (1, batch, hidden_size)."""
+
+
+@MODELS.register("seq2seq_lstm")
+class Seq2SeqLstm(nn.Module):
+    """LSTM encoder and decoder with attention: (batch, tokens) -> (batch, outputs, num_outputs).
+
+    The encoder reads in both directions, over the valid positions only. The decoder looks at what
+    it gave with bilinear attention, after each of its steps (Luong, Pham and Manning, "Effective
+    approaches to attention-based neural machine translation", 2015).
+
+    Args:
+        hidden_size: Width of embeddings and LSTMs.
+        dropout: Share of embedded and attended units set to zero in training.
+
+    Raises:
+        UsageError: The data is no text.
+    """
+
+    def __init__(
+        self,
+        spec: DataSpec,
+        /,
+        *,
+        hidden_size: PositiveInt = 128,
+        dropout: Probability = 0.0,
+    ) -> None:
+        """Takes the options that the class describes."""
+        super().__init__()
+        size = hidden_size
+        num_tokens = len(text_inputs(spec, "seq2seq_lstm").vocabulary)
+        self.source = nn.Embedding(num_tokens, size)
+        self.target = nn.Embedding(spec.num_outputs, size)
+        self.dropout = nn.Dropout(dropout)
+        self.onward = nn.LSTM(size, size, batch_first=True)
+        self.backward_ = nn.LSTM(size, size, batch_first=True)
+        self.memory = nn.Linear(2 * size, size)
+        self.start = nn.Linear(2 * size, size)
+        self.decoder = nn.LSTM(size, size, batch_first=True)
+        self.attend = nn.Linear(size, size, bias=False)
+        self.combine = nn.Linear(2 * size, size)
+        self.output = nn.Linear(size, spec.num_outputs)
+
+    def forward(self, tokens: Tensor, previous: Tensor) -> Tensor:
+        """Logits of each output token, from the one before it.
+
+        Args:
+            tokens: (batch, tokens) int64.
+            previous: (batch, outputs) int64, the targets one place later, after the start.
+        """
+        memory, state = self.encode(tokens)
+        logits, _ = self.decode(previous, memory, tokens != PADDING, state)
+        return logits
+
+    def encode(self, tokens: Tensor) -> tuple[Tensor, State]:
+        """What the decoder looks at, (batch, tokens, hidden_size), and the state it begins with."""
+        lengths = (tokens != PADDING).sum(dim=1).clamp(min=1)
+        embedded = self.dropout(self.source(tokens))
+        onward, _ = self.onward(embedded)
+        backward, _ = self.backward_(reverse_valid(embedded, lengths))
+        last = (lengths - 1)[:, None, None].expand(-1, 1, onward.shape[2])
+        ends = torch.cat([states.gather(1, last).squeeze(1) for states in (onward, backward)], 1)
+        both = torch.cat([onward, reverse_valid(backward, lengths)], dim=2)
+        hidden = self.start(ends).tanh()[None]
+        return self.memory(both), (hidden, torch.zeros_like(hidden))
+
+    def decode(
+        self, previous: Tensor, memory: Tensor, valid: Tensor, state: State
+    ) -> tuple[Tensor, State]:
+        """Goes on where a call before left off.
+
+        Args:
+            previous: (batch, outputs) int64.
+            memory: From `encode`.
+            valid: (batch, tokens) bool, where `memory` holds a token.
+            state: From `encode`, or from the call before.
+
+        Returns:
+            Logits (batch, outputs, num_outputs), and the state after the last of them.
+        """
+        hidden, state = self.decoder(self.dropout(self.target(previous)), state)
+        scores = self.attend(hidden) @ memory.transpose(1, 2)
+        weights = scores.masked_fill(~valid[:, None], float("-inf")).softmax(dim=2)
+        seen = torch.cat([hidden, weights @ memory], dim=2)
+        return self.output(self.dropout(self.combine(seen).tanh())), state

@@ -1,0 +1,152 @@
+"""Autoencoders: inputs given back through a narrow code, and new samples from drawn codes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from math import prod
+
+import torch
+from torch import Tensor
+
+from dltrain.data.draws import key, normal
+from dltrain.errors import UsageError
+from dltrain.registry import TASKS
+from dltrain.spec import Batch, DataSpec, NonNegativeFloat
+from dltrain.task import Page, Phase, TaskParts
+from dltrain.tasks import pages
+from dltrain.tasks.parts import comparing_loss, scalars_of
+
+ROW = 8
+"""Pictures in a row of the grid of reconstructions."""
+
+
+@TASKS.register("autoencoder")
+class Autoencoder:
+    """Learns to give its inputs back; any loss and metric for values compares the two.
+
+    A variational model also pays for codes that are far from a normal distribution, and the loss is
+    the negative evidence lower bound divided by the number of values (Kingma and Welling,
+    "Auto-encoding variational Bayes", 2014; `mse` is a normal distribution of variance 1/2). The
+    noise of a code is a function of the seed, the step and the sample's number.
+
+    Args:
+        kl_weight: Weight of the divergence of the codes from a normal distribution, in a
+            variational model; above 1 it is a beta-VAE (Higgins et al., 2017).
+    """
+
+    def __init__(self, parts: TaskParts, /, *, kl_weight: NonNegativeFloat = 1.0) -> None:
+        self.spec, self.model, self.metrics = parts.spec, parts.model, parts.metrics
+        self.loss_function, self.kl_weight, self.seed = comparing_loss(parts), kl_weight, parts.seed
+        self.latent: int | None = None
+        if getattr(parts.model, "variational", False):
+            self.latent = parts.model.latent  # pyright: ignore[reportAttributeAccessIssue]
+        own = ["loss", "kl_divergence"] if self.latent else ["loss"]
+        self.scalars = scalars_of(parts, dict.fromkeys(own, False))
+        self.phases = (parts.phase("main", parts.model),)
+        self._num_images = parts.num_images if parts.spec.inputs.kind == "image" else 0
+        self._shown: list[Page] = []
+
+    @staticmethod
+    def learns(spec: DataSpec) -> DataSpec:
+        """The inputs, as values.
+
+        Raises:
+            UsageError: The data has no numbers.
+        """
+        if spec.inputs.kind == "text":
+            raise UsageError(
+                "task 'autoencoder' is for pictures or numbers, and this data has text"
+            )
+        size = prod(spec.input_shape)
+        return replace(
+            spec,
+            num_outputs=size,
+            class_names=(),
+            class_counts=(),
+            target_mean=0.0,
+            target_std=1.0,
+        )
+
+    def weight(self, batch: Batch, phase: Phase) -> Tensor | int:
+        """Samples."""
+        return len(batch)
+
+    def loss(self, batch: Batch, phase: Phase) -> Tensor:
+        """Summed loss, a scalar."""
+        outputs, divergence = self._through(batch, key(self.seed, batch.step or 0, 0))
+        losses = self.loss_function(outputs, batch.inputs.flatten(1))
+        return (losses + self._price(divergence)).sum()
+
+    def _through(self, batch: Batch, seed: int) -> tuple[Tensor, Tensor | float]:
+        """Outputs (batch, values), and the divergence of each sample's code, (batch,), in nats."""
+        if self.latent is None:
+            return self.model(batch.inputs).flatten(1), 0.0
+        code = self.model.encoder(batch.inputs)  # pyright: ignore[reportCallIssue]
+        # Half precision has no room for what the exponential gives.
+        mean, log_variance = code.to(batch.inputs.dtype).chunk(2, dim=1)
+        noise = normal(seed, batch.index, self.latent).to(mean)
+        drawn = mean + noise * (log_variance / 2).exp()
+        outputs = self.model.decoder(drawn)  # pyright: ignore[reportCallIssue]
+        # Between two normal distributions: appendix B of the paper.
+        divergence = (mean.square() + log_variance.exp() - 1 - log_variance).sum(dim=1) / 2
+        return outputs.flatten(1), divergence
+
+    def _price(self, divergence: Tensor | float) -> Tensor | float:
+        return self.kl_weight * divergence / self.spec.num_outputs
+
+    def evaluate(self, batches: Iterator[Batch]) -> dict[str, float]:
+        """Loss and metrics over all samples; a variational model's codes are drawn as always."""
+        count = 0
+        total: Tensor | float = 0.0
+        divergences: Tensor | float = 0.0
+        shown: list[Tensor] = []
+        for metric in self.metrics:
+            metric.reset()
+        for batch in batches:
+            outputs, divergence = self._through(batch, key(self.seed))
+            inputs = batch.inputs.flatten(1)
+            losses = self.loss_function(outputs, inputs) + self._price(divergence)
+            total = total + losses.sum()
+            divergences = divergences + torch.as_tensor(divergence).sum()
+            predictions = self.loss_function.predict(outputs)
+            for metric in self.metrics:
+                metric.update(predictions, inputs)
+            wanted = slice(max(0, self._num_images - count))
+            pairs = torch.stack([batch.inputs[wanted].flatten(1), outputs[wanted].to(inputs)])
+            shown.append(pairs)
+            count += len(batch)
+        values = {"loss": float(total) / count}
+        if self.latent is not None:
+            values["kl_divergence"] = float(divergences) / count
+        for metric in self.metrics:
+            values |= metric.compute()
+        if self._num_images:
+            self._shown = self._draw(torch.cat(shown, dim=1))
+        return values
+
+    def _draw(self, pairs: Tensor) -> list[Page]:
+        """Pages of inputs and outputs, (2, pictures, values)."""
+        rows = [
+            side.unflatten(1, self.spec.input_shape)
+            for part in pairs.split(ROW, dim=1)
+            for side in part
+        ]
+        # A last row that is not full stands alone under those that are.
+        if rows[-1].shape[0] < ROW and len(rows) > 2:
+            rows = rows[:-2]
+        pictures = pages.to_pixels(self.spec, torch.cat(rows))
+        shown = [Page("reconstructions", "image", pages.grid(pictures, min(ROW, len(rows[0]))))]
+        if self.latent is not None:
+            index = torch.arange(self._num_images, device=pairs.device)
+            noise = normal(key(self.seed, 1), index, self.latent).to(pairs)
+            shown.append(Page("samples", "image", pages.grid(self.pictures(noise))))
+        return shown
+
+    def pages(self) -> list[Page]:
+        """Rows of inputs, each over what became of them; samples of a variational model."""
+        return self._shown
+
+    def pictures(self, noise: Tensor) -> Tensor:
+        """(pictures, latent) to (pictures, channels, height, width) uint8."""
+        return pages.to_pixels(self.spec, self.model.decoder(noise))  # pyright: ignore[reportCallIssue]

@@ -1,0 +1,134 @@
+"""Sequences made from sequences, token by token: translation, in the widest sense."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from dltrain.errors import OptionError, UsageError
+from dltrain.models.seq2seq import Seq2SeqLstm
+from dltrain.registry import TASKS
+from dltrain.spec import PADDING, Batch, DataSpec, TextInputs
+from dltrain.task import Page, Phase, TaskParts
+from dltrain.tasks.parts import comparing_loss, scalars_of
+from dltrain.tasks.tokens import summed_token_loss, token_weight
+
+
+@TASKS.register("seq2seq")
+class Seq2Seq:
+    """Learns output sequences for input sequences; every output token counts alike.
+
+    In training the model sees the right tokens before each one; `exact_match` counts the sequences
+    that it writes on its own, each time taking its most probable token, without a mistake.
+    """
+
+    def __init__(self, parts: TaskParts, /) -> None:
+        if not all(hasattr(parts.model, name) for name in ("encode", "decode")):
+            raise OptionError("model", "task 'seq2seq' needs model 'seq2seq_lstm'")
+        assert isinstance(parts.spec.inputs, TextInputs)
+        self.inputs, self.model = parts.spec.inputs, cast(Seq2SeqLstm, parts.model)
+        self.tokens = parts.spec.class_names
+        self.end = len(self.tokens) - 1
+        self.loss_function, self.metrics = comparing_loss(parts), parts.metrics
+        self.scalars = scalars_of(parts, {"loss": False, "exact_match": True})
+        self.phases = (parts.phase("main", parts.model),)
+        self._num_shown = parts.num_images
+        self._shown: list[str] = []
+
+    @staticmethod
+    def learns(spec: DataSpec) -> DataSpec:
+        """The next token of the output.
+
+        Raises:
+            UsageError: The data has no sequences as targets.
+        """
+        if spec.inputs.kind != "text" or spec.class_names[:-1] != spec.inputs.vocabulary:
+            raise UsageError("task 'seq2seq' is for pairs of sequences: use data 'toy_digits'")
+        return spec
+
+    def weight(self, batch: Batch, phase: Phase) -> Tensor | int:
+        """Output tokens, or the sum of their class weights."""
+        return token_weight(self.loss_function, batch.targets)
+
+    def loss(self, batch: Batch, phase: Phase) -> Tensor:
+        """Summed loss of the output tokens, a scalar."""
+        return summed_token_loss(self.loss_function, self._outputs(batch), batch.targets)
+
+    def _outputs(self, batch: Batch) -> Tensor:
+        return self.model(batch.inputs, self._after_start(batch.targets)[:, :-1])
+
+    def _after_start(self, targets: Tensor) -> Tensor:
+        """The end of one sequence is the start of the next."""
+        return torch.cat([targets.new_full((len(targets), 1), self.end), targets], dim=1)
+
+    def evaluate(self, batches: Iterator[Batch]) -> dict[str, float]:
+        """Loss in nats a token, exactly right sequences, and metrics over all tokens."""
+        count = 0
+        total: Tensor | float = 0.0
+        weight: Tensor | float = 0.0
+        exact: Tensor | int = 0
+        self._shown = []
+        for metric in self.metrics:
+            metric.reset()
+        for batch in batches:
+            outputs = self._outputs(batch)
+            total = total + summed_token_loss(self.loss_function, outputs, batch.targets)
+            weight = weight + token_weight(self.loss_function, batch.targets)
+            written = self.write(batch.inputs, batch.targets.shape[1])
+            counts = batch.targets != PADDING
+            exact = exact + ((written == batch.targets) | ~counts).all(dim=1).sum()
+            count += len(batch)
+            if self.metrics:
+                predictions = self.loss_function.predict(outputs[counts])
+                for metric in self.metrics:
+                    metric.update(predictions, batch.targets[counts])
+            self._show(batch, written)
+        values = {"loss": float(total / weight), "exact_match": float(exact) / count}
+        for metric in self.metrics:
+            values |= metric.compute()
+        return values
+
+    def write(self, inputs: Tensor, length: int) -> Tensor:
+        """The most probable token after each, (batch, length) int64; nothing counts after an end.
+
+        Args:
+            inputs: (batch, tokens) int64.
+            length: Where to stop if no sequence has ended.
+        """
+        memory, state = self.model.encode(inputs)
+        token = inputs.new_full((len(inputs), 1), self.end)
+        written = []
+        for _ in range(length):
+            logits, state = self.model.decode(token, memory, inputs != PADDING, state)
+            token = logits.argmax(dim=2)
+            written.append(token)
+        return torch.cat(written, dim=1)
+
+    def transduce(self, inputs: Tensor) -> list[str]:
+        """Output texts for inputs, (batch, tokens) int64; at most twice as long, and ten tokens."""
+        return [self._text(row) for row in self.write(inputs, 2 * inputs.shape[1] + 10).tolist()]
+
+    def _text(self, numbers: list[int]) -> str:
+        """Up to the end, or to the padding."""
+        tokens = []
+        for number in numbers:
+            if number in (self.end, PADDING):
+                break
+            tokens.append(self.tokens[number])
+        return ("" if self.inputs.tokenizer == "character" else " ").join(tokens)
+
+    def _show(self, batch: Batch, written: Tensor) -> None:
+        for source, given, wanted in zip(batch.inputs, written, batch.targets, strict=True):
+            if len(self._shown) == self._num_shown:
+                return
+            texts = [self._text(row.tolist()) for row in (source, given, wanted)]
+            verdict = "right" if texts[1] == texts[2] else f"expected {texts[2]}"
+            self._shown.append(f"| {texts[0]} | {texts[1]} | {verdict} |")
+
+    def pages(self) -> list[Page]:
+        """Some inputs of the last evaluation, what was written, and whether it is right."""
+        head = ["| input | output | |", "| --- | --- | --- |"]
+        return [Page("outputs", "text", "\n".join([*head, *self._shown]))] if self._shown else []

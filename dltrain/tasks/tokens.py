@@ -1,0 +1,22 @@
+"""Losses of sequences: every token counts alike, padding not at all."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from dltrain.spec import PADDING, Loss
+
+
+def token_weight(loss: Loss, targets: Tensor) -> Tensor | int:
+    """Tokens among (batch, tokens) int64, or the sum of their class weights."""
+    targets = targets.flatten()
+    padding = targets.new_full((1,), PADDING)
+    # Subtracting what padding adds, rather than leaving it out, spares a GPU a wait.
+    return loss.weight(targets) - (targets == PADDING).sum() * loss.weight(padding)
+
+
+def summed_token_loss(loss: Loss, outputs: Tensor, targets: Tensor) -> Tensor:
+    """Summed loss of (batch, tokens, classes) outputs for (batch, tokens) int64, a scalar."""
+    flat = targets.flatten()
+    losses = loss(outputs.flatten(0, 1), flat)
+    return losses.masked_fill(flat == PADDING, 0.0).sum()
