@@ -59,17 +59,20 @@ class TextInputs:
     """Sequences of tokens: (tokens,) int64, shorter ones filled up at the end with `PADDING`.
 
     Attributes:
-        tokenizer: `word` splits at white space and punctuation, `character` takes each character.
+        tokenizer: `word` splits at white space and punctuation, `character` takes each character,
+            `file` asks a tokenizer of the `tokenizers` library.
         vocabulary: The tokens; a token's number is its place here. The first is the padding, the
             second stands for every token that is not here.
         lowercase: Whether text is lowercased first.
         max_tokens: Longer texts are cut.
+        definition: What the tokenizer's file holds, JSON; empty for the others.
     """
 
-    tokenizer: Literal["word", "character"]
+    tokenizer: Literal["word", "character", "file"]
     vocabulary: tuple[str, ...]
     lowercase: bool = False
     max_tokens: int | None = None
+    definition: str = ""
     kind: Literal["text"] = "text"
 
 

@@ -38,6 +38,10 @@ class Phase:
 class Task(Protocol):
     """What one step computes. The loop knows nothing else of models and losses.
 
+    A class in `TASKS` may have two attributes more. `phase_names` are those of its phases, so that
+    a config's `phases` can be checked before anything is built. `learns`, a static method, is what
+    the task makes of the data's spec before loss, model and metrics are built from it.
+
     Attributes:
         model: Everything with parameters or buffers; its `state_dict` is the checkpoint's.
         phases: Run one after another in each step.

@@ -198,7 +198,7 @@ def _along_the_arc(one: Tensor, other: Tensor, place: Tensor) -> Tensor:
 def _prompt_tokens(task: LanguageModel, prompt: str) -> list[int]:
     tokens = encode(task.inputs, prompt)
     if UNKNOWN in tokens:
-        words = split_text(prompt, task.inputs.tokenizer, task.inputs.lowercase)
+        words = split_text(prompt, task.inputs)
         unknown = words[tokens.index(UNKNOWN)]
         raise UsageError(f"the prompt has {unknown!r}, which the training text never had")
     return tokens or [task.start_token]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor
 from dltrain.data.download import fetch
 from dltrain.data.draws import epoch_order, key
 from dltrain.data.splits import HeldOut
-from dltrain.data.tokens import Tokenizer, build_vocabulary, split_text
+from dltrain.data.tokens import Tokenizer, build_vocabulary, joined, split_text, text_inputs
 from dltrain.errors import DataError, OptionError
 from dltrain.registry import DATA
 from dltrain.spec import (
@@ -50,7 +51,8 @@ def text_file(
 
     Args:
         path: The file, from the working directory or else from the common data folder.
-        tokenizer: Whether a token is a character, or a word or punctuation mark.
+        tokenizer: Whether a token is a character, or a word or punctuation mark; or a file,
+            tokenizer.json, of the tokenizers library.
         window: Tokens in a training sample.
         validation: Tokens to validate on, after the training part: a number, or a fraction.
         test: Tokens to test on, at the end: a number, or a fraction.
@@ -79,7 +81,8 @@ def shakespeare(
 
     Args:
         root: Folder of the file; the common data folder if not given.
-        tokenizer: Whether a token is a character, or a word or punctuation mark.
+        tokenizer: Whether a token is a character, or a word or punctuation mark; or a file,
+            tokenizer.json, of the tokenizers library.
         window: Tokens in a training sample.
         validation: Tokens to validate on, after the training part: a number, or a fraction.
         test: Tokens to test on, at the end: a number, or a fraction.
@@ -106,7 +109,8 @@ def python_docs(
     They are those of the Python that runs, so runs compare only where that is the same.
 
     Args:
-        tokenizer: Whether a token is a character, or a word or punctuation mark.
+        tokenizer: Whether a token is a character, or a word or punctuation mark; or a file,
+            tokenizer.json, of the tokenizers library.
         window: Tokens in a training sample.
         validation: Tokens to validate on, after the training part: a number, or a fraction.
         test: Tokens to test on, at the end: a number, or a fraction.
@@ -132,7 +136,8 @@ def corpus_data(
         DataError: There is too little text to train on.
         OptionError: A part would be empty or all of it, or training shorter than two windows.
     """
-    tokens = split_text(text, tokenizer, lowercase=False)
+    bare = text_inputs(context, tokenizer)
+    tokens = split_text(text, bare)
     total = len(tokens)
     sizes = {
         name: amount if isinstance(amount, int) else round(amount * total)
@@ -156,7 +161,7 @@ def corpus_data(
         )
 
     vocabulary = build_vocabulary([tokens[:train_end]])
-    inputs = TextInputs(tokenizer, vocabulary)
+    inputs = replace(bare, vocabulary=vocabulary)
     spec = DataSpec((window,), len(vocabulary), inputs, class_names=vocabulary)
     # a number for each token, as small as they fit: texts stay on the device whole
     dtype = torch.uint8 if len(vocabulary) <= 256 else torch.int32
@@ -241,12 +246,16 @@ class Windows:
 
 def encode(inputs: TextInputs, text: str) -> list[int]:
     """A text as the numbers of its tokens; UNKNOWN for those that the vocabulary lacks."""
-    return _numbers(inputs, split_text(text, inputs.tokenizer, inputs.lowercase))
+    return _numbers(inputs, split_text(text, inputs))
 
 
 def decode(inputs: TextInputs, number: int) -> str:
     """The text of a token that follows another: a word comes with a space before it."""
     token = inputs.vocabulary[number]
+    if inputs.tokenizer == "file":
+        # A decoder treats the first token apart, so let there be one.
+        first = inputs.vocabulary[-1]
+        return joined(inputs, (first, token)).removeprefix(joined(inputs, (first,)))
     return token if inputs.tokenizer == "character" else f" {token}"
 
 

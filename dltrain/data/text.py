@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -16,10 +16,16 @@ from dltrain.data.draws import key
 from dltrain.data.resident import class_counts
 from dltrain.data.splits import TEST_SEED, HeldOut, hold_out
 from dltrain.data.table import read_table
-from dltrain.data.tokens import Encoder, Tokenizer, build_vocabulary, split_text
+from dltrain.data.tokens import (
+    Encoder,
+    Tokenizer,
+    build_vocabulary,
+    split_text,
+    text_inputs,
+)
 from dltrain.errors import DataError, OptionError
 from dltrain.registry import DATA
-from dltrain.spec import Data, DataContext, DataSpec, PositiveInt, TextInputs
+from dltrain.spec import Data, DataContext, DataSpec, PositiveInt
 
 SST2_FILES = {
     "train.tsv": "sha256:ec192f833a64da08f475488a77b0d0b47db47acd0f458bd18433fc793b569920",
@@ -63,7 +69,8 @@ def sst2(
 
     Args:
         root: Folder of the files; the common data folder if not given.
-        tokenizer: word splits at white space and signs, character takes each character.
+        tokenizer: word splits at white space and signs, character takes each character; or a file,
+            tokenizer.json, of the tokenizers library.
         lowercase: Whether text is lowercased first.
         min_count: Tokens that are rarer in the training texts are unknown.
         max_size: The longest that the vocabulary may be.
@@ -125,7 +132,8 @@ def text_csv(
             separated by tabs, .jsonl has a JSON object a line.
         text: The columns that hold the text; several are joined by a space.
         label: The column that holds the class.
-        tokenizer: word splits at white space and signs, character takes each character.
+        tokenizer: word splits at white space and signs, character takes each character; or a file,
+            tokenizer.json, of the tokenizers library.
         lowercase: Whether text is lowercased first.
         min_count: Tokens that are rarer in the training texts are unknown.
         max_size: The longest that the vocabulary may be.
@@ -275,13 +283,9 @@ def _text_data(
     max_tokens: int | None = None,
 ) -> Data:
     """Splits of numbered tokens; the vocabulary is the training texts'."""
-    tokens = (split_text(text, tokenizer, lowercase) for text in parts["train"].texts)
-    inputs = TextInputs(
-        tokenizer=tokenizer,
-        vocabulary=build_vocabulary(tokens, min_count, max_size),
-        lowercase=lowercase,
-        max_tokens=max_tokens,
-    )
+    bare = text_inputs(context, tokenizer, lowercase=lowercase, max_tokens=max_tokens)
+    tokens = (split_text(text, bare) for text in parts["train"].texts)
+    inputs = replace(bare, vocabulary=build_vocabulary(tokens, min_count, max_size))
     encode = Encoder(inputs)
     digest = hashlib.sha256()
     splits: dict[str, Bucketed] = {}

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable
-from typing import Literal
+from collections.abc import Iterable, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
-from dltrain.spec import UNKNOWN, TextInputs
+from dltrain.errors import OptionError, UsageError
+from dltrain.spec import UNKNOWN, DataContext, TextInputs
 
-Tokenizer = Literal["word", "character"]
+TokenizerFile = Annotated[
+    str, Field(pattern=r"\.json$", description="a tokenizer.json file of the tokenizers library")
+]
+Tokenizer = Literal["word", "character"] | TokenizerFile
 
 SPECIAL = ("<pad>", "<unk>")
 """The first two entries of a vocabulary; see `spec.PADDING` and `spec.UNKNOWN`."""
@@ -21,10 +28,67 @@ SPECIAL = ("<pad>", "<unk>")
 _WORD = re.compile(r"'?\w+(?:['-]\w+)*|[^\w\s]")
 
 
-def split_text(text: str, tokenizer: Tokenizer, lowercase: bool) -> list[str]:
-    """The tokens of a text."""
-    text = text.lower() if lowercase else text
-    return list(text) if tokenizer == "character" else _WORD.findall(text)
+def text_inputs(
+    context: DataContext, tokenizer: str, *, lowercase: bool = False, max_tokens: int | None = None
+) -> TextInputs:
+    """How texts are split, with no vocabulary yet.
+
+    Args:
+        context: Where a file may be, beside the working directory.
+        tokenizer: `word`, `character`, or a file; see `Tokenizer`.
+        lowercase: Whether text is lowercased first.
+        max_tokens: Longer texts are cut.
+
+    Raises:
+        OptionError: There is no such file, it is no tokenizer, or the library is not installed.
+    """
+    if tokenizer in ("word", "character"):
+        kind: Any = tokenizer
+        return TextInputs(kind, (), lowercase, max_tokens)
+    file = Path(tokenizer).expanduser()
+    if not file.exists() and (context.root / file).exists():
+        file = context.root / file
+    try:
+        definition = file.read_text(encoding="utf-8")
+        _parsed(definition)
+    except (OSError, UnicodeDecodeError) as error:
+        raise OptionError("tokenizer", f"{file}: can't be read: {error}") from error
+    except UsageError as error:
+        raise OptionError("tokenizer", str(error)) from error
+    except Exception as error:  # the library raises nothing more specific
+        raise OptionError("tokenizer", f"{file}: is no tokenizer: {error}") from error
+    return TextInputs("file", (), lowercase, max_tokens, definition)
+
+
+def split_text(text: str, inputs: TextInputs) -> list[str]:
+    """The tokens of a text, all of them."""
+    text = text.lower() if inputs.lowercase else text
+    if inputs.tokenizer == "file":
+        return _parsed(inputs.definition).encode(text, add_special_tokens=False).tokens
+    return list(text) if inputs.tokenizer == "character" else _WORD.findall(text)
+
+
+def joined(inputs: TextInputs, tokens: Sequence[str]) -> str:
+    """The text that tokens make."""
+    if inputs.tokenizer == "file":
+        decoder = _parsed(inputs.definition).decoder
+        return " ".join(tokens) if decoder is None else decoder.decode(list(tokens))
+    return ("" if inputs.tokenizer == "character" else " ").join(tokens)
+
+
+@cache
+def _parsed(definition: str) -> Any:
+    """The tokenizer that a file's content defines; it neither pads nor cuts."""
+    try:
+        from tokenizers import Tokenizer as LibraryTokenizer
+    except ImportError as error:
+        raise UsageError(
+            "a tokenizer file needs the tokenizers library: pip install 'dltrain[tokenizers]'"
+        ) from error
+    parsed = LibraryTokenizer.from_str(definition)
+    parsed.no_padding()
+    parsed.no_truncation()
+    return parsed
 
 
 def build_vocabulary(
@@ -59,6 +123,6 @@ class Encoder:
 
     def __call__(self, text: str) -> Tensor:
         """(tokens,) int64, one `UNKNOWN` for a text without a token."""
-        tokens = split_text(text, self.inputs.tokenizer, self.inputs.lowercase)
+        tokens = split_text(text, self.inputs)
         numbers = [self._numbers.get(token, UNKNOWN) for token in tokens[: self.inputs.max_tokens]]
         return torch.tensor(numbers or [UNKNOWN])

@@ -35,6 +35,8 @@ class Autoencoder:
             variational model; above 1 it is a beta-VAE (Higgins et al., 2017).
     """
 
+    phase_names = ("main",)
+
     def __init__(self, parts: TaskParts, /, *, kl_weight: NonNegativeFloat = 1.0) -> None:
         self.spec, self.model, self.metrics = parts.spec, parts.model, parts.metrics
         self.loss_function, self.kl_weight, self.seed = comparing_loss(parts), kl_weight, parts.seed

@@ -36,6 +36,8 @@ class Gan:
         judge: Directory of a finished run of a classifier on such data, which the metrics ask.
     """
 
+    phase_names = (DISCRIMINATOR, GENERATOR)
+
     def __init__(self, parts: TaskParts, /, *, judge: str | None = None) -> None:
         if not isinstance(parts.loss, AdversarialLoss):
             names = "'non_saturating', 'hinge' or 'wasserstein'"

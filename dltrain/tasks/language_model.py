@@ -24,6 +24,8 @@ SAMPLE_TOKENS = 200
 class LanguageModel:
     """Learns the next token of a text; every token counts alike, padding not at all."""
 
+    phase_names = ("main",)
+
     def __init__(self, parts: TaskParts, /) -> None:
         assert isinstance(parts.spec.inputs, TextInputs)
         self.spec, self.inputs, self.model = parts.spec, parts.spec.inputs, parts.model

@@ -8,6 +8,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from dltrain.data.tokens import joined
 from dltrain.errors import OptionError, UsageError
 from dltrain.models.seq2seq import Seq2SeqLstm
 from dltrain.registry import TASKS
@@ -24,6 +25,8 @@ class Seq2Seq:
     In training the model sees the right tokens before each one; `exact_match` counts the sequences
     that it writes on its own, each time taking its most probable token, without a mistake.
     """
+
+    phase_names = ("main",)
 
     def __init__(self, parts: TaskParts, /) -> None:
         if not all(hasattr(parts.model, name) for name in ("encode", "decode")):
@@ -118,7 +121,7 @@ class Seq2Seq:
             if number in (self.end, PADDING):
                 break
             tokens.append(self.tokens[number])
-        return ("" if self.inputs.tokenizer == "character" else " ").join(tokens)
+        return joined(self.inputs, tokens)
 
     def _show(self, batch: Batch, written: Tensor) -> None:
         for source, given, wanted in zip(batch.inputs, written, batch.targets, strict=True):

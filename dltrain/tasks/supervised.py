@@ -20,6 +20,8 @@ PR_THRESHOLDS = 127
 class Supervised:
     """Learns targets from inputs: classes or values, as the data and the loss say."""
 
+    phase_names = ("main",)
+
     def __init__(self, parts: TaskParts, /) -> None:
         self.model, self.metrics = parts.model, parts.metrics
         self.loss_function = comparing_loss(parts)

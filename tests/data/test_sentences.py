@@ -25,11 +25,11 @@ def split(count=503, seed=0):
 
 
 def test_words_and_characters():
-    assert split_text("It's don't-care, 4.5 stars!", "word", lowercase=True) == [
+    assert split_text("It's don't-care, 4.5 stars!", TextInputs("word", (), lowercase=True)) == [
         *("it's", "don't-care", ",", "4", ".", "5", "stars", "!")
     ]
-    assert split_text("does n't 've", "word", lowercase=False) == ["does", "n't", "'ve"]
-    assert split_text("Ab c", "character", lowercase=False) == ["A", "b", " ", "c"]
+    assert split_text("does n't 've", TextInputs("word", ())) == ["does", "n't", "'ve"]
+    assert split_text("Ab c", TextInputs("character", ())) == ["A", "b", " ", "c"]
 
 
 def test_the_vocabulary_goes_by_frequency_and_ties_by_letter():
