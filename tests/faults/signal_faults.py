@@ -2,4 +2,170 @@
 
 from __future__ import annotations
 
-ROWS: list = []
+import json
+import random
+import shutil
+import signal
+import tempfile
+import time
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+
+import yaml
+from exactness import differences, outcome
+from processes import Started, command_line
+from rows import Row
+from small_data import write_images, write_pictures
+
+COMMON = {
+    "seed": 5,
+    "schedule": {"name": "one_cycle", "warmup": 0.3},
+    "checkpoint": {"every": "7 steps", "keep": 2},
+    "recording": {"log_every": 3, "images": 4},
+}
+TRAIN = {"micro_batch": 7, "ema": 0.9, "clip_norm": 1.0, "device": "cpu"}
+AUGMENT = {"shift": 2, "rotate": 10, "flip": True, "cutout": 3}
+CLASSIFIER = {
+    "model": {"name": "cnn", "channels": [4], "dropout": 0.3},
+    "loss": {"name": "cross_entropy", "label_smoothing": 0.1},
+    "optimizer": {"name": "adamw", "lr": 0.01},
+    "metrics": ["accuracy", "auroc"],
+    "train": {**TRAIN, "steps": 120, "batch_size": 16, "evaluate": "25 steps"},
+}
+KINDS = {
+    "resident pictures": {
+        **CLASSIFIER,
+        "data": {"name": "idx", "root": "images", "validation": 30, "augment": AUGMENT},
+    },
+    "streamed pictures, 2 workers": {
+        **CLASSIFIER,
+        "data": {
+            "name": "image_folder",
+            "root": "my_images",
+            "size": 12,
+            "workers": 2,
+            "augment": AUGMENT,
+        },
+        "train": {**TRAIN, "steps": 60, "batch_size": 4, "evaluate": "20 steps"},
+    },
+    "LSTM": {
+        "model": {"name": "text_lstm", "hidden_size": 8, "dropout": 0.3},
+        "data": {"name": "toy_text", "samples": 300},
+        "loss": "cross_entropy",
+        "optimizer": {"name": "adamw", "lr": 0.01},
+        "metrics": ["accuracy"],
+        "train": {**TRAIN, "steps": 80, "batch_size": 16, "evaluate": "30 steps"},
+    },
+    "GAN": {
+        "task": "gan",
+        "model": {"name": "dcgan", "latent": 4, "channels": [6, 4], "dropout": 0.3},
+        "data": {"name": "idx", "root": "images", "validation": 30, "augment": AUGMENT},
+        "loss": "wasserstein",
+        "optimizer": {"name": "adam", "lr": 0.003, "betas": [0.0, 0.9]},
+        "phases": {"discriminator": {"optimizer": {"lr": 0.006}}},
+        "train": {**TRAIN, "steps": 60, "batch_size": 16, "evaluate": "20 steps"},
+    },
+}
+
+
+def prepare(folder: Path, kind: str) -> None:
+    """Data and `config.yaml` of a run of that kind."""
+    write_images(folder / "images", train=133, test=40, side=8, classes=3)
+    write_pictures(folder / "my_images", 20)
+    (folder / "config.yaml").write_text(yaml.safe_dump({**COMMON, **KINDS[kind]}))
+
+
+def start(folder: Path, name: str, *words: object) -> Started:
+    """A command line in a process of its own."""
+    return Started(name, folder, command_line, *words, "--quiet", environment=ONE_THREAD)
+
+
+ONE_THREAD = {"OMP_NUM_THREADS": "1"}
+TRAINS = ("train", "config.yaml", "--run-dir", "run")
+
+
+@cache
+def uninterrupted(kind: str) -> tuple[dict, float]:
+    """The outcome of a run of that kind, and the seconds that its process took."""
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        prepare(folder, kind)
+        started = time.monotonic()
+        process = start(folder, "whole", *TRAINS)
+        assert process.wait() == 0, process.err
+        return outcome(folder / "run"), time.monotonic() - started
+
+
+def go_on(folder: Path, name: str) -> Started:
+    """Resumes the run, or starts it anew where it was killed before its first checkpoint."""
+    if any((folder / "run" / "checkpoints").glob("step-*")):
+        return start(folder, name, "resume", "run")
+    shutil.rmtree(folder / "run", ignore_errors=True)
+    return start(folder, name, *TRAINS)
+
+
+def killed(number: int, folder: Path) -> None:
+    """SIGKILL one to three times, then on to the end."""
+    chance, kind = random.Random(number), list(KINDS)[number % len(KINDS)]
+    whole, seconds = uninterrupted(kind)
+    prepare(folder, kind)
+    for kill in range(1 + number // len(KINDS) % 3):
+        process = go_on(folder, f"kill-{kill}")
+        time.sleep(chance.uniform(0.2, 1.0) * seconds)
+        process.end()
+    process = go_on(folder, "last")
+    assert process.wait() == 0, process.err
+    assert not differences(folder / "run", whole)
+
+
+def stopped(number: int, folder: Path) -> None:
+    """SIGINT or SIGTERM at a random time; every other trial twice in a row."""
+    chance, kind = random.Random(number), list(KINDS)[number % len(KINDS)]
+    whole, seconds = uninterrupted(kind)
+    prepare(folder, kind)
+    which = chance.choice([signal.SIGINT, signal.SIGTERM])
+    process = start(folder, "stopped", *TRAINS)
+    metrics = folder / "run" / "metrics.jsonl"
+    while not (metrics.exists() and metrics.stat().st_size):  # training has begun
+        assert process.running, process.err
+        time.sleep(0.005)
+    time.sleep(chance.uniform(0.0, 0.4) * seconds)
+    with suppress(ProcessLookupError):  # it has ended
+        process.signal(which)
+        if number % 2:
+            time.sleep(chance.uniform(0.0, 0.02))
+            process.signal(which)
+    asked = time.monotonic()
+    code = process.wait()
+    assert time.monotonic() - asked < 10
+    assert "Traceback" not in process.err
+    # The first asks, 128 + N; a second one ends the process at once, by the signal itself.
+    assert code in (0, 128 + which, -which), process.err
+    if code == 128 + which:
+        summary = json.loads((folder / "run" / "summary.json").read_text())
+        assert summary["status"] == "stopped"
+        newest = max((folder / "run" / "checkpoints").glob("step-*")).name
+        assert newest == f"step-{summary['step']:010d}", "the checkpoint is not of the last step"
+    process = go_on(folder, "last")
+    assert process.wait() == 0, process.err
+    assert not differences(folder / "run", whole)
+
+
+ROWS = [
+    Row(
+        "SIGKILL at random times, 1 to 3 in a run",
+        "the resumed run is the uninterrupted one, bit for bit, in TensorBoard too",
+        killed,
+        pr=12,
+        release=200,
+    ),
+    Row(
+        "SIGINT or SIGTERM at random times, once or twice in a row",
+        "exit within 10 s with a checkpoint of the last step; a second one ends it at once; "
+        "the resumed run is exact",
+        stopped,
+        pr=10,
+        release=50,
+    ),
+]

@@ -1,0 +1,68 @@
+"""Whether a run that was interrupted ended as the same run without: bits, not digits."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+from pathlib import Path
+from typing import Any
+
+from dltrain.checkpoint import Checkpoints, load
+
+Scalar = tuple[str, int, bytes]
+"""Name, step, and the bits of the value."""
+
+
+def outcome(run: Path) -> dict[str, Any]:
+    """All that two runs of one experiment agree in, wall-clock and throughput aside."""
+    snapshot = load(Checkpoints(run / "checkpoints").all()[0])
+    digest = hashlib.sha256()
+    for kind in ("model", "averaged", "optimizer", "rng"):
+        for name, tensor in sorted(getattr(snapshot, kind).items()):
+            digest.update(f"{kind}/{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.contiguous().view(-1).numpy().tobytes())
+    state = {k: v for k, v in snapshot.state["trainer"].items() if k not in ("seconds", "last")}
+    return {
+        "sha256": digest.hexdigest(),
+        "state": state,
+        "metrics": recorded(run),
+        "tensorboard": shown(run),
+        "status": json.loads((run / "summary.json").read_text())["status"],
+    }
+
+
+def recorded(run: Path) -> list[Scalar]:
+    """What metrics.jsonl holds, in its order."""
+    lines = map(json.loads, (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
+    return [
+        (f"{line['split']}/{line['name']}", line["step"], _bits(line["value"]))
+        for line in lines
+        if line["split"] != "system"
+    ]
+
+
+def shown(run: Path) -> list[Scalar]:
+    """What TensorBoard's own reader gives, sorted."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    if not (run / "tensorboard").is_dir():
+        return []
+    events = EventAccumulator(str(run / "tensorboard"), size_guidance={"scalars": 0})
+    events.Reload()
+    return sorted(
+        (tag, event.step, _bits(event.value))
+        for tag in events.Tags()["scalars"]
+        if not tag.startswith("system/")
+        for event in events.Scalars(tag)
+    )
+
+
+def differences(run: Path, whole: dict[str, Any]) -> list[str]:
+    """In what a run differs from the outcome of an uninterrupted one."""
+    mine = outcome(run)
+    return [key for key in whole if mine[key] != whole[key]]
+
+
+def _bits(value: float | None) -> bytes:
+    return b"none" if value is None else struct.pack("<d", value)
