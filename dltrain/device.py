@@ -119,6 +119,32 @@ def set_random_state(states: Mapping[str, Tensor]) -> None:
         torch.mps.set_rng_state(states["mps"])
 
 
+def generator_states() -> list[tuple[Callable[[Any], Any], Any]]:
+    """The states of all global generators, each with the function that puts it back.
+
+    Quicker than `random_state`, for states that are not written to a file.
+    """
+    states: list[tuple[Callable[[Any], Any], Any]] = [
+        (torch.set_rng_state, torch.get_rng_state()),
+        (random.setstate, random.getstate()),
+        (np.random.set_state, np.random.get_state()),
+    ]
+    if torch.cuda.is_available():
+        states.append((torch.cuda.set_rng_state_all, torch.cuda.get_rng_state_all()))
+    if torch.backends.mps.is_available():
+        states.append((torch.mps.set_rng_state, torch.mps.get_rng_state()))
+    return states
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that a device's memory, or the machine's, is full."""
+    told = str(error)
+    return isinstance(error, torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError)
+        and any(words in told for words in ("can't allocate memory", "out of memory"))
+    )
+
+
 def _bytes_of(value: Any) -> Tensor:
     return torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
 

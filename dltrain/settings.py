@@ -42,7 +42,8 @@ class TrainSettings:
         steps: Optimizer steps, instead of `epochs`.
         batch_size: Samples an optimizer step.
         micro_batch: Largest slice of a batch that goes through the model at once; the gradients are
-            those of the whole batch. Saves memory.
+            those of the whole batch. Saves memory. auto begins with the whole batch and halves the
+            slices whenever the memory is full.
         evaluate: How often to evaluate on the validation split.
         evaluate_batch_size: Samples at once in evaluation, `batch_size` if not given; changes no
             figure.
@@ -63,7 +64,7 @@ class TrainSettings:
     epochs: PositiveInt | None = None
     steps: PositiveInt | None = None
     batch_size: PositiveInt = 128
-    micro_batch: PositiveInt | None = None
+    micro_batch: PositiveInt | Literal["auto"] | None = None
     evaluate: Duration = "1 epoch"
     evaluate_batch_size: PositiveInt | None = None
     device: Device = "auto"

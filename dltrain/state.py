@@ -33,6 +33,8 @@ class TrainerState:
         stop_best: The best value of the scalar that early stopping watches.
         evaluations_without_better: How many evaluations since then.
         evaluation_due: The evaluation of this step has not been finished.
+        micro_batch: Samples in a slice of a batch, where `train.micro_batch: auto` has found that
+            the memory bears no more; None before.
         seconds: Spent training, over all processes that worked on the run.
     """
 
@@ -46,6 +48,7 @@ class TrainerState:
     stop_best: float | None = None
     evaluations_without_better: int = 0
     evaluation_due: bool = False
+    micro_batch: int | None = None
     seconds: float = 0.0
 
     def add(

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from dltrain.checkpoint import Checkpoints, Snapshot, load, pack_optimizers, unp
 from dltrain.device import Numerics, peak_memory_bytes, random_state, set_random_state
 from dltrain.errors import StoppedError
 from dltrain.finite import FiniteGuard
+from dltrain.microbatch import MicroBatches
 from dltrain.recording.base import Recorder
 from dltrain.settings import CheckpointSettings, EarlyStopSettings, TrainSettings, steps_in
 from dltrain.spec import Batch, Data, Split, spec_to_json
@@ -75,6 +77,7 @@ class Trainer:
             phase.name: [p for p in phase.module.parameters() if p.requires_grad]
             for phase in task.phases
         }
+        self.micro_batches = MicroBatches(settings.micro_batch, task.model, self._say)
         self.stop_signal: int | None = None
         self.tested_weights: str | None = None
         self.guard = FiniteGuard(
@@ -129,17 +132,20 @@ class Trainer:
         updated = True
         for phase in self.task.phases:
             weight = self.task.weight(batch, phase)
-            total = torch.zeros((), device=self.device)
-            for part in batch.split(self.settings.micro_batch):
-                with self.numerics.autocast():
-                    loss = self.task.loss(part, phase)
-                self.numerics.scaler.scale(loss / weight).backward()
-                total = total + loss.detach()
+            gradients = partial(self._gradients, phase=phase, weight=weight)
+            total = self.micro_batches.total(self.state, batch, gradients)
             updated &= self._update(phase, total, weight)
         self.state.step += 1
         if updated:
             self.state.updates += 1
             self.average.update(self.state.updates)
+
+    def _gradients(self, part: Batch, phase: Phase, weight: Tensor | int) -> Tensor:
+        """Adds the gradients of a slice to those of the others; its summed loss."""
+        with self.numerics.autocast():
+            loss = self.task.loss(part, phase)
+        self.numerics.scaler.scale(loss / weight).backward()
+        return loss.detach()
 
     def _update(self, phase: Phase, loss: Tensor, weight: Tensor | int) -> bool:
         """Clips the gradients and steps the optimizers; False where the step was skipped."""
@@ -273,6 +279,10 @@ class Trainer:
         return self.monitor is not None and state.is_best(
             state.last.get(self.monitor), higher[self.monitor]
         )
+
+    def _say(self, text: str) -> None:
+        for recorder in self.recorders:
+            recorder.line(text)
 
     def _record(self, split: str, values: dict[str, float]) -> None:
         for name, value in values.items():

@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from dltrain.build import Machine, build_data, build_machine, build_task, build_trainer
 from dltrain.checkpoint import Checkpoints
 from dltrain.config import Experiment
-from dltrain.errors import RunError
+from dltrain.errors import DltrainError, RunError
 from dltrain.spec import Batch
 from dltrain.task import Phase, Task
 
@@ -66,13 +66,17 @@ def check(experiment: Experiment) -> Check:
     with tempfile.TemporaryDirectory() as scratch:
         trainer = build_trainer(experiment, data, task, machine, Checkpoints(Path(scratch)))
         batch = next(data.train.batches(experiment.train.batch_size, epoch=0))
-        part = next(batch.split(experiment.train.micro_batch))
+        micro_batch = experiment.train.micro_batch
+        part = next(batch.split(None if micro_batch == "auto" else micro_batch))
         try:
             task.model.train()
             forward = [_forward(task, phase, part, machine) for phase in task.phases]
             trainer.train_step(batch)
-        except (RuntimeError, IndexError) as error:
-            raise RunError(f"the first step fails: {error}") from error
+        except DltrainError:
+            raise
+        except Exception as error:  # a model may raise anything
+            told = str(error) if isinstance(error, RuntimeError) else repr(error)
+            raise RunError(f"the first step fails: {told}") from error
         loss, weight, _ = trainer.state.take(task.phases[0].name)
         if trainer.state.skipped:
             raise RunError("the first step would be skipped: its loss or gradient is not finite")

@@ -20,7 +20,7 @@ from dltrain.build import (
 )
 from dltrain.checkpoint import weights_sha256
 from dltrain.config import Experiment
-from dltrain.device import peak_memory_bytes
+from dltrain.device import is_out_of_memory, peak_memory_bytes
 from dltrain.errors import DltrainError, RunError, StoppedError
 from dltrain.recording import MetricsFile, Progress, Recorder, TensorBoard
 from dltrain.run import Record, Run, Summary, data_record, device_record
@@ -185,16 +185,21 @@ def _train_to_the_end(
         summary("stopped")
         error.add_note(f"go on with: dltrain resume {run.directory}")
         raise
-    except (OSError, RuntimeError) as error:
+    except DltrainError as error:
+        summary("failed", str(error))
+        raise
+    except Exception as error:  # a model may raise anything, and so may a disk
         with suppress(OSError):
             summary("failed", str(error))
         if isinstance(error, OSError):
             raise
-        # Torch's own: what the model computes does not fit, or the memory is full.
-        raise RunError(f"step {trainer.state.step + 1} fails: {error}") from error
-    except DltrainError as error:
-        summary("failed", str(error))
-        raise
+        if is_out_of_memory(error):
+            raise RunError(
+                f"step {trainer.state.step + 1}: the memory of {machine.device} is full; try "
+                "train.micro_batch=auto, or a smaller train.evaluate_batch_size"
+            ) from error
+        told = str(error) if isinstance(error, RuntimeError) else f"{type(error).__name__}: {error}"
+        raise RunError(f"step {trainer.state.step + 1} fails: {told}") from error
     return summary("done")
 
 

@@ -1,0 +1,74 @@
+"""Slices of a batch that go through the model one after another, as large as the memory bears."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from dltrain.device import generator_states, is_out_of_memory
+from dltrain.errors import RunError
+from dltrain.spec import Batch
+from dltrain.state import TrainerState
+
+
+class MicroBatches:
+    """Sums over the slices of a batch; with `auto` they are halved where the memory is full.
+
+    A slice that failed leaves no trace: gradients, buffers, such as batch norm's statistics, and
+    random generators go back to where they were, and the whole batch is taken again in slices half
+    as large, from then on. So the outcome is that of a run with this size from the start.
+
+    Args:
+        setting: Samples in a slice; None takes the whole batch.
+        model: Its gradients and buffers.
+        say: Tells the user of a smaller size.
+    """
+
+    def __init__(
+        self,
+        setting: int | Literal["auto"] | None,
+        model: nn.Module,
+        say: Callable[[str], None],
+    ) -> None:
+        self.auto, self.model, self.say = setting == "auto", model, say
+        self.size = None if setting == "auto" else setting
+
+    def total(self, state: TrainerState, batch: Batch, work: Callable[[Batch], Tensor]) -> Tensor:
+        """The sum of what `work` gives for each slice, a scalar on the device.
+
+        Raises:
+            RunError: The memory is too small for a single sample.
+        """
+        if not self.auto:
+            return _sum(batch, self.size, work)
+        while True:
+            generators = generator_states()
+            buffers = [(buffer, buffer.clone()) for buffer in self.model.buffers()]
+            try:
+                return _sum(batch, state.micro_batch, work)
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+            # Not in the handler, where the error still holds on to what has to be freed.
+            self.model.zero_grad()
+            for buffer, before in buffers:
+                buffer.copy_(before)
+            for put_back, before in generators:
+                put_back(before)
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            failed = min(state.micro_batch or len(batch), len(batch))
+            if failed == 1:
+                raise RunError("the memory is too small for a single sample in training")
+            state.micro_batch = failed // 2
+            self.say(f"the memory is full: going on in micro-batches of {state.micro_batch}")
+
+
+def _sum(batch: Batch, size: int | None, work: Callable[[Batch], Tensor]) -> Tensor:
+    total = torch.zeros((), device=batch.inputs.device)
+    for part in batch.split(size):
+        total = total + work(part)
+    return total
