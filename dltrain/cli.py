@@ -13,7 +13,13 @@ import click
 
 import dltrain
 from dltrain.errors import DltrainError
-from dltrain.terminal import as_yaml, drop_unread_output, print_summary, show
+from dltrain.terminal import (
+    as_yaml,
+    drop_unread_output,
+    open_closed_streams,
+    print_summary,
+    show,
+)
 
 DIRECTORY = click.Path(path_type=Path, file_okay=False)
 FILE = click.Path(path_type=Path)
@@ -97,10 +103,15 @@ def train(
 
 @cli.command()
 @click.argument("run", type=DIRECTORY)
+@click.option(
+    "--exact",
+    is_flag=True,
+    help="Refuse where versions, device or threads are not those that the run started with.",
+)
 @plugin_option
 @quiet_option
 @json_option
-def resume(run: Path, plugins: Sequence[Path], quiet: bool, as_json: bool) -> None:
+def resume(run: Path, exact: bool, plugins: Sequence[Path], quiet: bool, as_json: bool) -> None:
     """Go on with a run that was stopped or killed, bit for bit.
 
     RUN is a run directory, such as runs/mnist_cnn/0001.
@@ -108,7 +119,7 @@ def resume(run: Path, plugins: Sequence[Path], quiet: bool, as_json: bool) -> No
     load_plugins(plugins)
     from dltrain.commands.train import resume as resume_command
 
-    summary = resume_command(run, quiet=quiet)
+    summary = resume_command(run, quiet=quiet, exact=exact)
     show(summary, as_json, lambda: print_summary(summary))
 
 
@@ -381,6 +392,7 @@ def load_experiment(
 def main() -> None:
     """The entry point; see the exit codes in `dltrain.errors`."""
     debug = "--debug" in sys.argv[1:]
+    open_closed_streams()
     try:
         cli(standalone_mode=False, prog_name="dltrain")
     except click.ClickException as error:
@@ -391,7 +403,7 @@ def main() -> None:
     except DltrainError as error:
         if debug:
             raise
-        with suppress(BrokenPipeError):
+        with suppress(OSError):  # nobody takes it
             for line in (str(error), *getattr(error, "__notes__", [])):
                 click.echo(line, err=True)
         sys.exit(error.exit_code)

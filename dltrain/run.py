@@ -100,8 +100,18 @@ class Run:
             directory.mkdir(parents=True, exist_ok=True)
             run = cls(directory)
             run.config_path.touch(exist_ok=False)  # of two at once, one makes the run
+            try:  # what can't be written is told now, not after an hour
+                for folder in (run.checkpoints().directory, run.tensorboard_path):
+                    folder.mkdir(exist_ok=True)
+                for file in (run.log_path, run.metrics_path):
+                    file.open("ab").close()
+            except OSError:
+                run.config_path.unlink()
+                raise
             write_atomically(run.config_path, experiment.to_yaml().encode())
         except FileExistsError as error:
+            if error.filename != str(cls(directory or Path()).config_path):
+                raise RunError(f"{error.filename}: is in the way of the run directory") from error
             raise RunError(
                 f"{directory} holds a run already; go on with: dltrain resume {directory}"
             ) from error
@@ -203,13 +213,41 @@ def versions() -> dict[str, str | None]:
 
 def device_record(device: torch.device, precision: str) -> dict[str, Any]:
     """The device by name, and how many threads torch uses."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor()
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name()
     return {
         "type": str(device),
         "name": name,
         "precision": precision,
         "threads": torch.get_num_threads(),
     }
+
+
+def cpu_name() -> str:
+    """The processor's model, as far as the system tells."""
+    try:
+        info = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return platform.processor()
+    found = re.search(r"^model name\s*: (.+)$", info, re.MULTILINE)
+    return found[1] if found else platform.processor() or platform.machine()
+
+
+def differences(record: dict[str, Any], device: dict[str, Any]) -> list[str]:
+    """What decides bits and is not as it was when the run started, a line each.
+
+    Args:
+        record: What `Run.record` gives.
+        device: What `device_record` gives now.
+    """
+    before = {f"device {key}": value for key, value in record["device"].items()}
+    now = {f"device {key}": value for key, value in device.items()}
+    for name in ("dltrain", "python", "torch", "numpy", "cuda"):
+        before[name], now[name] = record["versions"].get(name), versions()[name]
+    return [
+        f"{name} was {before[name]} and is {now[name]}"
+        for name in now
+        if before.get(name) != now[name]
+    ]
 
 
 def data_record(name: str, data: Data, notices: Sequence[str]) -> dict[str, Any]:

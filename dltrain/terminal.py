@@ -8,20 +8,30 @@ import math
 import os
 import sys
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import click
 
+from dltrain.errors import RunError
+
 
 def show(result: Any, as_json: bool, table: Callable[[], None]) -> None:
-    """Prints a result on standard output, for a program or for a reader."""
-    with suppress(BrokenPipeError):  # whoever read has gone; what is on the disk is complete
+    """Prints a result on standard output, for a program or for a reader.
+
+    Raises:
+        RunError: It can't be written there.
+    """
+    try:
         if as_json:
             click.echo(json.dumps(as_plain(result), indent=1, default=str, allow_nan=False))
         else:
             table()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        pass  # whoever read has gone; what is on the disk is complete
+    except OSError as error:
+        raise RunError(f"standard output: {error.strerror}") from error
 
 
 def as_plain(value: Any) -> Any:
@@ -57,10 +67,21 @@ def print_summary(summary: Any) -> None:
     click.echo(f"{summary.run}  (tensorboard --logdir {Path(summary.run).parent})")
 
 
+def open_closed_streams() -> None:
+    """Where a standard stream was closed, nothing goes in or out; and no file takes its number."""
+    for descriptor, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free: this one
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(descriptor, mode, closefd=False))  # noqa: SIM115
+
+
 def drop_unread_output() -> None:
-    """Lets go of output that nobody reads, which Python would fail to flush as it ends."""
+    """Lets go of output that nobody takes, which Python would fail to flush as it ends."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
-        except BrokenPipeError:
+        except OSError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

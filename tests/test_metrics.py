@@ -173,3 +173,13 @@ def test_top_k_of_all_classes_is_1_and_of_more_is_refused() -> None:
     assert fed(of("top_k", FIVE, k=5), *classified("all"), 64) == {"top_5": 1.0}
     with pytest.raises(UsageError, match="k = 6, and the data has 5 classes"):
         of("top_k", FIVE, k=6)
+
+
+@pytest.mark.parametrize("name", COMPARING)
+def test_predictions_that_are_no_numbers_end_nothing(name: str) -> None:
+    spec = VALUES if name in REGRESSION else FIVE
+    predictions, targets = classified("all")
+    if name in REGRESSION:
+        predictions, targets = predictions[:, :3], predictions[:, 2:]
+    found = fed(of(name, spec), torch.full_like(predictions, math.nan), targets, 64)
+    assert set(found) == set(of(name, spec).scalars)

@@ -23,7 +23,7 @@ from dltrain.config import Experiment
 from dltrain.device import is_out_of_memory, peak_memory_bytes
 from dltrain.errors import DltrainError, RunError, StoppedError
 from dltrain.recording import MetricsFile, Progress, Recorder, TensorBoard
-from dltrain.run import Record, Run, Summary, data_record, device_record
+from dltrain.run import Record, Run, Summary, data_record, device_record, differences
 from dltrain.spec import Data
 from dltrain.trainer import Trainer
 
@@ -79,8 +79,14 @@ def train(
         return _train_to_the_end(trainer, run, machine, described)
 
 
-def resume(run_dir: Path, *, quiet: bool = False) -> Summary:
+def resume(run_dir: Path, *, quiet: bool = False, exact: bool = False) -> Summary:
     """Goes on from the newest good checkpoint of a run, bit for bit.
+
+    Args:
+        run_dir: The run.
+        quiet: Whether to show nothing but errors.
+        exact: Refuse to go on where versions, device or threads differ from those that the run
+            started with, so that its bits might; else a line says so.
 
     Raises:
         RunError: There is nothing to go on from, or the run failed again.
@@ -100,6 +106,9 @@ def resume(run_dir: Path, *, quiet: bool = False) -> Summary:
         data = build_data(experiment, machine, lambda text: _say(text, notices, quiet))
         described = data_record(experiment.data.name, data, notices)
         _refuse_other_data(run, described)
+        changes = differences(run.record(), device_record(machine.device, machine.numerics.name))
+        if changes and exact:
+            raise RunError(f"can't go on bit for bit: {'; '.join(changes)}")
         task = build_task(experiment, data.spec, machine)
         recorders = _recorders(stack, run, experiment, data, quiet, notices)
         trainer = build_trainer(experiment, data, task, machine, checkpoints, recorders)
@@ -107,6 +116,8 @@ def resume(run_dir: Path, *, quiet: bool = False) -> Summary:
             trainer.restore(snapshot)
         except (KeyError, RuntimeError) as error:
             raise RunError(misfit(path, run, error)) from error
+        for change in changes:
+            recorders[0].line(f"note: {change}; results may differ in their last bits")
         for text in (*passed_over, f"going on from {path}"):
             recorders[0].line(text)
         return _train_to_the_end(trainer, run, machine, described)
@@ -129,7 +140,9 @@ def _recorders(
     quiet: bool,
     notices: Sequence[str],
 ) -> list[Recorder]:
-    log = stack.enter_context(run.log_path.open("a", encoding="utf-8"))
+    # A path may have bytes that are no text here; they are written as they are.
+    log = run.log_path.open("a", encoding="utf-8", errors="surrogateescape")
+    stack.enter_context(log)
     for text in notices:  # the terminal has shown them already
         print(text, file=log)
     recorders: list[Recorder] = [Progress(log, quiet), MetricsFile(run.metrics_path)]
@@ -242,7 +255,8 @@ def _signals(trainer: Trainer) -> Iterator[None]:
 def _say(text: str, notices: list[str], quiet: bool) -> None:
     notices.append(text)
     if not quiet:
-        print(text, file=sys.stderr)
+        with suppress(OSError):  # nobody takes it; the log will have it
+            print(text, file=sys.stderr)
 
 
 def _hyperparameters(experiment: Experiment) -> dict[str, bool | int | float | str]:

@@ -69,7 +69,7 @@ class Progress(Recorder):
         if not self._quiet:
             try:
                 tqdm.write(text, file=sys.stderr)
-            except BrokenPipeError:  # whoever watched has gone; the run goes on
+            except OSError:  # whoever watched has gone, or the disk behind is full: it goes on
                 self._quiet = True
 
     def close(self) -> None:

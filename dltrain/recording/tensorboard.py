@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
+import math
 import os
 import threading
+import time
 import warnings
-from collections.abc import Callable, Mapping
-from contextlib import redirect_stdout
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +20,10 @@ from dltrain.task import Page, Task
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
+
+
+MOST_FILE_BYTES = 64 * 2**20
+"""An event file that has grown beyond is followed by another at the next checkpoint."""
 
 
 class TensorBoard(Recorder):
@@ -52,7 +58,8 @@ class TensorBoard(Recorder):
         if self._writer is None:
             from torch.utils.tensorboard import SummaryWriter
 
-            self._writer = SummaryWriter(str(self._directory))
+            with _clock_not_before(self._newest_second() + 1):
+                self._writer = SummaryWriter(str(self._directory))
             threading.excepthook = self._thread_failed
         return self._writer
 
@@ -60,8 +67,8 @@ class TensorBoard(Recorder):
         """Writes each under SPLIT/NAME."""
         for name, value in values.items():
             self.writer.add_scalar(f"{split}/{name}", value, step)
-            if split in ("val", "test"):
-                self._last[f"{split}/{name}"] = value
+            if split in ("val", "test") and math.isfinite(value):
+                self._last[f"{split}/{name}"] = value  # checkpoints hold it, as JSON
 
     def evaluated(self, step: int, split: str, task: Task) -> None:
         """Writes what the task has to show, and histograms of the weights where wanted."""
@@ -109,6 +116,9 @@ class TensorBoard(Recorder):
             with path.open("rb") as file:
                 os.fsync(file.fileno())
             lengths[path.name] = path.stat().st_size
+        if self._writer is not None and max(lengths.values(), default=0) > MOST_FILE_BYTES:
+            self._writer.close()
+            self._writer = None  # the next scalar begins another file
         return {"bytes": lengths, "introduced": self._introduced, "last": self._last}
 
     def restore(self, position: Mapping[str, Any]) -> None:
@@ -123,6 +133,11 @@ class TensorBoard(Recorder):
 
     def _event_files(self) -> list[Path]:
         return sorted(self._directory.glob("events.out.tfevents.*"))
+
+    def _newest_second(self) -> int:
+        """When the last event file was begun; its name has it."""
+        seconds = [path.name.split(".")[3] for path in self._event_files()]
+        return max((int(second) for second in seconds if second.isdecimal()), default=-1)
 
     def close(self) -> None:
         """Writes the row of the HParams table, then closes."""
@@ -144,3 +159,22 @@ class TensorBoard(Recorder):
         """The writer's thread keeps a full disk's error for our next call; it need not print it."""
         if not isinstance(failure.exc_value, OSError):
             self._excepthook(failure)
+
+
+@contextmanager
+def _clock_not_before(second: int) -> Iterator[None]:
+    """A file that is begun inside this context sorts behind those that are there.
+
+    TensorBoard reads event files in the order of their names, which begin with the time, and drops
+    what it has read where a later file goes back to an earlier step. A clock that was set back, or
+    two files in one second, would so hide a part of the run.
+    """
+    real = time.time
+    if real() >= second:
+        yield
+        return
+    time.time = lambda: float(second)
+    try:
+        yield
+    finally:
+        time.time = real

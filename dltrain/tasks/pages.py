@@ -153,7 +153,8 @@ def curve_counts(probabilities: Tensor, targets: Tensor, thresholds: int) -> Ten
         (classes, 2, thresholds) int64: true positives and false positives at each threshold.
     """
     classes = probabilities.shape[1]
-    bins = (probabilities.float().clamp(0, 1) * (thresholds - 1)).long()
+    # A probability that is no number counts as 0.
+    bins = (probabilities.float().nan_to_num(0.0).clamp(0, 1) * (thresholds - 1)).long()
     truth = torch.nn.functional.one_hot(targets, classes)
     column = torch.arange(classes, device=bins.device)
     place = ((column * 2 + (1 - truth)) * thresholds + bins).flatten()

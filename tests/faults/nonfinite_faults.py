@@ -1,0 +1,190 @@
+"""Losses, gradients and metrics that are not finite, at any step."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from exactness import differences, outcome
+from rows import Row
+from small_data import write_images
+from torch import Tensor, nn
+
+import dltrain
+from dltrain.checkpoint import Checkpoints, load
+from dltrain.errors import RunError
+from dltrain.trainer import Trainer
+
+WHERE = ("loss", "gradient", "gradient of the first slice")
+FAULT: dict[str, int] = {}
+"""Where, and in which training step."""
+
+
+class Spoilt(torch.autograd.Function):
+    """The identity, whose gradient is not finite."""
+
+    @staticmethod
+    def forward(ctx, inputs: Tensor) -> Tensor:
+        return inputs.clone()
+
+    @staticmethod
+    def backward(ctx, *gradients: Tensor) -> Tensor:
+        return gradients[0] * math.inf
+
+
+class Spoiling(nn.Module):
+    """A small network that can be told where to fail."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net, self.seen = net, -1
+        self.register_buffer("step", torch.zeros((), dtype=torch.int64))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        outputs = self.net(inputs)
+        if not self.training:
+            return outputs * (math.nan if FAULT.get("evaluation") == int(self.step) else 1)
+        if FAULT.get("loss") == int(self.step):
+            return outputs * math.nan
+        first = self.seen != int(self.step)
+        self.seen = int(self.step)
+        if FAULT.get("gradient") == int(self.step) or (
+            first and FAULT.get("gradient of the first slice") == int(self.step)
+        ):
+            return Spoilt.apply(outputs)  # pyright: ignore[reportReturnType]
+        return outputs
+
+
+def _spoiling(spec: dltrain.DataSpec, /) -> nn.Module:
+    """A network that fails on command."""
+    (_, height, width), outputs = spec.input_shape, spec.num_outputs
+    layers = (nn.Linear(height * width, 8), nn.Dropout(0.2), nn.Linear(8, outputs))
+    return Spoiling(nn.Sequential(nn.Flatten(), *layers))
+
+
+if "spoiling" not in dltrain.MODELS:
+    dltrain.MODELS.register("spoiling")(_spoiling)
+
+CONFIG = {
+    "model": "spoiling",
+    "data": {"name": "idx", "root": "images", "validation": 30},
+    "loss": "cross_entropy",
+    "optimizer": {"name": "adamw", "lr": 0.01},
+    "metrics": ["accuracy"],
+    "train": {
+        "steps": 12,
+        "batch_size": 32,
+        "micro_batch": 20,
+        "ema": 0.9,
+        "evaluate": "3 steps",
+        "device": "cpu",
+    },
+    "checkpoint": {"every": "2 steps", "keep": 100, "best": "val/loss"},
+    "recording": {"log_every": 2, "tensorboard": False},
+}
+
+
+def make(folder: Path, *overrides: str) -> dltrain.Experiment:
+    """The experiment; the model counts the steps as the trainer does."""
+    write_images(folder / "images", train=133, test=40, side=8, classes=3)
+    (folder / "config.yaml").write_text(yaml.safe_dump(CONFIG))
+    return dltrain.load(folder / "config.yaml", overrides)
+
+
+class Counting:
+    """Tells the model the number of each step, from 1."""
+
+    def __enter__(self) -> None:
+        self.original = original = Trainer.train_step
+
+        def counted(trainer, batch):
+            trainer.task.model.step.fill_(trainer.state.step + 1)
+            original(trainer, batch)
+
+        Trainer.train_step = counted
+
+    def __exit__(self, *_: object) -> None:
+        Trainer.train_step = self.original
+        FAULT.clear()
+
+
+def stops(number: int, folder: Path) -> None:
+    """`on_nonfinite: stop`: the step is named, no weight is spoilt, and resuming is exact."""
+    where, step = WHERE[number % 3], number // 3 + 1
+    experiment = make(folder)
+    with Counting():
+        dltrain.train(experiment, run_dir=folder / "whole", quiet=True)
+    whole = outcome(folder / "whole")
+    run = folder / "run"
+    with Counting():
+        FAULT[where] = step
+        with pytest.raises(RunError, match=f"step {step}: the loss or its gradient is not finite"):
+            dltrain.train(experiment, run_dir=run, quiet=True)
+    saved = Checkpoints(run / "checkpoints").all()
+    assert [int(path.name[5:]) for path in saved] == _saved_before(step)
+    for path in saved:
+        snapshot = load(path)
+        for tensors in (snapshot.model, snapshot.averaged, snapshot.optimizer):
+            assert all(torch.isfinite(t).all() for t in tensors.values())
+    if saved:
+        with Counting():
+            dltrain.resume(run, quiet=True)
+        assert not differences(run, whole)
+
+
+def _saved_before(step: int) -> list[int]:
+    """Every second step; and steps of an evaluation, while the loss falls."""
+    done = range(1, step)
+    return [s for s in reversed(done) if s % 2 == 0 or s % 3 == 0]
+
+
+def skips(number: int, folder: Path) -> None:
+    """`on_nonfinite: skip`: as if the optimizer had not been asked in that step."""
+    where, step = WHERE[number % 3], number // 3 + 1
+    experiment = make(folder, "train.on_nonfinite=skip", "schedule.name=linear")
+    with Counting():
+        FAULT[where] = step
+        summary = dltrain.train(experiment, run_dir=folder / "run", quiet=True)
+    assert (summary.status, summary.skipped_steps, summary.step) == ("done", 1, 12)
+    for path in Checkpoints(folder / "run" / "checkpoints").all():
+        snapshot = load(path)
+        assert all(torch.isfinite(tensor).all() for tensor in snapshot.model.values())
+        taken = snapshot.state["trainer"]["step"] - (path.name >= f"step-{step:010d}")
+        assert snapshot.state["trainer"]["updates"] == taken
+    assert None not in [v for n, v in summary.metrics.items() if not n.startswith("system")]
+
+
+def never_best(number: int, folder: Path) -> None:
+    """A validation loss of NaN in the evaluation of step 3, 6, 9 or 12."""
+    experiment = make(folder, "recording.tensorboard=true")
+    with Counting():
+        FAULT["evaluation"] = 3 * (number + 1)
+        summary = dltrain.train(experiment, run_dir=folder / "run", quiet=True)
+    assert summary.best is not None
+    assert math.isfinite(summary.best["value"])
+    assert summary.best["step"] != 3 * (number + 1)
+    text = (folder / "run" / "metrics.jsonl").read_text()
+    assert "NaN" not in text
+    assert '"name": "loss", "value": null' in text
+
+
+ROWS = [
+    Row(
+        "NaN or infinity in a loss or a gradient, on_nonfinite: stop",
+        "the step is named, no saved number is spoilt, resuming is exact",
+        stops,
+        pr=24,
+        release=24,
+    ),
+    Row(
+        "NaN or infinity in a loss or a gradient, on_nonfinite: skip",
+        "the step is skipped and counted, the run finishes",
+        skips,
+        pr=12,
+        release=36,
+    ),
+    Row("a metric that is NaN", "it is null, and never the best", never_best, pr=4, release=4),
+]
