@@ -231,7 +231,10 @@ def load_trained(
         experiment = replace(experiment, metrics=())
     path = run.checkpoints().find(checkpoint)
     snapshot = load(path)
-    spec = spec_from_json(snapshot.state["spec"])
+    try:
+        spec = spec_from_json(snapshot.state["spec"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise RunError(misfit(path, run, error)) from error
     machine = machine or build_machine(experiment)
     task = build_task(experiment, spec, machine)
     try:
