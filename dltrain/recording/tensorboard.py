@@ -52,8 +52,8 @@ class TensorBoard(Recorder):
         if self._writer is None:
             from torch.utils.tensorboard import SummaryWriter
 
-            self._writer = SummaryWriter(str(self._directory))
             threading.excepthook = self._thread_failed
+            self._writer = SummaryWriter(str(self._directory))
         return self._writer
 
     def scalars(self, step: int, epoch: float, split: str, values: Mapping[str, float]) -> None:

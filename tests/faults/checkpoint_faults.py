@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import errno
+import json
+import os
 import random
+import re
+import tempfile
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import torch
 from file_operations import watched
+from processes import Started, command_line
 from rows import Row
+from small_runs import recorded, write_folder
 
 from dltrain.checkpoint import Checkpoints, Snapshot, load
+from dltrain.run import Run
 
 
 def snapshot(step: int, value: float) -> Snapshot:
@@ -208,6 +218,126 @@ def power_lost(number: int, folder: Path) -> None:
         assert assert_whole(recovered.newest()[1]) == 100.0
 
 
+# ---------------------------------------------------------------------------------------- disk full
+
+ON_A_BAD_DISK = ["train.steps=6", "train.evaluate=3 steps", "checkpoint.every=2 steps"]
+ON_A_BAD_DISK += ["checkpoint.keep=2", "recording.tensorboard=true", "recording.images=2"]
+REFUSED = ("open", "write", "fsync", "truncate", "mkdir", "rename")
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """The disk refuses one operation, or from then on all of its kind.
+
+    Attributes:
+        error: With which error.
+        events: Whether in TensorBoard's event files, which a thread writes, or in all others.
+        operation: Which one, counted from 1.
+        lasting: Whether the later ones too.
+    """
+
+    error: int
+    events: bool
+    operation: int
+    lasting: bool
+
+
+def refusals() -> list[Refusal]:
+    """All of them, in an order in which the first few are a fair sample."""
+    most = {
+        (errno.ENOSPC, False): 180,
+        (errno.EIO, False): 180,
+        (errno.EMFILE, False): 60,
+        (errno.ENOSPC, True): 110,
+        (errno.EIO, True): 110,
+        (errno.EMFILE, True): 60,
+    }
+    every = [
+        Refusal(error, events, number, bool(number % 2))
+        for (error, events), count in most.items()
+        for number in range(1, count + 1)
+    ]
+    random.Random(0).shuffle(every)
+    return every
+
+
+REFUSALS = refusals()
+
+
+def on_a_bad_disk(refusal: Refusal, *words: str) -> None:
+    """A command line in a process to which the disk refuses something in `run`."""
+    count = 0
+    kinds = ("open",) if refusal.error == errno.EMFILE else REFUSED
+
+    def see(operation: str, place: str, *_: object) -> None:
+        nonlocal count
+        if operation not in kinds or (".tfevents." in place) != refusal.events:
+            return
+        count += 1
+        if count == refusal.operation or (count > refusal.operation and refusal.lasting):
+            Path("refused").touch()
+            of_a_path = [] if operation in ("write", "fsync") else [place]
+            raise OSError(refusal.error, os.strerror(refusal.error), *of_a_path)
+
+    try:
+        with watched(Path("run"), see):
+            command_line(*words)
+    finally:
+        Path("count").write_text(str(count))
+
+
+@cache
+def undisturbed() -> tuple[str, list[dict], dict[str, Snapshot]]:
+    """The weights, the scalars and the checkpoints of a run to which nothing happens."""
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        write_folder(folder)
+        words = ["train", "config.yaml", *ON_A_BAD_DISK, "checkpoint.keep=9", "--run-dir", "run"]
+        started = Started("whole", folder, command_line, *words, "--quiet", "--json")
+        assert started.wait() == 0, started.err
+        saved = {path.name: load(path) for path in Run(folder / "run").checkpoints().all()}
+        return json.loads(started.out)["weights_sha256"], recorded(folder / "run"), saved
+
+
+def disk_refuses(number: int, folder: Path) -> None:
+    """A training run that the disk refuses something; then there is space again."""
+    refusal = REFUSALS[number]
+    weights, scalars, saved = undisturbed()
+    write_folder(folder)
+    run, how = Run(Path("run")), ["--quiet", "--json"]
+    words = ["train", "config.yaml", *ON_A_BAD_DISK, "--run-dir", "run", *how]
+    ended = Started("first", folder, on_a_bad_disk, refusal, *words)
+    code = ended.wait()
+    if Path("refused").exists():
+        assert (code, ended.out) == (1, ""), ended.err
+        assert 1 <= len(ended.err.splitlines()) <= 2, ended.err
+        assert os.strerror(refusal.error) in ended.err
+        assert not list(run.directory.rglob(".*")), "temporary files are left"
+        left = run.checkpoints().all()
+        for path in left:
+            assert_same(load(path), saved[path.name])
+        advised = re.search(r"dltrain ((?:train|resume) .+)$", ended.err)
+        if advised:
+            words = [*advised[1].split(), *how]
+            assert words[0] == ("resume" if left else "train"), ended.err
+        elif left:
+            words = ["resume", "run", *how]
+        ended = Started("again", folder, command_line, *words)
+        code = ended.wait()
+    assert code == 0, ended.err
+    summary = json.loads(ended.out)
+    assert summary["weights_sha256"] == weights
+    assert recorded(Path(summary["run"])) == scalars
+
+
+def assert_same(one: Snapshot, other: Snapshot) -> None:
+    """But for the clock."""
+    for kind in ("model", "averaged", "optimizer", "rng"):
+        mine, theirs = getattr(one, kind), getattr(other, kind)
+        assert mine.keys() == theirs.keys(), kind
+        assert all(torch.equal(mine[name], theirs[name]) for name in mine), kind
+
+
 ROWS = [
     Row(
         name="killed at each file operation of a save",
@@ -224,5 +354,13 @@ ROWS = [
         pr=5,
         release=25,
         cases=POWER_CUTS,
+    ),
+    Row(
+        name="disk full",
+        promise="earlier checkpoints untouched, no rubbish, one or two lines, exit code 1; "
+        "with space again, the outcome is that of an undisturbed run",
+        trial=disk_refuses,
+        pr=12,
+        release=len(REFUSALS),
     ),
 ]

@@ -46,7 +46,7 @@ def watched(folder: Path, see: See) -> Iterator[None]:
     def absolute(path: Any) -> str | None:
         if isinstance(path, int):
             return None
-        path = Path.cwd() / os.fspath(path)
+        path = Path.cwd() / os.fsdecode(path)
         place = str(path.parent.resolve() / path.name)
         inside = place == below or place.startswith(below + os.sep)
         return place if inside else None
