@@ -122,8 +122,12 @@ class Checkpoints:
         if not pointer.exists():
             return None
         marked = _parse(pointer, _read(pointer))
-        name = marked.get("directory") if isinstance(marked, dict) else None
-        if not isinstance(name, str) or not NAME.fullmatch(name):
+        try:
+            name = f"step-{marked['step']:010d}"
+            consistent = marked["directory"] == name
+        except (KeyError, TypeError, ValueError):
+            consistent = False
+        if not consistent:
             raise DamagedCheckpointError(f"{pointer}: names no checkpoint; damaged")
         path = self.directory / name
         return path if path.exists() else None
@@ -145,14 +149,13 @@ class Checkpoints:
         if not saved:
             raise RunError(f"{self.directory} holds no checkpoint yet")
         latest = next(iter(saved.values()))
-        best = self.best()
         match name:
             case None:
-                return best or latest
+                return self.best() or latest
             case "latest":
                 return latest
             case "best":
-                if best is None:
+                if (best := self.best()) is None:
                     raise RunError(
                         f"{self.directory} has no best checkpoint: checkpoint.best is not set"
                     )
@@ -238,10 +241,20 @@ def load(path: Path) -> Snapshot:
 def _tensors(path: Path, name: str, contents: Mapping[str, bytes]) -> dict[str, Tensor]:
     if name not in contents:
         return {}
+    content = contents[name]
     try:
-        return safetensors.torch.load(contents[name])
+        tensors = safetensors.torch.load(content)
+        header = content[8 : 8 + int.from_bytes(content[:8], "little")]
+        json.loads(header, object_pairs_hook=_each_name_once)  # of two, safetensors takes one
+        return tensors
     except Exception as error:  # a stranger's header leads to all kinds of them
         raise DamagedCheckpointError(f"{path / name}: {error}") from error
+
+
+def _each_name_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(entries := dict(pairs)) < len(pairs):
+        raise ValueError("a name is given twice")
+    return entries
 
 
 def weights_sha256(tensors: Mapping[str, Tensor]) -> str:

@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
+import atexit
 import errno
+import hashlib
+import io
 import json
 import os
+import pickle
 import random
 import re
+import shutil
+import sys
 import tempfile
+from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import torch
 from file_operations import watched
+from PIL import Image
 from processes import Started, command_line
 from rows import Row
 from small_runs import recorded, write_folder
 
-from dltrain.checkpoint import Checkpoints, Snapshot, load
+from dltrain.checkpoint import TENSOR_FILES, Checkpoints, DamagedCheckpointError, Snapshot, load
 from dltrain.run import Run
 
 
@@ -338,6 +349,275 @@ def assert_same(one: Snapshot, other: Snapshot) -> None:
         assert all(torch.equal(mine[name], theirs[name]) for name in mine), kind
 
 
+# ------------------------------------------------------------------------ damaged, and malicious
+
+
+@cache
+def trained() -> tuple[Path, str]:
+    """A finished run with its data, and the hash of its weights; trials copy it."""
+    folder = Path(tempfile.mkdtemp())
+    atexit.register(shutil.rmtree, folder)
+    write_folder(folder)
+    words = ["train", "config.yaml", "train.ema=0.9", "--run-dir", "run", "--quiet", "--json"]
+    started = Started("whole", folder, command_line, *words)
+    assert started.wait() == 0, started.err
+    (folder / "run" / "summary.json").unlink()  # so that there is something left to resume
+    Image.new("L", (8, 8)).save(folder / "some.png")
+    return folder, json.loads(started.out)["weights_sha256"]
+
+
+def copied(folder: Path) -> Run:
+    """The run of `trained`, in this folder."""
+    shutil.copytree(trained()[0], folder, dirs_exist_ok=True)
+    return Run(Path("run"))
+
+
+def cut(path: Path, draw: random.Random) -> None:
+    """The end is missing."""
+    path.write_bytes(path.read_bytes()[: draw.randrange(path.stat().st_size)])
+
+
+def emptied(path: Path, draw: random.Random) -> None:
+    """All of it is missing."""
+    path.write_bytes(b"")
+
+
+def flipped(path: Path, draw: random.Random) -> None:
+    """One bit is another."""
+    content = bytearray(path.read_bytes())
+    content[draw.randrange(len(content))] ^= 1 << draw.randrange(8)
+    path.write_bytes(content)
+
+
+def a_directory(path: Path, draw: random.Random) -> None:
+    """A directory has its name."""
+    path.unlink()
+    path.mkdir()
+
+
+def removed(path: Path, draw: random.Random) -> None:
+    """It is gone."""
+    path.unlink()
+
+
+DAMAGES = [cut, emptied, flipped, a_directory, removed]
+DAMAGES_A_TRIAL = 10
+
+
+def damaged_files(number: int, folder: Path) -> None:
+    """Some file of the newest checkpoints is damaged, or two are swapped."""
+    for case in range(DAMAGES_A_TRIAL):
+        place = folder / str(case)
+        place.mkdir()
+        os.chdir(place)
+        _damaged(random.Random(f"{number} {case}"), copied(place), in_full=case == 0)
+
+
+def _damaged(draw: random.Random, run: Run, in_full: bool) -> None:
+    checkpoints = run.checkpoints()
+    saved, best = checkpoints.all(), checkpoints.best()
+    assert len(saved) > 2
+    damaged: list[Path] = []
+    for path in saved[: draw.choice([1, 1, 2])]:
+        file = draw.choice(sorted(path.iterdir()))
+        draw.choice(DAMAGES)(file, draw)
+        damaged.append(file)
+    if draw.random() < 0.25:
+        damaged = _swapped(draw, run, saved)
+    pointer = checkpoints.directory / "best.json"
+    if draw.random() < 0.25:
+        draw.choice(DAMAGES[:-1])(pointer, draw)
+        found, told = tried(checkpoints.best)
+        assert found == best or str(pointer) in told
+    for file in damaged:
+        found, told = tried(load, checkpoints.find(file.parent.name))
+        assert found is None, f"{file} is damaged, and nobody noticed"
+        assert file.parent.name in told
+        assert any(f.name in told for f in damaged if f.parent == file.parent)
+    names = {file.parent.name for file in damaged}
+    good = next(path for path in saved if path.name not in names)
+    found, _, passed_over = checkpoints.newest()
+    assert found == good
+    newer = [path for path in saved if path.name > good.name]
+    assert len(passed_over) == len(newer)
+    assert all(path.name in line for path, line in zip(newer, passed_over, strict=True))
+    if in_full:
+        _in_full(draw, run, damaged, good, newer)
+
+
+def tried(function: Callable[..., Any], *arguments: Any) -> tuple[Any, str]:
+    """What it gives, and which damage it tells of."""
+    try:
+        return function(*arguments), ""
+    except DamagedCheckpointError as error:
+        return None, str(error)
+
+
+def _swapped(draw: random.Random, run: Run, saved: list[Path]) -> list[Path]:
+    """Two files change places: of two checkpoints, or of one."""
+    shutil.rmtree(run.directory)
+    copied(run.directory.parent.resolve())
+    name = draw.choice([path.name for path in sorted(saved[0].iterdir())])
+    one, other = saved[0] / name, saved[1] / name
+    if draw.random() < 0.5:
+        one, other = draw.sample(sorted(saved[0].iterdir()), 2)
+    before = one.read_bytes(), other.read_bytes()
+    one.write_bytes(before[1])
+    other.write_bytes(before[0])
+    if before[0] == before[1]:
+        emptied(one, draw)
+        return [one]
+    return [one, other]
+
+
+def _in_full(
+    draw: random.Random, run: Run, damaged: list[Path], good: Path, newer: list[Path]
+) -> None:
+    file = draw.choice(damaged)
+    for command in (["evaluate", "run"], ["predict", "run", "some.png"]):
+        code, out, err = in_this_process(*command, "--checkpoint", file.parent.name)
+        assert (code, out) == (1, ""), err
+        assert file.parent.name in err
+        assert len(err.splitlines()) == 1
+    code, out, err = in_this_process("resume", "run", "--json")
+    assert code == 0, err
+    assert f"going on from {good}" in err
+    for path in newer:
+        assert path.name in err
+    assert json.loads(out)["weights_sha256"] == trained()[1]
+
+
+def in_this_process(*words: object) -> tuple[int, str, str]:
+    """A command line's exit code, output and errors."""
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    with mock.patch.object(sys, "argv", ["dltrain"]), redirect_stdout(out), redirect_stderr(err):
+        try:
+            command_line(*words)
+        except SystemExit as ended:
+            code = ended.code
+    return int(code or 0), out.getvalue(), err.getvalue()
+
+
+class Evil:
+    """Unpickled, it makes a folder."""
+
+    def __reduce__(self):
+        return os.mkdir, (str(Path.home() / "ran"),)
+
+
+def safetensors_file(header: object, data: int = 8, length: int | None = None) -> bytes:
+    """A file with this header, and so many bytes after it."""
+    written = header if isinstance(header, bytes) else json.dumps(header).encode()
+    size = len(written) if length is None else length
+    return size.to_bytes(8, "little") + written + bytes(data)
+
+
+def hostile_files() -> dict[str, bytes]:
+    """What a stranger may have put in the place of a safetensors file."""
+    files = {f"pickle {n}": pickle.dumps(Evil(), n) for n in range(pickle.HIGHEST_PROTOCOL + 1)}
+    for kind, modern in (("zip", True), ("legacy", False)):
+        for what, content in (("object", Evil()), ("state_dict", {"weight": Evil()})):
+            buffer = io.BytesIO()
+            torch.save(content, buffer, _use_new_zipfile_serialization=modern)
+            files[f"torch.save, {kind}, {what}"] = buffer.getvalue()
+    good = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
+    text = json.dumps(good).encode()
+    for length in (0, 1, 200, 2**31, 2**40, 2**63 - 1, 2**64 - 1):
+        files[f"header of {length} bytes"] = safetensors_file({"a": good}, length=length)
+    for name, entry in {
+        "a shape below zero": {"shape": [-2]},
+        "shapes below zero": {"shape": [-1, -2]},
+        "a huge shape": {"shape": [2**62, 4]},
+        "a huge shape with nothing in it": {"shape": [2**32, 2**32], "data_offsets": [0, 0]},
+        "a huge empty shape": {"shape": [0, 2**62, 2**62], "data_offsets": [0, 0]},
+        "a dimension that is no int64": {"shape": [0, 2**63], "data_offsets": [0, 0]},
+        "a fractional shape": {"shape": [2.0]},
+        "another shape": {"shape": [3]},
+        "an unknown dtype": {"dtype": "PICKLE"},
+        "a dtype that torch lacks": {"dtype": "F4", "shape": [16]},
+        "offsets out of range": {"data_offsets": [0, 2**40]},
+        "offsets in the wrong order": {"data_offsets": [8, 0]},
+        "offsets below zero": {"data_offsets": [-8, 0]},
+    }.items():
+        files[name] = safetensors_file({"a": {**good, **entry}}, 0 if "empty" in name else 8)
+    overlapping = {"a": good, "b": {**good, "data_offsets": [4, 12]}}
+    return files | {
+        "empty": b"",
+        "overlapping tensors": safetensors_file(overlapping, 12),
+        "tensors in one place": safetensors_file({"a": good, "b": good}),
+        "a hole": safetensors_file({"a": {**good, "data_offsets": [4, 12]}}, 12),
+        "more than the tensors": safetensors_file({"a": good}, 12),
+        "a name twice": safetensors_file(b'{"a":' + text + b',"a":' + text + b"}"),
+        "a list": safetensors_file([]),
+        "deep objects": safetensors_file(b'{"a":' * 100_000 + b"1" + b"}" * 100_000),
+        "deep lists": safetensors_file(b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}"),
+        "no UTF-8": safetensors_file(b'{"\xff":1}'),
+    }
+
+
+HOSTILE_JSON = {
+    "deep": b"[" * 100_000 + b"]" * 100_000,
+    "a list": b"[]",
+    "a number": b"1",
+    "nothing": b"{}",
+    "a spec that is none": b'{"spec": {"inputs": 3}}',
+    "a step that is a word": b'{"step": "ten", "files": {}}',
+    "files elsewhere": b'{"step": 10, "files": {"../../config.yaml": {"bytes": 0, "sha256": ""}}}',
+    "huge number": b'{"step": 1' + b"0" * 10_000 + b"}",
+}
+HOSTILE_PLACES = [*(f"{name}.safetensors" for name in TENSOR_FILES), "state.json", "manifest.json"]
+FORBIDDEN = ("pickle.find_class", "os.system", "os.exec", "os.posix_spawn", "subprocess.Popen")
+
+
+def malicious_files(number: int, folder: Path) -> None:
+    """Every hostile content in one place of a checkpoint, for every verb that reads one."""
+    copied(folder)
+    child = Started("child", folder, _read_malicious_files, HOSTILE_PLACES[number])
+    assert child.wait() == 0, child.err
+    broken = json.loads(child.out)
+    assert not broken, "\n".join(broken)
+
+
+def _read_malicious_files(place: str) -> None:
+    """Prints what was not refused, or not well."""
+    heard: list[str] = []
+    home = Path.cwd()
+    os.environ["HOME"] = str(home)
+    sys.addaudithook(lambda event, _: heard.append(event) if event in FORBIDDEN else None)
+    pickle.loads(pickle.dumps(Path))
+    assert heard == ["pickle.find_class"], "the hook hears nothing"
+    heard.clear()
+    broken = []
+    run = Run(Path("run"))
+    path, *others = run.checkpoints().all()
+    for other in others:  # else there is one to fall back to
+        shutil.rmtree(other)
+    (path.parent / "best.json").unlink()
+    verbs = [["evaluate", "run"], ["predict", "run", "some.png"], ["sample", "run"]]
+    verbs += [["resume", "run"]]
+    for name, content in (hostile_files() if "safetensors" in place else HOSTILE_JSON).items():
+        (path / place).write_bytes(content)
+        if place != "manifest.json":
+            manifest = json.loads((path / "manifest.json").read_text())
+            sha256 = hashlib.sha256(content).hexdigest()
+            manifest["files"][place] = {"bytes": len(content), "sha256": sha256}
+            (path / "manifest.json").write_text(json.dumps(manifest))
+        Path("some.pt").write_bytes(content)
+        for verb in [*verbs, ["import", "some.pt"]]:
+            try:
+                code, out, err = in_this_process(*verb)
+            except Exception as error:  # told below
+                code, out, err = 1, "", f"{type(error).__name__}: {error}\n  is a traceback"
+            lines = 3 if verb[0] == "resume" else 1  # the way on is a line of its own
+            named = path.name in err if verb[0] != "import" else "some.pt" in err
+            if (code, out) != (1, "") or len(err.splitlines()) > lines or not named or heard:
+                broken.append(f"{name}: {verb[0]}: {code} {out} {err} {heard}")
+            heard.clear()
+    if (home / "ran").exists():
+        broken.append("code ran")
+    print(json.dumps(broken))
+
+
 ROWS = [
     Row(
         name="killed at each file operation of a save",
@@ -362,5 +642,22 @@ ROWS = [
         trial=disk_refuses,
         pr=12,
         release=len(REFUSALS),
+    ),
+    Row(
+        name="damaged checkpoint files",
+        promise="always found and named; resume takes the newest good one and says so, "
+        "a checkpoint asked for by name is refused",
+        trial=damaged_files,
+        pr=10,
+        release=130,
+        cases=DAMAGES_A_TRIAL,
+    ),
+    Row(
+        name="malicious files",
+        promise="refused by every verb, and no code runs",
+        trial=malicious_files,
+        pr=len(HOSTILE_PLACES),
+        release=len(HOSTILE_PLACES),
+        cases=len(HOSTILE_JSON),
     ),
 ]
