@@ -195,6 +195,9 @@ class Checkpoints:
                 path.rename(place)
         for path in self.directory.glob(".step-*.part"):
             shutil.rmtree(path)
+        for name in ("latest.json", "best.json"):
+            if (self.directory / name).is_dir():  # no file could take its place
+                shutil.rmtree(self.directory / name)
 
     def _point(self, name: str, content: Mapping[str, Any]) -> None:
         path = self.directory / f"{name}.json"

@@ -425,7 +425,7 @@ def _damaged(draw: random.Random, run: Run, in_full: bool) -> None:
     if draw.random() < 0.25:
         damaged = _swapped(draw, run, saved)
     pointer = checkpoints.directory / "best.json"
-    if draw.random() < 0.25:
+    if draw.random() < 0.5:
         draw.choice(DAMAGES[:-1])(pointer, draw)
         found, told = tried(checkpoints.best)
         assert found == best or str(pointer) in told
