@@ -122,12 +122,12 @@ class Checkpoints:
         if not pointer.exists():
             return None
         marked = _parse(pointer, _read(pointer))
-        try:
-            name = f"step-{marked['step']:010d}"
-            consistent = marked["directory"] == name
-        except (KeyError, TypeError, ValueError):
-            consistent = False
-        if not consistent:
+        name = marked.get("directory") if isinstance(marked, dict) else None
+        if (
+            not isinstance(name, str)
+            or not NAME.fullmatch(name)
+            or int(name.removeprefix("step-")) != marked.get("step")
+        ):
             raise DamagedCheckpointError(f"{pointer}: names no checkpoint; damaged")
         path = self.directory / name
         return path if path.exists() else None

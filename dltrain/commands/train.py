@@ -19,7 +19,7 @@ from dltrain.build import (
     build_trainer,
     misfit,
 )
-from dltrain.checkpoint import weights_sha256
+from dltrain.checkpoint import sync, weights_sha256
 from dltrain.config import Experiment
 from dltrain.device import peak_memory_bytes
 from dltrain.errors import DltrainError, RunError, StoppedError
@@ -150,6 +150,7 @@ def _recorders(
         )
     for recorder in recorders:
         stack.callback(recorder.close)
+    sync(run.directory)  # what a checkpoint counts on is there after a power cut
     return recorders
 
 
