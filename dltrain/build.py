@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from dltrain.checkpoint import Checkpoints, load
+from dltrain.checkpoint import Checkpoints, DamagedCheckpointError, load
 from dltrain.config import ConfigError, Experiment
 from dltrain.config.problems import did_you_mean
 from dltrain.device import (
@@ -229,9 +229,18 @@ def load_trained(
     experiment = run.experiment([f"train.device={device}"] if device else [])
     if not measures:
         experiment = replace(experiment, metrics=())
-    path = run.checkpoints().find(checkpoint)
-    snapshot = load(path)
-    spec = spec_from_json(snapshot.state["spec"])
+    checkpoints = run.checkpoints()
+    try:
+        path = checkpoints.find(checkpoint)
+        snapshot = load(path)
+    except DamagedCheckpointError as error:
+        others = ", ".join(saved.name for saved in checkpoints.all())
+        error.add_note(f"--checkpoint chooses another; there are: {others}")
+        raise
+    try:
+        spec = spec_from_json(snapshot.state["spec"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise RunError(misfit(path, run, error)) from error
     machine = machine or build_machine(experiment)
     task = build_task(experiment, spec, machine)
     try:

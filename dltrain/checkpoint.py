@@ -15,6 +15,7 @@ ones go only after that. So at any moment the newest complete one can be read.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -34,6 +35,7 @@ from dltrain.errors import RunError
 from dltrain.task import Phase
 
 TENSOR_FILES = ("model", "averaged", "optimizer", "rng")
+NAME = re.compile(r"step-[0-9]{10,}")
 
 
 class DamagedCheckpointError(RunError):
@@ -69,14 +71,14 @@ class Checkpoints:
 
     def save(self, step: int, snapshot: Snapshot) -> Path:
         """Writes a checkpoint, then prunes older ones."""
-        self.directory.mkdir(parents=True, exist_ok=True)
+        make_directory(self.directory)
         final = self.directory / f"step-{step:010d}"
         part = self.directory / f".{final.name}.part"
         try:
             _remove(part)
             part.mkdir()
             files = {
-                f"{name}.safetensors": safetensors.torch.save(_plain(tensors))
+                f"{name}.safetensors": safetensors.torch.save(plain(tensors))
                 for name in TENSOR_FILES
                 if (tensors := getattr(snapshot, name)) or name != "averaged"
             }
@@ -88,17 +90,17 @@ class Checkpoints:
             for name, content in files.items():
                 _write(part / name, content)
             _write(part / "manifest.json", _json_bytes({"step": step, "files": manifest}))
-            _sync(part)
+            sync(part)
             replaced = self.directory / f".{final.name}.replaced"
             if final.exists():  # a damaged one that the run came past again
                 _remove(replaced)
                 final.rename(replaced)
             part.rename(final)
-            _sync(self.directory)
+            sync(self.directory)
             _remove(replaced)
             self._point("latest", {"step": step, "directory": final.name})
         except BaseException:
-            _remove(part)
+            self._recover()
             raise
         self._prune()
         return final
@@ -111,19 +113,30 @@ class Checkpoints:
         )
 
     def best(self) -> Path | None:
-        """The best checkpoint, or None where none is marked or it is gone."""
-        try:
-            marked = json.loads((self.directory / "best.json").read_bytes())
-        except (FileNotFoundError, ValueError):
+        """The best checkpoint, or None where none is marked or it is gone.
+
+        Raises:
+            DamagedCheckpointError: best.json does not say which one it is.
+        """
+        pointer = self.directory / "best.json"
+        if not pointer.exists():
             return None
-        path = self.directory / marked["directory"]
-        return path if path.is_dir() else None
+        marked = _parse(pointer, _read(pointer))
+        name = marked.get("directory") if isinstance(marked, dict) else None
+        if (
+            not isinstance(name, str)
+            or not NAME.fullmatch(name)
+            or int(name.removeprefix("step-")) != marked.get("step")
+        ):
+            raise DamagedCheckpointError(f"{pointer}: names no checkpoint; damaged")
+        path = self.directory / name
+        return path if path.exists() else None
 
     def all(self) -> list[Path]:
         """Complete checkpoints, newest step first."""
         if not self.directory.is_dir():
             return []
-        named = [p for p in self.directory.iterdir() if re.fullmatch(r"step-\d{10,}", p.name)]
+        named = [p for p in self.directory.iterdir() if NAME.fullmatch(p.name)]
         return sorted(named, key=lambda p: int(p.name[5:]), reverse=True)
 
     def find(self, name: str | None) -> Path:
@@ -136,14 +149,13 @@ class Checkpoints:
         if not saved:
             raise RunError(f"{self.directory} holds no checkpoint yet")
         latest = next(iter(saved.values()))
-        best = self.best()
         match name:
             case None:
-                return best or latest
+                return self.best() or latest
             case "latest":
                 return latest
             case "best":
-                if best is None:
+                if (best := self.best()) is None:
                     raise RunError(
                         f"{self.directory} has no best checkpoint: checkpoint.best is not set"
                     )
@@ -183,13 +195,19 @@ class Checkpoints:
                 path.rename(place)
         for path in self.directory.glob(".step-*.part"):
             shutil.rmtree(path)
+        for name in ("latest.json", "best.json"):
+            if (self.directory / name).is_dir():  # no file could take its place
+                shutil.rmtree(self.directory / name)
 
     def _point(self, name: str, content: Mapping[str, Any]) -> None:
         path = self.directory / f"{name}.json"
         write_atomically(path, _json_bytes(content))
 
     def _prune(self) -> None:
-        best = self.best()
+        try:
+            best = self.best()
+        except DamagedCheckpointError:
+            return  # it could be any of them
         for path in self.all()[self.keep :]:
             if path != best:
                 shutil.rmtree(path)
@@ -205,9 +223,10 @@ def load(path: Path) -> Snapshot:
     try:
         step, expected = manifest["step"], dict(manifest["files"])
         sizes = {name: (entry["bytes"], entry["sha256"]) for name, entry in expected.items()}
+        belongs = path.name == f"step-{step:010d}"
     except (KeyError, TypeError, ValueError) as error:
         raise DamagedCheckpointError(f"{path / 'manifest.json'}: not a manifest") from error
-    if path.name != f"step-{step:010d}":
+    if not belongs:
         raise DamagedCheckpointError(f"{path / 'manifest.json'}: belongs to step {step}")
     known = {f"{name}.safetensors" for name in TENSOR_FILES} | {"state.json"}
     if not known - {"averaged.safetensors"} <= sizes.keys() <= known:
@@ -225,16 +244,26 @@ def load(path: Path) -> Snapshot:
 def _tensors(path: Path, name: str, contents: Mapping[str, bytes]) -> dict[str, Tensor]:
     if name not in contents:
         return {}
+    content = contents[name]
     try:
-        return safetensors.torch.load(contents[name])
-    except safetensors.SafetensorError as error:
+        tensors = safetensors.torch.load(content)
+        header = content[8 : 8 + int.from_bytes(content[:8], "little")]
+        json.loads(header, object_pairs_hook=_each_name_once)  # of two, safetensors takes one
+        return tensors
+    except Exception as error:  # a stranger's header leads to all kinds of them
         raise DamagedCheckpointError(f"{path / name}: {error}") from error
+
+
+def _each_name_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(entries := dict(pairs)) < len(pairs):
+        raise ValueError("a name is given twice")
+    return entries
 
 
 def weights_sha256(tensors: Mapping[str, Tensor]) -> str:
     """SHA-256 over names, dtypes, shapes and bytes, sorted by name."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(_plain(tensors).items()):
+    for name, tensor in sorted(plain(tensors).items()):
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
@@ -286,13 +315,22 @@ def write_atomically(path: Path, content: bytes) -> None:
     try:
         _write(part, content)
         part.replace(path)
-        _sync(path.parent)
+        sync(path.parent)
     except BaseException:
         part.unlink(missing_ok=True)
         raise
 
 
-def _plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def make_directory(path: Path) -> None:
+    """Makes a directory and those above it, so that they survive a power cut."""
+    if path.exists() or path == path.parent:
+        return
+    make_directory(path.parent)
+    path.mkdir(exist_ok=True)
+    sync(path.parent)
+
+
+def plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """On the CPU, contiguous, sharing no memory, as safetensors wants them."""
     return {
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
@@ -307,7 +345,7 @@ def _json_bytes(value: Any) -> bytes:
 def _parse(path: Path, content: bytes) -> Any:
     try:
         return json.loads(content)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DamagedCheckpointError(f"{path}: not JSON; damaged") from error
 
 
@@ -316,6 +354,11 @@ def _read(path: Path) -> bytes:
         return path.read_bytes()
     except FileNotFoundError as error:
         raise DamagedCheckpointError(f"{path}: missing") from error
+    except OSError as error:
+        message = f"{path}: can't be read: {error.strerror}"
+        if error.errno in (errno.EISDIR, errno.ENOTDIR, errno.EIO):
+            raise DamagedCheckpointError(message) from error
+        raise RunError(message) from error  # too many open files, say: the file may be good
 
 
 def _write(path: Path, content: bytes) -> None:
@@ -325,7 +368,7 @@ def _write(path: Path, content: bytes) -> None:
         os.fsync(file.fileno())
 
 
-def _sync(directory: Path) -> None:
+def sync(directory: Path) -> None:
     """Flushes a directory's entries, so that a rename survives a power cut."""
     descriptor = os.open(directory, os.O_RDONLY)
     try:

@@ -309,6 +309,32 @@ def check(
     show(result, as_json, table)
 
 
+@cli.command("import")
+@click.argument("source", type=FILE, metavar="FILE")
+@click.option(
+    "-o",
+    "--output",
+    type=FILE,
+    metavar="SAFETENSORS",
+    help="Where the weights go; default: beside FILE, with that ending.",
+)
+@json_option
+def import_(source: Path, output: Path | None, as_json: bool) -> None:
+    """Convert the weights in FILE, made by torch.save, to safetensors.
+
+    FILE holds a state_dict, or one under the key state_dict or model. It is read without running
+    any code that may be in it; a file that can't be read so is refused.
+    """
+    from dltrain.commands.import_ import import_weights
+
+    result = import_weights(source, output or source.with_suffix(".safetensors"))
+    show(
+        result,
+        as_json,
+        lambda: click.echo(f"{result.path}: {result.tensors} tensors, {result.values:,} values"),
+    )
+
+
 @cli.command("list")
 @click.argument("kind", required=False)
 @click.argument("name", required=False)

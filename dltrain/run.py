@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -21,7 +21,7 @@ import numpy
 import torch
 
 import dltrain
-from dltrain.checkpoint import Checkpoints, write_atomically
+from dltrain.checkpoint import Checkpoints, make_directory, sync, write_atomically
 from dltrain.config import ConfigError, Experiment, load
 from dltrain.errors import RunError
 from dltrain.spec import Data
@@ -97,18 +97,10 @@ class Run:
         try:
             if directory is None:
                 directory = _next_directory(Path("runs") / experiment.name)
-            directory.mkdir(parents=True, exist_ok=True)
+            make_directory(directory)
             run = cls(directory)
             run.config_path.touch(exist_ok=False)  # of two at once, one makes the run
-            try:  # what can't be written is told now, not after an hour
-                for folder in (run.checkpoints().directory, run.tensorboard_path):
-                    folder.mkdir(exist_ok=True)
-                for file in (run.log_path, run.metrics_path):
-                    file.open("ab").close()
-            except OSError:
-                run.config_path.unlink()
-                raise
-            write_atomically(run.config_path, experiment.to_yaml().encode())
+            run._write_config(experiment)
         except FileExistsError as error:
             if error.filename != str(cls(directory or Path()).config_path):
                 raise RunError(f"{error.filename}: is in the way of the run directory") from error
@@ -120,6 +112,19 @@ class Run:
                 f"{directory or 'runs'}: can't make the run directory: {error}"
             ) from error
         return run
+
+    def _write_config(self, experiment: Experiment) -> None:
+        """Also tries what the run will write: what can't be is told now, not after an hour."""
+        try:
+            for folder in (self.checkpoints().directory, self.tensorboard_path):
+                folder.mkdir(exist_ok=True)
+            for file in (self.log_path, self.metrics_path):
+                file.open("ab").close()
+            write_atomically(self.config_path, experiment.to_yaml().encode())
+        except OSError:
+            with suppress(OSError):
+                self.config_path.unlink()  # there is no run: the directory can be used again
+            raise
 
     @classmethod
     def open(cls, directory: Path) -> Run:
@@ -143,11 +148,18 @@ class Run:
         try:
             return load(self.config_path, overrides)
         except ConfigError as error:
-            if self.record_path.exists() and (used := self.record()["plugins"]):
-                place = Path(self.record()["directory"])
-                options = " ".join(f"--plugin {shlex.quote(str(place / file))}" for file in used)
+            if options := self.plugin_options():
                 error.add_note(f"the run was started with {options}")
             raise
+
+    def plugin_options(self) -> str:
+        """The words that name its plug-ins on a command line; none where it has none."""
+        try:
+            record = self.record()
+        except RunError:
+            return ""
+        place = Path(record["directory"])
+        return " ".join(f"--plugin {shlex.quote(str(place / f))}" for f in record["plugins"])
 
     def checkpoints(self, keep: int = 3) -> Checkpoints:
         """Its checkpoints."""
@@ -201,13 +213,17 @@ class Run:
 
 def versions() -> dict[str, str | None]:
     """Of everything that decides a result."""
+    return {**_deciding_versions(), "platform": platform.platform()}
+
+
+def _deciding_versions() -> dict[str, str | None]:
+    """Of what decides its bits."""
     return {
         "dltrain": dltrain.__version__,
         "python": platform.python_version(),
         "torch": torch.__version__,
         "numpy": numpy.__version__,
         "cuda": torch.version.cuda if torch.cuda.is_available() else None,
-        "platform": platform.platform(),
     }
 
 
@@ -241,8 +257,8 @@ def differences(record: dict[str, Any], device: dict[str, Any]) -> list[str]:
     """
     before = {f"device {key}": value for key, value in record["device"].items()}
     now = {f"device {key}": value for key, value in device.items()}
-    for name in ("dltrain", "python", "torch", "numpy", "cuda"):
-        before[name], now[name] = record["versions"].get(name), versions()[name]
+    before |= record["versions"]
+    now |= _deciding_versions()
     return [
         f"{name} was {before[name]} and is {now[name]}"
         for name in now
@@ -313,7 +329,7 @@ class Record:
 
 def _next_directory(parent: Path) -> Path:
     """The first free number under `parent`; made here, so that no other process takes it."""
-    parent.mkdir(parents=True, exist_ok=True)
+    make_directory(parent)
     taken = [int(p.name) for p in parent.iterdir() if re.fullmatch(r"\d+", p.name)]
     number = max(taken, default=0) + 1
     while True:
@@ -323,4 +339,5 @@ def _next_directory(parent: Path) -> Path:
         except FileExistsError:
             number += 1
         else:
+            sync(parent)
             return directory

@@ -130,52 +130,6 @@ def test_a_pickle_under_a_checkpoints_name_is_refused(tmp_path):
     assert not (tmp_path / "ran").exists()
 
 
-class Killed(BaseException):
-    """Stands for a process that ends here: nothing after it runs."""
-
-
-def test_killed_at_any_file_operation_the_old_or_the_new_is_there(tmp_path, monkeypatch):
-    """Fails at the N-th write, flush or rename of a save, for every N until the save succeeds."""
-    for kind in ("same step", "next step"):
-        n, done = 0, False
-        while not done:
-            n += 1
-            directory = tmp_path / kind / str(n)
-            checkpoints = Checkpoints(directory, keep=1)
-            checkpoints.save(1, snapshot(1.0))
-            count = 0
-
-            def tick(real):
-                def operation(*arguments, **options):
-                    nonlocal count
-                    count += 1
-                    if count == n:  # noqa: B023 - used up before n changes
-                        raise Killed
-                    return real(*arguments, **options)
-
-                return operation
-
-            with monkeypatch.context() as patched:
-                # A killed process clears nothing away.
-                patched.setattr(checkpoint, "_remove", lambda path: None)
-                for name in ("fsync", "open"):
-                    patched.setattr(checkpoint.os, name, tick(getattr(os, name)))
-                for name in ("rename", "replace", "mkdir", "open"):
-                    method = getattr(checkpoint.Path, name)
-                    patched.setattr(checkpoint.Path, name, tick(method))
-                step = 1 if kind == "same step" else 2
-                try:
-                    checkpoints.save(step, snapshot(2.0))
-                    done = True
-                except Killed:
-                    pass
-            _, good, passed_over = Checkpoints(directory).newest()
-            assert not passed_over
-            values = {float(good.model["a"][0, 0])}
-            assert values <= ({2.0} if done else {1.0, 2.0})
-        assert n > 10, "a save has more operations than that: nothing was counted"
-
-
 def test_a_full_disk_leaves_the_earlier_checkpoint_and_no_rubbish(tmp_path, monkeypatch):
     checkpoints = Checkpoints(tmp_path / "c")
     checkpoints.save(1, snapshot(1.0))

@@ -184,7 +184,28 @@ def test_a_run_that_was_killed_before_its_first_checkpoint(call, folder):
     Run.create(dltrain.load("config.yaml"), folder / "run")
     ended = call("resume", folder / "run")
     assert (ended.code, ended.out) == (1, "")
-    assert "holds no good checkpoint to go on from" in ended.err
+    told, way_on = ended.err.splitlines()
+    assert "holds no good checkpoint to go on from" in told
+    again = f"dltrain train {folder / 'run' / 'config.yaml'}"
+    assert way_on == f"start again with: {again}"
+    assert call(*again.split()[1:]).code == 0
+    record = {"plugins": ["my model.py"], "directory": str(folder)}
+    (folder / "run" / "record.json").write_text(json.dumps(record))
+    told = call("resume", folder / "run").err.splitlines()[-1]
+    assert told == f"start again with: {again} --plugin '{folder / 'my model.py'}'"
+
+
+def test_a_directory_that_could_not_be_made_a_run_is_free_again(folder, monkeypatch):
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    experiment = dltrain.load("config.yaml")
+    with monkeypatch.context() as patched:
+        patched.setattr("dltrain.checkpoint.os.fsync", full)
+        with pytest.raises(RunError, match=r"can't make the run directory: .*No space"):
+            Run.create(experiment, folder / "run")
+    assert list((folder / "run").glob("*")) == []
+    Run.create(experiment, folder / "run")
 
 
 def test_paths_of_every_kind(call, experiment, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
 import sys
 import time
@@ -18,7 +19,7 @@ from dltrain.build import (
     build_trainer,
     misfit,
 )
-from dltrain.checkpoint import weights_sha256
+from dltrain.checkpoint import sync, weights_sha256
 from dltrain.config import Experiment
 from dltrain.device import is_out_of_memory, peak_memory_bytes
 from dltrain.errors import DltrainError, RunError, StoppedError
@@ -100,7 +101,11 @@ def resume(run_dir: Path, *, quiet: bool = False, exact: bool = False) -> Summar
             return ended
         experiment = run.experiment()
         checkpoints = run.checkpoints(experiment.checkpoint.keep)
-        path, snapshot, passed_over = checkpoints.newest()
+        try:
+            path, snapshot, passed_over = checkpoints.newest()
+        except RunError as error:
+            error.add_note(_start_again(run))
+            raise
         notices: list[str] = []
         machine = build_machine(experiment)
         data = build_data(experiment, machine, lambda text: _say(text, notices, quiet))
@@ -114,7 +119,7 @@ def resume(run_dir: Path, *, quiet: bool = False, exact: bool = False) -> Summar
         trainer = build_trainer(experiment, data, task, machine, checkpoints, recorders)
         try:
             trainer.restore(snapshot)
-        except (KeyError, RuntimeError) as error:
+        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
             raise RunError(misfit(path, run, error)) from error
         for change in changes:
             recorders[0].line(f"note: {change}; results may differ in their last bits")
@@ -158,6 +163,7 @@ def _recorders(
         )
     for recorder in recorders:
         stack.callback(recorder.close)
+    sync(run.directory)  # what a checkpoint counts on is there after a power cut
     return recorders
 
 
@@ -223,10 +229,17 @@ def _disk_errors(run: Run) -> Iterator[None]:
         yield
     except OSError as error:
         message = f"{error.filename or run.directory}: {error.strerror or error}"
-        raise RunError(
-            f"{message}; earlier checkpoints are untouched, go on with: "
-            f"dltrain resume {run.directory}"
-        ) from error
+        if run.checkpoints().all():
+            way_on = "earlier checkpoints are untouched, go on with: "
+            way_on += f"dltrain resume {run.directory}"
+        else:
+            way_on = f"nothing was saved yet, {_start_again(run)}"
+        raise RunError(f"{message}; {way_on}") from error
+
+
+def _start_again(run: Run) -> str:
+    words = ["dltrain train", shlex.quote(str(run.config_path)), run.plugin_options()]
+    return f"start again with: {' '.join(filter(None, words))}"
 
 
 @contextmanager

@@ -58,9 +58,9 @@ class TensorBoard(Recorder):
         if self._writer is None:
             from torch.utils.tensorboard import SummaryWriter
 
+            threading.excepthook = self._thread_failed
             with _clock_not_before(self._newest_second() + 1):
                 self._writer = SummaryWriter(str(self._directory))
-            threading.excepthook = self._thread_failed
         return self._writer
 
     def scalars(self, step: int, epoch: float, split: str, values: Mapping[str, float]) -> None:

@@ -1,0 +1,94 @@
+"""Weights from a PyTorch file, which is a pickle, to safetensors, which can't run code."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from dltrain.checkpoint import plain, write_atomically
+from dltrain.errors import RunError, UsageError
+
+KEYS = ("state_dict", "model")
+"""Under which a file may hold its weights among other things."""
+
+
+@dataclass(frozen=True)
+class Imported:
+    """What was written.
+
+    Attributes:
+        path: The safetensors file.
+        tensors: How many.
+        values: How many numbers in all of them.
+        bytes: The file's length.
+    """
+
+    path: str
+    tensors: int
+    values: int
+    bytes: int
+
+
+def import_weights(source: Path, output: Path) -> Imported:
+    """Reads a state_dict with `torch.load(weights_only=True)`, and with nothing else.
+
+    Args:
+        source: A file of `torch.save`: a state_dict, or a dict that has one under `state_dict` or
+            `model`.
+        output: The safetensors file to write; replaced where there is one.
+
+    Raises:
+        RunError: The file can't be read so, or holds something else, or `output` can't be written.
+        UsageError: `output` is no `.safetensors` file.
+    """
+    if output.suffix != ".safetensors":
+        raise UsageError(f"{output}: weights are written to a .safetensors file")
+    tensors = _tensors(source, _loaded(source))
+    try:
+        content = safetensors.torch.save(plain(tensors))
+    except Exception as error:  # sparse, quantized, of a kind that safetensors lacks
+        raise RunError(f"{source}: can't be written as safetensors: {_told(error)}") from error
+    try:
+        write_atomically(output, content)
+    except OSError as error:
+        raise RunError(f"{output}: can't be written: {error.strerror or error}") from error
+    values = sum(tensor.numel() for tensor in tensors.values())
+    return Imported(str(output), len(tensors), values, len(content))
+
+
+def _loaded(source: Path) -> Any:
+    try:
+        with warnings.catch_warnings(), source.open("rb") as file:
+            warnings.simplefilter("ignore")  # of what an old or a scripted file is like
+            return torch.load(file, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise RunError(f"{source}: can't be read: {error.strerror or error}") from error
+    except Exception as error:  # a stranger's bytes lead to all kinds of them
+        raise RunError(f"{source}: no file of tensors alone: {_told(error)}") from error
+
+
+def _tensors(source: Path, loaded: Any) -> dict[str, Tensor]:
+    for key in KEYS:
+        if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
+            loaded = loaded[key]
+    if not isinstance(loaded, Mapping) or not loaded:
+        raise RunError(f"{source}: holds no state_dict, but {type(loaded).__name__}")
+    for name, value in loaded.items():
+        if not isinstance(name, str) or not isinstance(value, Tensor):
+            raise RunError(
+                f"{source}: no state_dict: {name!r} is {type(value).__name__}, and no tensor"
+            )
+    return dict(loaded)
+
+
+def _told(error: Exception) -> str:
+    """The first sentence; torch goes on with how to read such a file less safely."""
+    line = str(error).partition("\n")[0].partition(". ")[0]
+    return f"{type(error).__name__}: {line}" if line else type(error).__name__

@@ -1,0 +1,115 @@
+"""Stands between Python and the file system: sees, and may refuse, every operation on files."""
+
+from __future__ import annotations
+
+import builtins
+import io
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+See = Callable[..., None]
+"""Called before each operation with its name, the path, and what else it needs; may raise."""
+
+
+class _Raw(io.FileIO):
+    """A file whose writes are seen one by one, below the buffers."""
+
+    def __init__(self, path: str, mode: str, see: See) -> None:
+        see("open", path, mode)
+        self._see, self._path = see, path
+        super().__init__(path, mode)
+
+    def write(self, data: Any) -> int:
+        self._see("write", self._path, bytes(data))
+        return super().write(data)
+
+    def truncate(self, size: int | None = None) -> int:
+        self._see("truncate", self._path, size)
+        return super().truncate(size)
+
+
+@contextmanager
+def watched(folder: Path, see: See) -> Iterator[None]:
+    """What this process does to files below `folder` is told to `see` first.
+
+    Nothing is flushed to the disk: nobody looks at it after a power cut, and it takes long.
+    """
+    below = os.path.realpath(folder)
+    real_open, real_os_open, real_fsync = io.open, os.open, os.fsync
+    places: dict[int, str] = {}
+
+    def absolute(path: Any) -> str | None:
+        if isinstance(path, int):
+            return None
+        path = Path.cwd() / os.fsdecode(path)
+        place = str(path.parent.resolve() / path.name)
+        inside = place == below or place.startswith(below + os.sep)
+        return place if inside else None
+
+    def open_file(file: Any, mode: str = "r", *arguments: Any, **options: Any) -> Any:
+        place = absolute(file)
+        if place is None:
+            return real_open(file, mode, *arguments, **options)
+        raw = _Raw(place, mode.replace("t", "").replace("b", ""), see)
+        places[raw.fileno()] = place
+        if "+" in mode:
+            binary: Any = io.BufferedRandom(raw)
+        else:
+            binary = io.BufferedReader(raw) if raw.readable() else io.BufferedWriter(raw)
+        if "b" in mode:
+            return binary
+        return io.TextIOWrapper(binary, encoding=options.get("encoding"))
+
+    def os_open(path: Any, flags: int, *arguments: Any, **options: Any) -> int:
+        place = absolute(path)
+        if place is not None:
+            see("open", place, "r")
+        descriptor = real_os_open(path, flags, *arguments, **options)
+        if place is not None:
+            places[descriptor] = place
+        return descriptor
+
+    def fsync(descriptor: int) -> None:
+        if descriptor in places:
+            see("fsync", places[descriptor])
+        else:
+            real_fsync(descriptor)
+
+    def one_path(name: str) -> Callable[..., Any]:
+        function = getattr(os, name)
+
+        def operation(path: Any, *arguments: Any, **options: Any) -> Any:
+            place = absolute(path)
+            if place is not None:
+                see("unlink" if name == "remove" else name, place, *arguments[:1])
+            return function(path, *arguments, **options)
+
+        return operation
+
+    def two_paths(name: str) -> Callable[..., Any]:
+        function = getattr(os, name)
+
+        def operation(before: Any, after: Any, **options: Any) -> None:
+            place = absolute(before)
+            if place is not None:
+                see("rename", place, absolute(after))
+            function(before, after, **options)
+
+        return operation
+
+    changed = {"open": os_open, "fsync": fsync}
+    changed |= {n: one_path(n) for n in ("mkdir", "unlink", "remove", "rmdir", "truncate")}
+    changed |= {n: two_paths(n) for n in ("rename", "replace")}
+    with (
+        mock.patch.multiple(os, **changed),
+        mock.patch.object(io, "open", open_file),
+        mock.patch.object(builtins, "open", open_file),
+        # By path instead of by descriptor: the same operations, and each says where.
+        mock.patch.object(shutil, "_use_fd_functions", False),
+    ):
+        yield
