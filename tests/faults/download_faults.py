@@ -478,7 +478,7 @@ ROWS = [
         "archives with ../, links, devices, bombs and damage",
         "all of the wanted files or none; nothing else is written",
         archive_trial,
-        pr=50,
+        pr=25,
         release=200,
     ),
 ]

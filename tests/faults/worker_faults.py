@@ -19,15 +19,14 @@ from small_data import write_pictures
 from dltrain.data import image_folder
 
 KINDS = ("killed", "killed while idle", "raises", "asleep", "leaves", "stops")
-TIMEOUT = 2
-CONFIG = {
+HANG_SECONDS = 2
+CONFIG: dict[str, Any] = {
     "model": {"name": "mlp", "hidden": [4]},
     "data": {
         "name": "image_folder",
         "root": "pictures",
         "size": 8,
         "workers": 2,
-        "timeout": TIMEOUT,
         "validation": 0.2,
         "test": 0,
     },
@@ -81,7 +80,8 @@ def trial(number: int, folder: Path) -> None:
     random = Random(number)
     kind = KINDS[number % len(KINDS)]
     write_pictures(folder / "pictures", a_class=12)
-    (folder / "config.yaml").write_text(yaml.safe_dump(CONFIG))
+    data = CONFIG["data"] | ({"timeout": HANG_SECONDS} if kind in ("asleep", "stops") else {})
+    (folder / "config.yaml").write_text(yaml.safe_dump(CONFIG | {"data": data}))
     name = f"{random.choice(('red', 'blue'))}/{random.randrange(12)}.png"
     process = Started("run", folder, run_with_a_fault, kind, name)
     workers = folder / "workers"
