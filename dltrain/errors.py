@@ -38,6 +38,13 @@ class OptionError(UsageError):
         self.option = option
 
 
+def brief(text: str, longest: int = 100) -> str:
+    """A file's own words for a message: on one line, and cut where they are long."""
+    if not text.isprintable():
+        text = repr(text)[1:-1]
+    return text if len(text) <= longest else f"{text[:longest]}..."
+
+
 class StoppedError(DltrainError):
     """A signal asked the run to stop; a checkpoint has been saved.
 

@@ -82,15 +82,21 @@ def read_batch(path: Path) -> tuple[Tensor, Tensor]:
         DataError: The file has another length, or a label above 9.
     """
     try:
+        size = path.stat().st_size
+        if size != FILE_BYTES:
+            raise DataError(f"{path}: has {size} bytes instead of {FILE_BYTES}")
         content = bytearray(path.read_bytes())
     except OSError as error:
         raise DataError(f"{path}: can't be read: {error.strerror}") from error
-    if len(content) != FILE_BYTES:
-        raise DataError(f"{path}: has {len(content)} bytes instead of {FILE_BYTES}")
     records = torch.frombuffer(content, dtype=torch.uint8).view(-1, RECORD_BYTES)
     targets = records[:, 0].long()
-    if int(targets.max()) >= len(CLASS_NAMES):
-        raise DataError(f"{path}: label {int(targets.max())} has no class; the file is damaged")
+    wrong = (targets >= len(CLASS_NAMES)).nonzero().flatten().tolist()
+    if wrong:
+        label = int(targets[wrong[0]])
+        raise DataError(
+            f"{path}: record {wrong[0] + 1} has label {label}, which has no class; "
+            "the file is damaged"
+        )
     return records[:, 1:].reshape(-1, 3, 32, 32), targets
 
 

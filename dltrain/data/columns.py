@@ -10,6 +10,7 @@ from torch import Tensor
 from dltrain.data.resident import class_counts, resident_data
 from dltrain.data.splits import TEST_SEED, hold_out
 from dltrain.data.table import Table, number
+from dltrain.errors import DataError, brief
 from dltrain.spec import Column, Data, DataContext, DataSpec, TableInputs
 
 
@@ -45,8 +46,20 @@ def encode(columns: tuple[Column, ...], table: Table, dtype: torch.dtype) -> Ten
             parts.append((code[:, None] == torch.arange(column.width)).double())
         else:
             values = torch.tensor(table.numbers(column.name), dtype=torch.float64)
-            parts.append(((values - column.mean) / column.std)[:, None])
+            features = ((values - column.mean) / column.std).to(dtype)
+            _require_finite(table, column.name, values, features)
+            parts.append(features[:, None])
     return torch.cat(parts, 1).to(dtype)
+
+
+def _require_finite(table: Table, name: str, values: Tensor, standardised: Tensor) -> None:
+    """Numbers that are finite alone may be too large to square, or for the type of the inputs."""
+    if not standardised.isfinite().all():
+        row = int(values.abs().argmax())
+        raise DataError(
+            f"{table.path}:{table.lines[row]}: {brief(name)!r} is {values[row].item()}; "
+            "so large a number can't be computed with"
+        )
 
 
 def table_data(
@@ -82,7 +95,9 @@ def table_data(
     if not class_names:
         if standardise_target:
             target = fit_numbers("target", targets[train].flatten())
-        targets = ((targets - target.mean) / target.std).to(context.dtype)
+        values = targets
+        targets = ((values - target.mean) / target.std).to(context.dtype)
+        _require_finite(table, "the target", values, targets)
     inputs = encode(columns, table, context.dtype)
     spec = DataSpec(
         input_shape=(inputs.shape[1],),

@@ -15,6 +15,7 @@ from dltrain.data.download import fetch
 from dltrain.data.draws import epoch_order, key
 from dltrain.data.splits import HeldOut
 from dltrain.data.tokens import Tokenizer, build_vocabulary, joined, split_text, text_inputs
+from dltrain.data.utf8 import one_line_end, read_utf8
 from dltrain.errors import DataError, OptionError
 from dltrain.registry import DATA
 from dltrain.spec import (
@@ -139,6 +140,8 @@ def corpus_data(
     bare = text_inputs(context, tokenizer)
     tokens = split_text(text, bare)
     total = len(tokens)
+    if not total:
+        raise DataError(f"{source}: has no text")
     sizes = {
         name: amount if isinstance(amount, int) else round(amount * total)
         for name, amount in (("validation", validation), ("test", test))
@@ -265,9 +268,4 @@ def _numbers(inputs: TextInputs, tokens: list[str]) -> list[int]:
 
 
 def _read(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8")
-    except OSError as error:
-        raise DataError(f"{file}: can't be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{file}: is not UTF-8: {error.reason} at byte {error.start}") from error
+    return one_line_end(read_utf8(file))

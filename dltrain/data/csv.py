@@ -12,7 +12,7 @@ from torch import Tensor
 from dltrain.data.columns import table_data
 from dltrain.data.splits import HeldOut
 from dltrain.data.table import Table, number, read_table
-from dltrain.errors import DataError, OptionError
+from dltrain.errors import DataError, OptionError, brief
 from dltrain.registry import DATA
 from dltrain.spec import Data, DataContext
 
@@ -107,6 +107,7 @@ def _warn_of_mixture(context: DataContext, table: Table, name: str) -> None:
     if None in values and any(value is not None for value in values):
         row = values.index(None)
         context.say(
-            f"{table.path}:{table.lines[row]}: {name!r} is {table.column(name)[row]!r}, no number: "
+            f"{table.path}:{table.lines[row]}: {brief(name)!r} is "
+            f"{brief(table.column(name)[row])!r}, no number: "
             "the whole column is taken for categories"
         )

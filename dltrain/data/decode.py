@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import struct
+import io
+import math
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from dltrain.errors import DataError
+from dltrain.errors import DataError, brief
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -31,19 +33,32 @@ def decode_image(path: Path, shape: tuple[int, ...]) -> Tensor:
         Pixels of that shape, uint8.
 
     Raises:
-        DataError: The file is missing, damaged or no picture.
+        DataError: The file is missing, damaged, no picture, or one of more pixels than Pillow
+            thinks safe.
     """
     import numpy as np
-    from PIL import Image, ImageOps
+    from PIL import Image, ImageOps, UnidentifiedImageError
 
     channels, height, width = shape
     try:
-        with Image.open(path) as opened:
-            image = _eight_bit(ImageOps.exif_transpose(opened), path)
-            image = image.convert("L" if channels == 1 else "RGB")
-    # a damaged PNG is a SyntaxError, a damaged TIFF a struct.error
-    except (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError) as error:
-        raise DataError(f"{path}: not a picture that can be read: {error}") from error
+        content = io.BytesIO(path.read_bytes())
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # details, such as a damaged date, spoil no pixel
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(content) as opened:
+                opened.verify()  # checks the sums of a PNG, which decoding does not
+            content.seek(0)
+            with Image.open(content) as opened:
+                ImageOps.exif_transpose(opened, in_place=True)
+                image = _eight_bit(_shortened(opened, height, width), path)
+                image = image.convert("L" if channels == 1 else "RGB")
+    except DataError:
+        raise
+    except UnidentifiedImageError as error:
+        raise DataError(f"{path}: not a picture that can be read: of no known format") from error
+    except Exception as error:  # decoders raise whatever a damaged file leads them to
+        reason = brief(str(error) or type(error).__name__, 300)
+        raise DataError(f"{path}: not a picture that can be read: {reason}") from error
     scale = max(height / image.height, width / image.width)
     size = (max(width, round(image.width * scale)), max(height, round(image.height * scale)))
     if size != image.size:
@@ -52,6 +67,17 @@ def decode_image(path: Path, shape: tuple[int, ...]) -> Tensor:
     image = image.crop((left, top, left + width, top + height))
     pixels = torch.from_numpy(np.array(image)).view(height, width, channels)
     return pixels.permute(2, 0, 1).contiguous()
+
+
+def _shortened(image: Image, height: int, width: int) -> Image:
+    """The middle of a picture that is far longer than the shape: scaled whole, it would be huge."""
+    scale = max(height / image.height, width / image.width)
+    keep_width = min(image.width, 8 * math.ceil(width / scale))
+    keep_height = min(image.height, 8 * math.ceil(height / scale))
+    if (keep_width, keep_height) == image.size:
+        return image
+    left, top = (image.width - keep_width) // 2, (image.height - keep_height) // 2
+    return image.crop((left, top, left + keep_width, top + keep_height))
 
 
 def _eight_bit(image: Image, path: Path) -> Image:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import io
 import os
 import shutil
 import ssl
@@ -20,11 +21,19 @@ from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from tqdm import tqdm
 
-from dltrain.errors import DataError
+from dltrain.errors import DataError, brief
 
 _ATTEMPTS = 3  # for each address; each goes on where the one before broke off
 _CHUNK_BYTES = 1 << 18
-_NETWORK_ERRORS = (URLError, ConnectionError, TimeoutError, ssl.SSLError, HTTPException)
+_NETWORK_ERRORS = (
+    URLError,
+    ConnectionError,
+    TimeoutError,
+    ssl.SSLError,
+    HTTPException,
+    ValueError,  # an address that a server redirects to need not be one
+)
+_ARCHIVE_SLACK_BYTES = 1 << 24  # what an archive may hold besides the files that are wanted
 
 
 class UnreachableError(DataError):
@@ -38,6 +47,7 @@ def fetch(
     *,
     unpacked: bool = False,
     timeout_seconds: float = 20.0,
+    max_bytes: int = 1 << 28,
 ) -> Path:
     """Downloads a file unless it is there, from the first address that gives it unharmed.
 
@@ -47,6 +57,7 @@ def fetch(
         digest: `sha256:...` or `md5:...`, in hexadecimal.
         unpacked: The digest is that of the content of a .gz file, not of the file.
         timeout_seconds: How long a server may be silent.
+        max_bytes: A longer file is not the one expected.
 
     Returns:
         The destination.
@@ -64,17 +75,21 @@ def fetch(
             if destination.exists():
                 return destination
             for url in urls:
+                received = ""
                 try:
-                    _download(url, part, timeout_seconds)
+                    for _ in range(2):
+                        patched = _download(url, part, timeout_seconds, max_bytes)
+                        received = _digest(part, digest.partition(":")[0], unpacked)
+                        _etag_file(part).unlink(missing_ok=True)
+                        if received == digest:
+                            _put_in_place(part, destination)
+                            return destination
+                        part.unlink()
+                        if not patched:  # else the pieces may not belong together
+                            break
                 except _NETWORK_ERRORS as error:
                     failures.append(f"{url}: {_reason(error)}")
                     continue
-                received = _digest(part, digest.partition(":")[0], unpacked)
-                _etag_file(part).unlink(missing_ok=True)
-                if received == digest:
-                    _put_in_place(part, destination)
-                    return destination
-                part.unlink()
                 failures.append(f"{url}: the file has {received}, not {digest}")
                 failure = DataError
     except OSError as error:
@@ -83,7 +98,7 @@ def fetch(
 
 
 def extract(archive: Path, members: Mapping[str, int], folder: Path) -> None:
-    """Takes regular files out of a .tar.gz file, and nothing but those that are named.
+    """Takes regular files out of a .tar.gz file: those that are named, all of them or none.
 
     Args:
         archive: The .tar.gz file.
@@ -91,43 +106,85 @@ def extract(archive: Path, members: Mapping[str, int], folder: Path) -> None:
         folder: Where the files go, under the last part of their names.
 
     Raises:
-        DataError: The archive is damaged, or a member is missing, no file, or of another size.
+        DataError: The archive is damaged or far too large, or a member is missing, no file, or of
+            another size.
     """
     missing = set(members)
+    parts: dict[Path, Path] = {}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tarfile.open(archive, "r:gz") as tar:
-            for member in tar:
-                if member.name not in missing:
-                    continue
-                content = tar.extractfile(member) if member.isreg() else None
-                if content is None or member.size != members[member.name]:
-                    raise DataError(f"{archive}: {member.name} is not the file it should be")
-                place = folder / Path(member.name).name
-                part = place.with_name(place.name + ".part")
-                with content, part.open("wb") as file:
-                    shutil.copyfileobj(content, file)
-                    _sync(file)
-                _put_in_place(part, place)
-                missing.remove(member.name)
-    except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
-        raise DataError(f"{archive}: can't be unpacked: {error}") from error
-    if missing:
-        raise DataError(f"{archive}: there is no {', '.join(sorted(missing))} in it")
+        with gzip.open(archive) as unpacked:
+            stream = _Bounded(unpacked, sum(members.values()) + _ARCHIVE_SLACK_BYTES)
+            with tarfile.open(fileobj=stream, mode="r:") as tar:
+                for member in tar:
+                    if member.name not in missing:
+                        continue
+                    content = tar.extractfile(member) if member.isreg() else None
+                    if content is None or member.size != members[member.name]:
+                        raise DataError(f"{archive}: {member.name} is not the file it should be")
+                    place = folder / Path(member.name).name
+                    part = place.with_name(place.name + ".part")
+                    parts[part] = place
+                    with content, part.open("wb") as file:
+                        shutil.copyfileobj(content, file)
+                        _sync(file)
+                    missing.remove(member.name)
+            while stream.read(_CHUNK_BYTES):  # to the end, where the checksum is
+                pass
+        if missing:
+            raise DataError(f"{archive}: there is no {', '.join(sorted(missing))} in it")
+        for part, place in parts.items():
+            _put_in_place(part, place)
+    except (tarfile.TarError, EOFError, zlib.error, OSError, ValueError) as error:
+        raise DataError(f"{archive}: can't be unpacked: {brief(str(error), 300)}") from error
+    finally:
+        for part in parts:
+            part.unlink(missing_ok=True)
 
 
-def _download(url: str, part: Path, timeout_seconds: float) -> None:
-    """Fills the part file from one address, going on after an interruption."""
+class _Bounded(io.RawIOBase):
+    """A file whose first bytes may be read, and no more: what is behind them may be a bomb."""
+
+    def __init__(self, file: gzip.GzipFile, limit: int) -> None:
+        self._file, self._limit = file, limit
+
+    def read(self, size: int = -1) -> bytes:
+        self._check(self._limit + 1 if size < 0 else self.tell() + size)
+        return self._file.read(size)
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        self._check(offset)
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def _check(self, end: int) -> None:
+        if end > self._limit:
+            raise tarfile.ReadError(f"it holds more than {self._limit} bytes")
+
+
+def _download(url: str, part: Path, timeout_seconds: float, max_bytes: int) -> bool:
+    """Fills the part file from one address, going on after an interruption.
+
+    Returns:
+        Whether the file was put together from several answers.
+    """
     for attempts_left in reversed(range(_ATTEMPTS)):
         try:
-            return _receive(url, part, timeout_seconds)
+            return _receive(url, part, timeout_seconds, max_bytes) > 0
         except (ConnectionError, TimeoutError, HTTPException):
             if not attempts_left:
                 raise
+    raise AssertionError
 
 
-def _receive(url: str, part: Path, timeout_seconds: float) -> None:
-    """One request: the rest of the file where the server still has the same one, or all of it."""
+def _receive(url: str, part: Path, timeout_seconds: float, max_bytes: int) -> int:
+    """One request: the rest of the file where the server still has the same one, or all of it.
+
+    Returns:
+        How much was there before.
+    """
     _require_http(url)
     headers = {"User-Agent": "dltrain", "Accept-Encoding": "identity"}
     start, etag = _received_so_far(url, part)
@@ -140,7 +197,7 @@ def _receive(url: str, part: Path, timeout_seconds: float) -> None:
     except HTTPError as error:
         error.close()
         if error.code == 416:  # there is nothing after what we have: start afresh
-            part.unlink(missing_ok=True)
+            _forget(part)
             raise ConnectionError("the server has no such range") from error
         raise
     with response:
@@ -148,9 +205,12 @@ def _receive(url: str, part: Path, timeout_seconds: float) -> None:
         if response.status != 206:
             start = 0
         elif new_etag != etag or not _starts_at(start, response.headers.get("Content-Range", "")):
-            part.unlink()
+            _forget(part)
             raise ConnectionError("the server sent another part than was asked for")
         total = None if response.length is None else start + response.length
+        if (total or 0) > max_bytes:
+            _forget(part)
+            raise _too_long(max_bytes)
         with (
             part.open("ab" if start else "wb") as file,
             tqdm(
@@ -161,10 +221,24 @@ def _receive(url: str, part: Path, timeout_seconds: float) -> None:
             while chunk := response.read(_CHUNK_BYTES):
                 file.write(chunk)
                 bar.update(len(chunk))
+                if file.tell() > max_bytes:
+                    _forget(part)
+                    raise _too_long(max_bytes)
             _sync(file)
             received = file.tell()
     if total is not None and received != total:
         raise ConnectionError(f"the connection broke after {received} of {total} bytes")
+    return start
+
+
+def _too_long(max_bytes: int) -> URLError:
+    return URLError(f"longer than {max_bytes} bytes, which the file is not")
+
+
+def _forget(part: Path) -> None:
+    """Takes away what was received; the next request is for all of the file."""
+    part.unlink(missing_ok=True)
+    _etag_file(part).unlink(missing_ok=True)
 
 
 def _received_so_far(url: str, part: Path) -> tuple[int, str]:
@@ -172,7 +246,7 @@ def _received_so_far(url: str, part: Path) -> tuple[int, str]:
     note = _etag_file(part)
     if not part.exists() or not note.exists():
         return 0, ""
-    etag, _, noted_url = note.read_text(encoding="utf-8").partition("\n")
+    etag, _, noted_url = note.read_text(encoding="utf-8", errors="replace").partition("\n")
     if noted_url != url or not etag.startswith('"'):  # a weak tag, W/"...", doesn't vouch for bytes
         return 0, ""
     return part.stat().st_size, etag
@@ -203,8 +277,8 @@ def _require_http(url: str) -> None:
 def _reason(error: Exception) -> str:
     """What went wrong, without the words that urllib puts around it."""
     if isinstance(error, URLError) and not isinstance(error, HTTPError):
-        return str(error.reason)
-    return str(error) or type(error).__name__
+        return brief(str(error.reason), 300)
+    return brief(" ".join(str(error).split()) or type(error).__name__, 300)
 
 
 def _digest(path: Path, algorithm: str, unpacked: bool) -> str:

@@ -89,31 +89,54 @@ def read_idx(path: Path, num_dimensions: int) -> Tensor:
         DataError: The file can't be read, is not such a file, or is shorter or longer than its
             header says.
     """
-    header_bytes = 4 + 4 * num_dimensions
+    shape = idx_shape(path, num_dimensions)
+    start, size = 4 + 4 * num_dimensions, math.prod(shape)
+    differs = DataError(f"{path}: its header promises {size} bytes {shape}, its content differs")
     try:
-        content = path.read_bytes()
+        if path.suffix != ".gz":
+            if path.stat().st_size != start + size or not size:
+                raise differs
+            content = bytearray(path.read_bytes())
+        else:
+            packed = zlib.decompressobj(wbits=31)
+            file = path.read_bytes()
+            # one byte more than promised shows that there is too much, and no bomb goes off
+            limit = min(start + size + 1, _MAX_DEFLATE_RATIO * len(file))
+            content = bytearray(packed.decompress(file, limit))
+            if not packed.eof or packed.unused_data:
+                raise differs
     except OSError as error:
         raise DataError(f"{path}: can't be read: {error.strerror}") from error
-    packed = zlib.decompressobj(wbits=31) if path.suffix == ".gz" else None
-    try:
-        header = packed.decompress(content, header_bytes) if packed else content[:header_bytes]
-        if len(header) < header_bytes or header[:4] != bytes((0, 0, 8, num_dimensions)):
-            raise DataError(
-                f"{path}: not an IDX file of bytes in {num_dimensions} dimensions: "
-                f"it starts with {header[:4].hex(' ') or 'nothing'}"
-            )
-        shape = struct.unpack(f">{num_dimensions}I", header[4:])
-        size = math.prod(shape)
-        # one byte more than promised shows that there is too much, and no bomb goes off
-        limit = min(size + 1, _MAX_DEFLATE_RATIO * len(content))
-        body = packed.decompress(packed.unconsumed_tail, limit) if packed else content
     except zlib.error as error:
         raise DataError(f"{path}: damaged gzip file: {error}") from error
-    start = 0 if packed else header_bytes
-    whole = packed is None or (packed.eof and not packed.unused_data)
-    if len(body) - start != size or not whole or size == 0:
-        raise DataError(f"{path}: its header promises {size} bytes {shape}, its content differs")
-    return torch.frombuffer(bytearray(body), dtype=torch.uint8, offset=start).view(shape)
+    if len(content) != start + size or not size:
+        raise differs
+    return torch.frombuffer(content, dtype=torch.uint8, offset=start).view(shape)
+
+
+def idx_shape(path: Path, num_dimensions: int) -> tuple[int, ...]:
+    """The shape that the header of an IDX file gives; nothing but the start of the file is read.
+
+    Raises:
+        DataError: The file can't be read, or is no IDX file of bytes in so many dimensions.
+    """
+    header_bytes = 4 + 4 * num_dimensions
+    try:
+        with path.open("rb") as file:
+            header = file.read(1 << 16)
+        if path.suffix == ".gz":
+            header = zlib.decompressobj(wbits=31).decompress(header, header_bytes)
+    except OSError as error:
+        raise DataError(f"{path}: can't be read: {error.strerror}") from error
+    except zlib.error as error:
+        raise DataError(f"{path}: damaged gzip file: {error}") from error
+    header = header[:header_bytes]
+    if len(header) < header_bytes or header[:4] != bytes((0, 0, 8, num_dimensions)):
+        raise DataError(
+            f"{path}: not an IDX file of bytes in {num_dimensions} dimensions: "
+            f"it starts with {header[:4].hex(' ') or 'nothing'}"
+        )
+    return struct.unpack(f">{num_dimensions}I", header[4:])
 
 
 def read_pair(folder: Path, names: tuple[str, str]) -> tuple[Tensor, Tensor]:
@@ -126,10 +149,10 @@ def read_pair(folder: Path, names: tuple[str, str]) -> tuple[Tensor, Tensor]:
         DataError: A file is damaged, or the two have different numbers of samples.
     """
     paths = [present(folder, name) for name in names]
-    images, labels = read_idx(paths[0], 3), read_idx(paths[1], 1)
-    if len(images) != len(labels):
-        raise DataError(f"{paths[0]} has {len(images)} pictures, {paths[1]} {len(labels)} labels")
-    return images[:, None], labels.long()
+    pictures, labels = idx_shape(paths[0], 3)[0], idx_shape(paths[1], 1)[0]
+    if pictures != labels:  # seen before anything is unpacked
+        raise DataError(f"{paths[0]} has {pictures} pictures, {paths[1]} {labels} labels")
+    return read_idx(paths[0], 3)[:, None], read_idx(paths[1], 1).long()
 
 
 def present(folder: Path, name: str) -> Path:

@@ -47,6 +47,7 @@ def image_folder(
     validation: HeldOut = 0.1,
     test: HeldOut = 0.1,
     workers: NonNegativeInt = 2,
+    timeout: PositiveFloat = 300.0,
     augment: Augment | None = None,
     mean: tuple[Fraction, ...] | None = None,
     std: tuple[PositiveFloat, ...] | None = None,
@@ -64,6 +65,7 @@ def image_folder(
         validation: Pictures to validate on where there is no folder val: a number, or a fraction.
         test: Pictures to test on where there is no folder test: a number, or a fraction.
         workers: Processes that read pictures; 0 reads them in the training process.
+        timeout: Seconds that a worker may take for a batch before the run is ended.
         augment: Random changes to training pictures.
         mean: Mean of each channel, from 0 to 1; ImageNet's if not given.
         std: Standard deviation of each channel, from 0 to 1; ImageNet's if not given.
@@ -87,8 +89,10 @@ def image_folder(
         return Streamed(
             _Reader(part.paths, shape),
             part.targets.to(context.device),
+            names=part.paths,
             seed=context.seed,
             workers=workers,
+            timeout=timeout,
             transform=transform,
         )
 
@@ -123,13 +127,13 @@ class _Pictures:
 
 @dataclass(frozen=True)
 class _Reader:
-    """Sample numbers to pixels; what worker processes run."""
+    """A sample's number to pixels; what worker processes run."""
 
     paths: list[Path]
     shape: tuple[int, int, int]
 
-    def __call__(self, numbers: list[int]) -> Tensor:
-        return torch.stack([decode_image(self.paths[number], self.shape) for number in numbers])
+    def __call__(self, number: int) -> Tensor:
+        return decode_image(self.paths[number], self.shape)
 
 
 def _find(root: Path) -> tuple[tuple[str, ...], dict[str, _Pictures]]:

@@ -15,6 +15,7 @@ from dltrain.data.decode import decode_image
 from dltrain.data.images import ImageTransform
 from dltrain.data.table import Table, read_table
 from dltrain.data.tokens import Encoder
+from dltrain.data.utf8 import one_line_end, read_utf8
 from dltrain.errors import DataError
 from dltrain.spec import PADDING, DataSpec, ImageInputs, TableInputs, TextInputs
 
@@ -53,7 +54,7 @@ def read_texts(inputs: TextInputs, given: Sequence[str | Path]) -> tuple[Tensor,
         if str(item) == "-":
             texts += sys.stdin.read().splitlines()
         elif _is_file(item):
-            texts += _lines(Path(item))
+            texts += one_line_end(read_utf8(Path(item))).splitlines()
         else:
             texts.append(str(item))
     texts = [text for text in texts if text.strip()]
@@ -69,13 +70,6 @@ def _is_file(item: str | Path) -> bool:
         return Path(item).is_file()
     except OSError:  # a text that is longer than a file's name may be
         return False
-
-
-def _lines(path: Path) -> list[str]:
-    try:
-        return path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: can't be read: {error}") from error
 
 
 def read_images(spec: DataSpec, paths: Sequence[Path]) -> Tensor:
@@ -96,11 +90,7 @@ def read_rows(spec: DataSpec, path: Path) -> Tensor:
 
 def _table(inputs: TableInputs, path: Path) -> Table:
     """The table, read with the delimiter that gives its header the columns that training had."""
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            header = file.readline()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: can't be read: {error}") from error
+    header = one_line_end(read_utf8(path)).partition("\n")[0]
     wanted = [column.name for column in inputs.columns]
 
     def found(delimiter: str) -> int:

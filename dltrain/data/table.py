@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import csv
+import io
 import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from dltrain.errors import DataError
+from dltrain.data.utf8 import read_utf8
+from dltrain.errors import DataError, brief
 
 MISSING = frozenset({"", "na", "n/a", "nan", "null", "?"})
 """Cells, in lower case, that stand for no value."""
@@ -31,7 +33,7 @@ class Table:
         """The cells of a column; DataError if there is none of that name."""
         if name not in self.columns:
             raise DataError(
-                f"{self.path}: has no column {name!r}; it has {', '.join(self.columns)}"
+                f"{self.path}: has no column {name!r}; it has {brief(', '.join(self.columns), 300)}"
             )
         return self.columns[name]
 
@@ -41,7 +43,9 @@ class Table:
         for line, cell in zip(self.lines, self.column(name), strict=True):
             value = number(cell)
             if value is None:
-                raise DataError(f"{self.path}:{line}: {name!r} is {cell!r}; a number is wanted")
+                raise DataError(
+                    f"{self.path}:{line}: {brief(name)!r} is {brief(cell)!r}; a number is wanted"
+                )
             values.append(value)
         return values
 
@@ -60,23 +64,22 @@ def read_table(path: Path, delimiter: str, *, any_cell: bool = False) -> Table:
     """
     lines: list[int] = []
     rows: list[list[str]] = []
+    text = io.StringIO(read_utf8(path), newline="")
+    reader = csv.reader(text, delimiter=delimiter, strict=True)
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, delimiter=delimiter, strict=True)
-            header = [name.strip() for name in next(reader, [])]
-            if not all(header) or len(set(header)) != len(header) or not header:
-                raise DataError(f"{path}:1: column names must be there, and differ: {header}")
-            for row in reader:
-                if not row:  # an empty line
-                    continue
-                cells = [cell.strip() for cell in row]
-                _check_row(f"{path}:{reader.line_num}", header, cells, any_cell)
-                lines.append(reader.line_num)
-                rows.append(cells)
-    except OSError as error:
-        raise DataError(f"{path}: can't be read: {error.strerror}") from error
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path}: not a CSV file in UTF-8: {error}") from error
+        header = [name.strip() for name in next(reader, [])]
+        if not all(header) or len(set(header)) != len(header) or not header:
+            names = brief(str(header), 300)
+            raise DataError(f"{path}:1: column names must be there, and differ: {names}")
+        for row in reader:
+            if not row:  # an empty line
+                continue
+            cells = [cell.strip() for cell in row]
+            _check_row(f"{path}:{reader.line_num}", header, cells, any_cell)
+            lines.append(reader.line_num)
+            rows.append(cells)
+    except csv.Error as error:
+        raise DataError(f"{path}:{reader.line_num}: not a CSV file: {error}") from error
     if not rows:
         raise DataError(f"{path}: has no rows")
     columns = [list(cells) for cells in zip(*rows, strict=True)]
@@ -92,7 +95,8 @@ def _check_row(place: str, header: list[str], cells: list[str], any_cell: bool) 
         value = number(cell)
         if cell.lower() in MISSING or (value is not None and not math.isfinite(value)):
             raise DataError(
-                f"{place}: {name!r} is {cell or 'empty'}; fill in a value or take the row out"
+                f"{place}: {brief(name)!r} is {brief(cell) or 'empty'}; "
+                "fill in a value or take the row out"
             )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,7 +24,8 @@ from dltrain.data.tokens import (
     split_text,
     text_inputs,
 )
-from dltrain.errors import DataError, OptionError
+from dltrain.data.utf8 import one_line_end, read_utf8
+from dltrain.errors import DataError, OptionError, brief
 from dltrain.registry import DATA
 from dltrain.spec import Data, DataContext, DataSpec, PositiveInt
 
@@ -150,7 +152,7 @@ def text_csv(
     texts = [" ".join(cells) for cells in zip(*(columns[name] for name in text), strict=True)]
     class_names = sorted(set(columns[label]))
     if len(class_names) < 2:
-        raise DataError(f"{file}: {label!r} is {class_names[0]!r} in every row")
+        raise DataError(f"{file}: {label!r} is {brief(class_names[0])!r} in every row")
     place = {name: number for number, name in enumerate(class_names)}
     whole = Texts(texts, [place[name] for name in columns[label]])
     return _text_data(
@@ -190,25 +192,29 @@ def _read_jsonl(path: Path, names: Sequence[str]) -> tuple[list[int], dict[str, 
     for number, line in enumerate(lines, 1):
         try:
             row = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise DataError(f"{path}:{number}: not a JSON object") from error
         for name, cells in columns.items():
             if not isinstance(row, dict) or name not in row:
                 raise DataError(f"{path}:{number}: has no {name!r}")
-            if not isinstance(row[name], str | int | float):
+            if not _is_cell(row[name]):
                 raise DataError(
-                    f"{path}:{number}: {name!r} is {json.dumps(row[name])}; "
+                    f"{path}:{number}: {name!r} is {brief(json.dumps(row[name]))}; "
                     "a text or a number is wanted"
                 )
             cells.append(str(row[name]).strip())
     return list(range(1, len(lines) + 1)), columns
 
 
+def _is_cell(value: object) -> bool:
+    """Whether it is a text, without halves of characters, or a finite number."""
+    if isinstance(value, str):
+        return not any("\ud800" <= character <= "\udfff" for character in value)
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
 def _lines(path: Path) -> list[str]:
-    try:
-        lines = path.read_text(encoding="utf-8-sig").rstrip("\n").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: can't be read: {error}") from error
+    lines = one_line_end(read_utf8(path)).rstrip("\n").split("\n")
     if lines == [""]:
         raise DataError(f"{path}: has no lines")
     return lines

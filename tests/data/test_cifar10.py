@@ -80,7 +80,7 @@ def test_damage_is_named(build, tmp_path):
     with pytest.raises(DataError, match=r"data_batch_3\.bin: has 61459 bytes instead of 61460"):
         build("cifar10", validation=0)
     path.write_bytes(b"\x0a" + content[1:])
-    with pytest.raises(DataError, match=r"data_batch_3\.bin: label 10"):
+    with pytest.raises(DataError, match=r"data_batch_3\.bin: record 1 has label 10"):
         build("cifar10", validation=0)
 
 

@@ -112,7 +112,7 @@ def test_a_large_vocabulary_is_kept_whole(context, tmp_path):
         ({"validation": 997}, OptionError, "997 of 997 tokens"),
         ({"test": 0.0001}, OptionError, "0.0001 of 997 tokens is 0"),
         ({"path": "absent.txt"}, DataError, "absent.txt: can't be read: No such file"),
-        ({"path": "latin1.txt"}, DataError, "latin1.txt: is not UTF-8: .* at byte 1"),
+        ({"path": "latin1.txt"}, DataError, "latin1.txt:1: is not UTF-8: .* at byte 1"),
     ],
 )
 def test_errors_say_what_is_wrong(context, tmp_path, options, error, message):

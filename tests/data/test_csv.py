@@ -162,7 +162,7 @@ def test_a_slip_in_a_column_of_numbers_is_said(build, write):
         ("x,\n1,2\n", r"t\.csv:1: column names"),
         ("", r"t\.csv:1: column names"),
         ("x,y\n", r"t\.csv: has no rows"),
-        ('x,y\n1,"2\n', r"t\.csv: not a CSV file"),
+        ('x,y\n1,"2\n', r"t\.csv:2: not a CSV file"),
         ("x,z\n1,2\n", r"t\.csv: has no column 'y'; it has x, z"),
         ("y\n1\n", r"none"),
         ("x,y\n1,a\n2,a\n", r"t\.csv: 'y' is 'a' in every row"),
@@ -186,7 +186,7 @@ def test_wrong_options_are_named(build, write, tmp_path):
     with pytest.raises(DataError, match=r"no\.csv: can't be read"):
         build("csv", path=str(tmp_path / "no.csv"), target="kind")
     (tmp_path / "latin.csv").write_bytes("x,y\nä,1\n".encode("latin-1"))
-    with pytest.raises(DataError, match=r"latin\.csv: not a CSV file in UTF-8"):
+    with pytest.raises(DataError, match=r"latin\.csv:2: is not UTF-8"):
         build("csv", path=str(tmp_path / "latin.csv"), target="y")
 
 

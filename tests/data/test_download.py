@@ -4,11 +4,10 @@ import gzip
 import hashlib
 import io
 import tarfile
-import threading
 from concurrent.futures import ThreadPoolExecutor
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+from web_server import serving
 
 from dltrain.data.download import UnreachableError, extract, fetch
 from dltrain.errors import DataError
@@ -17,56 +16,10 @@ CONTENT = bytes(range(256)) * 4000  # about 1 MB
 DIGEST = f"sha256:{hashlib.sha256(CONTENT).hexdigest()}"
 
 
-class Handler(BaseHTTPRequestHandler):
-    """Serves `server.content`, and does wrong what the server says."""
-
-    def do_GET(self):
-        server = self.server
-        asked = self.headers.get("Range")
-        server.requests.append((self.path, asked))
-        if self.path == "/missing":
-            return self.send_error(404)
-        if self.path == "/redirect":
-            self.send_response(302)
-            self.send_header("Location", server.redirect)
-            self.end_headers()
-            return None
-        start = 0
-        same = self.headers.get("If-Range") == server.etag or server.ignores_if_range
-        if asked and server.ranges and same:
-            start = int(asked.removeprefix("bytes=").removesuffix("-"))
-            if start >= len(server.content):
-                return self.send_error(416)
-        body = server.content[start:]
-        self.send_response(206 if start else 200)
-        self.send_header("ETag", server.etag)
-        self.send_header("Content-Length", str(len(body)))
-        if start:
-            end = len(server.content) - 1
-            self.send_header("Content-Range", f"bytes {start}-{end}/{len(server.content)}")
-        self.end_headers()
-        if server.cuts:
-            body = body[: server.cuts.pop(0)]
-            self.close_connection = True
-        self.wfile.write(body)
-        return None
-
-    def log_message(self, *_):
-        pass
-
-
 @pytest.fixture
 def server():
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        server.url = f"http://127.0.0.1:{server.server_port}"
-        server.content, server.etag, server.redirect = CONTENT, '"v1"', ""
-        server.ranges, server.ignores_if_range = True, False
-        server.cuts, server.requests = [], []
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
+    with serving(CONTENT) as server:
         yield server
-        server.shutdown()
-        thread.join()
 
 
 @pytest.fixture

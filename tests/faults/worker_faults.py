@@ -1,0 +1,123 @@
+"""Processes that read pictures for the training, and end or hang while it waits for them."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import time
+from pathlib import Path
+from random import Random
+from typing import Any
+from unittest import mock
+
+import yaml
+from processes import Started, command_line
+from rows import Row
+from small_data import write_pictures
+
+from dltrain.data import image_folder
+
+KINDS = ("killed", "killed while idle", "raises", "asleep", "leaves", "stops")
+HANG_SECONDS = 2
+CONFIG: dict[str, Any] = {
+    "model": {"name": "mlp", "hidden": [4]},
+    "data": {
+        "name": "image_folder",
+        "root": "pictures",
+        "size": 8,
+        "workers": 2,
+        "validation": 0.2,
+        "test": 0,
+    },
+    "loss": "cross_entropy",
+    "optimizer": {"name": "sgd", "lr": 0.01},
+    "train": {"epochs": 3, "batch_size": 4, "device": "cpu"},
+    "recording": {"tensorboard": False},
+}
+
+
+def run_with_a_fault(kind: str, name: str) -> None:
+    """The command line, with a fault in whichever process decodes the picture of that name."""
+    decode = image_folder.decode_image
+
+    def faulty(path: Path, shape: tuple[int, ...]) -> Any:
+        with Path("workers").open("a") as file:
+            print(os.getpid(), file=file)
+        if "/".join(path.parts[-2:]) == name:
+            fail(kind)
+        return decode(path, shape)
+
+    multiprocessing.set_start_method("fork", force=True)  # so that workers have the fault, too
+    with mock.patch.object(image_folder, "decode_image", faulty):
+        command_line("train", "config.yaml", "--quiet")
+
+
+def fail(kind: str) -> None:
+    match kind:
+        case "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        case "raises":
+            raise ZeroDivisionError("two\nlines of " + "x" * 5000)
+        case "asleep":
+            time.sleep(10_000)
+        case "leaves":
+            os._exit(0)
+        case "stops":
+            os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def alive(pid: int) -> bool:
+    """Whether a process of that number does anything yet; a zombie does not."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state not in ("Z", "X")
+
+
+def trial(number: int, folder: Path) -> None:
+    random = Random(number)
+    kind = KINDS[number % len(KINDS)]
+    write_pictures(folder / "pictures", a_class=12)
+    data = CONFIG["data"] | ({"timeout": HANG_SECONDS} if kind in ("asleep", "stops") else {})
+    (folder / "config.yaml").write_text(yaml.safe_dump(CONFIG | {"data": data}))
+    name = f"{random.choice(('red', 'blue'))}/{random.randrange(12)}.png"
+    process = Started("run", folder, run_with_a_fault, kind, name)
+    workers = folder / "workers"
+    try:
+        if kind == "killed while idle":
+            while not workers.exists() or not workers.read_text().endswith("\n"):
+                assert process.running, process.err
+                time.sleep(0.005)
+            os.kill(int(workers.read_text().split()[0]), signal.SIGKILL)
+        code = process.wait()
+    finally:
+        process.end()
+    lines = process.err.splitlines()
+    if kind == "killed while idle" and code == 0:
+        return  # it had read all that was wanted of it
+    assert code == 1, (code, process.err)
+    assert 1 <= len(lines) <= 2, process.err
+    assert len(process.err) < 700, process.err
+    said = {"raises": "reading it failed", "asleep": "hangs", "stops": "hangs"}.get(kind, "died")
+    assert said in process.err, process.err
+    wanted = ".png" if kind == "killed while idle" else name
+    assert wanted in lines[0], process.err
+    deadline = time.monotonic() + 10
+    pids = {int(pid) for pid in workers.read_text().split()}
+    while left := {pid for pid in pids if alive(pid)}:
+        assert time.monotonic() < deadline, f"left behind: {left}"
+        time.sleep(0.05)
+
+
+ROWS = [
+    Row(
+        "a process that reads pictures: killed, raising, asleep, stopped, leaving",
+        "within the timeout exit code 1, in one or two lines that name the picture; "
+        "no process is left",
+        trial,
+        pr=len(KINDS),
+        release=5 * len(KINDS),
+    ),
+]
