@@ -71,7 +71,7 @@ def check(experiment: Experiment) -> Check:
             task.model.train()
             forward = [_forward(task, phase, part, machine) for phase in task.phases]
             trainer.train_step(batch)
-        except (RuntimeError, IndexError) as error:
+        except (RuntimeError, IndexError, ValueError) as error:
             raise RunError(f"the first step fails: {error}") from error
         loss, weight, _ = trainer.state.take(task.phases[0].name)
         if trainer.state.skipped:

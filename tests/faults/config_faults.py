@@ -3,16 +3,45 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+import re
 import resource
+import shutil
 import sys
 import time
-from contextlib import redirect_stderr, redirect_stdout
+from collections.abc import Callable, Iterator
+from contextlib import redirect_stderr, redirect_stdout, suppress
+from copy import deepcopy
+from dataclasses import dataclass, fields
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
+import hypothesis
+from hypothesis import strategies as st
 from processes import Started
 from rows import Row
+from small_data import write_images, write_text
+
+from dltrain import plugins
+from dltrain.config import ConfigError, Experiment, Problem, load
+from dltrain.config.experiment import COMPONENTS, KEYS
+from dltrain.config.options import TypedOption, typed_options
+from dltrain.config.parse import read
+from dltrain.config.tree import plain
+from dltrain.errors import DltrainError, UsageError
+from dltrain.registry import METRICS, REGISTRIES, TASKS, Registry
+from dltrain.settings import (
+    CheckpointSettings,
+    EarlyStopSettings,
+    RecordingSettings,
+    TrainSettings,
+)
+
+plugins.register_builtins()
+CONFIGS = Path(__file__).parents[2] / "configs"
+SHIPPED = sorted(CONFIGS.rglob("*.yaml"))
 
 VALID = """\
 model: mlp
@@ -224,7 +253,6 @@ def hostile(number: int, folder: Path) -> None:
 def watch() -> None:
     """Loads and trains hostile.yaml; prints what that cost and what it did, as JSON."""
     from dltrain.cli import main
-    from dltrain.config import load
 
     sys.path.insert(0, "")
     did: list[str] = []
@@ -305,6 +333,408 @@ def _megabytes() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
+# ---------------------------------------------------------------------------------- mutated
+
+
+@dataclass(frozen=True)
+class Mutated:
+    """A config that was mutated, and the words on the command line after it."""
+
+    content: bytes
+    overrides: tuple[str, ...] = ()
+
+
+def mutated(number: int, folder: Path) -> None:
+    """A hundred mutated configs; every second trial mutates trees, the others bytes."""
+    shutil.copytree(CONFIGS, folder / "configs")
+    strategy = mutated_trees() if number % 2 == 0 else mutated_bytes()
+
+    def case(config: Mutated) -> None:
+        path = folder / "configs" / "tiny" / "mutated.yaml"
+        path.write_bytes(config.content)
+        experiment = loaded_or_refused(path, config.overrides)
+        if experiment is not None:
+            again = folder / "again.yaml"
+            again.write_text(experiment.to_yaml(), encoding="utf-8")
+            assert load(again).to_dict() == experiment.to_dict()
+
+    try_cases(case, strategy, number, 100)
+
+
+def try_cases(case: Callable[[Any], None], strategy: Any, number: int, count: int) -> None:
+    """So many examples, which the number decides; the smallest that fails is told."""
+    run = hypothesis.settings(
+        max_examples=count,
+        database=None,
+        deadline=None,
+        suppress_health_check=list(hypothesis.HealthCheck),
+        phases=[hypothesis.Phase.generate, hypothesis.Phase.shrink],
+    )(hypothesis.given(strategy)(case))
+    hypothesis.seed(number)(run)()
+
+
+def loaded_or_refused(path: Path, overrides: tuple[str, ...]) -> Experiment | None:
+    """What `load` gives; None where it refuses, which must say where and what."""
+    started, refusal = time.process_time(), None
+    try:
+        experiment = load(path, overrides)
+    except UsageError as error:
+        experiment, refusal = None, error
+    assert time.process_time() - started < 5
+    if refusal is not None:
+        assert refusal.exit_code == 2
+        assert isinstance(refusal, ConfigError), refusal
+        assert refusal.problems
+        for problem in refusal.problems:
+            told_well(problem)
+    return experiment
+
+
+def told_well(problem: Problem) -> None:
+    """A problem has a key, or is one of the text, and stands on a line that is there."""
+    at, text = problem.position, str(problem)
+    assert len(text.splitlines()) in (1, 3), text
+    assert all(c.isprintable() or c in "\t\n" for c in text), text
+    assert problem.path or problem.message.startswith(OF_THE_TEXT), text
+    if at.source.startswith("command line: ") or problem.message.startswith(OF_THE_FILE):
+        return
+    assert at.line >= 1, text
+    assert at.column >= 1, text
+    content = Path(at.source).read_bytes().decode("utf-8-sig", "replace")
+    assert at.line <= len(re.split("\r\n|[\r\n\x85\u2028\u2029]", content)), text
+    assert at.text in content, text
+
+
+OF_THE_FILE = ("the file is larger", "the file is UTF-16", "not YAML: a number is out")
+OF_THE_TEXT = (
+    *OF_THE_FILE,
+    "a key must be text",
+    "a second document",
+    "alias ",
+    "byte 0x",
+    "character ",
+    "escapes for",
+    "expected `key: value` lines",
+    "expected key=value",
+    "key ",
+    "merge keys",
+    "more than 10,000",
+    "nested deeper",
+    "not YAML: ",
+    "tag ",
+    "the file is empty",
+)
+
+
+def mutated_bytes() -> Any:
+    """A shipped config with bytes changed, taken out, put in, moved, or cut off."""
+    files = [path.read_bytes() for path in SHIPPED]
+
+    @st.composite
+    def strategy(draw: Any) -> Mutated:
+        data = bytearray(draw(st.sampled_from(files)))
+        for _ in range(draw(st.integers(1, 6))):
+            at = draw(st.integers(0, len(data)))
+            how = draw(st.sampled_from(["flip", "delete", "insert", "truncate", "splice", "move"]))
+            length = draw(st.integers(1, 20))
+            if how == "flip" and at < len(data):
+                data[at] ^= 1 << draw(st.integers(0, 7))
+            elif how == "delete":
+                del data[at : at + length]
+            elif how == "insert":
+                data[at:at] = draw(st.sampled_from(PIECES) | st.binary(max_size=10))
+            elif how == "truncate" and draw(st.booleans()):
+                del data[at:]
+            elif how == "splice":
+                other = draw(st.sampled_from(files))
+                start = draw(st.integers(0, len(other)))
+                data[at:at] = other[start : start + 10 * length]
+            else:
+                piece = data[at : at + length]
+                del data[at : at + length]
+                to = draw(st.integers(0, len(data)))
+                data[to:to] = piece
+        return Mutated(bytes(data))
+
+    return strategy()
+
+
+PIECES = [
+    *(
+        character.encode()
+        for character in "{}[],:&*#?|-<>=!%@`'\"\\~ \t\n\r\0\x85\u2028\ufeff\u00e9"
+    ),
+    *(b": ", b"- ", b"? ", b"\n\n", b"\r\n", b"---\n", b"...\n", b"&a ", b"*a", b"!!str ", b"<<: "),
+    *(b"\xff", b"\xc3", b"\xed\xa0\x80", b"1e999", b".nan", b"null", b"true", b"1" * 30),
+    *(b"extends: mutated.yaml\n", b"phases: {main: {optimizer: sgd}}\n", b'"\\ud800"'),
+]
+
+
+def mutated_trees() -> Any:
+    """A shipped config as a tree, with keys and values changed, taken out, added and swapped."""
+    trees = [plain(read(path, [])) for path in SHIPPED]
+    names = [name for registry in REGISTRIES.values() for name in registry]
+    options = sorted(
+        {
+            option.name
+            for registry in REGISTRIES.values()
+            for component in registry.values()
+            for option in component.options
+        }
+        | {f.name for f in (*fields(TrainSettings), *fields(CheckpointSettings))}
+    )
+    keys = st.sampled_from([*KEYS, "extends", "name", *options]) | st.sampled_from(
+        ["main", "generator", "discriminator", "monitor", "", "<<", "lr ", "LR", 1, None, True]
+    )
+    words = st.sampled_from(
+        [*names, *options, "1 epoch", "2 steps", "0 steps", "val/loss", "val/accuracy", "", " "]
+    )
+    files = st.sampled_from(
+        ["../toy_text.yaml", "toy_text.yaml", "mutated.yaml", "../tiny", "absent.yaml", ".", "\t"]
+    )
+    numbers = st.sampled_from([0, 1, -1, 2, 3, 0.5, 1e-3, 1.0, -0.0, 1e300, 2**63, 2**64, 10**18])
+    scalars = st.one_of(
+        st.none(), st.booleans(), numbers, st.integers(), st.floats(), words, st.text(max_size=8)
+    )
+    subtrees = st.sampled_from([value for tree in trees for _, _, value in places(tree)])
+    values = st.recursive(
+        scalars | subtrees,
+        lambda inner: (
+            st.lists(inner, max_size=3)
+            | st.dictionaries(keys | st.text(max_size=4), inner, max_size=3)
+        ),
+        max_leaves=5,
+    )
+    phases = st.dictionaries(
+        st.sampled_from(["main", "generator", "discriminator", "", "x"]),
+        st.dictionaries(
+            st.sampled_from(["optimizer", "schedule", "clip_norm", "lr"]), values, max_size=3
+        )
+        | values,
+        max_size=2,
+    )
+
+    @st.composite
+    def strategy(draw: Any) -> Mutated:
+        tree = deepcopy(draw(st.sampled_from(trees)))
+        for _ in range(draw(st.integers(0, 4))):
+            how = draw(
+                st.sampled_from(["replace", "delete", "add", "swap", "rename", "phases", "extends"])
+            )
+            found = list(places(tree))
+            if how == "phases":
+                tree["phases"] = draw(phases)
+            elif how == "extends":
+                tree["extends"] = draw(files | st.lists(files, max_size=3) | values)
+            elif how == "add":
+                within = [tree, *(v for _, _, v in found if isinstance(v, dict))]
+                draw(st.sampled_from(within))[draw(keys)] = draw(values)
+            elif found:
+                holder, key, value = draw(st.sampled_from(found))
+                other, other_key, other_value = draw(st.sampled_from(found))
+                if how == "replace":
+                    holder[key] = draw(values)
+                elif how == "swap":
+                    holder[key], other[other_key] = deepcopy((other_value, value))
+                else:
+                    del holder[key]
+                    if how == "rename" and isinstance(holder, dict):
+                        holder[draw(keys)] = value
+        paths = st.lists(
+            st.sampled_from([*KEYS, *options, "main", "0", "1"]), min_size=1, max_size=3
+        )
+        override = st.builds(lambda path, value: f"{'.'.join(path)}={flow(value)}", paths, values)
+        words = draw(st.lists(override | st.text(max_size=10), max_size=2))
+        text = "".join(f"{flow(key)}: {flow(value)}\n" for key, value in tree.items())
+        return Mutated(text.encode(), tuple(words))
+
+    return strategy()
+
+
+def places(tree: Any) -> Iterator[tuple[Any, Any, Any]]:
+    """Every value of a tree: what holds it, under which key or number, and itself."""
+    for key, value in tree.items() if isinstance(tree, dict) else enumerate(tree):
+        yield tree, key, value
+        if isinstance(value, dict | list):
+            yield from places(value)
+
+
+def flow(value: Any) -> str:
+    """A tree as YAML on one line; text is quoted."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{flow(key)}: {flow(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(flow, value)) + "]"
+    if isinstance(value, float) and not math.isfinite(value):
+        return {"nan": ".nan", "inf": ".inf", "-inf": "-.inf"}[str(value)]
+    return json.dumps(value, ensure_ascii=False)
+
+
+# ------------------------------------------------------------------------- what loads, checked
+
+
+def checked(number: int, folder: Path) -> None:
+    """Twenty configs that were mutated within what the options' types allow, each checked."""
+    from dltrain.commands.check import check
+    from dltrain.device import make_deterministic
+
+    write_images(folder / "images", train=120, test=30, side=28, classes=3)
+    write_text(folder / "text.txt", lines=100)
+    path = folder / "config.yaml"
+
+    def case(tree: dict[str, Any]) -> None:
+        path.write_text("".join(f"{key}: {flow(value)}\n" for key, value in tree.items()))
+        experiment = loaded_or_refused(path, ())
+        if experiment is not None:
+            with suppress(DltrainError):
+                check(experiment)
+
+    try:
+        with redirect_stderr(StringIO()):
+            try_cases(case, meaningful_trees(), number, 20)
+    finally:
+        make_deterministic(False)
+
+
+def meaningful_trees() -> Any:
+    """Resolved tiny configs on made data, with other options and other components."""
+    trees = [load(CONFIGS / "tiny" / f"{name}.yaml").to_dict() for name in MADE]
+    for tree in trees:
+        tree["train"] |= {"epochs": None, "steps": 2, "device": "cpu"}
+        if tree["data"]["name"] == "shakespeare":
+            tree["data"] |= {"name": "text_file", "path": "text.txt"}
+            tree["data"].pop("root")
+        elif tree["data"]["name"] not in MADE_DATA:
+            tree["data"] = {"name": "idx", "root": "images", "validation": 20}
+        if tree["task"]["name"] == "gan":
+            tree["metrics"], tree["task"]["judge"] = [], None
+
+    @st.composite
+    def strategy(draw: Any) -> dict[str, Any]:
+        tree = deepcopy(draw(st.sampled_from(trees)))
+        for _ in range(draw(st.integers(1, 4))):
+            kind = draw(st.sampled_from([*COMPONENTS, *COMPONENTS, *SECTIONS, "metrics", "phases"]))
+            if kind == "metrics":
+                tree["metrics"] = draw(st.lists(component("metrics", METRICS), max_size=3))
+            elif kind == "phases":
+                names = getattr(TASKS[tree["task"]["name"]].builder, "phase_names")  # noqa: B009
+                own = {
+                    "optimizer": component("optimizer", COMPONENTS["optimizer"]),
+                    "schedule": component("schedule", COMPONENTS["schedule"]),
+                    "clip_norm": st.sampled_from([None, 1e-9, 1]),
+                }
+                tree["phases"] = {draw(st.sampled_from(names)): draw(some_of(own))}
+            elif kind in SECTIONS:
+                options = typed_options(SECTIONS[kind])
+                tree[kind] = (tree[kind] or {}) | draw(option(kind, options))
+            elif draw(st.booleans()):
+                options = typed_options(COMPONENTS[kind][tree[kind]["name"]].builder)
+                if options:
+                    tree[kind] |= draw(option(kind, options))
+            else:
+                tree[kind] = draw(component(kind, COMPONENTS[kind]))
+        return tree
+
+    return strategy()
+
+
+MADE = (
+    *("linear_regression", "mnist_autoencoder", "mnist_cnn", "mnist_gan", "mnist_vae"),
+    *("seq2seq_reverse", "shakespeare_gpt", "shakespeare_lstm", "spirals_mlp"),
+    *("toy_regression", "toy_text"),
+)
+MADE_DATA = (
+    *("idx", "text_file", "toy_blobs", "toy_digits", "toy_line", "toy_sine", "toy_spirals"),
+    "toy_text",
+)
+SECTIONS: dict[str, Any] = {
+    "train": TrainSettings,
+    "checkpoint": CheckpointSettings,
+    "early_stop": EarlyStopSettings,
+    "recording": RecordingSettings,
+}
+SMALL = st.sampled_from([1, 2, 3, 4, 5, 8, 16, 31, 64, 200])
+KNOWN: dict[tuple[str, str], Any] = {
+    ("data", "root"): st.sampled_from(["images", "absent"]),
+    ("data", "path"): st.sampled_from(["text.txt", "text.txt", "absent.txt"]),
+    ("model", "arch"): st.sampled_from(["resnet18", "squeezenet1_1", "absent"]),
+    ("model", "pretrained"): st.just(False),  # nothing is downloaded
+    ("train", "compile"): st.just(False),  # takes minutes
+    ("train", "device"): st.just("cpu"),
+    ("train", "evaluate"): st.sampled_from(["1 epoch", "3 steps"]),
+    ("checkpoint", "every"): st.sampled_from(["1 epoch", "3 steps"]),
+    ("checkpoint", "best"): st.sampled_from(["val/loss", "val/accuracy", "train/loss", "x"]),
+    ("early_stop", "monitor"): st.sampled_from(["val/loss", "val/accuracy", "train/loss", "x"]),
+}
+
+
+def component(kind: str, registry: Registry) -> Any:
+    """A component with options; sizes are given always, since a default may be large."""
+    names = MADE_DATA if kind == "data" else tuple(registry)
+
+    def options_of(name: str) -> Any:
+        strategies = {
+            key: KNOWN.get((kind, key), of_schema(typed.schema))
+            for key, typed in typed_options(registry[name].builder).items()
+        }
+        sizes = {
+            key: strategy
+            for key, strategy in strategies.items()
+            if key in SIZES or typed_options(registry[name].builder)[key].option.required
+        }
+        others = {key: strategies[key] for key in strategies.keys() - sizes}
+        given = st.tuples(st.fixed_dictionaries(sizes), some_of(dict(sorted(others.items()))))
+        return given.map(lambda pair: {"name": name, **pair[0], **pair[1]})
+
+    return st.sampled_from(names).flatmap(options_of)
+
+
+SIZES = ("samples", "max_length", "channels", "hidden", "hidden_size", "layers", "width", "heads")
+
+
+def option(kind: str, options: dict[str, TypedOption]) -> Any:
+    """A mapping of one option to a value that its type allows."""
+    return st.sampled_from(list(options)).flatmap(
+        lambda name: KNOWN.get((kind, name), of_schema(options[name].schema)).map(
+            lambda value: {name: value}
+        )
+    )
+
+
+def some_of(strategies: dict[str, Any]) -> Any:
+    """A mapping of some of the keys."""
+    return st.fixed_dictionaries({}, optional=strategies)
+
+
+def of_schema(schema: dict[str, Any]) -> Any:
+    """Small values that a JSON Schema allows."""
+    if "enum" in schema or "const" in schema:
+        return st.sampled_from(schema.get("enum", [schema.get("const")]))
+    if "anyOf" in schema:
+        return st.one_of(*map(of_schema, schema["anyOf"]))
+    if "prefixItems" in schema:
+        return st.tuples(*map(of_schema, schema["prefixItems"])).map(list)
+    return {
+        "array": lambda: st.lists(of_schema(schema["items"]), max_size=3),
+        "boolean": st.booleans,
+        "integer": lambda: SMALL if "exclusiveMinimum" in schema else SMALL | st.just(0),
+        "null": st.none,
+        "number": lambda: st.sampled_from([n for n in NUMBERS if _allowed(n, schema)]),
+        "object": lambda: some_of(
+            {key: of_schema(part) for key, part in schema["properties"].items()}
+        ),
+        "string": lambda: st.sampled_from(["", "x", "x.json"]),
+    }[schema["type"]]()
+
+
+def _allowed(number: float, schema: dict[str, Any]) -> bool:
+    above, least = schema.get("exclusiveMinimum", -1), schema.get("minimum", -1)
+    below, most = schema.get("exclusiveMaximum", 1e99), schema.get("maximum", 1e99)
+    return above < number < below and least <= number <= most
+
+
+NUMBERS = (0, 1e-45, 1e-8, 0.1, 0.25, 0.5, 0.9, 0.999999, 1.0, 2, 3.5, 1e3, 1e30)
+
 ROWS = [
     Row(
         "hostile YAML",
@@ -312,5 +742,21 @@ ROWS = [
         hostile,
         pr=len(HOSTILE),
         release=len(HOSTILE),
+    ),
+    Row(
+        "configs, mutated",
+        "loads, and what it resolves to loads as the same; or is refused at key and line",
+        mutated,
+        pr=5,
+        release=100,
+        cases=100,
+    ),
+    Row(
+        "configs that load",
+        "`check` returns, or says in words why it can't be trained",
+        checked,
+        pr=3,
+        release=50,
+        cases=20,
     ),
 ]
