@@ -514,10 +514,14 @@ def mutated_trees() -> Any:
         max_size=2,
     )
 
+    meaningful = meaningful_trees()
+
     @st.composite
     def strategy(draw: Any) -> Mutated:
-        tree = deepcopy(draw(st.sampled_from(trees)))
-        for _ in range(draw(st.integers(0, 4))):
+        tree, most = deepcopy(draw(st.sampled_from(trees))), 4
+        if draw(st.booleans()):  # one that is likely to load
+            tree, most = draw(meaningful), 1
+        for _ in range(draw(st.integers(0, most))):
             how = draw(
                 st.sampled_from(["replace", "delete", "add", "swap", "rename", "phases", "extends"])
             )
@@ -567,7 +571,8 @@ def flow(value: Any) -> str:
         return "[" + ", ".join(map(flow, value)) + "]"
     if isinstance(value, float) and not math.isfinite(value):
         return {"nan": ".nan", "inf": ".inf", "-inf": "-.inf"}[str(value)]
-    return json.dumps(value, ensure_ascii=False)
+    # Escapes, except where they would be of half a character.
+    return json.dumps(value, ensure_ascii=max(str(value), default="") < "\U00010000")
 
 
 # ------------------------------------------------------------------------- what loads, checked
@@ -723,7 +728,7 @@ def of_schema(schema: dict[str, Any]) -> Any:
         "object": lambda: some_of(
             {key: of_schema(part) for key, part in schema["properties"].items()}
         ),
-        "string": lambda: st.sampled_from(["", "x", "x.json"]),
+        "string": lambda: st.sampled_from(TEXTS),
     }[schema["type"]]()
 
 
@@ -733,6 +738,25 @@ def _allowed(number: float, schema: dict[str, Any]) -> bool:
     return above < number < below and least <= number <= most
 
 
+TEXTS = (
+    *("", " ", "x", "x.json", "a\x85b", "a\nb ", " x\n", "\ufeff", "null", "1e3", "é\u2028", "- a"),
+    *(
+        "a: b",
+        "#",
+        "'",
+        '"',
+        "\t",
+        "*a",
+        "{",
+        "on",
+        "=",
+        "<<",
+        "~",
+        "\x7f",
+        "\U0001f600",
+        "x " * 99,
+    ),
+)
 NUMBERS = (0, 1e-45, 1e-8, 0.1, 0.25, 0.5, 0.9, 0.999999, 1.0, 2, 3.5, 1e3, 1e30)
 
 ROWS = [
