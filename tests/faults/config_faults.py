@@ -494,7 +494,14 @@ def mutated_trees() -> Any:
     )
     numbers = st.sampled_from([0, 1, -1, 2, 3, 0.5, 1e-3, 1.0, -0.0, 1e300, 2**63, 2**64, 10**18])
     scalars = st.one_of(
-        st.none(), st.booleans(), numbers, st.integers(), st.floats(), words, st.text(max_size=8)
+        st.none(),
+        st.booleans(),
+        numbers,
+        st.integers(),
+        st.floats(),
+        words,
+        st.sampled_from(TEXTS),
+        st.text(max_size=8),
     )
     subtrees = st.sampled_from([value for tree in trees for _, _, value in places(tree)])
     values = st.recursive(
@@ -668,7 +675,9 @@ KNOWN: dict[tuple[str, str], Any] = {
     ("train", "device"): st.just("cpu"),
     ("train", "evaluate"): st.sampled_from(["1 epoch", "3 steps"]),
     ("checkpoint", "every"): st.sampled_from(["1 epoch", "3 steps"]),
-    ("checkpoint", "best"): st.sampled_from(["val/loss", "val/accuracy", "train/loss", "x"]),
+    ("checkpoint", "best"): st.sampled_from(
+        ["val/loss", "val/loss", "val/accuracy", "train/loss", "x", "a\x85b", " x\n"]
+    ),
     ("early_stop", "monitor"): st.sampled_from(["val/loss", "val/accuracy", "train/loss", "x"]),
 }
 
