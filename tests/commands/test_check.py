@@ -84,3 +84,8 @@ def test_a_model_that_does_not_fit_is_told_in_words(overrides, message, load):
 def test_predictions_that_are_not_numbers_can_be_evaluated(load):
     """A step can make weights infinite, and the run is to end at the next one, in words."""
     check(load("optimizer={name: adamw, lr: 1.0, weight_decay: 1e+30}"))
+
+
+def test_a_size_that_no_memory_holds_is_told_at_its_key(load):
+    with pytest.raises(UsageError, match=r"^command line: data=.*: data: can't be built: "):
+        check(load("data={name: toy_line, samples: 1000000000000000}"))

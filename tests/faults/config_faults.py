@@ -504,6 +504,7 @@ def mutated_trees() -> Any:
         st.text(max_size=8),
     )
     subtrees = st.sampled_from([value for tree in trees for _, _, value in places(tree)])
+    subtrees = subtrees.map(deepcopy)  # what is drawn is changed
     values = st.recursive(
         scalars | subtrees,
         lambda inner: (
