@@ -124,7 +124,8 @@ def build_task(experiment: Experiment, spec: DataSpec, machine: Machine) -> Task
 def _phase(experiment: Experiment, name: str, module: nn.Module, *, averaged: bool = True) -> Phase:
     """See `task.MakePhase`."""
     chosen = experiment.phase(name)
-    path = f"phases.{name}.optimizer" if name in experiment.phases else "optimizer"
+    is_common = chosen.optimizer == experiment.optimizer
+    path = "optimizer" if is_common else f"phases.{name}.optimizer"
     optimizers = _built(experiment, path, lambda: chosen.optimizer.build(module))
     if not isinstance(optimizers, tuple):
         optimizers = (optimizers,)
@@ -272,3 +273,7 @@ def _built(experiment: Experiment, path: str, make: Callable[[], Any]) -> Any:
         raise experiment.problem(f"{path}.{error.option}", str(error)) from error
     except UsageError as error:
         raise experiment.problem(path, str(error)) from error
+    except (RuntimeError, MemoryError, OverflowError) as error:
+        # Torch's own: a size that no memory holds, say.
+        message = str(error).partition("\n")[0] or type(error).__name__
+        raise experiment.problem(path, f"can't be built: {message}") from error

@@ -12,14 +12,14 @@ from dltrain.spec import NonNegativeFloat, NonNegativeInt, PositiveFloat, Positi
 Duration = Annotated[
     str,
     Field(
-        pattern=r"^[1-9][0-9]* (step|steps|epoch|epochs)$",
+        pattern=r"^[1-9][0-9]{0,17} (step|steps|epoch|epochs)$",
         description="a length such as '1 epoch' or '500 steps'",
     ),
 ]
 Device = Annotated[
     str,
     Field(
-        pattern=r"^(auto|cpu|mps|cuda(:[0-9]+)?)$",
+        pattern=r"^(auto|cpu|mps|cuda(:(0|[1-9][0-9]?))?)$",
         description="one of auto, cpu, mps, cuda, cuda:N",
         examples=["auto", "cpu", "mps", "cuda"],
     ),

@@ -12,10 +12,17 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from dltrain.plugins import BUILTINS
+
 _CONTEXT = multiprocessing.get_context("forkserver")
 # The first optimizer imports torch._dynamo, which takes as long as all the rest.
 _CONTEXT.set_forkserver_preload(
-    ["dltrain.commands.train", "torch._dynamo", "torch.utils.tensorboard"]
+    [
+        "dltrain.commands.train",
+        "torch._dynamo",
+        "torch.utils.tensorboard",
+        *(f"dltrain.{module}" for module in BUILTINS),
+    ]
 )
 _SECONDS = 60  # nothing here takes long; a test that waits for nothing should still end
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from dltrain.build import Machine, build_data, build_machine, build_task, build_trainer
 from dltrain.checkpoint import Checkpoints
 from dltrain.config import Experiment
-from dltrain.errors import DltrainError, RunError
+from dltrain.errors import RunError
 from dltrain.spec import Batch
 from dltrain.task import Phase, Task
 
@@ -58,7 +59,7 @@ def check(experiment: Experiment) -> Check:
     Raises:
         ConfigError: A part does not fit; the message has the line.
         DataError: The data is missing or damaged.
-        RunError: The first step fails.
+        RunError: The first step, or the evaluation after it, fails.
     """
     machine = build_machine(experiment)
     data = build_data(experiment, machine, lambda text: print(text, file=sys.stderr))
@@ -68,20 +69,19 @@ def check(experiment: Experiment) -> Check:
         batch = next(data.train.batches(experiment.train.batch_size, epoch=0))
         micro_batch = experiment.train.micro_batch
         part = next(batch.split(None if micro_batch == "auto" else micro_batch))
-        try:
+        with _told("the first step"):
             task.model.train()
             forward = [_forward(task, phase, part, machine) for phase in task.phases]
             trainer.train_step(batch)
-        except DltrainError:
-            raise
-        except Exception as error:  # a model may raise anything
-            told = str(error) if isinstance(error, RuntimeError) else repr(error)
-            raise RunError(f"the first step fails: {told}") from error
         loss, weight, _ = trainer.state.take(task.phases[0].name)
         if trainer.state.skipped:
             raise RunError("the first step would be skipped: its loss or gradient is not finite")
         task.model.eval()
-        with torch.inference_mode(), machine.numerics.autocast():
+        with (
+            _told("the evaluation after it"),
+            torch.inference_mode(),
+            machine.numerics.autocast(),
+        ):
             task.evaluate(iter([batch]))
     model = task.model
     states = sum(
@@ -110,6 +110,15 @@ def check(experiment: Experiment) -> Check:
         precision=machine.numerics.name,
         initial_loss=loss / weight,
     )
+
+
+@contextmanager
+def _told(what: str) -> Iterator[None]:
+    """What torch makes of parts that don't fit, as an error of the run."""
+    try:
+        yield
+    except (RuntimeError, IndexError, ValueError) as error:
+        raise RunError(f"{what} fails: {error}") from error
 
 
 def _forward(task: Task, phase: Phase, part: Batch, machine: Machine) -> tuple[int, int]:

@@ -113,6 +113,8 @@ class _Files:
         if self.num_files == MAX_FILES:
             return self.refuse(f"more than {MAX_FILES} files", base.position)
         try:
+            if target.exists() and not target.is_file():  # a pipe would be waited for
+                return self.refuse(f"{target} is not a file", base.position)
             return self.read(target, chain)
         except OSError as error:
             return self.refuse(f"can't read {target}: {error.strerror}", base.position)

@@ -236,7 +236,7 @@ def _spelled_out(choice: Choice) -> dict[str, Any]:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes every text that `resolve` would read as something else, and each short list inline."""
+    """Quotes what `resolve` would read as something else, and writes short lists inline."""
 
     def ignore_aliases(self, data: Any) -> bool:
         """Equal lists are written twice rather than aliased."""
@@ -245,6 +245,8 @@ class _Dumper(yaml.SafeDumper):
 
 def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
     style = None if resolve(text) == text else "'"
+    if not text.isprintable():  # a line break other than \n is only kept by an escape
+        style = '"'
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 
 

@@ -35,12 +35,8 @@ def read(path: Path, problems: list[Problem]) -> Mapping:
         raise _refusal(f"the file is larger than {MAX_BYTES // 1024} KiB", Position(source))
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise _refusal("the file is UTF-16; save it as UTF-8", Position(source))
-    if data.startswith(b"\xef\xbb\xbf"):
-        raise _refusal(
-            "the file starts with a byte order mark; save it without one", Position(source)
-        )
     try:
-        text = data.decode()
+        text = data.decode("utf-8-sig")  # a byte order mark, as some editors write, says no more
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         message = f"byte 0x{data[error.start]:02x} is not UTF-8"

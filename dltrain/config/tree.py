@@ -65,6 +65,6 @@ def resolve(text: str) -> str | int | float | bool | None:
     """
     if text in _WORDS:
         return _WORDS[text]
-    if _INT.fullmatch(text):
-        return int(text)
+    if _INT.fullmatch(text):  # one that 64 bits don't hold is text, as a longer one is
+        return int(text) if -(2**63) <= int(text) < 2**63 else text
     return float(text) if _FLOAT.fullmatch(text) else text

@@ -111,7 +111,7 @@ class Validator:
             if hint or not only_close:
                 found = True
                 hint = hint or f"; expected {one_of(known)}"
-                key_path = f"{path}.{key}" if path else key
+                key_path = f"{path}.{key}" if path else key or "''"
                 self.add(key_path, f"unknown {what}{hint}", node.keys[key])
         return found
 

@@ -49,7 +49,8 @@ def toy_digits(
     if max_length < min_length:
         raise OptionError("max_length", f"{max_length}, and min_length is {min_length}")
     # No more than half of all, so that drawing until they are different comes to an end.
-    possible = sum(10**length for length in range(min_length, max_length + 1)) // 2
+    lengths = range(min_length, min(max_length, min_length + 20) + 1)  # more than enough
+    possible = sum(10 ** min(length, 20) for length in lengths) // 2
     if samples > possible:
         raise OptionError("samples", f"{samples} of so short sequences; at most {possible}")
     sources = _different_sequences(context.seed, samples, min_length, max_length)

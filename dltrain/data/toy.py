@@ -10,6 +10,7 @@ from torch import Tensor
 from dltrain.data.draws import key
 from dltrain.data.resident import class_counts, fingerprint, resident_data
 from dltrain.data.splits import TEST_SEED, HeldOut, hold_out
+from dltrain.errors import OptionError
 from dltrain.registry import DATA
 from dltrain.spec import (
     Column,
@@ -89,6 +90,9 @@ def toy_blobs(
         noise: Standard deviation of a cloud along each axis.
         validation: Samples of the training split to validate on: a number, or a fraction.
         test: Samples to test on: a number, or a fraction.
+
+    Raises:
+        OptionError: There are more classes than samples.
     """
     draw = _generator(context)
     target = torch.arange(samples) % classes
@@ -100,7 +104,7 @@ def toy_blobs(
         x,
         target,
         formula="clouds on a circle",
-        class_names=_digits(classes),
+        class_names=_digits(classes, samples),
         validation=validation,
         test=test,
     )
@@ -127,6 +131,9 @@ def toy_spirals(
         noise: Standard deviation of the noise along each axis.
         validation: Samples of the training split to validate on: a number, or a fraction.
         test: Samples to test on: a number, or a fraction.
+
+    Raises:
+        OptionError: There are more classes than samples.
     """
     draw = _generator(context)
     target = torch.arange(samples) % classes
@@ -139,7 +146,7 @@ def toy_spirals(
         x,
         target,
         formula="spirals",
-        class_names=_digits(classes),
+        class_names=_digits(classes, samples),
         validation=validation,
         test=test,
     )
@@ -149,7 +156,9 @@ def _generator(context: DataContext) -> torch.Generator:
     return torch.Generator().manual_seed(key(context.seed))
 
 
-def _digits(classes: int) -> tuple[str, ...]:
+def _digits(classes: int, samples: int) -> tuple[str, ...]:
+    if classes > samples:
+        raise OptionError("classes", f"{classes} of them can't share {samples} samples")
     return tuple(str(number) for number in range(classes))
 
 

@@ -8,7 +8,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from dltrain.errors import UsageError
+from dltrain.errors import OptionError, UsageError
 from dltrain.models.layers import AsSamples, require_numbers
 from dltrain.registry import MODELS
 from dltrain.spec import DataSpec, PositiveInt, Probability
@@ -97,6 +97,7 @@ def dcgan(
             layer.
 
     Raises:
+        OptionError: There are no channels.
         UsageError: The samples are not pictures, or their sides can't be halved so often.
     """
     if len(spec.input_shape) != 3:
@@ -104,6 +105,8 @@ def dcgan(
             f"model 'dcgan' needs pictures (channels, height, width), and this data has samples of "
             f"shape {spec.input_shape}: model 'gan_mlp' takes any numbers"
         )
+    if not channels:
+        raise OptionError("channels", "model 'dcgan' needs at least one, such as [128, 64]")
     width, *size = spec.input_shape
     if any(side % 2 ** len(channels) for side in size):
         raise UsageError(

@@ -15,7 +15,7 @@ from dltrain.registry import TASKS
 from dltrain.spec import Batch, DataSpec, NonNegativeFloat
 from dltrain.task import Page, Phase, TaskParts
 from dltrain.tasks import pages
-from dltrain.tasks.parts import comparing_loss, scalars_of
+from dltrain.tasks.parts import comparing_loss, model_of_inputs, scalars_of
 
 ROW = 8
 """Pictures in a row of the grid of reconstructions."""
@@ -38,7 +38,7 @@ class Autoencoder:
     phase_names = ("main",)
 
     def __init__(self, parts: TaskParts, /, *, kl_weight: NonNegativeFloat = 1.0) -> None:
-        self.spec, self.model, self.metrics = parts.spec, parts.model, parts.metrics
+        self.spec, self.model, self.metrics = parts.spec, model_of_inputs(parts), parts.metrics
         self.loss_function, self.kl_weight, self.seed = comparing_loss(parts), kl_weight, parts.seed
         self.latent: int | None = None
         if getattr(parts.model, "variational", False):

@@ -13,7 +13,7 @@ from dltrain.errors import UsageError
 from dltrain.registry import TASKS
 from dltrain.spec import PADDING, UNKNOWN, Batch, DataSpec, TextInputs
 from dltrain.task import Page, Phase, TaskParts
-from dltrain.tasks.parts import comparing_loss, scalars_of
+from dltrain.tasks.parts import comparing_loss, model_of_inputs, outputs_of, scalars_of
 from dltrain.tasks.tokens import summed_token_loss, token_weight
 
 SAMPLE_TOKENS = 200
@@ -28,7 +28,8 @@ class LanguageModel:
 
     def __init__(self, parts: TaskParts, /) -> None:
         assert isinstance(parts.spec.inputs, TextInputs)
-        self.spec, self.inputs, self.model = parts.spec, parts.spec.inputs, parts.model
+        self.spec, self.inputs = parts.spec, parts.spec.inputs
+        self.model = model_of_inputs(parts)
         self.loss_function, self.metrics = comparing_loss(parts), parts.metrics
         own = {"loss": False, "perplexity": False, "bits_per_token": False}
         self.scalars = scalars_of(parts, own)
@@ -56,7 +57,11 @@ class LanguageModel:
 
     def loss(self, batch: Batch, phase: Phase) -> Tensor:
         """Summed loss of the tokens, a scalar."""
-        return summed_token_loss(self.loss_function, self.model(batch.inputs), batch.targets)
+        return summed_token_loss(self.loss_function, self._outputs(batch), batch.targets)
+
+    def _outputs(self, batch: Batch) -> Tensor:
+        shape = *batch.inputs.shape, self.loss_function.num_outputs
+        return outputs_of(self.model, batch, *shape)
 
     def evaluate(self, batches: Iterator[Batch]) -> dict[str, float]:
         """Loss in nats a token, what follows from it, and metrics, over all tokens."""
@@ -65,7 +70,7 @@ class LanguageModel:
         for metric in self.metrics:
             metric.reset()
         for batch in batches:
-            outputs = self.model(batch.inputs)
+            outputs = self._outputs(batch)
             total = total + summed_token_loss(self.loss_function, outputs, batch.targets)
             weight = weight + self.weight(batch, self.phases[0])
             if self.metrics:

@@ -145,7 +145,7 @@ def curve_counts(probabilities: Tensor, targets: Tensor, thresholds: int) -> Ten
     """One-versus-rest counts above evenly spaced thresholds, without keeping the scores.
 
     Args:
-        probabilities: (batch, classes).
+        probabilities: (batch, classes); one that is not a number counts as 0.
         targets: (batch,) int64.
         thresholds: How many, from 0 to 1.
 
@@ -154,7 +154,8 @@ def curve_counts(probabilities: Tensor, targets: Tensor, thresholds: int) -> Ten
     """
     classes = probabilities.shape[1]
     # A probability that is no number counts as 0.
-    bins = (probabilities.float().nan_to_num(0.0).clamp(0, 1) * (thresholds - 1)).long()
+    scores = probabilities.float().nan_to_num(0.0).clamp(0, 1)
+    bins = (scores * (thresholds - 1)).long()
     truth = torch.nn.functional.one_hot(targets, classes)
     column = torch.arange(classes, device=bins.device)
     place = ((column * 2 + (1 - truth)) * thresholds + bins).flatten()

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from typing import cast
 
-from dltrain.errors import OptionError
+from torch import Tensor, nn
+
+from dltrain.errors import OptionError, UsageError
 from dltrain.losses.adversarial import AdversarialLoss
 from dltrain.metrics.generation import GeneratorMetric
-from dltrain.spec import Loss
+from dltrain.spec import Batch, Loss
 from dltrain.task import TaskParts
 
 
@@ -24,6 +27,36 @@ def scalars_of(parts: TaskParts, own: Mapping[str, bool]) -> dict[str, bool]:
             raise OptionError("metrics", f"two of them give a scalar named {name!r}")
         scalars |= metric.scalars
     return scalars
+
+
+def model_of_inputs(parts: TaskParts) -> nn.Module:
+    """The model of a task that gives it a batch's inputs and nothing else.
+
+    Raises:
+        OptionError: It takes more.
+    """
+    try:
+        inspect.signature(parts.model.forward).bind(None)
+    except TypeError:
+        message = "this model takes more than inputs: 'seq2seq_lstm' is for task 'seq2seq'"
+        raise OptionError("model", message) from None
+    return parts.model
+
+
+def outputs_of(model: nn.Module, batch: Batch, *shape: int) -> Tensor:
+    """What the model gives for a batch.
+
+    Raises:
+        UsageError: It has another shape than this one; a loss might compare it with targets still,
+            as if nothing were wrong.
+    """
+    outputs = model(batch.inputs)
+    if outputs.shape != shape:
+        raise UsageError(
+            f"the model gives outputs of shape {tuple(outputs.shape)}, and its task compares those "
+            f"of shape {shape}: choose another model or another task"
+        )
+    return outputs
 
 
 def comparing_loss(parts: TaskParts) -> Loss:

@@ -11,7 +11,7 @@ from dltrain.registry import TASKS
 from dltrain.spec import Batch, DataSpec
 from dltrain.task import Page, Phase, TaskParts
 from dltrain.tasks import pages
-from dltrain.tasks.parts import comparing_loss, scalars_of
+from dltrain.tasks.parts import comparing_loss, model_of_inputs, outputs_of, scalars_of
 
 PR_THRESHOLDS = 127
 
@@ -23,7 +23,7 @@ class Supervised:
     phase_names = ("main",)
 
     def __init__(self, parts: TaskParts, /) -> None:
-        self.model, self.metrics = parts.model, parts.metrics
+        self.model, self.metrics = model_of_inputs(parts), parts.metrics
         self.loss_function = comparing_loss(parts)
         self.scalars = scalars_of(parts, {"loss": False})
         self.phases = (parts.phase("main", parts.model),)
@@ -35,7 +35,10 @@ class Supervised:
 
     def loss(self, batch: Batch, phase: Phase) -> Tensor:
         """Summed loss, a scalar."""
-        return self.loss_function(self.model(batch.inputs), batch.targets).sum()
+        return self.loss_function(self._outputs(batch), batch.targets).sum()
+
+    def _outputs(self, batch: Batch) -> Tensor:
+        return outputs_of(self.model, batch, len(batch), self.loss_function.num_outputs)
 
     def predict(self, inputs: Tensor) -> Tensor:
         """(batch, *input_shape) to probabilities (batch, classes), or to values (batch, values)."""
@@ -49,7 +52,7 @@ class Supervised:
             metric.reset()
         self._shown.reset()
         for batch in batches:
-            outputs = self.model(batch.inputs)
+            outputs = self._outputs(batch)
             total = total + self.loss_function(outputs, batch.targets).sum()
             weight = weight + self.loss_function.weight(batch.targets)
             predictions = self.loss_function.predict(outputs)

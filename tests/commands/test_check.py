@@ -8,6 +8,9 @@ from small_runs import recorded, write_folder
 
 import dltrain
 from dltrain.commands.check import check
+from dltrain.errors import UsageError
+
+TEXT = ("data={name: toy_text, samples: 200}", "metrics=[]", "checkpoint.best=null")
 
 
 @pytest.fixture
@@ -63,3 +66,26 @@ def test_what_does_not_fit_the_data_is_an_error_at_its_line(call, load):
     assert ended.err.startswith("command line: data.validation=500: data.validation: 500 of 133")
     ended = call("check", "config.yaml", "checkpoint.best=val/acuracy")
     assert "did you mean 'val/accuracy'?" in ended.err
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["model={name: dcgan, channels: []}"], "model.channels: model 'dcgan' needs at least one"),
+        (["model=seq2seq_lstm", *TEXT], "model: this model takes more than inputs"),
+        (["model=text_generator", *TEXT], "the model gives outputs of shape"),
+    ],
+)
+def test_a_model_that_does_not_fit_is_told_in_words(overrides, message, load):
+    with pytest.raises(UsageError, match=message):
+        check(load(*overrides))
+
+
+def test_predictions_that_are_not_numbers_can_be_evaluated(load):
+    """A step can make weights infinite, and the run is to end at the next one, in words."""
+    check(load("optimizer={name: adamw, lr: 1.0, weight_decay: 1e+30}"))
+
+
+def test_a_size_that_no_memory_holds_is_told_at_its_key(load):
+    with pytest.raises(UsageError, match=r"^command line: data=.*: data: can't be built: "):
+        check(load("data={name: toy_line, samples: 1000000000000000}"))

@@ -43,6 +43,8 @@ def value(text: str):
         ('"true"', "true"),
         ("'<<'", "<<"),
         ("99999999999999999999", "99999999999999999999"),
+        ("9223372036854775807", 2**63 - 1),
+        ("9223372036854775808", "9223372036854775808"),
     ],
 )
 def test_scalars_are_what_they_look_like(text, expected):
@@ -72,6 +74,12 @@ def test_positions_count_characters_from_one():
     assert inner.values["ü"].position.width == 3  # quotes included
     assert tree.keys["c"].line == 2
     assert tree.keys["c"].text == "c:"
+
+
+def test_a_byte_order_mark_at_the_start_is_no_part_of_the_text(write):
+    tree = read(write("a: 1\nb: 2\n".encode("utf-8-sig")), [])
+    assert plain(tree) == {"a": 1, "b": 2}
+    assert [(at.line, at.column) for at in tree.keys.values()] == [(1, 1), (2, 1)]
 
 
 def test_every_duplicate_is_told(write):
@@ -125,7 +133,7 @@ HOSTILE = {
     "long version": (f"%YAML 1.{'1' * 5000}\n---\na: 1", "out of range"),
     "UTF-16": ("a: 1".encode("utf-16"), "UTF-16; save it as UTF-8"),
     "UTF-16 without mark": ("a: 1".encode("utf-16-le"), "'\\x00' is not allowed"),
-    "byte order mark": ("a: 1".encode("utf-8-sig"), "byte order mark"),
+    "byte order mark within": ("a: 1\n\ufeffb: [1", "not YAML: "),
     "Latin-1": ("ok: 1\na: é".encode("latin-1"), "byte 0xe9 is not UTF-8"),
     "tab": ("a:\n\tb: 1", "not YAML: "),
     "open list": ("a: [1", "not YAML: expected ',' or ']'"),
