@@ -173,9 +173,10 @@ def predict(
     device: str | None,
     as_json: bool,
 ) -> None:
-    """Labels, values or texts for new data: picture files, the rows of CSV files, or texts.
+    """Labels, values or texts for new data.
 
-    A model of text takes texts, files with a text a line, or - for standard input.
+    INPUTS are picture files, or CSV files, of which each row is one. A model of text takes texts,
+    files with a text a line, or - for standard input.
     """
     load_plugins(plugins)
     from dltrain.commands.predict import predict as predict_command

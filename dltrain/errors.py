@@ -55,3 +55,8 @@ class StoppedError(DltrainError):
     def __init__(self, signal_number: int) -> None:
         super().__init__(f"stopped by signal {signal_number}")
         self.exit_code = 128 + signal_number
+
+
+def told_by(error: Exception) -> str:
+    """What someone else's error says, with its kind where it is not one of torch's own."""
+    return str(error) if isinstance(error, RuntimeError) else f"{type(error).__name__}: {error}"

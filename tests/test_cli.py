@@ -179,7 +179,7 @@ def test_predict(call, trained, tmp_path):
     printed = strict_json(ended.out)
     assert [item["input"] for item in printed] == [str(f) for f in files]
     for item in printed:
-        assert set(item) == {"input", "label", "probabilities", "values"}
+        assert set(item) == {"input", "label", "probabilities", "values", "text"}
         assert sum(item["probabilities"].values()) == pytest.approx(1)
         assert item["label"] == max(item["probabilities"], key=item["probabilities"].get)
     table = call("predict", trained, *files).out.splitlines()

@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from dltrain.build import Machine, build_data, build_machine, build_task, build_trainer
 from dltrain.checkpoint import Checkpoints
 from dltrain.config import Experiment
-from dltrain.errors import RunError
+from dltrain.errors import DltrainError, RunError, told_by
 from dltrain.spec import Batch
 from dltrain.task import Phase, Task
 
@@ -114,11 +114,13 @@ def check(experiment: Experiment) -> Check:
 
 @contextmanager
 def _told(what: str) -> Iterator[None]:
-    """What torch makes of parts that don't fit, as an error of the run."""
+    """What torch, or a model, makes of parts that don't fit, as an error of the run."""
     try:
         yield
-    except (RuntimeError, IndexError, ValueError) as error:
-        raise RunError(f"{what} fails: {error}") from error
+    except DltrainError:
+        raise
+    except Exception as error:  # a model may raise anything
+        raise RunError(f"{what} fails: {told_by(error)}") from error
 
 
 def _forward(task: Task, phase: Phase, part: Batch, machine: Machine) -> tuple[int, int]:

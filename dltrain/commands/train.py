@@ -22,7 +22,7 @@ from dltrain.build import (
 from dltrain.checkpoint import sync, weights_sha256
 from dltrain.config import Experiment
 from dltrain.device import is_out_of_memory, peak_memory_bytes
-from dltrain.errors import DltrainError, RunError, StoppedError
+from dltrain.errors import DltrainError, RunError, StoppedError, told_by
 from dltrain.recording import MetricsFile, Progress, Recorder, TensorBoard
 from dltrain.run import Record, Run, Summary, data_record, device_record, differences
 from dltrain.spec import Data
@@ -217,8 +217,8 @@ def _train_to_the_end(
                 f"step {trainer.state.step + 1}: the memory of {machine.device} is full; try "
                 "train.micro_batch=auto, or a smaller train.evaluate_batch_size"
             ) from error
-        told = str(error) if isinstance(error, RuntimeError) else f"{type(error).__name__}: {error}"
-        raise RunError(f"step {trainer.state.step + 1} fails: {told}") from error
+        step = trainer.state.step + 1
+        raise RunError(f"step {step} fails: {told_by(error)}") from error
     return summary("done")
 
 
