@@ -17,7 +17,7 @@ from small_runs import CONFIG, recorded, write_folder
 
 import dltrain
 from dltrain.errors import StoppedError
-from dltrain.recording import MetricsFile, Progress
+from dltrain.recording import MetricsFile, Progress, TensorBoard
 from dltrain.spec import DataSpec, ImageInputs
 from dltrain.tasks import pages
 
@@ -454,3 +454,25 @@ def test_a_resumed_run_adds_to_the_log(interrupted):
     after = (run / "log.txt").read_text()
     assert after.startswith(before)
     assert "going on from " in after[len(before) :]
+
+
+def test_files_that_someone_shortened_are_not_filled_up(tmp_path):
+    metrics = MetricsFile(tmp_path / "metrics.jsonl")
+    metrics.scalars(1, 0.5, "train", {"loss": 1.0})
+    position = metrics.position()
+    metrics.close()
+    (tmp_path / "metrics.jsonl").write_text("")
+    again = MetricsFile(tmp_path / "metrics.jsonl")
+    again.restore(position)
+    again.scalars(2, 1.0, "train", {"loss": 0.5})
+    again.close()
+    (line,) = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert json.loads(line)["step"] == 2
+
+    board = tmp_path / "tensorboard"
+    board.mkdir()
+    (board / "events.out.tfevents.1.host.1.0").write_bytes(b"abc")
+    recorder = TensorBoard(board, "", {}, lambda: torch.zeros(1))
+    lengths = {"events.out.tfevents.1.host.1.0": 10}
+    recorder.restore({"bytes": lengths, "introduced": True, "last": {}})
+    assert (board / "events.out.tfevents.1.host.1.0").read_bytes() == b"abc"

@@ -38,8 +38,9 @@ class MetricsFile(Recorder):
         return {"bytes": self._file.tell()}
 
     def restore(self, position: Mapping[str, Any]) -> None:
-        """Cuts off what was written after the checkpoint."""
-        self._file.truncate(position["bytes"])
+        """Cuts off what was written after the checkpoint; a file that was shortened stays so."""
+        length = self._file.seek(0, os.SEEK_END)
+        self._file.truncate(min(length, position["bytes"]))
         self._file.seek(0, os.SEEK_END)
 
     def close(self) -> None:

@@ -125,7 +125,7 @@ class TensorBoard(Recorder):
         """Cuts off what was written after the checkpoint; what follows goes to a new file."""
         for path in self._event_files():
             if path.name in position["bytes"]:
-                os.truncate(path, position["bytes"][path.name])
+                os.truncate(path, min(path.stat().st_size, position["bytes"][path.name]))
             else:
                 path.unlink()
         self._introduced = position["introduced"]
