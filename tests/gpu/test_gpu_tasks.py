@@ -9,7 +9,7 @@ from gpu_steps import train_steps, weights
 
 pytestmark = pytest.mark.gpu
 
-GAN = {"task": "gan", "model": {"name": "dcgan", "latent": 8, "channels": [8, 4]}, "metrics": []}
+GAN = {"task": "gan", "model": {"name": "dcgan", "latent": 8, "channels": [8]}, "metrics": []}
 AUTOENCODER = {
     "task": "autoencoder",
     "model": {"name": "autoencoder", "latent": 4, "hidden": [32], "variational": True},
