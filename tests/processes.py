@@ -89,7 +89,10 @@ class Started:
     def wait(self) -> int:
         """Waits for its end; the exit code, or minus the signal that ended it."""
         self._process.join(_SECONDS)
-        assert self._process.exitcode is not None, f"still runs after {_SECONDS} s"
+        if self.running:
+            self.end()
+            raise AssertionError(f"still ran after {_SECONDS} s")
+        assert self._process.exitcode is not None
         return self._process.exitcode
 
     def end(self) -> None:

@@ -1,0 +1,56 @@
+"""Words on the command line to a command; nothing else. Torch is imported by the commands."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import suppress
+
+import click
+
+import dltrain
+from dltrain.cli import looking, training, using
+from dltrain.errors import DltrainError
+from dltrain.terminal import drop_unread_output, open_closed_streams
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(dltrain.__version__, prog_name="dltrain")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+def cli(debug: bool) -> None:
+    """Train PyTorch models from one YAML file.
+
+    \b
+    dltrain train configs/mnist_cnn.yaml      train, watch, and find it all in runs/
+    dltrain check configs/mnist_cnn.yaml      find mistakes before the first step
+    dltrain list models                       see what a config can ask for
+    """
+    click.get_current_context().obj = debug
+
+
+for command in (
+    *(training.train, training.resume, using.evaluate, using.predict, using.sample),
+    *(training.check, using.import_, looking.list_, looking.schema, looking.completion),
+):
+    cli.add_command(command)
+
+
+def main() -> None:
+    """The entry point; see the exit codes in `dltrain.errors`."""
+    debug = "--debug" in sys.argv[1:]
+    open_closed_streams()
+    try:
+        cli(standalone_mode=False, prog_name="dltrain")
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    except (click.Abort, KeyboardInterrupt):
+        sys.exit(130)
+    except DltrainError as error:
+        if debug:
+            raise
+        with suppress(OSError):  # nobody takes it
+            for line in (str(error), *getattr(error, "__notes__", [])):
+                click.echo(line, err=True)
+        sys.exit(error.exit_code)
+    finally:
+        drop_unread_output()

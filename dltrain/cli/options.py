@@ -1,0 +1,61 @@
+"""What several verbs have in common on the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+DIRECTORY = click.Path(path_type=Path, file_okay=False)
+FILE = click.Path(path_type=Path)
+
+plugin_option = click.option(
+    "--plugin",
+    "plugins",
+    multiple=True,
+    type=FILE,
+    metavar="FILE",
+    help="Python file that registers components of your own; may be given more than once.",
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+quiet_option = click.option("--quiet", is_flag=True, help="Show nothing but errors.")
+device_option = click.option(
+    "--device", metavar="DEVICE", help="auto, cpu, cuda, cuda:N or mps; instead of the config's."
+)
+checkpoint_option = click.option(
+    "--checkpoint",
+    metavar="NAME",
+    help="best, latest, or a checkpoint's name. Default: best if there is one, else latest.",
+)
+config_arguments = [
+    click.argument("config", type=FILE),
+    click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]..."),
+]
+
+
+def with_config(command: Callable[..., None]) -> Callable[..., None]:
+    """Gives a command the arguments CONFIG and KEY=VALUE, `--plugin` and `--device`."""
+    for decorate in [device_option, plugin_option, *reversed(config_arguments)]:
+        command = decorate(command)
+    return command
+
+
+def load_plugins(plugins: Sequence[Path]) -> None:
+    """Imports the user's own components."""
+    if plugins:
+        from dltrain.plugins import load_plugin
+
+        for path in plugins:
+            load_plugin(path)
+
+
+def load_experiment(
+    config: Path, overrides: Sequence[str], plugins: Sequence[Path], device: str | None
+) -> Any:
+    """Plug-ins first, then the config, `--device` last."""
+    load_plugins(plugins)
+    from dltrain.config import load
+
+    return load(config, [*overrides, *([f"train.device={device}"] if device else [])])

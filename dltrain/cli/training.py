@@ -1,0 +1,106 @@
+"""Verbs that train, and one that looks before."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from dltrain.cli.options import (
+    DIRECTORY,
+    json_option,
+    load_experiment,
+    load_plugins,
+    plugin_option,
+    quiet_option,
+    with_config,
+)
+from dltrain.errors import DltrainError
+from dltrain.terminal import print_summary, show
+
+
+@click.command()
+@with_config
+@click.option("--run-dir", type=DIRECTORY, help="Where to write; default: runs/NAME/NUMBER.")
+@quiet_option
+@json_option
+def train(
+    config: Path,
+    overrides: Sequence[str],
+    plugins: Sequence[Path],
+    device: str | None,
+    run_dir: Path | None,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    """Train what CONFIG describes, in a new run directory.
+
+    KEY=VALUE changes the config for this run: optimizer.lr=1e-3, train.epochs=2.
+    """
+    experiment = load_experiment(config, overrides, plugins, device)
+    from dltrain.commands.train import train as train_command
+
+    summary = train_command(experiment, run_dir=run_dir, quiet=quiet, plugins=plugins)
+    show(summary, as_json, lambda: print_summary(summary))
+
+
+@click.command()
+@click.argument("run", type=DIRECTORY)
+@click.option(
+    "--exact",
+    is_flag=True,
+    help="Refuse where versions, device or threads are not those that the run started with.",
+)
+@plugin_option
+@quiet_option
+@json_option
+def resume(run: Path, exact: bool, plugins: Sequence[Path], quiet: bool, as_json: bool) -> None:
+    """Go on with a run that was stopped or killed, bit for bit.
+
+    RUN is a run directory, such as runs/mnist_cnn/0001.
+    """
+    load_plugins(plugins)
+    from dltrain.commands.train import resume as resume_command
+
+    summary = resume_command(run, quiet=quiet, exact=exact)
+    show(summary, as_json, lambda: print_summary(summary))
+
+
+@click.command()
+@with_config
+@json_option
+def check(
+    config: Path,
+    overrides: Sequence[str],
+    plugins: Sequence[Path],
+    device: str | None,
+    as_json: bool,
+) -> None:
+    """Check CONFIG, its data and one step, without training.
+
+    Exit code 0: it can be trained; 2: it can't, and every mistake is shown at its line.
+    """
+    try:
+        experiment = load_experiment(config, overrides, plugins, device)
+        from dltrain.commands.check import check as check_command
+
+        result = check_command(experiment)
+    except DltrainError as error:
+        error.exit_code = 2
+        raise
+
+    def table() -> None:
+        sizes = ", ".join(f"{n} {name}" for name, n in result.sizes.items())
+        click.echo(f"data         {sizes}; from {result.source}")
+        click.echo(
+            f"parameters   {result.parameters:,} ({result.trainable_parameters:,} trainable)"
+        )
+        click.echo(f"FLOPs        {result.flops_per_sample:,} a sample, forward")
+        click.echo(f"memory       {result.memory_bytes / 2**20:,.1f} MiB expected for a step")
+        click.echo(f"steps        {result.steps_per_epoch} an epoch, {result.total_steps} in all")
+        click.echo(f"device       {result.device}, {result.precision}")
+        click.echo(f"first loss   {result.initial_loss:.4f}")
+        click.echo("ok")
+
+    show(result, as_json, table)
