@@ -25,7 +25,7 @@ from dltrain.device import (
     seed_everything,
     set_random_state,
 )
-from dltrain.errors import OptionError, RunError, UsageError
+from dltrain.errors import DltrainError, OptionError, RunError, UsageError, told_by
 from dltrain.recording import Recorder
 from dltrain.run import Run
 from dltrain.spec import Data, DataContext, DataSpec, spec_from_json
@@ -273,7 +273,9 @@ def _built(experiment: Experiment, path: str, make: Callable[[], Any]) -> Any:
         raise experiment.problem(f"{path}.{error.option}", str(error)) from error
     except UsageError as error:
         raise experiment.problem(path, str(error)) from error
-    except (RuntimeError, MemoryError, OverflowError) as error:
-        # Torch's own: a size that no memory holds, say.
-        message = str(error).partition("\n")[0] or type(error).__name__
+    except DltrainError:
+        raise
+    except Exception as error:
+        # Torch's own, for a size that no memory holds, say; or that of a user's own component.
+        message = told_by(error).partition("\n")[0]
         raise experiment.problem(path, f"can't be built: {message}") from error

@@ -89,3 +89,16 @@ def test_predictions_that_are_not_numbers_can_be_evaluated(load):
 def test_a_size_that_no_memory_holds_is_told_at_its_key(load):
     with pytest.raises(UsageError, match=r"^command line: data=.*: data: can't be built: "):
         check(load("data={name: toy_line, samples: 1000000000000000}"))
+
+
+def test_a_component_that_raises_anything_is_told_at_its_line(load, monkeypatch):
+    from dltrain.registry import MODELS
+
+    def broken(spec, /):
+        """A model of a user's own."""
+        raise KeyError("width")
+
+    monkeypatch.setattr(MODELS, "_components", dict(MODELS))
+    MODELS.register("broken")(broken)
+    with pytest.raises(UsageError, match="model: can't be built: KeyError: 'width'"):
+        check(load("model=broken"))

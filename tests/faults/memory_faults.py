@@ -9,7 +9,7 @@ import pytest
 import torch
 import yaml
 from exactness import outcome
-from rows import Row
+from rows import Row, with_model
 from small_data import write_images
 from torch import Tensor, nn
 
@@ -45,9 +45,6 @@ def _greedy(spec: dltrain.DataSpec, /) -> nn.Module:
     return Greedy(nn.Sequential(nn.Flatten(), first, *rest))
 
 
-if "greedy" not in dltrain.MODELS:
-    dltrain.MODELS.register("greedy")(_greedy)
-
 CONFIG = {
     "model": "greedy",
     "data": {"name": "idx", "root": "images", "validation": 30, "augment": {"shift": 1}},
@@ -67,6 +64,7 @@ def trained(folder: Path, name: str, micro_batch: object) -> Path:
     return folder / name
 
 
+@with_model("greedy", _greedy)
 def full(number: int, folder: Path) -> None:
     """Full above 2, 3, … samples: as a run in slices of what was found, bit for bit."""
     # 104 to train on, so that no slice has a single sample, which batch norm can't bear.
@@ -87,6 +85,7 @@ def full(number: int, folder: Path) -> None:
     assert (told in (auto / "log.txt").read_text()) == (found < 32)
 
 
+@with_model("greedy", _greedy)
 def too_full(number: int, folder: Path) -> None:
     """Not even one sample: a line says so. Without `auto`, a line says what to try."""
     write_images(folder / "images", train=134, test=40, side=8, classes=3)
@@ -97,6 +96,7 @@ def too_full(number: int, folder: Path) -> None:
     assert len(str(error.value).splitlines()) == 1
 
 
+@with_model("greedy", _greedy)
 def remembered(number: int, folder: Path) -> None:
     """A resumed run goes on with the size that was found, without trying larger ones again."""
     write_images(folder / "images", train=134, test=40, side=8, classes=3)

@@ -9,7 +9,7 @@ import pytest
 import torch
 import yaml
 from exactness import differences, outcome
-from rows import Row
+from rows import Row, with_model
 from small_data import write_images
 from torch import Tensor, nn
 
@@ -65,9 +65,6 @@ def _spoiling(spec: dltrain.DataSpec, /) -> nn.Module:
     return Spoiling(nn.Sequential(nn.Flatten(), *layers))
 
 
-if "spoiling" not in dltrain.MODELS:
-    dltrain.MODELS.register("spoiling")(_spoiling)
-
 CONFIG = {
     "model": "spoiling",
     "data": {"name": "idx", "root": "images", "validation": 30},
@@ -111,6 +108,7 @@ class Counting:
         FAULT.clear()
 
 
+@with_model("spoiling", _spoiling)
 def stops(number: int, folder: Path) -> None:
     """`on_nonfinite: stop`: the step is named, no weight is spoilt, and resuming is exact."""
     where, step = WHERE[number % 3], number // 3 + 1
@@ -141,6 +139,7 @@ def _saved_before(step: int) -> list[int]:
     return [s for s in reversed(done) if s % 2 == 0 or s % 3 == 0]
 
 
+@with_model("spoiling", _spoiling)
 def skips(number: int, folder: Path) -> None:
     """`on_nonfinite: skip`: as if the optimizer had not been asked in that step."""
     where, step = WHERE[number % 3], number // 3 + 1
@@ -157,6 +156,7 @@ def skips(number: int, folder: Path) -> None:
     assert None not in [v for n, v in summary.metrics.items() if not n.startswith("system")]
 
 
+@with_model("spoiling", _spoiling)
 def never_best(number: int, folder: Path) -> None:
     """A validation loss of NaN in the evaluation of step 3, 6, 9 or 12."""
     experiment = make(folder, "recording.tensorboard=true")

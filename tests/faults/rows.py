@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
+
+from torch import nn
+
+from dltrain.plugins import register_builtins
+from dltrain.registry import MODELS
 
 
 @dataclass(frozen=True)
@@ -27,3 +33,22 @@ class Row:
     pr: int
     release: int
     cases: int = 1
+
+
+def with_model(name: str, builder: Callable[..., nn.Module]) -> Callable[..., Callable]:
+    """Registers a model while a trial runs; other tests are not to see it."""
+
+    def decorate(trial: Callable[[int, Path], None]) -> Callable[[int, Path], None]:
+        @wraps(trial)
+        def run(number: int, folder: Path) -> None:
+            register_builtins()
+            before = dict(MODELS)
+            MODELS.register(name)(builder)
+            try:
+                trial(number, folder)
+            finally:
+                MODELS._components = before
+
+        return run
+
+    return decorate
