@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -175,11 +175,15 @@ class Run:
             raise RunError(f"{self.summary_path}: damaged: {error}") from error
 
     def record(self) -> dict[str, Any]:
-        """What is known of its environment."""
+        """What is known of its environment: the fields of `Record`."""
         try:
-            return json.loads(self.record_path.read_bytes())
-        except (OSError, ValueError) as error:
+            found = json.loads(self.record_path.read_bytes())
+        except (OSError, ValueError, RecursionError) as error:
             raise RunError(f"{self.record_path}: can't be read: {error}") from error
+        missing = {f.name for f in fields(Record)} - set(found if isinstance(found, dict) else ())
+        if missing:
+            raise RunError(f"{self.record_path}: damaged: it has no {', '.join(sorted(missing))}")
+        return found
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -260,7 +264,7 @@ def differences(record: dict[str, Any], device: dict[str, Any]) -> list[str]:
     before |= record["versions"]
     now |= _deciding_versions()
     return [
-        f"{name} was {before[name]} and is {now[name]}"
+        f"{name} was {before.get(name)} and is {now[name]}"
         for name in now
         if before.get(name) != now[name]
     ]

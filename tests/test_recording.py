@@ -476,3 +476,27 @@ def test_files_that_someone_shortened_are_not_filled_up(tmp_path):
     lengths = {"events.out.tfevents.1.host.1.0": 10}
     recorder.restore({"bytes": lengths, "introduced": True, "last": {}})
     assert (board / "events.out.tfevents.1.host.1.0").read_bytes() == b"abc"
+
+
+def test_a_long_event_file_is_followed_by_one_other(tmp_path, monkeypatch):
+    """Not by another at each checkpoint from then on."""
+    monkeypatch.setattr("dltrain.recording.tensorboard.MOST_FILE_BYTES", 2000)
+    recorder = TensorBoard(tmp_path, "", {}, lambda: torch.zeros(1))
+    counts = []
+    for step in range(60):
+        recorder.scalars(step, 0.0, "train", {"loss": 1.0})
+        recorder.position()
+        counts.append(len(list(tmp_path.iterdir())))
+    recorder.close()
+    assert max(counts) == counts[-1]
+    sizes = [path.stat().st_size for path in sorted(tmp_path.iterdir())]
+    assert 1 < len(sizes) < 6
+    assert all(2000 < size < 2200 for size in sizes[:-1])
+
+
+def test_a_last_value_that_is_not_finite_is_no_older_one(tmp_path):
+    recorder = TensorBoard(tmp_path, "", {}, lambda: torch.zeros(1))
+    recorder.scalars(1, 1.0, "val", {"loss": 0.5, "r2": 0.1})
+    recorder.scalars(2, 2.0, "val", {"loss": 0.4, "r2": float("nan")})
+    assert recorder.position()["last"] == {"val/loss": 0.4}
+    recorder.close()

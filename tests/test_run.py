@@ -172,10 +172,11 @@ def test_a_damaged_summary_or_record_is_named(call, experiment, folder):
     stopped(experiment, run)
     for name in ("record.json", "summary.json"):
         whole = (run / name).read_bytes()
-        (run / name).write_bytes(whole[:-10])
-        ended = call("resume", run)
-        assert (ended.code, ended.out) == (1, "")
-        assert ended.err.splitlines()[-1].startswith(f"{run / name}: ")
+        for content in (whole[:-10], b"{}", b"[]"):
+            (run / name).write_bytes(content)
+            ended = call("resume", run)
+            assert (ended.code, ended.out) == (1, "")
+            assert ended.err.splitlines()[-1].startswith(f"{run / name}: ")
         (run / name).write_bytes(whole)
     assert call("resume", run).code == 0
 
@@ -189,8 +190,8 @@ def test_a_run_that_was_killed_before_its_first_checkpoint(call, folder):
     again = f"dltrain train {folder / 'run' / 'config.yaml'}"
     assert way_on == f"start again with: {again}"
     assert call(*again.split()[1:]).code == 0
-    record = {"plugins": ["my model.py"], "directory": str(folder)}
-    (folder / "run" / "record.json").write_text(json.dumps(record))
+    record = Record(data={}, device={}, plugins=["my model.py"], timings={}, directory=str(folder))
+    Run.open(folder / "run").write_record(record)
     told = call("resume", folder / "run").err.splitlines()[-1]
     assert told == f"start again with: {again} --plugin '{folder / 'my model.py'}'"
 

@@ -6,6 +6,7 @@ discriminator, a critic, scores samples on a scale without bounds.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 
 import torch
@@ -17,7 +18,7 @@ from dltrain.registry import LOSSES
 from dltrain.spec import DataSpec, NonNegativeFloat, Probability
 
 
-class AdversarialLoss(nn.Module):
+class AdversarialLoss(nn.Module, ABC):
     """What discriminator and generator make small.
 
     Attributes:
@@ -26,13 +27,13 @@ class AdversarialLoss(nn.Module):
 
     num_outputs = 1
 
+    @abstractmethod
     def discriminator(self, real: Tensor, fake: Tensor) -> Tensor:
         """Loss of each pair, (batch,), of outputs (batch, 1) for real and for fake samples."""
-        raise NotImplementedError
 
+    @abstractmethod
     def generator(self, fake: Tensor) -> Tensor:
         """Loss of each fake sample, (batch,), of outputs (batch, 1)."""
-        raise NotImplementedError
 
     def penalty(
         self,

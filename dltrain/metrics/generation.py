@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -27,7 +28,7 @@ class Judged:
     features: Tensor
 
 
-class GeneratorMetric:
+class GeneratorMetric(ABC):
     """Sums over samples, kept on the device; the value does not depend on how they were batched.
 
     Attributes:
@@ -36,17 +37,17 @@ class GeneratorMetric:
 
     scalars: Mapping[str, bool]
 
+    @abstractmethod
     def reset(self) -> None:
         """Forgets every sample."""
-        raise NotImplementedError
 
+    @abstractmethod
     def update(self, fake: Judged, real: Judged) -> None:
         """Adds as many fake samples as real ones."""
-        raise NotImplementedError
 
+    @abstractmethod
     def compute(self) -> dict[str, float]:
         """The scalars over all samples since `reset`; NaN where they are undefined."""
-        raise NotImplementedError
 
 
 @METRICS.register("classifier_confidence")

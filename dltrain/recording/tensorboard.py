@@ -67,8 +67,10 @@ class TensorBoard(Recorder):
         """Writes each under SPLIT/NAME."""
         for name, value in values.items():
             self.writer.add_scalar(f"{split}/{name}", value, step)
-            if split in ("val", "test") and math.isfinite(value):
-                self._last[f"{split}/{name}"] = value  # checkpoints hold it, as JSON
+            if split in ("val", "test"):
+                self._last.pop(f"{split}/{name}", None)
+                if math.isfinite(value):  # checkpoints hold it, as JSON
+                    self._last[f"{split}/{name}"] = value
 
     def evaluated(self, step: int, split: str, task: Task) -> None:
         """Writes what the task has to show, and histograms of the weights where wanted."""
@@ -116,7 +118,8 @@ class TensorBoard(Recorder):
             with path.open("rb") as file:
                 os.fsync(file.fileno())
             lengths[path.name] = path.stat().st_size
-        if self._writer is not None and max(lengths.values(), default=0) > MOST_FILE_BYTES:
+        # The last file is the writer's; the others may be as long as they were.
+        if self._writer is not None and lengths[max(lengths)] > MOST_FILE_BYTES:
             self._writer.close()
             self._writer = None  # the next scalar begins another file
         return {"bytes": lengths, "introduced": self._introduced, "last": self._last}

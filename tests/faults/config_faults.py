@@ -21,7 +21,7 @@ from typing import Any
 import hypothesis
 from hypothesis import strategies as st
 from processes import Started
-from rows import Row
+from rows import Row, in_time
 from small_data import write_images, write_text
 
 from dltrain import plugins
@@ -244,7 +244,7 @@ def hostile(number: int, folder: Path) -> None:
         assert "Traceback" not in text, (way, text)
         assert all(len(line) < 1300 for line in lines), (way, text)
         assert all(c.isprintable() or c in "\t\n" for c in text), (way, text)
-        assert told[way]["seconds"] < SECONDS, told
+        in_time(told[way]["seconds"], SECONDS)
         assert told[way]["megabytes"] < MEGABYTES, told
         assert told[way]["did"] == [], told
     assert {path.name for path in folder.iterdir()} - before == {"watched.out", "watched.err"}
@@ -380,7 +380,7 @@ def loaded_or_refused(path: Path, overrides: tuple[str, ...]) -> Experiment | No
         experiment = load(path, overrides)
     except UsageError as error:
         experiment, refusal = None, error
-    assert time.process_time() - started < 5
+    in_time(time.process_time() - started, 5)
     if refusal is not None:
         assert refusal.exit_code == 2
         assert isinstance(refusal, ConfigError), refusal

@@ -23,7 +23,7 @@ from unittest import mock
 import yaml
 from PIL import Image
 from processes import Started
-from rows import Row
+from rows import Row, in_time
 from small_data import write_cifar, write_images, write_text
 
 import dltrain
@@ -469,7 +469,7 @@ def trial(number: int, folder: Path) -> None:
             assert damage.line is None, f"{path.name}: line {damage.line} was not refused"
             assert got == good or not damage.noticed, f"{path.name}: other data, and no complaint"
     seconds = time.monotonic() - started
-    assert seconds < SECONDS, f"{seconds:.1f} s"
+    in_time(seconds, SECONDS)
     assert not warned, [str(warning.message) for warning in warned]
 
 
@@ -614,7 +614,7 @@ def bomb_trial(number: int, folder: Path) -> None:
         process.end()
     assert not process.err, process.err
     assert outcome["grown"] < BOMB_BYTES, f"{write.__name__}: {outcome}"
-    assert outcome["seconds"] < SECONDS, f"{write.__name__}: {outcome}"
+    in_time(outcome["seconds"], SECONDS)
 
 
 ROWS = [

@@ -51,10 +51,18 @@ def watched(folder: Path, see: See) -> Iterator[None]:
         inside = place == below or place.startswith(below + os.sep)
         return place if inside else None
 
-    def open_file(file: Any, mode: str = "r", *arguments: Any, **options: Any) -> Any:
+    def open_file(
+        file: Any,
+        mode: str = "r",
+        buffering: int = -1,
+        encoding: str | None = None,
+        errors: str | None = None,
+        newline: str | None = None,
+        closefd: bool = True,
+    ) -> Any:
         place = absolute(file)
         if place is None:
-            return real_open(file, mode, *arguments, **options)
+            return real_open(file, mode, buffering, encoding, errors, newline, closefd)
         raw = _Raw(place, mode.replace("t", "").replace("b", ""), see)
         places[raw.fileno()] = place
         if "+" in mode:
@@ -63,7 +71,7 @@ def watched(folder: Path, see: See) -> Iterator[None]:
             binary = io.BufferedReader(raw) if raw.readable() else io.BufferedWriter(raw)
         if "b" in mode:
             return binary
-        return io.TextIOWrapper(binary, encoding=options.get("encoding"))
+        return io.TextIOWrapper(binary, encoding, errors, newline)
 
     def os_open(path: Any, flags: int, *arguments: Any, **options: Any) -> int:
         place = absolute(path)

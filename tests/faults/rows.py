@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import wraps
@@ -33,6 +34,15 @@ class Row:
     pr: int
     release: int
     cases: int = 1
+
+
+def in_time(seconds: float, limit: float) -> None:
+    """Holds a trial to a promised time where the machine is its own, as `scripts/torture.py` says.
+
+    On a shared one, as the suite's may be, a slow moment would break a promise that holds.
+    """
+    if os.environ.get("DLTRAIN_TIMED"):
+        assert seconds < limit, f"{seconds:.1f} s, and {limit:g} s are promised"
 
 
 def with_model(name: str, builder: Callable[..., nn.Module]) -> Callable[..., Callable]:
