@@ -18,7 +18,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
-import os
 import re
 import shutil
 from collections.abc import Iterable, Mapping
@@ -32,6 +31,7 @@ import torch
 from torch import Tensor
 
 from dltrain.errors import RunError
+from dltrain.files import make_directory, remove, sync, write, write_atomically
 from dltrain.task import Phase
 
 TENSOR_FILES = ("model", "averaged", "optimizer", "rng")
@@ -75,7 +75,7 @@ class Checkpoints:
         final = self.directory / f"step-{step:010d}"
         part = self.directory / f".{final.name}.part"
         try:
-            _remove(part)
+            remove(part)
             part.mkdir()
             files = {
                 f"{name}.safetensors": safetensors.torch.save(plain(tensors))
@@ -88,16 +88,16 @@ class Checkpoints:
                 for name, content in files.items()
             }
             for name, content in files.items():
-                _write(part / name, content)
-            _write(part / "manifest.json", _json_bytes({"step": step, "files": manifest}))
+                write(part / name, content)
+            write(part / "manifest.json", _json_bytes({"step": step, "files": manifest}))
             sync(part)
             replaced = self.directory / f".{final.name}.replaced"
             if final.exists():  # a damaged one that the run came past again
-                _remove(replaced)
+                remove(replaced)
                 final.rename(replaced)
             part.rename(final)
             sync(self.directory)
-            _remove(replaced)
+            remove(replaced)
             self._point("latest", {"step": step, "directory": final.name})
         except BaseException:
             self._recover()
@@ -309,27 +309,6 @@ def _laid_out_as(parameter: Tensor, value: Tensor) -> Tensor:
     return torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Replaces a file by a new content, so that a reader sees the old or the new one."""
-    part = path.with_name(f".{path.name}.part")
-    try:
-        _write(part, content)
-        part.replace(path)
-        sync(path.parent)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
-
-
-def make_directory(path: Path) -> None:
-    """Makes a directory and those above it, so that they survive a power cut."""
-    if path.exists() or path == path.parent:
-        return
-    make_directory(path.parent)
-    path.mkdir(exist_ok=True)
-    sync(path.parent)
-
-
 def plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """On the CPU, contiguous, sharing no memory, as safetensors wants them."""
     return {
@@ -359,24 +338,3 @@ def _read(path: Path) -> bytes:
         if error.errno in (errno.EISDIR, errno.ENOTDIR, errno.EIO):
             raise DamagedCheckpointError(message) from error
         raise RunError(message) from error  # too many open files, say: the file may be good
-
-
-def _write(path: Path, content: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def sync(directory: Path) -> None:
-    """Flushes a directory's entries, so that a rename survives a power cut."""
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _remove(path: Path) -> None:
-    if path.exists():
-        shutil.rmtree(path)

@@ -21,9 +21,10 @@ import numpy
 import torch
 
 import dltrain
-from dltrain.checkpoint import Checkpoints, make_directory, sync, write_atomically
+from dltrain.checkpoint import Checkpoints
 from dltrain.config import ConfigError, Experiment, load
 from dltrain.errors import RunError
+from dltrain.files import make_directory, sync, write_atomically
 from dltrain.spec import Data
 
 MOST_DIFF_BYTES = 1_000_000

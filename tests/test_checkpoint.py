@@ -8,7 +8,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from dltrain import checkpoint
+from dltrain import checkpoint, files
 from dltrain.checkpoint import Checkpoints, DamagedCheckpointError, Snapshot, load
 from dltrain.device import random_state
 from dltrain.errors import RunError
@@ -139,7 +139,7 @@ def test_a_full_disk_leaves_the_earlier_checkpoint_and_no_rubbish(tmp_path, monk
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr(checkpoint.os, "fsync", full)
+        patched.setattr(files.os, "fsync", full)
         with pytest.raises(OSError, match="No space"):
             checkpoints.save(2, snapshot(2.0))
     assert sorted(p.name for p in checkpoints.directory.iterdir()) == before

@@ -20,7 +20,7 @@ from small_runs import CONFIG, recorded, write_folder
 
 import dltrain
 from dltrain.errors import RunError
-from dltrain.run import Run, git_state
+from dltrain.run import Record, Run, git_state
 
 
 @pytest.fixture
@@ -202,7 +202,7 @@ def test_a_directory_that_could_not_be_made_a_run_is_free_again(folder, monkeypa
 
     experiment = dltrain.load("config.yaml")
     with monkeypatch.context() as patched:
-        patched.setattr("dltrain.checkpoint.os.fsync", full)
+        patched.setattr("dltrain.files.os.fsync", full)
         with pytest.raises(RunError, match=r"can't make the run directory: .*No space"):
             Run.create(experiment, folder / "run")
     assert list((folder / "run").glob("*")) == []

@@ -12,8 +12,9 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from dltrain.checkpoint import plain, write_atomically
+from dltrain.checkpoint import plain
 from dltrain.errors import RunError, UsageError
+from dltrain.files import write_atomically
 
 KEYS = ("state_dict", "model")
 """Under which a file may hold its weights among other things."""

@@ -19,10 +19,11 @@ from dltrain.build import (
     build_trainer,
     misfit,
 )
-from dltrain.checkpoint import sync, weights_sha256
+from dltrain.checkpoint import weights_sha256
 from dltrain.config import Experiment
 from dltrain.device import is_out_of_memory, peak_memory_bytes
 from dltrain.errors import DltrainError, RunError, StoppedError, told_by
+from dltrain.files import sync
 from dltrain.recording import MetricsFile, Progress, Recorder, TensorBoard
 from dltrain.run import Record, Run, Summary, data_record, device_record, differences
 from dltrain.spec import Data
