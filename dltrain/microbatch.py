@@ -19,7 +19,8 @@ class MicroBatches:
 
     A slice that failed leaves no trace: gradients, buffers, such as batch norm's statistics, and
     random generators go back to where they were, and the whole batch is taken again in slices half
-    as large, from then on. So the outcome is that of a run with this size from the start.
+    as large, from then on. So the outcome is that of a run with this size from the start, but for
+    earlier phases of the same step, which had room.
 
     Args:
         setting: Samples in a slice; None takes the whole batch.

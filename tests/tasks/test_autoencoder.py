@@ -5,16 +5,15 @@ import torch
 from PIL import Image
 from small_data import write_images
 from torch.distributions import Normal, kl_divergence
+from trainers import assert_same_outcome, stopped_and_resumed, trainer_of, weights
 
-from dltrain import resume, train
-from dltrain.build import build_data, build_machine, build_task, build_trainer, load_trained
-from dltrain.checkpoint import Checkpoints
+from dltrain import train
+from dltrain.build import load_trained
 from dltrain.commands.check import check
 from dltrain.commands.sample import sample_pictures
 from dltrain.config import ConfigError
 from dltrain.data.draws import key, normal
-from dltrain.errors import StoppedError, UsageError
-from dltrain.trainer import Trainer
+from dltrain.errors import UsageError
 
 CONFIG = {
     "seed": 3,
@@ -34,17 +33,6 @@ VARIATIONAL = ("model.variational=true", "task.kl_weight=0.7")
 def make(experiment, tmp_path):
     write_images(tmp_path / "images", train=133, test=40, side=8, classes=3)
     return lambda *overrides, **changes: experiment(CONFIG | changes, *overrides)
-
-
-def trainer_of(experiment, tmp_path):
-    machine = build_machine(experiment)
-    data = build_data(experiment, machine, print)
-    task = build_task(experiment, data.spec, machine)
-    return build_trainer(experiment, data, task, machine, Checkpoints(tmp_path / "checkpoints"))
-
-
-def weights(trainer) -> torch.Tensor:
-    return torch.cat([p.detach().flatten() for p in trainer.task.model.parameters()])
 
 
 def test_the_loss_is_the_mean_squared_difference(make, tmp_path):
@@ -92,7 +80,7 @@ def test_nothing_depends_on_the_cut(make, tmp_path, overrides):
         assert [len(b) for b in trainer.data.train.batches(40, epoch=0)] == [40, 40, 23]
         trainer.fit()
         named = {k: v for k, v in trainer.state.last.items() if not k.startswith("system/")}
-        results.append((weights(trainer), named))
+        results.append((weights(trainer.task.model), named))
     (whole, scalars), (cut, cut_scalars) = results
     assert torch.allclose(whole, cut, rtol=1e-11, atol=1e-12)
     assert cut_scalars == pytest.approx(scalars, rel=1e-10)
@@ -127,21 +115,8 @@ def test_it_finds_the_line_that_data_lies_on(experiment, tmp_path):
 def test_a_stopped_variational_run_goes_on_exactly(make, tmp_path, monkeypatch):
     options = (*VARIATIONAL, "train.micro_batch=17", "train.ema=0.9", "checkpoint.every=2 steps")
     whole = train(make(*options), run_dir=tmp_path / "whole", quiet=True)
-    original = Trainer.train_step
-
-    def stop(self, batch):
-        original(self, batch)
-        if self.state.step == 4:
-            self.stop_signal = 15
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "train_step", stop)
-        with pytest.raises(StoppedError):
-            train(make(*options), run_dir=tmp_path / "cut", quiet=True)
-    again = resume(tmp_path / "cut", quiet=True)
-    assert again.weights_sha256 == whole.weights_sha256
-    same = {k: v for k, v in whole.metrics.items() if not k.startswith("system/")}
-    assert {k: again.metrics[k] for k in same} == same
+    again = stopped_and_resumed(make(*options), tmp_path / "cut", 4, monkeypatch)
+    assert_same_outcome(again, whole)
 
 
 def test_reconstructions_stand_under_their_inputs(make, tmp_path):

@@ -8,10 +8,11 @@ import torch
 from small_data import write_images
 from torch.nn import functional as F
 from torch.nn.utils import clip_grad_norm_
+from trainers import trainer_of, weights
 
 import dltrain
 from dltrain import resume, train
-from dltrain.build import build_data, build_machine, build_task, build_trainer
+from dltrain.build import build_data
 from dltrain.checkpoint import Checkpoints, load
 from dltrain.commands.check import check
 from dltrain.config import ConfigError
@@ -40,17 +41,6 @@ LOSSES = ["non_saturating", "hinge", "wasserstein"]
 def make(experiment, tmp_path):
     write_images(tmp_path / "images", train=133, test=40, side=8, classes=3)
     return lambda *overrides, **changes: experiment(CONFIG | changes, *overrides)
-
-
-def trainer_of(experiment, tmp_path):
-    machine = build_machine(experiment)
-    data = build_data(experiment, machine, print)
-    task = build_task(experiment, data.spec, machine)
-    return build_trainer(experiment, data, task, machine, Checkpoints(tmp_path / "checkpoints"))
-
-
-def weights(module) -> torch.Tensor:
-    return torch.cat([p.detach().flatten() for p in module.parameters()])
 
 
 def by_hand(loss, discriminator, generator, real, noises):
@@ -227,6 +217,26 @@ def test_it_learns_a_distribution(experiment, tmp_path):
     trainer.fit()
     assert distance()[0] < 0.25 * mean
     assert distance()[1] < 0.5 * spread
+
+
+def test_each_evaluation_shows_what_became_of_the_same_noise(make, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    chosen = make("recording={tensorboard: true, images: 9}", "train.evaluate=3 steps")
+    train(chosen, run_dir=tmp_path / "run", quiet=True)
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard"), {"images": 0})
+    events.Reload()
+    shown = events.Images("val/samples")
+    assert [image.step for image in shown] == [3, 6]
+    assert all((image.height, image.width) == (3 * 58 + 2, 3 * 58 + 2) for image in shown)
+    assert shown[0].encoded_image_string != shown[1].encoded_image_string
+    # The last grid is the one that the model makes of the noise that is always the same.
+    trainer = trainer_of(chosen, tmp_path)
+    grids = []
+    for _ in range(2):
+        trainer.evaluate(trainer.data.validation, "val")
+        grids += [page.content for page in trainer.task.pages()]
+    assert torch.equal(*grids)
 
 
 # --------------------------------------------------------------------------------- stop and go on

@@ -6,10 +6,9 @@ import pytest
 import torch
 from small_data import write_text
 from torch.nn import functional as F
+from trainers import trainer_of
 
 from dltrain import resume, train
-from dltrain.build import build_data, build_machine, build_task, build_trainer
-from dltrain.checkpoint import Checkpoints
 from dltrain.config import ConfigError
 from dltrain.run import Run
 from dltrain.spec import PADDING, UNKNOWN, Batch
@@ -32,13 +31,6 @@ CONFIG = {
 def make(experiment, tmp_path):
     write_text(tmp_path / "text.txt", 60)
     return lambda *overrides: experiment(CONFIG, *overrides)
-
-
-def trainer_of(experiment, tmp_path):
-    machine = build_machine(experiment)
-    data = build_data(experiment, machine, print)
-    task = build_task(experiment, data.spec, machine)
-    return build_trainer(experiment, data, task, machine, Checkpoints(tmp_path / "checkpoints"))
 
 
 @pytest.fixture

@@ -3,15 +3,12 @@
 import pytest
 import torch
 from torch.nn import functional as F
+from trainers import assert_same_outcome, stopped_and_resumed, trainer_of, weights
 
-from dltrain import predict, resume, train
-from dltrain.build import build_data, build_machine, build_task, build_trainer
-from dltrain.checkpoint import Checkpoints
+from dltrain import predict, train
 from dltrain.commands.check import check
 from dltrain.config import ConfigError
-from dltrain.errors import StoppedError
 from dltrain.spec import PADDING
-from dltrain.trainer import Trainer
 
 CONFIG = {
     "seed": 3,
@@ -24,17 +21,6 @@ CONFIG = {
     "train": {"epochs": 2, "batch_size": 40, "precision": "fp64", "device": "cpu"},
     "recording": {"tensorboard": False},
 }
-
-
-def trainer_of(experiment, tmp_path):
-    machine = build_machine(experiment)
-    data = build_data(experiment, machine, print)
-    task = build_task(experiment, data.spec, machine)
-    return build_trainer(experiment, data, task, machine, Checkpoints(tmp_path / "checkpoints"))
-
-
-def weights(trainer) -> torch.Tensor:
-    return torch.cat([p.detach().flatten() for p in trainer.task.model.parameters()])
 
 
 @pytest.mark.parametrize("order", ["reverse", "sort"])
@@ -87,7 +73,7 @@ def test_nothing_depends_on_how_sequences_are_batched(experiment, tmp_path, chan
         trainer = trainer_of(experiment(CONFIG, *overrides), tmp_path / str(number))
         trainer.fit()
         named = {k: v for k, v in trainer.state.last.items() if not k.startswith("system/")}
-        results.append((weights(trainer), named))
+        results.append((weights(trainer.task.model), named))
     assert torch.allclose(results[0][0], results[1][0], rtol=1e-11, atol=1e-12)
     assert results[1][1] == pytest.approx(results[0][1], rel=1e-10)
 
@@ -169,21 +155,8 @@ def test_a_stopped_run_goes_on_exactly(experiment, tmp_path, monkeypatch):
         *("optimizer={name: adamw, lr: 0.01}", "checkpoint.every=2 steps"),
     )
     whole = train(experiment(CONFIG, *options), run_dir=tmp_path / "whole", quiet=True)
-    original = Trainer.train_step
-
-    def stop(self, batch):
-        original(self, batch)
-        if self.state.step == 5:
-            self.stop_signal = 15
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "train_step", stop)
-        with pytest.raises(StoppedError):
-            train(experiment(CONFIG, *options), run_dir=tmp_path / "cut", quiet=True)
-    again = resume(tmp_path / "cut", quiet=True)
-    assert again.weights_sha256 == whole.weights_sha256
-    same = {k: v for k, v in whole.metrics.items() if not k.startswith("system/")}
-    assert {k: again.metrics[k] for k in same} == same
+    again = stopped_and_resumed(experiment(CONFIG, *options), tmp_path / "cut", 5, monkeypatch)
+    assert_same_outcome(again, whole)
 
 
 @pytest.mark.parametrize(

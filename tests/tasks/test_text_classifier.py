@@ -2,12 +2,9 @@
 
 import pytest
 import torch
+from trainers import assert_same_outcome, stopped_and_resumed, trainer_of, weights
 
-from dltrain import resume, train
-from dltrain.build import build_data, build_machine, build_task, build_trainer
-from dltrain.checkpoint import Checkpoints
-from dltrain.errors import StoppedError
-from dltrain.trainer import Trainer
+from dltrain import train
 
 CONFIG = {
     "seed": 3,
@@ -23,22 +20,19 @@ CONFIG = {
 
 def trained(experiment, tmp_path) -> tuple[torch.Tensor, dict]:
     """Weights and scalars after training."""
-    machine = build_machine(experiment)
-    data = build_data(experiment, machine, print)
-    assert [len(b) for b in data.train.batches(64)] == [64, 39]
-    task = build_task(experiment, data.spec, machine)
-    trainer = build_trainer(experiment, data, task, machine, Checkpoints(tmp_path))
+    trainer = trainer_of(experiment, tmp_path)
+    assert [len(b) for b in trainer.data.train.batches(64)] == [64, 39]
     trainer.fit()
-    weights = torch.cat([p.detach().flatten() for p in task.model.parameters()])
-    return weights, {k: v for k, v in trainer.state.last.items() if not k.startswith("system/")}
+    scalars = {k: v for k, v in trainer.state.last.items() if not k.startswith("system/")}
+    return weights(trainer.task.model), scalars
 
 
 @pytest.mark.parametrize("change", ["train.micro_batch=16", "train.evaluate_batch_size=7"])
 def test_nothing_depends_on_how_texts_are_batched(experiment, tmp_path, change):
     """Micro-batches share their batch's padding, evaluation batches have their own."""
-    weights, scalars = trained(experiment(CONFIG), tmp_path / "whole")
+    whole, scalars = trained(experiment(CONFIG), tmp_path / "whole")
     cut_weights, cut_scalars = trained(experiment(CONFIG, change), tmp_path / "cut")
-    assert torch.allclose(weights, cut_weights, rtol=1e-11, atol=1e-11)
+    assert torch.allclose(whole, cut_weights, rtol=1e-11, atol=1e-11)
     assert cut_scalars == pytest.approx(scalars, rel=1e-10)
 
 
@@ -50,18 +44,6 @@ def test_a_stopped_run_goes_on_exactly(experiment, tmp_path, monkeypatch):
         *("checkpoint.every=3 steps", "checkpoint.best=val/accuracy"),
     )
     whole = train(experiment(CONFIG, *options), run_dir=tmp_path / "whole", quiet=True)
-    original = Trainer.train_step
-
-    def stop_in_the_second_epoch(self, batch):
-        original(self, batch)
-        if self.state.step == self.steps_per_epoch + 2:
-            self.stop_signal = 15
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "train_step", stop_in_the_second_epoch)
-        with pytest.raises(StoppedError):
-            train(experiment(CONFIG, *options), run_dir=tmp_path / "cut", quiet=True)
-    again = resume(tmp_path / "cut", quiet=True)
-    assert again.weights_sha256 == whole.weights_sha256
-    same = {k: v for k, v in whole.metrics.items() if not k.startswith("system/")}
-    assert {k: again.metrics[k] for k in same} == same
+    # The second step of the second epoch, of 7.
+    again = stopped_and_resumed(experiment(CONFIG, *options), tmp_path / "cut", 9, monkeypatch)
+    assert_same_outcome(again, whole)

@@ -1,0 +1,60 @@
+"""Trainers of an experiment, and runs that are stopped on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+
+from dltrain import resume, train
+from dltrain.build import build_data, build_machine, build_task, build_trainer
+from dltrain.checkpoint import Checkpoints
+from dltrain.config import Experiment
+from dltrain.errors import StoppedError
+from dltrain.recording import Recorder
+from dltrain.run import Summary
+from dltrain.trainer import Trainer
+
+
+def trainer_of(
+    experiment: Experiment, tmp_path: Path, recorders: Sequence[Recorder] = ()
+) -> Trainer:
+    """Its trainer, with checkpoints in the folder."""
+    machine = build_machine(experiment)
+    data = build_data(experiment, machine, print)
+    task = build_task(experiment, data.spec, machine)
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    return build_trainer(experiment, data, task, machine, checkpoints, recorders)
+
+
+def weights(module: torch.nn.Module) -> torch.Tensor:
+    """All parameters in one row."""
+    return torch.cat([p.detach().flatten() for p in module.parameters()])
+
+
+def stopped_and_resumed(
+    experiment: Experiment, run: Path, step: int, monkeypatch: pytest.MonkeyPatch
+) -> Summary:
+    """Trains, asks to stop after a step, and goes on to the end."""
+    original = Trainer.train_step
+
+    def stop(trainer, batch):
+        original(trainer, batch)
+        if trainer.state.step == step:
+            trainer.stop_signal = 15
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "train_step", stop)
+        with pytest.raises(StoppedError):
+            train(experiment, run_dir=run, quiet=True)
+    return resume(run, quiet=True)
+
+
+def assert_same_outcome(one: Summary, other: Summary) -> None:
+    """Weights and scalars, less what the clock decides."""
+    assert one.weights_sha256 == other.weights_sha256
+    assert {k: v for k, v in one.metrics.items() if not k.startswith("system/")} == {
+        k: v for k, v in other.metrics.items() if not k.startswith("system/")
+    }
