@@ -44,7 +44,10 @@ class DamagedCheckpointError(RunError):
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What a run needs to go on exactly: tensors by name, and a JSON-able state."""
+    """What a run needs to go on exactly: tensors by name, and a JSON-able state.
+
+    Its tensors may be those that training changes, and be anywhere; `copied` gives one to keep.
+    """
 
     model: Mapping[str, Tensor]
     averaged: Mapping[str, Tensor]
@@ -55,6 +58,11 @@ class Snapshot:
     def weights(self) -> dict[str, Tensor]:
         """The state_dict that is evaluated: averaged parameters where there are any."""
         return {**self.model, **self.averaged}
+
+    def copied(self) -> Snapshot:
+        """The same now and later: its tensors are copies, on the CPU."""
+        copies = {name: plain(getattr(self, name)) for name in TENSOR_FILES}
+        return Snapshot(**copies, state=self.state)
 
 
 class Checkpoints:
@@ -70,7 +78,7 @@ class Checkpoints:
         self.keep = keep
 
     def save(self, step: int, snapshot: Snapshot) -> Path:
-        """Writes a checkpoint, then prunes older ones."""
+        """Writes a checkpoint, of a snapshot that was `copied`, then prunes older ones."""
         make_directory(self.directory)
         final = self.directory / f"step-{step:010d}"
         part = self.directory / f".{final.name}.part"
@@ -78,7 +86,7 @@ class Checkpoints:
             remove(part)
             part.mkdir()
             files = {
-                f"{name}.safetensors": safetensors.torch.save(plain(tensors))
+                f"{name}.safetensors": safetensors.torch.save(dict(tensors))
                 for name in TENSOR_FILES
                 if (tensors := getattr(snapshot, name)) or name != "averaged"
             }

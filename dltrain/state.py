@@ -86,7 +86,7 @@ class TrainerState:
             phase: {name: float(value) for name, value in vars(window).items()}
             for phase, window in self.windows.items()
         }
-        return {**vars(self), "windows": windows}
+        return {**vars(self), "windows": windows, "last": dict(self.last)}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> TrainerState:

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from dltrain.averaging import WeightAverage
+from dltrain.background import Background
 from dltrain.checkpoint import Checkpoints, Snapshot, load, pack_optimizers, unpack_optimizers
 from dltrain.device import Numerics, peak_memory_bytes, random_state, set_random_state
 from dltrain.errors import StoppedError
@@ -81,8 +82,9 @@ class Trainer:
         self.stop_signal: int | None = None
         self.tested_weights: str | None = None
         self.guard = FiniteGuard(
-            device, settings.on_nonfinite, settings.max_skipped, checkpoints.describe
+            device, settings.on_nonfinite, settings.max_skipped, self._describe_saved
         )
+        self.background = Background()
         self._saved_step: int | None = None
         self._started = time.perf_counter()
         self._lap = (self._started, 0)
@@ -110,9 +112,13 @@ class Trainer:
                 self.train_epoch()
             self.save()
             self.test()
+            self.background.wait()
         except StoppedError:
             self.save()
+            self.background.wait()
             raise
+        finally:
+            self.background.settle()
 
     def train_epoch(self) -> None:
         """Trains from where the run stands to the end of the epoch, or of the run."""
@@ -174,6 +180,7 @@ class Trainer:
 
     def _after_step(self) -> None:
         state = self.state
+        self.background.check()
         for recorder in self.recorders:
             recorder.advance(state.step)
         ends = state.step >= self.total_steps
@@ -237,6 +244,7 @@ class Trainer:
         """Evaluates the test split with the best weights, or the last where none are best."""
         if self.data.test is None:
             return
+        self.background.wait()
         best = self.checkpoints.best() if self.monitor else None
         self.tested_weights = best.name if best else "averaged" if self.average.tensors else "final"
         with self._weights_of(best):
@@ -305,17 +313,27 @@ class Trainer:
     # ------------------------------------------------------------------- what makes a run go on
 
     def save(self) -> None:
-        """Saves a checkpoint of this step, unless there is one."""
+        """Saves a checkpoint of this step, unless there is one; `background` writes it."""
         if self._saved_step == self.state.step:
             return
         self.guard.check()
-        self.checkpoints.save(self.state.step, self.snapshot())
+        self.background.wait()  # for the one before: there is memory for one
+        self.background.submit(partial(self._write, self.state.step, self.snapshot().copied()))
         self._saved_step = self.state.step
+
+    def _write(self, step: int, snapshot: Snapshot) -> None:
+        for recorder in self.recorders:
+            recorder.sync()
+        self.checkpoints.save(step, snapshot)
 
     def _mark_best(self) -> None:
         if self.monitor is not None and self.state.best is not None:
             value, step = self.state.best
-            self.checkpoints.mark_best(step, self.monitor, value)
+            self.background.submit(partial(self.checkpoints.mark_best, step, self.monitor, value))
+
+    def _describe_saved(self) -> str:
+        self.background.settle()
+        return self.checkpoints.describe()
 
     def snapshot(self) -> Snapshot:
         """All that `restore` needs."""

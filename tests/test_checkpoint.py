@@ -22,7 +22,7 @@ def snapshot(value: float = 1.0) -> Snapshot:
         optimizer={"main/0/a/exp_avg": torch.full((4, 3), value / 2)},
         rng=random_state(),
         state={"step": 1},
-    )
+    ).copied()
 
 
 def test_what_is_saved_is_loaded(tmp_path):

@@ -225,6 +225,7 @@ def test_a_step_that_the_scaler_skips_leaves_no_trace(experiment, tmp_path):
     trainer.train_step(batch)
     assert (trainer.state.step, trainer.state.updates, trainer.state.windows) == (1, 0, {})
     trainer.save()  # JSON has no infinite gradient norm
+    trainer.background.wait()
     trainer.task.loss = loss
     for one in (trainer, plain):
         one.train_step(batch)

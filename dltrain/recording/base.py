@@ -27,8 +27,11 @@ class Recorder:
         """Something that the user should read."""
 
     def position(self) -> dict[str, Any]:
-        """Flushes to the disk; what `restore` needs to go on from here, JSON-able."""
+        """Writes what is held back; what `restore` needs to go on from here, JSON-able."""
         return {}
+
+    def sync(self) -> None:
+        """Flushes to the disk what `position` counted. Another thread calls it."""
 
     def restore(self, position: Mapping[str, Any]) -> None:
         """Forgets everything recorded after `position`."""

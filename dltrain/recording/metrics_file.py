@@ -32,10 +32,13 @@ class MetricsFile(Recorder):
         self._file.flush()
 
     def position(self) -> dict[str, Any]:
-        """The file's length, all of it on the disk."""
+        """The file's length."""
         self._file.flush()
-        os.fsync(self._file.fileno())
         return {"bytes": self._file.tell()}
+
+    def sync(self) -> None:
+        """Flushes the file to the disk."""
+        os.fsync(self._file.fileno())
 
     def restore(self, position: Mapping[str, Any]) -> None:
         """Cuts off what was written after the checkpoint; a file that was shortened stays so."""

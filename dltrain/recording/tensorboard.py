@@ -110,19 +110,21 @@ class TensorBoard(Recorder):
             model.train(training)
 
     def position(self) -> dict[str, Any]:
-        """The event files' lengths, all of them on the disk."""
+        """The event files' lengths."""
         if self._writer is not None:
             self._writer.flush()
-        lengths = {}
-        for path in self._event_files():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
-            lengths[path.name] = path.stat().st_size
+        lengths = {path.name: path.stat().st_size for path in self._event_files()}
         # The last file is the writer's; the others may be as long as they were.
         if self._writer is not None and lengths[max(lengths)] > MOST_FILE_BYTES:
             self._writer.close()
             self._writer = None  # the next scalar begins another file
-        return {"bytes": lengths, "introduced": self._introduced, "last": self._last}
+        return {"bytes": lengths, "introduced": self._introduced, "last": dict(self._last)}
+
+    def sync(self) -> None:
+        """Flushes the event files to the disk."""
+        for path in self._event_files():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
 
     def restore(self, position: Mapping[str, Any]) -> None:
         """Cuts off what was written after the checkpoint; what follows goes to a new file."""

@@ -134,6 +134,7 @@ def test_a_compiled_model_saves_plain_keys(make):
     assert all(traced), "and only while the model was compiled"
     assert torch.allclose(weights(compiled), weights(plain), atol=1e-4)
     compiled.save()
+    compiled.background.wait()
     snapshot = compiled.checkpoints.newest()[1]
     assert snapshot.model.keys() == plain.task.model.state_dict().keys()
     assert not any("_orig_mod" in name for name in (*snapshot.model, *snapshot.optimizer))
