@@ -9,6 +9,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,25 @@ class Started:
         if self.running:
             self.signal(signal.SIGKILL)
         self._process.join()
+
+
+def processes_in(folder: Path) -> set[int]:
+    """The processes whose working directory it is, other than this one."""
+    found = set()
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal() and int(entry.name) != os.getpid():
+            with suppress(OSError):  # it ends just now, or is not ours
+                if (entry / "cwd").samefile(folder):
+                    found.add(int(entry.name))
+    return found
+
+
+def wait_for_the_end_of_all_in(folder: Path, but: set[int]) -> None:
+    """Waits until no process is left there but these; a killed one's workers end by themselves."""
+    deadline = time.monotonic() + _SECONDS
+    while left := processes_in(folder) - but:
+        assert time.monotonic() < deadline, f"left after {_SECONDS} s: processes {left}"
+        time.sleep(0.05)
 
 
 def command_line(*words: object) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import multiprocessing.connection
 import os
 import signal
 import threading
@@ -80,6 +81,7 @@ class Streamed:
             batch_size=None,  # an item is a batch already
             sampler=range(offset, len(cuts)),
             num_workers=self.workers,
+            worker_init_fn=_end_with_the_run,
             pin_memory=device.type == "cuda",
             timeout=min(self.timeout, _LOOK_SECONDS) if self.workers else 0,
             generator=torch.Generator(),  # or it would draw from the run's generator
@@ -185,6 +187,22 @@ class _Batches(Dataset[Tensor | DataError]):
                 told = brief(f"{type(error).__name__}: {error}", 300)
                 return DataError(f"{self.names[sample]}: reading it failed: {told}")
         return torch.stack(samples)
+
+
+def _end_with_the_run(_worker: int) -> None:
+    """Has a worker end as soon as the process that asked for it is gone.
+
+    Torch's workers look whether their parent lives. Where that is a fork server, it lives for as
+    long as its children do, and neither would ever end after the run was killed.
+    """
+    run = multiprocessing.parent_process()
+    assert run is not None
+
+    def watch() -> None:
+        multiprocessing.connection.wait([run.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _started(loader: DataLoader[Tensor | DataError]) -> Iterator[Tensor | DataError]:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import yaml
 from exactness import differences, outcome
-from processes import Started, command_line
+from processes import Started, command_line, processes_in, wait_for_the_end_of_all_in
 from rows import Row, in_time
 from small_data import write_images, write_pictures
 
@@ -110,6 +110,7 @@ def killed(number: int, folder: Path) -> None:
     chance, kind = random.Random(number), list(KINDS)[number % len(KINDS)]
     whole, seconds = uninterrupted(kind)
     prepare(folder, kind)
+    others = processes_in(folder)
     for kill in range(1 + number // len(KINDS) % 3):
         process = go_on(folder, f"kill-{kill}")
         time.sleep(chance.uniform(0.2, 1.0) * seconds)
@@ -117,6 +118,7 @@ def killed(number: int, folder: Path) -> None:
     process = go_on(folder, "last")
     assert process.wait() == 0, process.err
     assert not differences(folder / "run", whole)
+    wait_for_the_end_of_all_in(folder, but=others)
 
 
 def stopped(number: int, folder: Path) -> None:
@@ -124,6 +126,7 @@ def stopped(number: int, folder: Path) -> None:
     chance, kind = random.Random(number), list(KINDS)[number % len(KINDS)]
     whole, seconds = uninterrupted(kind)
     prepare(folder, kind)
+    others = processes_in(folder)
     which = chance.choice([signal.SIGINT, signal.SIGTERM])
     process = start(folder, "stopped", *TRAINS)
     metrics = folder / "run" / "metrics.jsonl"
@@ -150,12 +153,14 @@ def stopped(number: int, folder: Path) -> None:
     process = go_on(folder, "last")
     assert process.wait() == 0, process.err
     assert not differences(folder / "run", whole)
+    wait_for_the_end_of_all_in(folder, but=others)
 
 
 ROWS = [
     Row(
         "SIGKILL at random times, 1 to 3 in a run",
-        "the resumed run is the uninterrupted one, bit for bit, in TensorBoard too",
+        "the resumed run is the uninterrupted one, bit for bit, in TensorBoard too; no process is "
+        "left",
         killed,
         pr=12,
         release=200,
