@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
-from torch import nn
+from torch import Tensor, nn
 
 from dltrain.errors import UsageError
 from dltrain.models.layers import (
     Activation,
+    Dropout,
     HiddenInit,
     activation_layer,
     initialise,
@@ -80,9 +82,39 @@ def cnn(
         pooling, nonlinearity = nn.MaxPool2d(2), activation_layer(activation)
         layers += [pooling, nonlinearity] if is_monotonic(activation) else [nonlinearity, pooling]
         width = next_width
-    layers += [nn.Flatten(), nn.Dropout(dropout)]
+    layers += [nn.Flatten(), Dropout(dropout)]
     layers.append(nn.Linear(width * size[0] * size[1], spec.num_outputs))
+    if padding == "valid" and not batch_norm:
+        seen = [_size_seen(pixels, kernel_size, len(channels)) for pixels in size]
+        return initialise(_OfCorner(seen, *layers), init)
     return initialise(nn.Sequential(*layers), init)
+
+
+class _OfCorner(nn.Sequential):
+    """Layers that look at the first rows and columns of a picture alone.
+
+    Where a pooling has an odd number of rows, it leaves out the last one; what only this row came
+    from need not be computed: for 28x28 pixels and two stages, a sixth of the arithmetic. Batch
+    normalisation would see the row in its statistics.
+
+    Args:
+        seen: Rows and columns.
+        layers: See `nn.Sequential`.
+    """
+
+    def __init__(self, seen: Sequence[int], *layers: nn.Module) -> None:
+        super().__init__(*layers)
+        self.rows, self.columns = seen
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's name
+        return super().forward(input[:, :, : self.rows, : self.columns])
+
+
+def _size_seen(pooled: int, kernel_size: int, stages: int) -> int:
+    """Height or width of a picture that so many stages make `pooled` of, with nothing left out."""
+    for _ in range(stages):
+        pooled = 2 * pooled + kernel_size - 1
+    return pooled
 
 
 def _size_after_stage(pixels: int, kernel_size: int, padding: Padding) -> int:

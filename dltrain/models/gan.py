@@ -9,7 +9,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from dltrain.errors import OptionError, UsageError
-from dltrain.models.layers import AsSamples, require_numbers
+from dltrain.models.layers import AsSamples, Dropout, require_numbers
 from dltrain.registry import MODELS
 from dltrain.spec import DataSpec, PositiveInt, Probability
 
@@ -64,7 +64,7 @@ def gan_mlp(
     discriminator: list[nn.Module] = [nn.Flatten()]
     widths = (size, *reversed(hidden))
     for before, after in pairwise(widths):
-        discriminator += [nn.Linear(before, after), nn.LeakyReLU(SLOPE), nn.Dropout(dropout)]
+        discriminator += [nn.Linear(before, after), nn.LeakyReLU(SLOPE), Dropout(dropout)]
     discriminator.append(nn.Linear(widths[-1], spec.num_outputs))
     return Adversaries(latent, nn.Sequential(*generator), nn.Sequential(*discriminator))
 
@@ -126,7 +126,7 @@ def dcgan(
         discriminator += [nn.Conv2d(before, after, 4, 2, 1), nn.LeakyReLU(SLOPE)]
     discriminator += [
         nn.Flatten(),
-        nn.Dropout(dropout),
+        Dropout(dropout),
         nn.Linear(channels[0] * height * breadth, spec.num_outputs),
     ]
     model = Adversaries(latent, nn.Sequential(*generator), nn.Sequential(*discriminator))

@@ -6,6 +6,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from dltrain.errors import UsageError
 from dltrain.spec import DataSpec, ImageInputs
@@ -33,6 +34,38 @@ def activation_layer(name: Activation) -> nn.Module:
 def is_monotonic(name: Activation) -> bool:
     """Whether a larger input never gives a smaller output, so that max(f(x)) = f(max(x))."""
     return name in _MONOTONIC
+
+
+class Dropout(nn.Module):
+    """Sets a share of the elements to zero in training and scales the others; any shape.
+
+    On a CPU, torch draws a number of 64 bits for each element, one after another, which can take as
+    long as a layer. Here each draw serves four elements: 16 bits decide about one, so the share is
+    rounded to a multiple of 2**-16, and the scale is that of the rounded share.
+
+    Args:
+        share: The probability of each element to become zero, below 1.
+    """
+
+    def __init__(self, share: float) -> None:
+        super().__init__()
+        self.share = share
+        self.dropped = min(round(share * 2**16), 2**16 - 1)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """The same shape and dtype."""
+        if inputs.device.type != "cpu" or torch.compiler.is_compiling():
+            return F.dropout(inputs, self.share, self.training)
+        if not self.training or not self.dropped:
+            return inputs
+        draws = torch.empty((inputs.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
+        bits = draws.view(torch.int16)[: inputs.numel()].view(inputs.shape)
+        scale = 1 / (1 - self.dropped / 2**16)
+        return inputs * (bits >= self.dropped - 2**15).to(inputs.dtype).mul_(scale)
+
+    def extra_repr(self) -> str:
+        """Shown by print."""
+        return f"{self.share}"
 
 
 def initialise(module: nn.Module, scheme: Init) -> nn.Module:

@@ -8,6 +8,7 @@ from torch import nn
 
 from dltrain.models.layers import (
     Activation,
+    Dropout,
     HiddenInit,
     activation_layer,
     initialise,
@@ -45,7 +46,7 @@ def mlp(
         layers.append(nn.Linear(width, next_width, bias=not batch_norm))
         if batch_norm:
             layers.append(nn.BatchNorm1d(next_width))
-        layers += [activation_layer(activation), nn.Dropout(dropout)]
+        layers += [activation_layer(activation), Dropout(dropout)]
         width = next_width
     layers.append(nn.Linear(width, spec.num_outputs))
     return initialise(nn.Sequential(*layers), init)

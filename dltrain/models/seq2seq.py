@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from dltrain.models.layers import Dropout
 from dltrain.models.text_layers import reverse_valid, text_inputs
 from dltrain.registry import MODELS
 from dltrain.spec import PADDING, DataSpec, PositiveInt, Probability
@@ -43,7 +44,7 @@ class Seq2SeqLstm(nn.Module):
         num_tokens = len(text_inputs(spec, "seq2seq_lstm").vocabulary)
         self.source = nn.Embedding(num_tokens, size)
         self.target = nn.Embedding(spec.num_outputs, size)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.onward = nn.LSTM(size, size, batch_first=True)
         self.backward_ = nn.LSTM(size, size, batch_first=True)
         self.memory = nn.Linear(2 * size, size)

@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from dltrain.models.layers import Dropout
 from dltrain.models.text_layers import (
     Pooling,
     PoolingName,
@@ -40,7 +41,7 @@ class TextLstm(nn.Module):
         width = hidden_size * (2 if bidirectional else 1)
         sizes = [embedding.embedding_dim] + [width] * (layers - 1)
         self.embedding = embedding
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.forward_layers = nn.ModuleList(
             nn.LSTM(size, hidden_size, batch_first=True) for size in sizes
         )
@@ -86,7 +87,7 @@ class TextCnn(nn.Module):
         self.convolutions = nn.ModuleList(
             nn.Conv1d(embedding.embedding_dim, channels, width) for width in widths
         )
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.head = nn.Linear(channels * len(widths), num_outputs)
 
     def forward(self, tokens: Tensor) -> Tensor:
@@ -120,7 +121,7 @@ class TextTransformer(nn.Module):
         width = embedding.embedding_dim
         self.embedding = embedding
         self.positions = nn.Embedding(num_positions, width) if num_positions else None
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         # Each layer is built anew: nn.TransformerEncoder copies one, with the same weights.
         self.layers = nn.ModuleList(
             nn.TransformerEncoderLayer(

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dltrain.errors import OptionError, UsageError
+from dltrain.models.layers import Dropout
 from dltrain.registry import MODELS
 from dltrain.spec import DataSpec, PositiveInt, Probability
 
@@ -46,7 +47,7 @@ class TextGenerator(nn.Module):
         """Takes the options that the class describes."""
         super().__init__()
         self.embedding = nn.Embedding(_vocabulary_size(spec, "text_generator"), hidden_size)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         between = dropout if layers > 1 else 0.0  # torch warns of it where there is no between
         self.lstm = nn.LSTM(hidden_size, hidden_size, layers, batch_first=True, dropout=between)
         self.output = _Output(spec, self.embedding, tied)
@@ -114,7 +115,7 @@ class Gpt(nn.Module):
             raise OptionError("width", f"{width} is no multiple of {heads} heads")
         self.embedding = nn.Embedding(vocabulary_size, width)
         self.position = nn.Embedding(self.window, width)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.blocks = nn.Sequential(*(_Block(width, heads, dropout) for _ in range(layers)))
         self.norm = nn.LayerNorm(width)
         self.output = _Output(spec, self.embedding, tied)
@@ -148,7 +149,7 @@ class _Block(nn.Module):
         self.feed_norm = nn.LayerNorm(width)
         self.expand = nn.Linear(width, 4 * width)
         self.shrink = nn.Linear(4 * width, width)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, hidden: Tensor) -> Tensor:
         """(batch, tokens, width) to the same."""

@@ -52,6 +52,23 @@ def test_linear_layer_fits_odd_sizes(
     assert model(torch.randn(2, *shape)).shape == (2, 10)
 
 
+@pytest.mark.parametrize("shape", [(1, 28, 28), (1, 29, 31), (2, 30, 26), (3, 33, 21), (1, 10, 11)])
+@pytest.mark.parametrize("kernel_size", [1, 2, 3])
+def test_what_pooling_leaves_out_is_not_computed_and_changes_nothing(
+    shape: tuple[int, ...], kernel_size: int
+) -> None:
+    torch.manual_seed(0)
+    model = cnn(pictures(*shape), channels=(3, 4), kernel_size=kernel_size, dropout=0.0)
+    inputs = torch.randn(5, *shape)
+    outputs, usual = model(inputs), nn.Sequential(*model)(inputs)
+    torch.testing.assert_close(outputs, usual)
+    weights = list(model.parameters())
+    torch.testing.assert_close(
+        torch.autograd.grad(outputs.square().sum(), weights),
+        torch.autograd.grad(usual.square().sum(), weights),
+    )
+
+
 def test_batch_norm_comes_before_pooling_and_takes_the_bias_away() -> None:
     model = cnn(pictures(1, 12, 12), channels=(4,), batch_norm=True)
     kinds = [type(layer) for layer in model]

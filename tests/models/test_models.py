@@ -191,3 +191,32 @@ def test_activations_and_whether_they_ever_fall(name: layers.Activation) -> None
     )
     falls = any(a > b for a, b in itertools.pairwise(function(inputs).tolist()))
     assert layers.is_monotonic(name) is not falls
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.25, 0.5, 0.99, 0.9999999])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_dropout_drops_its_share_and_keeps_the_mean(share: float, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    dropout = layers.Dropout(share)
+    inputs = torch.full((401, 499), 3.0, dtype=dtype, requires_grad=True)  # no multiple of 4
+    outputs = dropout(inputs)
+    kept = (outputs != 0).double().mean().item()
+    deviation = math.sqrt(share * (1 - share) / inputs.numel())
+    assert abs(kept - (1 - share)) <= 4 * deviation + 2**-16
+    assert outputs.unique().numel() <= 2  # nothing but zero and the scaled value
+    expected = 3.0 if share < 0.999 else None  # where next to nothing is left, the mean is noise
+    if expected is not None:
+        error = 3 * 4 * deviation / (1 - share) + (0.02 if dtype == torch.bfloat16 else 1e-4)
+        assert abs(outputs.double().mean().item() - expected) < error
+    outputs.sum().backward()
+    torch.testing.assert_close(inputs.grad * 3, outputs.detach())
+    assert dropout.eval()(inputs) is inputs
+
+
+def test_dropout_decides_about_each_element_by_itself() -> None:
+    torch.manual_seed(0)
+    dropout = layers.Dropout(0.5)
+    kept = torch.stack([dropout(torch.ones(64)) for _ in range(4000)]) != 0
+    correlation = torch.corrcoef(kept.double().T) - torch.eye(64)
+    assert correlation.abs().max() < 5 / math.sqrt(4000)
+    assert (kept.double().mean(0) - 0.5).abs().max() < 4 * 0.5 / math.sqrt(4000)
