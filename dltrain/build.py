@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import os
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -52,9 +54,19 @@ def build_machine(experiment: Experiment) -> Machine:
     numerics = _built(
         experiment, "train.precision", lambda: resolve_numerics(settings.precision, device)
     )
+    _import_compiler_beside()
     keep_large_blocks()
     make_deterministic(experiment.train.deterministic)
     return Machine(device, numerics)
+
+
+def _import_compiler_beside() -> None:
+    """Begins an import of which a run's first optimizer makes torch wait most of a second.
+
+    Torch asks its compiler to leave optimizers alone, and loads it to ask; so it may load while the
+    data is read.
+    """
+    threading.Thread(target=importlib.import_module, args=("torch._dynamo",)).start()
 
 
 def build_data(experiment: Experiment, machine: Machine, say: Callable[[str], None]) -> Data:

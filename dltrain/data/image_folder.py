@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from dltrain.data.augment import Augment
+from dltrain.data.cache import MemoryCache, check_room
 from dltrain.data.decode import SUFFIXES, decode_image
 from dltrain.data.images import ImageTransform
 from dltrain.data.resident import class_counts
@@ -48,6 +49,7 @@ def image_folder(
     test: HeldOut = 0.1,
     workers: NonNegativeInt = 2,
     timeout: PositiveFloat = 300.0,
+    cache: Literal["none", "memory"] = "none",
     augment: Augment | None = None,
     mean: tuple[Fraction, ...] | None = None,
     std: tuple[PositiveFloat, ...] | None = None,
@@ -66,6 +68,8 @@ def image_folder(
         test: Pictures to test on where there is no folder test: a number, or a fraction.
         workers: Processes that read pictures; 0 reads them in the training process.
         timeout: Seconds that a worker may take for a batch before the run is ended.
+        cache: memory keeps the decoded pictures, a byte a channel and pixel, so that each is read
+            once.
         augment: Random changes to training pictures.
         mean: Mean of each channel, from 0 to 1; ImageNet's if not given.
         std: Standard deviation of each channel, from 0 to 1; ImageNet's if not given.
@@ -85,6 +89,9 @@ def image_folder(
         inputs, dtype=context.dtype, device=context.device, seed=context.seed, augment=augment
     )
 
+    if cache == "memory":
+        check_room(sum(len(part.paths) for part in parts.values()), shape, context.device)
+
     def split(part: _Pictures) -> Streamed:
         return Streamed(
             _Reader(part.paths, shape),
@@ -94,6 +101,9 @@ def image_folder(
             workers=workers,
             timeout=timeout,
             transform=transform,
+            cache=MemoryCache(len(part.paths), shape, context.device)
+            if cache == "memory"
+            else None,
         )
 
     splits = {name: split(part) for name, part in parts.items()}

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
+from dltrain.data.cache import MemoryCache
 from dltrain.data.draws import epoch_order
 from dltrain.data.resident import Transform, without_waiting
 from dltrain.errors import DataError, brief
@@ -41,6 +42,7 @@ class Streamed:
         workers: int,
         timeout: float,
         transform: Transform | None = None,
+        cache: MemoryCache | None = None,
     ) -> None:
         """Args:
         read: Reads a sample.
@@ -50,6 +52,7 @@ class Streamed:
         workers: Processes that read; 0 reads in the training process.
         timeout: Seconds that a batch of the workers may take.
         transform: Makes a batch of samples into inputs, on the device.
+        cache: Keeps what was read; batches that it has whole are not read again.
         """
         self.read = read
         self.targets = targets
@@ -58,6 +61,7 @@ class Streamed:
         self.workers = workers
         self.timeout = timeout
         self.transform = transform
+        self.cache = cache
 
     def __len__(self) -> int:
         """Number of samples."""
@@ -75,11 +79,12 @@ class Streamed:
         order = torch.arange(total) if epoch is None else epoch_order(total, self.seed, epoch)
         cuts = order.split(batch_size)
         indexes = without_waiting(order, device).split(batch_size)
+        wanted = [n for n in range(offset, len(cuts)) if self._lacks(cuts[n])]
         reading = torch.full((max(1, self.workers), 3), -1).share_memory_()
         loader = DataLoader(
-            _Batches(self.read, self.names, cuts, reading),
+            _Batches(self.read, self.names, [cuts[number] for number in wanted], reading),
             batch_size=None,  # an item is a batch already
-            sampler=range(offset, len(cuts)),
+            sampler=range(len(wanted)),
             num_workers=self.workers,
             worker_init_fn=_end_with_the_run,
             pin_memory=device.type == "cuda",
@@ -87,19 +92,30 @@ class Streamed:
             generator=torch.Generator(),  # or it would draw from the run's generator
         )
         copy = _copier(device)
-        arriving = _started(loader)
+        arriving = _started(loader) if wanted else iter(())
+        places = dict(zip(wanted, range(len(wanted)), strict=True))
         try:
             for number in range(offset, len(cuts)):
-                samples = self._next(arriving, number, int(cuts[number][0]), reading)
-                if isinstance(samples, DataError):
-                    raise samples
                 index = indexes[number]
-                inputs = copy(samples)
+                if number in places:
+                    place = places[number]
+                    samples = self._next(arriving, place, int(cuts[number][0]), reading)
+                    if isinstance(samples, DataError):
+                        raise samples
+                    inputs = copy(samples)
+                    if self.cache is not None:
+                        self.cache.store(cuts[number], inputs)
+                else:
+                    assert self.cache is not None
+                    inputs = self.cache.take(index)
                 if self.transform is not None:
                     inputs = self.transform(inputs, index, epoch)
                 yield Batch(inputs, self.targets.index_select(0, index), index)
         finally:
             del arriving  # the workers end with it, even while an error holds this frame
+
+    def _lacks(self, index: Tensor) -> bool:
+        return self.cache is None or self.cache.lacks(index)
 
     def _next(
         self,
@@ -108,7 +124,7 @@ class Streamed:
         first: int,
         reading: Tensor,
     ) -> Tensor | DataError:
-        """The batch of that number, which begins with that sample; an error if it does not come."""
+        """The item of that number, which begins with that sample; an error if it does not come."""
         deadline = time.monotonic() + self.timeout
         while True:
             try:
@@ -166,7 +182,7 @@ class _Batches(Dataset[Tensor | DataError]):
     """
 
     def __init__(
-        self, read: Read, names: Sequence[object], cuts: tuple[Tensor, ...], reading: Tensor
+        self, read: Read, names: Sequence[object], cuts: Sequence[Tensor], reading: Tensor
     ) -> None:
         self.read = read
         self.names = names

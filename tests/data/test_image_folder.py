@@ -73,6 +73,32 @@ def test_workers_change_nothing(build, folder, augment):
     assert not multiprocessing.active_children()
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_cache_reads_each_picture_once_and_changes_nothing(build, folder, workers):
+    augment = Augment(crop=1, flip=True)
+    plain = make(build, folder, augment=augment)
+    cached = make(build, folder, augment=augment, workers=workers, cache="memory")
+    # the first epoch is one that was resumed in the middle
+    for position in ({"epoch": 0, "offset": 2}, {"epoch": 1}, {"epoch": 2}, {}):
+        expected = gather(plain.train, 3, **position)
+        for ours, theirs in zip(expected, gather(cached.train, 3, **position), strict=True):
+            assert torch.equal(ours, theirs)
+        assert not multiprocessing.active_children()
+    for path in folder.rglob("*.png"):
+        path.unlink()  # nothing asks for them any more
+    gather(cached.train, 3, epoch=3)
+    with pytest.raises(DataError):
+        gather(cached.validation, 3)  # which has not been read yet
+
+
+def test_a_cache_that_has_no_room_is_refused_before_it_is_filled(build, folder, monkeypatch):
+    monkeypatch.setattr("dltrain.data.cache.free_bytes", lambda device: 20 * 3 * 8 * 8)
+    with pytest.raises(OptionError, match=r"20 decoded samples take .* GiB, and cpu has"):
+        make(build, folder, cache="memory")
+    monkeypatch.setattr("dltrain.data.cache.free_bytes", lambda device: 20 * 3 * 8 * 8 * 2)
+    make(build, folder, cache="memory")
+
+
 def test_offset_is_skipping(build, folder):
     train = make(build, folder, augment=Augment(crop=1)).train
     whole = list(train.batches(3, epoch=4))

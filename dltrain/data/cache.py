@@ -1,0 +1,67 @@
+"""Decoded samples kept in memory, so that each is read once."""
+
+from __future__ import annotations
+
+import math
+import re
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from dltrain.errors import OptionError
+
+
+class MemoryCache:
+    """Samples in their compact dtype, on the device; filled as they are read.
+
+    Args:
+        num_samples: How many there may be.
+        shape: Of one, stored as uint8.
+        device: Where.
+    """
+
+    def __init__(self, num_samples: int, shape: tuple[int, ...], device: torch.device) -> None:
+        self._samples = torch.empty((num_samples, *shape), dtype=torch.uint8, device=device)
+        self._has = torch.zeros(num_samples, dtype=torch.bool)
+
+    def lacks(self, index: Tensor) -> bool:
+        """Whether one of the samples has not been stored; `index` is int64, on the CPU."""
+        return not bool(self._has[index].all())
+
+    def store(self, index: Tensor, samples: Tensor) -> None:
+        """Keeps samples, (batch, *shape) uint8 on the device; `index` is int64, on the CPU."""
+        self._samples[index.to(samples.device)] = samples
+        self._has[index] = True
+
+    def take(self, index: Tensor) -> Tensor:
+        """The samples of an index, (batch,) int64 on the device."""
+        return self._samples.index_select(0, index)
+
+
+def check_room(num_samples: int, shape: tuple[int, ...], device: torch.device) -> None:
+    """Refuses a cache that would take more than three quarters of what is free.
+
+    A system that does not tell what is free is trusted to have room.
+
+    Raises:
+        OptionError: It has none.
+    """
+    needed, free = num_samples * math.prod(shape), free_bytes(device)
+    if free is not None and needed > free * 3 / 4:
+        raise OptionError(
+            "cache",
+            f"{num_samples} decoded samples take {needed / 2**30:.1f} GiB, and {device} has "
+            f"{free / 2**30:.1f} GiB free: leave the cache off, or make `size` smaller",
+        )
+
+
+def free_bytes(device: torch.device) -> int | None:
+    """Memory that is free on a GPU, or available on this machine; None where nobody says."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        found = re.search(r"MemAvailable:\s*(\d+) kB", Path("/proc/meminfo").read_text())
+    except OSError:
+        return None
+    return int(found[1]) * 1024 if found else None
