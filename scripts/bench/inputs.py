@@ -1,0 +1,47 @@
+"""A folder of the data as everyone reads it: unpacked, and no larger than wanted."""
+
+from __future__ import annotations
+
+import gzip
+import sys
+from pathlib import Path
+
+SIZES = {"images-idx3": 28 * 28, "labels-idx1": 1}
+HEADERS = {"images-idx3": 16, "labels-idx1": 8}
+
+
+def prepare(root: Path, target: Path, samples: int | None) -> dict[str, int]:
+    """Copies MNIST and SST-2; the training samples of each.
+
+    Args:
+        root: Has MNIST/raw, packed or not, and sst2.
+        target: A new folder.
+        samples: At most so many of each split.
+    """
+    counts = {}
+    (target / "MNIST" / "raw").mkdir(parents=True)
+    for split in ("t10k", "train"):
+        for kind, size in SIZES.items():
+            name = f"{split}-{kind}-ubyte"
+            content = _read(root / "MNIST" / "raw" / name)
+            header = HEADERS[kind]
+            count = min((len(content) - header) // size, samples or sys.maxsize)
+            head = content[:4] + count.to_bytes(4, "big") + content[8:header]
+            path = target / "MNIST" / "raw" / name
+            path.write_bytes(head + content[header : header + count * size])
+            counts["mnist"] = count
+    (target / "sst2").mkdir()
+    for split in ("test", "dev", "train"):
+        lines = _read(root / "sst2" / f"{split}.tsv").splitlines(keepends=True)[:samples]
+        (target / "sst2" / f"{split}.tsv").write_bytes(b"".join(lines))
+        counts["sst2"] = len(lines)
+    return counts
+
+
+def _read(path: Path) -> bytes:
+    packed = path.with_name(f"{path.name}.gz")
+    if path.exists():
+        return path.read_bytes()
+    if packed.exists():
+        return gzip.decompress(packed.read_bytes())
+    sys.exit(f"{path} is missing, and so is {packed.name}; DLTRAIN_DATA must hold MNIST and SST-2")
