@@ -18,6 +18,8 @@ from dltrain.run import Run
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 SHIPPED = sorted(CONFIGS.glob("*.yaml"))
+REPEATING = ("finetune_resnet", "sst2_lstm")
+"""The small data of these has the same few samples again and again, and `check` says so."""
 TINY = sorted((CONFIGS / "tiny").glob("*.yaml"))
 
 
@@ -53,6 +55,8 @@ def test_config_loads_and_resolves_to_itself(path, tmp_path):
 def test_tiny_config_trains_and_can_be_used(path, small):
     experiment = dltrain.load(path)
     checked = check(experiment)
+    if path.stem not in REPEATING:
+        assert checked.findings == []
     summary = dltrain.train(experiment, run_dir=small / "run", quiet=True)
     assert summary.status == "done"
     assert summary.step == checked.total_steps

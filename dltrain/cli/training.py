@@ -69,12 +69,19 @@ def resume(run: Path, exact: bool, plugins: Sequence[Path], quiet: bool, as_json
 
 @click.command()
 @with_config
+@click.option(
+    "--overfit",
+    type=click.IntRange(min=1),
+    metavar="STEPS",
+    help="Train on one batch for so many steps, to see whether it can be learnt.",
+)
 @json_option
 def check(
     config: Path,
     overrides: Sequence[str],
     plugins: Sequence[Path],
     device: str | None,
+    overfit: int | None,
     as_json: bool,
 ) -> None:
     """Check CONFIG, its data and one step, without training.
@@ -85,7 +92,7 @@ def check(
         experiment = load_experiment(config, overrides, plugins, device)
         from dltrain.commands.check import check as check_command
 
-        result = check_command(experiment)
+        result = check_command(experiment, overfit=overfit)
     except DltrainError as error:
         error.exit_code = 2
         raise
@@ -101,6 +108,10 @@ def check(
         click.echo(f"steps        {result.steps_per_epoch} an epoch, {result.total_steps} in all")
         click.echo(f"device       {result.device}, {result.precision}")
         click.echo(f"first loss   {result.initial_loss:.4f}")
-        click.echo("ok")
+        if result.overfit_loss is not None:
+            click.echo(f"one batch    {result.overfit_loss:.4f} after {overfit} steps on it")
+        for finding in result.findings:
+            click.echo(f"warning: {finding.kind}: {finding.message}")
+        click.echo("ok" if not result.findings else "it can be trained, and something looks wrong")
 
     show(result, as_json, table)

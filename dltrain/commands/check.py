@@ -14,6 +14,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from dltrain.build import Machine, build_data, build_machine, build_task, build_trainer
 from dltrain.checkpoint import Checkpoints
+from dltrain.commands import diagnose
+from dltrain.commands.diagnose import Finding
 from dltrain.config import Experiment
 from dltrain.errors import DltrainError, RunError, told_by
 from dltrain.spec import Batch
@@ -38,6 +40,8 @@ class Check:
         device: Where it would be trained.
         precision: In which numbers.
         initial_loss: Of the first batch.
+        overfit_loss: Of the first batch, after training on it; None where that was not asked for.
+        findings: What looks wrong though it can be trained.
     """
 
     parameters: int
@@ -51,10 +55,16 @@ class Check:
     device: str
     precision: str
     initial_loss: float
+    overfit_loss: float | None
+    findings: list[Finding]
 
 
-def check(experiment: Experiment) -> Check:
+def check(experiment: Experiment, *, overfit: int | None = None) -> Check:
     """Builds everything and takes one batch through model, loss, backward, optimizer and metrics.
+
+    Args:
+        experiment: What `dltrain.load` gave.
+        overfit: Steps to train on one batch, to see whether the model can learn it.
 
     Raises:
         ConfigError: A part does not fit; the message has the line.
@@ -64,6 +74,10 @@ def check(experiment: Experiment) -> Check:
     machine = build_machine(experiment)
     data = build_data(experiment, machine, lambda text: print(text, file=sys.stderr))
     task = build_task(experiment, data.spec, machine)
+    findings = diagnose.of_data(data)
+    for finding in findings:
+        if finding.kind == "labels":
+            raise RunError(finding.message)
     with tempfile.TemporaryDirectory() as scratch:
         trainer = build_trainer(experiment, data, task, machine, Checkpoints(Path(scratch)))
         batch = next(data.train.batches(experiment.train.batch_size, epoch=0))
@@ -71,6 +85,7 @@ def check(experiment: Experiment) -> Check:
         part = next(batch.split(None if micro_batch == "auto" else micro_batch))
         with _told("the first step"):
             task.model.train()
+            findings += diagnose.of_model(task, data, machine, experiment.train.batch_size)
             forward = [_forward(task, phase, part, machine) for phase in task.phases]
             trainer.train_step(batch)
         loss, weight, _ = trainer.state.take(task.phases[0].name)
@@ -83,6 +98,14 @@ def check(experiment: Experiment) -> Check:
             machine.numerics.autocast(),
         ):
             task.evaluate(iter([batch]))
+        initial_loss = loss / weight
+        findings += diagnose.of_initial_loss(task, data, initial_loss)
+        findings += diagnose.of_saving(trainer, experiment.checkpoint.keep, Path("runs"))
+        total_steps, learnt = trainer.total_steps, None
+        if overfit is not None:
+            with _told("training on one batch"):
+                learnt, found = diagnose.overfit(trainer, overfit)
+            findings += found
     model = task.model
     states = sum(
         value.numel() * value.element_size()
@@ -103,12 +126,14 @@ def check(experiment: Experiment) -> Check:
         flops_per_sample=sum(flops for flops, _ in forward) // len(part),
         memory_bytes=weights + gradients + states + averages + max(kept for _, kept in forward),
         steps_per_epoch=trainer.steps_per_epoch,
-        total_steps=trainer.total_steps,
+        total_steps=total_steps,
         sizes={name: len(split) for name, split in splits.items() if split is not None},
         source=data.source,
         device=str(machine.device),
         precision=machine.numerics.name,
-        initial_loss=loss / weight,
+        initial_loss=initial_loss,
+        overfit_loss=learnt,
+        findings=findings,
     )
 
 

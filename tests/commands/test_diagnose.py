@@ -1,0 +1,179 @@
+"""A corpus of experiments with a fault each; `check` names it, and nothing else."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+import dltrain
+from dltrain import DATA, MODELS, DataSpec
+from dltrain.commands.check import check
+from dltrain.data.toy import toy_spirals
+from dltrain.errors import RunError
+from dltrain.spec import DataContext
+
+
+class Faulty(nn.Module):
+    def __init__(self, spec: DataSpec, fault: str) -> None:
+        super().__init__()
+        self.fault = fault
+        self.first = nn.Linear(spec.input_shape[0], 16)
+        self.last = nn.Linear(16, spec.num_outputs)
+        if fault == "dead":
+            self.first.bias.data.fill_(-1e6)
+        if fault == "large":
+            self.last.weight.data.mul_(1000)
+        if fault == "unused":
+            self.extra = nn.Linear(3, 3)
+        if fault == "frozen":
+            self.requires_grad_(False)
+            self.last.bias.requires_grad_(True)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        outputs = self.last(self.first(inputs).relu())
+        if self.fault == "softmax":
+            return outputs.softmax(1)
+        return outputs.sigmoid() if self.fault == "sigmoid" else outputs
+
+    def state_dict(self, *args, **kwargs):
+        state = super().state_dict(*args, **kwargs)
+        if self.fault == "forgetful":
+            state = {name: tensor.half().float() for name, tensor in state.items()}
+        return state
+
+
+@pytest.fixture(autouse=True)
+def components(monkeypatch):
+    for registry in (MODELS, DATA):
+        monkeypatch.setattr(registry, "_components", dict(registry._components))
+
+    @MODELS.register
+    def faulty(spec: DataSpec, /, *, fault: str = "none") -> nn.Module:
+        """A network with a fault."""
+        return Faulty(spec, fault)
+
+    @DATA.register
+    def mislabelled(context: DataContext, /, *, label: int = 7):
+        """Spirals with a label that is no class."""
+        data = toy_spirals(context)
+        data.train.targets[5] = label
+        return data
+
+
+def found(experiment: dltrain.Experiment, **options) -> list[str]:
+    return [finding.kind for finding in check(experiment, **options).findings]
+
+
+CONFIG = {
+    "name": "t",
+    "model": {"name": "faulty"},
+    "data": {"name": "toy_spirals"},
+    "loss": "cross_entropy",
+    "optimizer": {"name": "adamw", "lr": 0.01},
+    "train": {"epochs": 2, "batch_size": 64, "device": "cpu"},
+}
+
+
+@pytest.mark.parametrize(
+    ("fault", "loss", "kinds"),
+    [
+        ("none", "cross_entropy", []),
+        ("softmax", "cross_entropy", ["loss and output"]),
+        ("sigmoid", "bce", ["loss and output"]),
+        ("none", "bce", []),
+        ("large", "cross_entropy", ["initial loss"]),
+        ("unused", "cross_entropy", ["unused parameters"]),
+        ("dead", "cross_entropy", ["dead parameters"]),
+    ],
+)
+def test_faults_of_a_model(experiment, fault, loss, kinds):
+    config = {**CONFIG, "model": {"name": "faulty", "fault": fault}, "loss": loss}
+    data = {"name": "toy_spirals"} if loss == "cross_entropy" else {"name": "breast_cancer"}
+    assert found(experiment({**config, "data": data})) == kinds
+
+
+def test_a_model_that_can_learn_one_batch_and_one_that_can_not(experiment):
+    config = {**CONFIG, "data": "breast_cancer"}
+    healthy = check(experiment(config), overfit=100)
+    assert healthy.findings == []
+    assert healthy.overfit_loss < healthy.initial_loss / 2
+    config["model"] = {"name": "faulty", "fault": "frozen"}
+    (finding,) = check(experiment(config), overfit=100).findings
+    assert finding.kind == "does not overfit"
+    assert "in 100 steps" in finding.message
+
+
+@pytest.mark.parametrize("label", [-1, 2, 1000])
+def test_a_label_that_is_no_class(experiment, label):
+    config = {**CONFIG, "data": {"name": "mislabelled", "label": label}}
+    with pytest.raises(RunError, match=rf"a label {label}, and there are 2 classes, 0 to 1"):
+        check(experiment(config))
+
+
+def write(path: Path, rows: list[list[object]]) -> None:
+    lines = ["a,b,c,y", *(",".join(map(str, row)) for row in rows)]
+    path.write_text("\n".join(lines) + "\n")
+
+
+def rows(count: int, shares: tuple[float, float] = (0.5, 0.5)) -> list[list[object]]:
+    draw = random.Random(0)
+    labels = ["no"] * round(count * shares[0]) + ["yes"] * round(count * shares[1])
+    return [[draw.gauss(0, 1), draw.gauss(0, 1), draw.gauss(0, 1), label] for label in labels]
+
+
+TABLE = {**CONFIG, "data": {"name": "csv", "path": "table.csv", "target": "y"}}
+
+
+def test_a_healthy_table(experiment, tmp_path):
+    write(tmp_path / "table.csv", rows(400))
+    assert found(experiment(TABLE)) == []
+
+
+def test_a_column_with_one_value_is_named(experiment, tmp_path):
+    write(tmp_path / "table.csv", [[a, 3, c, y] for a, _, c, y in rows(400)])
+    (finding,) = check(experiment(TABLE)).findings
+    assert finding.kind == "constant inputs"
+    assert "'b'" in finding.message
+    assert "'a'" not in finding.message
+
+
+def test_inputs_that_are_all_the_same(experiment, tmp_path):
+    write(tmp_path / "table.csv", [[1, 2, 3, y] for *_, y in rows(400)])
+    assert "constant inputs" in found(experiment(TABLE))
+
+
+def test_copies_within_a_split_and_across_splits(experiment, tmp_path):
+    once = rows(200)
+    write(tmp_path / "table.csv", once * 3)
+    assert sorted(found(experiment(TABLE))) == ["duplicate inputs", "leakage", "leakage"]
+
+
+def test_samples_that_are_in_two_splits(experiment, tmp_path):
+    once = rows(300)
+    write(tmp_path / "table.csv", once + once[:20])
+    result = check(experiment(TABLE))
+    assert {finding.kind for finding in result.findings} == {"leakage"}
+    assert "samples are in the training split as well" in result.findings[0].message
+
+
+def test_a_rare_class(experiment, tmp_path):
+    write(tmp_path / "table.csv", rows(600, (0.95, 0.05)))
+    result = check(experiment(TABLE))
+    assert [finding.kind for finding in result.findings] == ["class imbalance"]
+    assert "'yes'" in result.findings[0].message
+
+
+def test_no_room_for_the_checkpoints(experiment, monkeypatch):
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=1000))
+    assert found(experiment(CONFIG)) == ["disk space"]
+
+
+def test_a_state_dict_that_is_not_the_model(experiment):
+    config = {**CONFIG, "model": {"name": "faulty", "fault": "forgetful"}}
+    (finding,) = check(experiment(config)).findings
+    assert finding.kind == "save and load"
