@@ -4,6 +4,7 @@
     python scripts/benchmark.py --quick                     one repeat, two epochs, a few minutes
     python scripts/benchmark.py --only mnist_mlp dltrain limit keras
     python scripts/benchmark.py --only startup first-step   the command line alone
+    python scripts/benchmark.py --only to-99                time to read 99% of MNIST's test digits
 
 Each measurement is a process of its own, and the competitors take turns: dltrain as
 `dltrain train` runs, with scalars, TensorBoard and a checkpoint each epoch; `limit`, a hand-written

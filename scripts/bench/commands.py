@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from bench.fast import time_to_99
+
 CONFIGS = Path(__file__).parents[2] / "configs"
 
 ANNOUNCING_PLUGIN = '''
@@ -106,4 +108,4 @@ def first_step(quick: bool) -> dict[str, float]:
     }
 
 
-MEASURES = {"startup": startup, "first-step": first_step}
+MEASURES = {"startup": startup, "first-step": first_step, "to-99": time_to_99}
