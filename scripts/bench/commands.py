@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bench.fast import time_to_99
+from bench.streamed import streamed
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -108,4 +109,4 @@ def first_step(quick: bool) -> dict[str, float]:
     }
 
 
-MEASURES = {"startup": startup, "first-step": first_step, "to-99": time_to_99}
+MEASURES = {"startup": startup, "first-step": first_step, "to-99": time_to_99, "pictures": streamed}
