@@ -55,7 +55,8 @@ def build_machine(experiment: Experiment) -> Machine:
         experiment, "train.precision", lambda: resolve_numerics(settings.precision, device)
     )
     _import_compiler_beside()
-    keep_large_blocks()
+    if settings.keep_memory:
+        keep_large_blocks()
     make_deterministic(experiment.train.deterministic)
     return Machine(device, numerics)
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -28,6 +29,11 @@ CHANGES = {
     "dropout": "dropout with 16 bits an element",
     "fused": "one kernel for AdamW",
 }
+TRIED = {
+    "pinned": "each thread pinned to a core",
+    "denormals": "denormal numbers flushed to zero",
+}
+"""Which dltrain leaves alone, on top of the changes."""
 BATCH = 128
 
 
@@ -40,6 +46,7 @@ def variants() -> dict[str, list[str]]:
         "memory, layout and order": every[:3],
         **{f"all but: {CHANGES[c]}": [other for other in every if other != c] for c in every},
         "all of them": every,
+        **{f"all of them, and: {TRIED[tried]}": [*every, tried] for tried in TRIED},
     }
 
 
@@ -54,6 +61,7 @@ def step_milliseconds(changes: list[str]) -> float:
 
     if "memory" in changes:
         keep_large_blocks()
+    torch.set_flush_denormal("denormals" in changes)
     torch.manual_seed(0)
 
     def stage(inputs: int, outputs: int) -> list[nn.Module]:
@@ -114,7 +122,11 @@ def timed(function: Callable[[], object], *, warm: int, counted: int) -> list[fl
 def worker(*words: str) -> dict[str, float]:
     """What this script gives in a process of its own."""
     command = [sys.executable, __file__, "--worker", *words]
-    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    pinned = {"OMP_PROC_BIND": "true", "OMP_PLACES": "cores"} if "pinned" in words else {}
+    done = subprocess.run(
+        command, check=True, capture_output=True, text=True, env={**os.environ, **pinned}
+    )
+    output = done.stdout
     return json.loads(output)
 
 

@@ -8,6 +8,7 @@ import torch
 from torch.nn import functional as F
 from trainers import trainer_of, weights
 
+from dltrain.build import build_machine
 from dltrain.errors import RunError
 
 CONFIG = {
@@ -242,3 +243,11 @@ def test_a_run_without_loss_scaling_goes_on_with_it(experiment, tmp_path):
     again.restore(first.snapshot())
     assert scaler.is_enabled()
     assert scaler.get_scale() == torch.amp.GradScaler("cpu").get_scale()
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_memory_is_kept_unless_the_config_says_no(keep, experiment, monkeypatch):
+    called = []
+    monkeypatch.setattr("dltrain.build.keep_large_blocks", lambda: called.append(True))
+    build_machine(experiment(CONFIG, f"train.keep_memory={str(keep).lower()}"))
+    assert bool(called) is keep
