@@ -125,6 +125,44 @@ def spec_from_json(value: Any) -> DataSpec:
     return TypeAdapter(DataSpec).validate_python(value)
 
 
+@dataclass(frozen=True)
+class Share:
+    """Which part of each batch is whose, where several processes train together.
+
+    The parts lie one behind the other, in the order of the processes, and differ by one sample at
+    most. Where there are fewer samples than processes, one sample stands in for each empty part: it
+    goes through the model, so that all processes do the same, and counts nothing.
+
+    Attributes:
+        rank: This process's number, from 0.
+        size: How many there are.
+    """
+
+    rank: int = 0
+    size: int = 1
+
+    def of(self, samples: int) -> slice:
+        """This process's part of a batch of so many samples; never empty."""
+        start, stop = self._start(samples, self.rank), self._start(samples, self.rank + 1)
+        return slice(start, stop) if start < stop else slice(samples - 1, samples)
+
+    def largest(self, samples: int) -> int:
+        """Samples in the largest part."""
+        return self._start(samples, 1)
+
+    def batch(self, inputs: Tensor, targets: Tensor, index: Tensor, samples: int) -> Batch:
+        """What `of` has cut out of a batch of so many samples."""
+        counts = self._start(samples, self.rank) < self._start(samples, self.rank + 1)
+        return Batch(inputs, targets, index, samples=samples, counts=counts)
+
+    def _start(self, samples: int, rank: int) -> int:
+        return -(-samples * rank // self.size)
+
+
+WHOLE = Share()
+"""Of one process that trains alone."""
+
+
 @dataclass(slots=True)
 class Batch:
     """Samples, side by side, on the device.
@@ -136,12 +174,17 @@ class Batch:
         step: The training step that the batch is for, from 0; None in evaluation. What a task draws
             at random is to depend on it and on `index`, so that no draw depends on how a batch is
             cut, or on where a run was stopped.
+        samples: In the batch over all processes, of which these are one's share; None where there
+            is one process.
+        counts: False where the first sample only stands in for a share, or a slice, that is empty.
     """
 
     inputs: Tensor
     targets: Tensor
     index: Tensor
     step: int | None = None
+    samples: int | None = None
+    counts: bool = True
 
     def __len__(self) -> int:
         """Number of samples."""
@@ -154,7 +197,12 @@ class Batch:
             return
         columns = [column.split(size) for column in (self.inputs, self.targets, self.index)]
         for parts in zip(*columns, strict=True):
-            yield Batch(*parts, step=self.step)
+            yield Batch(*parts, step=self.step, samples=self.samples)
+
+    def stand_in(self) -> Batch:
+        """The first sample, which counts nothing."""
+        columns = (self.inputs[:1], self.targets[:1], self.index[:1])
+        return Batch(*columns, step=self.step, samples=self.samples, counts=False)
 
 
 class Split(Protocol):
@@ -165,7 +213,12 @@ class Split(Protocol):
         ...
 
     def batches(
-        self, batch_size: int, *, epoch: int | None = None, offset: int = 0
+        self,
+        batch_size: int,
+        *,
+        epoch: int | None = None,
+        offset: int = 0,
+        share: Share = WHOLE,
     ) -> Iterator[Batch]:
         """Batches of `batch_size` samples, the last one smaller.
 
@@ -174,6 +227,7 @@ class Split(Protocol):
             epoch: The training epoch, which decides order and augmentation; None reads the samples
                 in their own order, without augmentation.
             offset: How many batches to leave out at the start, at no cost.
+            share: Which part of each batch to read; a batch is padded and drawn as a whole.
         """
         ...
 
