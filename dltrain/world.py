@@ -8,19 +8,21 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed import Store  # pyright: ignore[reportPrivateImportUsage]
+from torch.distributed import PrefixStore, Store  # pyright: ignore[reportPrivateImportUsage]
 from torch.distributed.rendezvous import rendezvous
 
 from dltrain.errors import RunError, StoppedError, brief
 from dltrain.spec import WHOLE, Batch, Share
 
-_FIRST_ERROR = "dltrain/first_error"
+_FIRST_ERROR = "first_error"
+_MEETINGS = count()
 
 
 class World:
@@ -223,6 +225,7 @@ def joined(timeout: float) -> Iterator[World]:
         backend = "cpu:gloo,cuda:nccl"
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
     store, rank, size = next(rendezvous("env://", timeout=wait))
+    store = PrefixStore(f"dltrain/{next(_MEETINGS)}", store)  # nothing is left of an earlier one
     dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=wait)
     world = Processes(store)
     try:
