@@ -30,10 +30,9 @@ from dltrain.errors import DltrainError, OptionError, RunError, UsageError, told
 from dltrain.recording import Recorder
 from dltrain.run import Run
 from dltrain.shards import shard
-from dltrain.spec import Data, DataContext, DataSpec, spec_from_json
+from dltrain.spec import Data, DataContext, DataSpec, World, spec_from_json
 from dltrain.task import Phase, Task, TaskParts, TrainedModel
 from dltrain.trainer import Trainer
-from dltrain.world import World
 
 
 @dataclass(frozen=True)

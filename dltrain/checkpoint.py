@@ -33,8 +33,8 @@ from torch import Tensor
 from dltrain.errors import RunError
 from dltrain.files import make_directory, remove, sync, write, write_atomically
 from dltrain.shards import spread_as
+from dltrain.spec import World
 from dltrain.task import Phase
-from dltrain.world import World
 
 TENSOR_FILES = ("model", "averaged", "optimizer", "rng")
 NAME = re.compile(r"step-[0-9]{10,}")

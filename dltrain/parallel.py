@@ -10,9 +10,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from dltrain.shards import is_sharded
-from dltrain.spec import Batch
+from dltrain.spec import Batch, World
 from dltrain.task import Phase, Task
-from dltrain.world import World
 
 
 class Gradients:

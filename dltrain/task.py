@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from torch import Tensor, nn
 
-from dltrain.spec import Batch, DataSpec
-from dltrain.world import World
+from dltrain.spec import Batch, DataSpec, World
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer

@@ -38,10 +38,9 @@ from dltrain.parallel import Gradients
 from dltrain.recording.base import Recorder
 from dltrain.settings import CheckpointSettings, EarlyStopSettings, TrainSettings, steps_in
 from dltrain.shards import load_weights, on_main, whole
-from dltrain.spec import Batch, Data, Split, spec_to_json
+from dltrain.spec import Batch, Data, Split, World, spec_to_json
 from dltrain.state import TrainerState
 from dltrain.task import Phase, Task
-from dltrain.world import World
 
 
 class Trainer:

@@ -1,4 +1,4 @@
-"""The processes that train one model together; one alone, as a rule."""
+"""Several processes that train one model together, with torch.distributed."""
 
 from __future__ import annotations
 
@@ -19,73 +19,10 @@ from torch.distributed import PrefixStore, Store  # pyright: ignore[reportPrivat
 from torch.distributed.rendezvous import rendezvous
 
 from dltrain.errors import RunError, StoppedError, brief
-from dltrain.spec import WHOLE, Batch, Share
+from dltrain.spec import Batch, Share, World
 
 _FIRST_ERROR = "first_error"
 _MEETINGS = count()
-
-
-class World:
-    """One process alone: it has nothing to exchange, and pays nothing for it.
-
-    Attributes:
-        share: This process's number, from 0, and how many there are.
-        local_rank: Its number on its machine, which is also its GPU's.
-    """
-
-    share: Share = WHOLE
-    local_rank = 0
-
-    @property
-    def size(self) -> int:
-        """How many processes there are."""
-        return self.share.size
-
-    @property
-    def main(self) -> bool:
-        """Whether this is the process that writes."""
-        return self.share.rank == 0
-
-    def sum(self, tensor: Tensor) -> Tensor:
-        """The sum over all processes, the same bits in each."""
-        return tensor
-
-    def largest(self, number: int) -> int:
-        """The largest number that a process gives; no GPU is waited for."""
-        return number
-
-    def gather(self, batch: Batch, *tensors: Tensor) -> tuple[Tensor, ...]:
-        """Rows of all shares of a batch, in its order, in every process; less those that stand in.
-
-        Args:
-            batch: This process's share.
-            *tensors: (rows, ...) each; between processes, the number of rows may differ.
-        """
-        return tensors
-
-    def collect(self, value: Any) -> list[Any]:
-        """The value of every process, in each of them."""
-        return [value]
-
-    def from_main(self, make: Callable[[], Any]) -> Any:
-        """What the first process makes, a value that is small, in every process."""
-        return make()
-
-    def tensors_from_main(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """The first process's tensors, in every process; what the others give does not matter."""
-        return tensors
-
-    def copy_from_main(self, tensors: Iterable[Tensor]) -> None:
-        """Overwrites tensors with the first process's."""
-
-    @contextmanager
-    def first_on_machine(self) -> Iterator[None]:
-        """One process of each machine goes through this context before the others."""
-        yield
-
-    def failure(self, error: Exception) -> Exception:
-        """What an error is called; that of another process, where this one only follows from it."""
-        return error
 
 
 class Processes(World):

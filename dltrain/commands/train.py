@@ -29,9 +29,9 @@ from dltrain.files import sync
 from dltrain.recording import MetricsFile, Progress, Recorder, TensorBoard
 from dltrain.run import Record, Run, Summary, data_record, device_record, differences
 from dltrain.shards import on_main
-from dltrain.spec import Data
+from dltrain.spec import Data, World
 from dltrain.trainer import Trainer
-from dltrain.world import World, joined, launch, restarts
+from dltrain.world import joined, launch, restarts
 
 
 def train(

@@ -8,11 +8,10 @@ from torch import Tensor
 
 from dltrain.metrics.classification import ConfusionMatrix
 from dltrain.registry import TASKS
-from dltrain.spec import Batch, DataSpec
+from dltrain.spec import Batch, DataSpec, World
 from dltrain.task import Page, Phase, TaskParts
 from dltrain.tasks import pages
 from dltrain.tasks.parts import comparing_loss, model_of_inputs, outputs_of, scalars_of
-from dltrain.world import World
 
 PR_THRESHOLDS = 127
 
