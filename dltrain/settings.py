@@ -61,6 +61,9 @@ class TrainSettings:
         compile: Compile the model with torch.compile.
         keep_memory: On a CPU under Linux with glibc, keep large freed blocks for the next step
             instead of giving them back to the system; changes no figure.
+        distributed: Where several processes train together, ddp gives each the whole model, and
+            fsdp a part of it, for models beyond one device.
+        timeout: Seconds that a process waits for the others before the run fails.
     """
 
     epochs: PositiveInt | None = None
@@ -79,6 +82,8 @@ class TrainSettings:
     overfit: PositiveInt | None = None
     compile: bool = False
     keep_memory: bool = True
+    distributed: Literal["ddp", "fsdp"] = "ddp"
+    timeout: Annotated[float, Field(gt=0, le=86400)] = 600.0
 
     @property
     def samples_at_once(self) -> int:

@@ -9,6 +9,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -18,7 +19,7 @@ from dltrain.data.cache import MemoryCache
 from dltrain.data.draws import epoch_order
 from dltrain.data.resident import Transform, without_waiting
 from dltrain.errors import DataError, brief
-from dltrain.spec import Batch
+from dltrain.spec import WHOLE, Batch, Share
 
 Read = Callable[[int], Tensor]
 """A sample's number to the sample, on the CPU; deterministic, and can be pickled."""
@@ -68,7 +69,12 @@ class Streamed:
         return len(self.targets)
 
     def batches(
-        self, batch_size: int, *, epoch: int | None = None, offset: int = 0
+        self,
+        batch_size: int,
+        *,
+        epoch: int | None = None,
+        offset: int = 0,
+        share: Share = WHOLE,
     ) -> Iterator[Batch]:
         """See `spec.Split.batches`; the workers end with the iteration, however it ends.
 
@@ -77,8 +83,9 @@ class Streamed:
         """
         total, device = len(self), self.targets.device
         order = torch.arange(total) if epoch is None else epoch_order(total, self.seed, epoch)
-        cuts = order.split(batch_size)
-        indexes = without_waiting(order, device).split(batch_size)
+        whole = order.split(batch_size)
+        cuts = tuple(samples[share.of(len(samples))] for samples in whole)
+        on_device = without_waiting(order, device).split(batch_size)
         wanted = [n for n in range(offset, len(cuts)) if self._lacks(cuts[n])]
         reading = torch.full((max(1, self.workers), 3), -1).share_memory_()
         loader = DataLoader(
@@ -86,7 +93,7 @@ class Streamed:
             batch_size=None,  # an item is a batch already
             sampler=range(len(wanted)),
             num_workers=self.workers,
-            worker_init_fn=_end_with_the_run,
+            worker_init_fn=partial(_of_a_run, deaf=share.size > 1),
             pin_memory=device.type == "cuda",
             timeout=min(self.timeout, _LOOK_SECONDS) if self.workers else 0,
             generator=torch.Generator(),  # or it would draw from the run's generator
@@ -96,7 +103,7 @@ class Streamed:
         places = dict(zip(wanted, range(len(wanted)), strict=True))
         try:
             for number in range(offset, len(cuts)):
-                index = indexes[number]
+                index = on_device[number][share.of(len(whole[number]))]
                 if number in places:
                     place = places[number]
                     samples = self._next(arriving, place, int(cuts[number][0]), reading)
@@ -110,7 +117,8 @@ class Streamed:
                     inputs = self.cache.take(index)
                 if self.transform is not None:
                     inputs = self.transform(inputs, index, epoch)
-                yield Batch(inputs, self.targets.index_select(0, index), index)
+                targets = self.targets.index_select(0, index)
+                yield share.batch(inputs, targets, index, len(whole[number]))
         finally:
             del arriving  # the workers end with it, even while an error holds this frame
 
@@ -205,12 +213,19 @@ class _Batches(Dataset[Tensor | DataError]):
         return torch.stack(samples)
 
 
-def _end_with_the_run(_worker: int) -> None:
-    """Has a worker end as soon as the process that asked for it is gone.
+def _of_a_run(_worker: int, deaf: bool) -> None:
+    """Has a worker end as soon as the process that asked for it is gone, however that came.
 
     Torch's workers look whether their parent lives. Where that is a fork server, it lives for as
     long as its children do, and neither would ever end after the run was killed.
+
+    Args:
+        deaf: Whether the worker heeds no signal. A launcher signals whole groups, and the process
+            that trains ends its workers by itself when it stops.
     """
+    if deaf:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
     run = multiprocessing.parent_process()
     assert run is not None
 
