@@ -18,6 +18,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from dltrain.commands.evaluate import evaluate
     from dltrain.commands.predict import predict
+    from dltrain.commands.report import report
     from dltrain.commands.sample import sample
     from dltrain.commands.train import resume, train
     from dltrain.config import Experiment, load
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 _PLACES = {
     "dltrain.commands.evaluate": ("evaluate",),
     "dltrain.commands.predict": ("predict",),
+    "dltrain.commands.report": ("report",),
     "dltrain.commands.sample": ("sample",),
     "dltrain.commands.train": ("resume", "train"),
     "dltrain.config": ("Experiment", "load"),
@@ -61,6 +63,7 @@ __all__ = [
     "evaluate",
     "load",
     "predict",
+    "report",
     "resume",
     "sample",
     "train",

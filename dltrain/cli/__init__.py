@@ -8,7 +8,7 @@ from contextlib import suppress
 import click
 
 import dltrain
-from dltrain.cli import looking, training, using
+from dltrain.cli import finished, looking, training, using
 from dltrain.errors import DltrainError
 from dltrain.terminal import drop_unread_output, open_closed_streams
 
@@ -29,6 +29,7 @@ def cli(debug: bool) -> None:
 
 for command in (
     *(training.train, training.resume, using.evaluate, using.predict, using.sample),
+    finished.report,
     *(training.check, using.import_, looking.list_, looking.schema, looking.completion),
 ):
     cli.add_command(command)

@@ -11,6 +11,29 @@ from typing import Any
 
 from dltrain.recording.base import Recorder
 
+Scalars = list[tuple[int, float | None]]
+"""A scalar's values, each with its step; None where it was not finite."""
+
+
+def read_scalars(path: Path) -> dict[str, Scalars]:
+    """Every scalar of a `metrics.jsonl`, by SPLIT/NAME; empty where there is no such file.
+
+    A line that a run has not finished writing is left out.
+    """
+    scalars: dict[str, Scalars] = {}
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except FileNotFoundError:
+        return scalars
+    for text in filter(None, lines):
+        try:
+            line = json.loads(text)
+            name, point = f"{line['split']}/{line['name']}", (line["step"], line["value"])
+        except (ValueError, KeyError, TypeError):
+            continue
+        scalars.setdefault(name, []).append(point)
+    return scalars
+
 
 class MetricsFile(Recorder):
     """Appends `{"step", "epoch", "split", "name", "value"}` lines; a value not finite is null."""
