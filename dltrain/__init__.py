@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from dltrain.commands.evaluate import evaluate
     from dltrain.commands.predict import predict
     from dltrain.commands.report import report
+    from dltrain.commands.runs import runs
     from dltrain.commands.sample import sample
     from dltrain.commands.train import resume, train
     from dltrain.config import Experiment, load
@@ -30,6 +31,7 @@ _PLACES = {
     "dltrain.commands.evaluate": ("evaluate",),
     "dltrain.commands.predict": ("predict",),
     "dltrain.commands.report": ("report",),
+    "dltrain.commands.runs": ("runs",),
     "dltrain.commands.sample": ("sample",),
     "dltrain.commands.train": ("resume", "train"),
     "dltrain.config": ("Experiment", "load"),
@@ -65,6 +67,7 @@ __all__ = [
     "predict",
     "report",
     "resume",
+    "runs",
     "sample",
     "train",
 ]

@@ -1,9 +1,12 @@
-"""Verbs that look at finished runs."""
+"""Verbs that look at runs, and clear them away."""
 
 from __future__ import annotations
 
+import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -17,6 +20,9 @@ from dltrain.cli.options import (
     plugin_option,
 )
 from dltrain.terminal import show
+
+WATCH_SECONDS = 2.0
+STATE_COLOURS = {"running": "cyan", "done": "green", "stopped": "yellow"}
 
 
 @click.command()
@@ -55,3 +61,72 @@ def report(
         click.echo(f"{result.path}  ({result.bytes / 1000:,.0f} kB)")
 
     show(result, as_json, table)
+
+
+@click.command()
+@click.argument("directory", type=DIRECTORY, default="runs")
+@click.option("--watch", is_flag=True, help="Show the table anew every 2 seconds, until Ctrl-C.")
+@json_option
+def runs(directory: Path, watch: bool, as_json: bool) -> None:
+    """List the runs in DIRECTORY, runs/ by default: state, step, best value, age."""
+    from dltrain.commands.runs import runs as runs_command
+
+    if watch and as_json:
+        raise click.UsageError("--watch and --json don't go together")
+    while True:
+        found = runs_command(directory)
+        if watch and sys.stdout.isatty():
+            click.echo("\x1b[H\x1b[J", nl=False)  # home, and clear what is below
+        show(found, as_json, lambda found=found: _print_runs(found))
+        if not watch:
+            return
+        time.sleep(WATCH_SECONDS)
+
+
+def _print_runs(found: Sequence[Any]) -> None:
+    if not found:
+        click.echo("no runs")
+        return
+    width = max(3, *(len(one.run) for one in found))
+    click.secho(f"{'run':{width}}  {'state':8} {'step':>9} {'age':>5}  best", bold=True)
+    for one in found:
+        best = one.best and f"{one.best['metric']} {one.best['value']:.6g} at {one.best['step']}"
+        state = click.style(f"{one.state:8}", STATE_COLOURS.get(one.state, "red"))
+        step = "-" if one.step is None else f"{one.step:,}"
+        click.echo(f"{one.run:{width}}  {state} {step:>9} {_age(one.age):>5}  {best or '-'}")
+
+
+def _age(seconds: float) -> str:
+    """In the largest unit of which there are two."""
+    for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds // size:.0f} {unit}"
+    return f"{max(0, seconds):.0f} s"
+
+
+@click.command()
+@click.argument("paths", nargs=-1, required=True, type=DIRECTORY, metavar="RUN...")
+@click.option(
+    "--keep-best",
+    is_flag=True,
+    help="RUN... are directories of runs: remove all but the best run of each experiment.",
+)
+@click.option("--yes", is_flag=True, help="Don't ask.")
+@json_option
+def rm(paths: Sequence[Path], keep_best: bool, yes: bool, as_json: bool) -> None:
+    """Remove run directories, after showing which and asking.
+
+    A run that is running is never removed, and no file that is not dltrain's.
+    """
+    from dltrain.commands import rm as command
+
+    removal = command.plan(paths, keep_best=keep_best)
+    for run, reason in removal.keep.items():
+        click.echo(f"keep    {run}  ({reason})", err=True)
+    for run in removal.remove:
+        click.echo(f"remove  {run}", err=True)
+    if removal.remove and not yes:
+        click.confirm(f"Remove {len(removal.remove)}?", abort=True, err=True)
+    for line in command.remove(removal):
+        click.echo(line, err=True)
+    show(removal, as_json, lambda: click.echo(f"{len(removal.remove)} removed"))

@@ -35,6 +35,22 @@ def read_scalars(path: Path) -> dict[str, Scalars]:
     return scalars
 
 
+def last_step(path: Path) -> int | None:
+    """The step of the last line, without reading the others; None where there is none."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - 4096))
+            lines = file.read().split(b"\n")
+    except FileNotFoundError:
+        return None
+    for text in reversed(lines):
+        try:
+            return int(json.loads(text)["step"])
+        except (ValueError, KeyError, TypeError):  # cut at either end
+            continue
+    return None
+
+
 class MetricsFile(Recorder):
     """Appends `{"step", "epoch", "split", "name", "value"}` lines; a value not finite is null."""
 
