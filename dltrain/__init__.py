@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from dltrain.commands.compare import compare
     from dltrain.commands.evaluate import evaluate
     from dltrain.commands.predict import predict
     from dltrain.commands.report import report
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 # Torch is imported when a name is first asked for: `import dltrain` stays quick.
 _PLACES = {
+    "dltrain.commands.compare": ("compare",),
     "dltrain.commands.evaluate": ("evaluate",),
     "dltrain.commands.predict": ("predict",),
     "dltrain.commands.report": ("report",),
@@ -62,6 +64,7 @@ __all__ = [
     "Experiment",
     "Loss",
     "Metric",
+    "compare",
     "evaluate",
     "load",
     "predict",

@@ -29,7 +29,7 @@ def cli(debug: bool) -> None:
 
 for command in (
     *(training.train, training.resume, using.evaluate, using.predict, using.sample),
-    *(finished.runs, finished.rm, finished.report),
+    *(finished.runs, finished.rm, finished.compare, finished.report),
     *(training.check, using.import_, looking.list_, looking.schema, looking.completion),
 ):
     cli.add_command(command)

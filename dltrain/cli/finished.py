@@ -130,3 +130,37 @@ def rm(paths: Sequence[Path], keep_best: bool, yes: bool, as_json: bool) -> None
     for line in command.remove(removal):
         click.echo(line, err=True)
     show(removal, as_json, lambda: click.echo(f"{len(removal.remove)} removed"))
+
+
+@click.command()
+@click.argument("paths", nargs=-1, required=True, type=DIRECTORY, metavar="RUN...")
+@click.option("--csv", "as_csv", is_flag=True, help="Print the table as CSV, a line a group.")
+@click.option("--html", "as_html", is_flag=True, help="Print the table as an HTML page.")
+@json_option
+def compare(paths: Sequence[Path], as_csv: bool, as_html: bool, as_json: bool) -> None:
+    """Show what differs between runs, in config and in outcome.
+
+    RUN is a run directory, or one that holds some. Runs that differ in their seed alone are one
+    group, shown as mean ± standard deviation.
+    """
+    if as_csv + as_html + as_json > 1:
+        raise click.UsageError("choose one of --csv, --html and --json")
+    from dltrain.commands import compare as command
+
+    groups = command.compare(paths)
+
+    def table() -> None:
+        if as_csv or as_html:
+            click.echo((command.as_csv if as_csv else command.as_html)(groups), nl=False)
+            return
+        letters = command.letters(groups)
+        for letter, group in zip(letters, groups, strict=True):
+            click.echo(f"{letter}  {' '.join(group.runs)}")
+        click.echo()
+        lines = [["", *letters], *command.rows(groups)]
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        for number, line in enumerate(lines):
+            cells = (f"{cell:{width}}" for cell, width in zip(line, widths, strict=True))
+            click.secho("  ".join(cells).rstrip(), bold=number == 0)
+
+    show(groups, as_json, table)
