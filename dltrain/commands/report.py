@@ -177,4 +177,4 @@ def _overview(told: Sequence[Told]) -> str:
         for name, points in one.scalars.items():
             if name.startswith("val/"):
                 lines.setdefault(name, []).append(Series(one.place, points))
-    return section("Overview", table(["run", "state", *names], rows), charts(lines))
+    return section("Overview", table(["run", "state", *names], rows), charts(lines), level=2)

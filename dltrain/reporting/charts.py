@@ -35,7 +35,8 @@ def line_chart(title: str, series: Sequence[Series], x_label: str = "step") -> s
     axes = _Axes([x for x, _ in known], [y for _, y in known])
     drawn = [axes.draw(x_label)]
     for number, line in enumerate(lines):
-        drawn.append(f'<path class="line s{number % COLOURS}" d="{axes.path(line.points)}"/>')
+        kind = f"line s{number % COLOURS}" + (" again" if number >= COLOURS else "")
+        drawn.append(f'<path class="{kind}" d="{axes.path(line.points)}"/>')
         last = [point for point in line.points if point[1] is not None][-1:]
         drawn += [
             f'<circle class="dot s{number % COLOURS}" cx="{axes.x(x):.1f}" '

@@ -32,7 +32,7 @@ margin:1rem 0;padding:0}
 .tiles div{background:var(--raised);border-radius:.5rem;padding:.6rem .8rem}
 .tiles dt{color:var(--soft);font-size:.85rem;overflow-wrap:anywhere}
 .tiles dd{margin:0;font-size:1.25rem;font-weight:600}
-.charts{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,20rem),1fr));gap:1rem;align-items:start}
+.charts{display:grid;margin-top:1rem;grid-template-columns:repeat(auto-fill,minmax(min(100%,20rem),1fr));gap:1rem;align-items:start}
 figure{margin:0}
 .chart{background:var(--raised);border-radius:.5rem;padding:.7rem}
 .chart figcaption{color:var(--ink);font-weight:600;font-size:.95rem}
@@ -45,7 +45,7 @@ svg text{fill:var(--soft);font:12px system-ui,sans-serif}
 .grid{stroke:var(--rule);fill:none}
 .ideal{stroke:var(--ink);stroke-dasharray:5 4;fill:none}
 .line{stroke:var(--c);stroke-width:2;stroke-linejoin:round;fill:none}
-.line.s1,.line.s3{stroke-dasharray:7 3}
+.line.s1,.line.s3{stroke-dasharray:7 3}.line.again{stroke-dasharray:2 3}
 .dot,.bar{fill:var(--c)}.bar{opacity:.75}.faint{opacity:.5}
 .s0{--c:var(--s0)}.s1{--c:var(--s1)}.s2{--c:var(--s2)}.s3{--c:var(--s3)}.s4{--c:var(--s4)}
 .s5{--c:var(--s5)}
@@ -88,10 +88,11 @@ def document(title: str, body: str) -> str:
     )
 
 
-def section(heading: str, *parts: str) -> str:
+def section(heading: str, *parts: str, level: int = 3) -> str:
     """A heading with what is under it; nothing where there is nothing."""
-    content = "".join(parts)
-    return f"<section><h3>{escape(heading)}</h3>{content}</section>" if content else ""
+    if not (content := "".join(parts)):
+        return ""
+    return f"<section><h{level}>{escape(heading)}</h{level}>{content}</section>"
 
 
 def paragraph(text: str, kind: str = "") -> str:

@@ -16,6 +16,7 @@ from small_data import write_images
 from small_runs import write_folder
 
 import dltrain
+from dltrain.commands import report as command
 from dltrain.errors import RunError
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "tiny"
@@ -44,7 +45,7 @@ class Reader(HTMLParser):
 
     def handle_data(self, data):
         self.text += f"{data}\n"
-        if self.tags and self.tags[-1] == "h3":
+        if self.tags and self.tags[-1] in ("h2", "h3"):
             self.headings.append(data)
 
 
@@ -153,6 +154,19 @@ def test_what_was_recorded_is_shown_where_the_data_is_gone(folder, call):
     assert set(page.headings) >= SECTIONS
     assert "not evaluated" in page.text
     assert not ANSWERS & set(page.headings)
+
+
+def test_a_page_that_would_be_too_big_has_fewer_pictures(folder, monkeypatch):
+    run = trained("run", "optimizer.lr=1e-5")
+    whole = dltrain.report([run])
+    pictures = len(read(whole.path).pictures)
+    monkeypatch.setattr(command, "MOST_BYTES", whole.bytes)
+    smaller = dltrain.report([run])
+    assert smaller.bytes < whole.bytes
+    assert len(read(smaller.path).pictures) < pictures
+    monkeypatch.setattr(command, "MOST_BYTES", 1000)
+    with pytest.raises(RunError, match="give fewer"):
+        dltrain.report([run])
 
 
 def test_a_run_that_was_killed_at_once_has_a_page(folder):
