@@ -126,7 +126,7 @@ def _flat_config(run: Run) -> dict[str, str]:
         tree = yaml.safe_load(run.config_path.read_bytes())
     except (OSError, yaml.YAMLError, RecursionError) as error:
         raise RunError(f"{run.config_path}: can't be read: {error}") from error
-    if not isinstance(tree, dict):
+    if not isinstance(tree, dict) or not isinstance(tree.get("seed", 0), int):
         raise RunError(f"{run.config_path}: is not a config")
     return _flat(tree, "")
 
@@ -137,7 +137,9 @@ def _flat(tree: Mapping[str, Any], prefix: str) -> dict[str, str]:
         if isinstance(value, dict) and value:
             found |= _flat(value, f"{prefix}{key}.")
         else:
-            found[f"{prefix}{key}"] = value if isinstance(value, str) else json.dumps(value)
+            found[f"{prefix}{key}"] = (
+                value if isinstance(value, str) else json.dumps(value, default=str)
+            )
     return found
 
 

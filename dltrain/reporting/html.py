@@ -52,6 +52,7 @@ svg text{fill:var(--soft);font:12px system-ui,sans-serif}
 .scroll{overflow-x:auto;max-height:34rem}
 table{border-collapse:collapse;font-size:.9rem}
 th,td{padding:.3rem .6rem;text-align:right;border-bottom:1px solid var(--rule);font-weight:400}
+@media(max-width:30rem){th,td{padding:.3rem .35rem}svg text{font-size:14px}}
 th[scope=row]{white-space:nowrap}
 th[scope=row],th:first-child,td:first-child{text-align:left}
 td{font-variant-numeric:tabular-nums}

@@ -112,5 +112,7 @@ def test_nothing_to_compare(folder, call):
         assert (ended.code, ended.out) == (1, "")
         assert len(ended.err.splitlines()) == 1
     run = trained("one")
-    (run / "config.yaml").write_text("[")
-    assert call("compare", run).code == 1
+    for content in ("[", "- 1", "seed: x"):
+        (run / "config.yaml").write_text(content)
+        ended = call("compare", run)
+        assert (ended.code, ended.out) == (1, "")
