@@ -16,8 +16,11 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from dltrain.commands.compare import compare
     from dltrain.commands.evaluate import evaluate
     from dltrain.commands.predict import predict
+    from dltrain.commands.report import report
+    from dltrain.commands.runs import runs
     from dltrain.commands.sample import sample
     from dltrain.commands.train import resume, train
     from dltrain.config import Experiment, load
@@ -26,8 +29,11 @@ if TYPE_CHECKING:
 
 # Torch is imported when a name is first asked for: `import dltrain` stays quick.
 _PLACES = {
+    "dltrain.commands.compare": ("compare",),
     "dltrain.commands.evaluate": ("evaluate",),
     "dltrain.commands.predict": ("predict",),
+    "dltrain.commands.report": ("report",),
+    "dltrain.commands.runs": ("runs",),
     "dltrain.commands.sample": ("sample",),
     "dltrain.commands.train": ("resume", "train"),
     "dltrain.config": ("Experiment", "load"),
@@ -58,10 +64,13 @@ __all__ = [
     "Experiment",
     "Loss",
     "Metric",
+    "compare",
     "evaluate",
     "load",
     "predict",
+    "report",
     "resume",
+    "runs",
     "sample",
     "train",
 ]

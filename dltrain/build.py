@@ -299,6 +299,7 @@ def load_trained(
     *,
     machine: Machine | None = None,
     measures: bool = True,
+    overrides: Sequence[str] = (),
 ) -> Trained:
     """Builds the model and loads its weights; averaged ones where EMA was on.
 
@@ -309,13 +310,15 @@ def load_trained(
         device: Instead of the config's.
         machine: Where to compute, if the process has been set up for it already.
         measures: Whether the metrics, and what they need, are wanted too.
+        overrides: KEY=VALUE, of what does not change the model.
 
     Raises:
         RunError: There is no such checkpoint, it is damaged, or the model is another one by now;
             never falls back to another checkpoint.
     """
     run = Run.open(run_dir)
-    experiment = run.experiment([f"train.device={device}"] if device else [])
+    chosen = [f"train.device={device}"] if device else []
+    experiment = run.experiment([*chosen, *overrides])
     if not measures:
         experiment = replace(experiment, metrics=())
     checkpoints = run.checkpoints()

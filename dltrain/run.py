@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -29,6 +30,11 @@ from dltrain.spec import Data
 from dltrain.world import launch
 
 MOST_DIFF_BYTES = 1_000_000
+
+State = Literal["running", "done", "stopped", "failed", "killed"]
+
+_HELD: set[Path] = set()
+"""Run directories that this process has locked."""
 
 
 @dataclass(frozen=True)
@@ -239,8 +245,36 @@ class Run:
             file.truncate(0)
             file.write(f"process {os.getpid()} on {platform.node()}")
             file.flush()
-            yield
+            held = self.directory.resolve()
+            _HELD.add(held)
+            try:
+                yield
+            finally:
+                _HELD.discard(held)
             file.truncate(0)
+
+    @property
+    def in_use(self) -> bool:
+        """Whether a process works in the directory."""
+        # To close any file of the lock gives up a lock that this process holds.
+        if self.directory.resolve() in _HELD:
+            return True
+        try:
+            with (self.directory / "lock").open("rb") as file:
+                fcntl.lockf(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            return error.errno in (errno.EACCES, errno.EAGAIN)
+        return False
+
+    @property
+    def state(self) -> State:
+        """Whether it runs, and how it ended; without a summary its process was killed."""
+        if self.in_use:
+            return "running"
+        ended = self.summary()
+        return "killed" if ended is None else ended.status
 
     def write_summary(self, summary: Summary) -> None:
         """Says how the run ended."""

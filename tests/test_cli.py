@@ -510,6 +510,9 @@ def stop(waiting, monkeypatch):
     def stop(name: str, number: int) -> Started:
         process = processes[name]
         process.wait_for("waiting")
+        while not (place / name / "checkpoints" / "step-0000000006").exists():
+            assert process.running, process.err  # a thread writes it while the step waits
+            time.sleep(0.01)
         process.signal(number)
         if name != "twice":
             (place / f"{name}.go").touch()

@@ -1,0 +1,197 @@
+"""Charts as SVG: plain text, sharp at every size, coloured by the page's style sheet."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+
+WIDTH, HEIGHT = 420, 240
+LEFT, RIGHT, TOP, BOTTOM = 54, 12, 12, 40
+COLOURS = 6
+MOST_POINTS = 400
+"""More would not be seen: a chart is some 350 pixels wide."""
+
+
+@dataclass(frozen=True)
+class Series:
+    """A line: its name in the legend, and its points; None is a value that was not finite."""
+
+    name: str
+    points: Sequence[tuple[float, float | None]]
+
+
+def line_chart(title: str, series: Sequence[Series], x_label: str = "step") -> str:
+    """Lines over a common axis, with a legend.
+
+    Args:
+        title: What the values are.
+        series: At least one finite value in all.
+        x_label: What the points lie along.
+    """
+    lines = [Series(line.name, thinned(line.points)) for line in series]
+    known = [(x, y) for line in lines for x, y in line.points if y is not None]
+    axes = _Axes([x for x, _ in known], [y for _, y in known])
+    drawn = [axes.draw(x_label)]
+    for number, line in enumerate(lines):
+        kind = f"line s{number % COLOURS}" + (" again" if number >= COLOURS else "")
+        drawn.append(f'<path class="{kind}" d="{axes.path(line.points)}"/>')
+        last = [point for point in line.points if point[1] is not None][-1:]
+        drawn += [
+            f'<circle class="dot s{number % COLOURS}" cx="{axes.x(x):.1f}" '
+            f'cy="{axes.y(y):.1f}" r="2.5"/>'
+            for x, y in last
+            if y is not None
+        ]
+    return _figure(title, "".join(drawn), _told(lines), [line.name for line in lines])
+
+
+def scatter(title: str, points: Sequence[tuple[float, float]], x_label: str, y_label: str) -> str:
+    """Points, and the line where both values are equal."""
+    both = [value for point in points for value in point]
+    axes = _Axes(both, both)
+    low, high = axes.x_ticks[0], axes.x_ticks[-1]
+    drawn = axes.draw(x_label, y_label) + _diagonal(axes, low, high)
+    for x, y in thinned(points):
+        if y is not None:
+            drawn += (
+                f'<circle class="dot faint s0" cx="{axes.x(x):.1f}" cy="{axes.y(y):.1f}" r="2.5"/>'
+            )
+    told = f"{len(points)} samples from {low:.6g} to {high:.6g}; on the dashed line both are equal."
+    return _figure(title, drawn, told)
+
+
+def reliability(title: str, bins: Sequence[tuple[int, float, float]]) -> str:
+    """A reliability diagram: accuracy by confidence, against the line where both are equal.
+
+    Args:
+        title: Its heading.
+        bins: Samples, mean confidence and accuracy, of bins of equal width from 0 to 1.
+    """
+    axes = _Axes([0.0, 1.0], [0.0, 1.0])
+    drawn = axes.draw("confidence", "accuracy")
+    width = 1 / len(bins)
+    for number, (count, confidence, accuracy) in enumerate(bins):
+        if not count:
+            continue
+        left, right = axes.x(number * width) + 1, axes.x((number + 1) * width) - 1
+        told = f"confidence {confidence:.1%}, accuracy {accuracy:.1%}, {count} samples"
+        drawn += (
+            f'<rect class="bar s0" x="{left:.1f}" y="{axes.y(accuracy):.1f}" '
+            f'width="{right - left:.1f}" height="{axes.y(0) - axes.y(accuracy):.1f}">'
+            f"<title>{told}</title></rect>"
+        )
+    drawn += _diagonal(axes, 0.0, 1.0)
+    told = "Bars are the accuracy of samples of like confidence; perfect ones reach the diagonal."
+    return _figure(title, drawn, told)
+
+
+def thinned(points: Sequence[tuple], most: int = MOST_POINTS) -> list[tuple]:
+    """At most so many points, evenly spaced, the last one always among them."""
+    stride = math.ceil(len(points) / most) or 1
+    return list(points[::-1][::stride][::-1])
+
+
+def ticks(low: float, high: float, about: int = 5) -> list[float]:
+    """Round numbers that enclose two values, in steps of 1, 2 or 5 times a power of ten."""
+    if high <= low:
+        margin = abs(low) * 0.1 or 1.0
+        low, high = low - margin, high + margin
+    rough = (high - low) / about
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(f * power for f in (1, 2, 5, 10) if f * power >= rough * 0.999)
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [number * step for number in range(first, last + 1)]
+
+
+class _Axes:
+    """Where values lie in the picture."""
+
+    def __init__(self, xs: Sequence[float], ys: Sequence[float]) -> None:
+        self.x_ticks = ticks(min(xs), max(xs))
+        self.y_ticks = ticks(min(ys), max(ys))
+
+    def x(self, value: float) -> float:
+        low, high = self.x_ticks[0], self.x_ticks[-1]
+        return LEFT + (value - low) / (high - low) * (WIDTH - LEFT - RIGHT)
+
+    def y(self, value: float) -> float:
+        low, high = self.y_ticks[0], self.y_ticks[-1]
+        return HEIGHT - BOTTOM - (value - low) / (high - low) * (HEIGHT - TOP - BOTTOM)
+
+    def path(self, points: Sequence[tuple[float, float | None]]) -> str:
+        """Broken where a value is None."""
+        words, pen = [], "M"
+        for x, y in points:
+            if y is None:
+                pen = "M"
+                continue
+            words.append(f"{pen}{self.x(x):.1f} {self.y(y):.1f}")
+            pen = "L"
+        return "".join(words)
+
+    def draw(self, x_label: str, y_label: str = "") -> str:
+        drawn = []
+        for value in self.y_ticks:
+            y = self.y(value)
+            drawn.append(
+                f'<path class="grid" d="M{LEFT} {y:.1f}H{WIDTH - RIGHT}"/>'
+                f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{_number(value)}</text>'
+            )
+        for place, value in enumerate(self.x_ticks):
+            anchor = "end" if place == len(self.x_ticks) - 1 else "middle"
+            drawn.append(
+                f'<text x="{self.x(value):.1f}" y="{HEIGHT - BOTTOM + 16}" '
+                f'text-anchor="{anchor}">{_number(value)}</text>'
+            )
+        middle = (LEFT + WIDTH - RIGHT) / 2
+        drawn.append(
+            f'<text x="{middle}" y="{HEIGHT - 6}" text-anchor="middle">{escape(x_label)}</text>'
+        )
+        if y_label:
+            upright = (HEIGHT - BOTTOM + TOP) / 2
+            drawn.append(
+                f'<text transform="translate(12 {upright}) rotate(-90)" '
+                f'text-anchor="middle">{escape(y_label)}</text>'
+            )
+        return "".join(drawn)
+
+
+def _number(value: float) -> str:
+    """Short enough for an axis: 20000 is 20k."""
+    for size, unit in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
+        if abs(value) >= size:
+            return f"{value / (1e3 if unit == 'k' else size):.4g}{unit}"
+    return f"{value:.4g}" if value else "0"
+
+
+def _diagonal(axes: _Axes, low: float, high: float) -> str:
+    points = f"M{axes.x(low):.1f} {axes.y(low):.1f}L{axes.x(high):.1f} {axes.y(high):.1f}"
+    return f'<path class="ideal" d="{points}"/>'
+
+
+def _told(lines: Sequence[Series]) -> str:
+    """The lines in words, for those who hear the page."""
+    told = []
+    for line in lines:
+        known = [y for _, y in line.points if y is not None]
+        if known:
+            told.append(
+                f"{line.name}: from {known[0]:.4g} to {known[-1]:.4g}, "
+                f"lowest {min(known):.4g}, highest {max(known):.4g}"
+            )
+    return "; ".join(told) + "."
+
+
+def _figure(title: str, drawn: str, told: str, legend: Sequence[str] = ()) -> str:
+    keys = "".join(
+        f'<li><span class="key s{number % COLOURS}"></span>{escape(name)}</li>'
+        for number, name in enumerate(legend)
+    )
+    shown = f'<ul class="legend">{keys}</ul>' if legend else ""
+    return (
+        f'<figure class="chart"><figcaption>{escape(title)}</figcaption>{shown}'
+        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}. '
+        f'{escape(told)}">{drawn}</svg></figure>'
+    )

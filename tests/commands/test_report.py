@@ -1,0 +1,218 @@
+"""The report is one page that needs nothing else, whatever was trained."""
+
+import base64
+import io
+import os
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from small_data import write_images
+from small_runs import write_folder
+
+import dltrain
+from dltrain.commands import report as command
+from dltrain.errors import RunError
+
+CONFIGS = Path(__file__).parents[2] / "configs" / "tiny"
+SECTIONS = {"Curves", "Throughput", "Config", "Data", "Environment"}
+ANSWERS = {"Confusion matrix", "Classes", "Calibration", "Worst errors"}
+
+
+class Reader(HTMLParser):
+    """Takes a page apart."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.pictures: list[dict] = []
+        self.links: list[str] = []
+        self.headings: list[str] = []
+        self.text = ""
+        self.feed(page)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        given = dict(attrs)
+        self.links += [given[name] for name in ("src", "href") if given.get(name)]
+        if tag == "img":
+            self.pictures.append(given)
+
+    def handle_data(self, data):
+        self.text += f"{data}\n"
+        if self.tags and self.tags[-1] in ("h2", "h3"):
+            self.headings.append(data)
+
+
+def read(path: str | Path) -> Reader:
+    """A page, which refers to nothing outside itself and whose pictures can be decoded."""
+    page = Path(path).read_text(encoding="utf-8")
+    assert len(page.encode()) < 3_000_000
+    found = Reader(page)
+    assert not {"script", "link", "iframe", "object"} & set(found.tags)
+    assert all(link.startswith(("data:image/png;base64,", "#")) for link in found.links)
+    assert "url(" not in page
+    for picture in found.pictures:
+        image = Image.open(io.BytesIO(base64.b64decode(picture["src"].partition(",")[2])))
+        assert image.size == (int(picture["width"]), int(picture["height"]))
+        assert picture["alt"]
+    assert found.tags.count("h1") == 1
+    return found
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    write_folder(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def trained(name: str, *overrides: str) -> Path:
+    dltrain.train(dltrain.load("config.yaml", overrides), run_dir=Path(name), quiet=True)
+    return Path(name)
+
+
+def test_a_classifier(folder, call):
+    run = trained("run", "optimizer.lr=1e-5")
+    ended = call("report", run)
+    assert (ended.code, ended.err) == (0, "")
+    assert ended.out.startswith("run/report.html")
+    page = read(run / "report.html")
+    assert set(page.headings) >= SECTIONS | ANSWERS
+    assert 1 <= len(page.pictures) <= 24
+    summary = dltrain.run.Run(run).summary()
+    assert summary.data["fingerprint"] in page.text
+    assert f"{summary.metrics['test/accuracy']:.5g}" in page.text
+    assert "Expected calibration error" in page.text
+    assert "name: mlp" in page.text
+
+
+def test_several_runs_on_one_page(folder):
+    runs = [trained(f"run{seed}", f"seed={seed}") for seed in range(2)]
+    result = dltrain.report(runs, folder / "both.html")
+    assert (result.path, result.runs) == (str(folder / "both.html"), ["run0", "run1"])
+    assert result.bytes == (folder / "both.html").stat().st_size
+    page = read(result.path)
+    assert page.headings.count("Confusion matrix") == 2
+    assert page.headings[0] == "Overview"
+
+
+@pytest.mark.parametrize(
+    ("config", "wanted"),
+    [
+        ("toy_text", ANSWERS),
+        ("logistic_regression", ANSWERS),
+        ("toy_regression", {"Predictions", "Largest errors"}),
+        ("mnist_vae", {"Reconstructions", "Samples"}),
+        ("mnist_gan", {"Samples"}),
+        ("shakespeare_gpt", {"Sample"}),
+        ("seq2seq_reverse", {"Outputs"}),
+    ],
+)
+def test_every_kind_of_task(config, wanted, tmp_path, request):
+    overrides = ["train.device=cpu", "recording.tensorboard=false"]
+    if "mnist" in config:
+        write_images(tmp_path / "images", train=60, test=20, side=28, classes=3)
+        overrides.append(f"data={{name: idx, root: {tmp_path / 'images'}}}")
+    if config == "shakespeare_gpt":
+        request.getfixturevalue("shakespeare_root")
+    if "gan" in config:
+        overrides += ["metrics=[]", "task.judge=null"]
+    experiment = dltrain.load(CONFIGS / f"{config}.yaml", overrides)
+    dltrain.train(experiment, run_dir=tmp_path / "run", quiet=True)
+    page = read(dltrain.report([tmp_path / "run"]).path)
+    assert wanted | SECTIONS <= set(page.headings)
+
+
+def test_what_comes_from_a_run_is_no_markup(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    evil = "<script>alert(1)</script>"
+    rows = [f"{n},{evil if n % 2 else '<b>'}" for n in range(60)]
+    Path("table.csv").write_text("\n".join([f"{evil},kind", *rows]))
+    Path("config.yaml").write_text(
+        "model: {name: linear}\ndata: {name: csv, path: table.csv, target: kind}\n"
+        "loss: cross_entropy\noptimizer: adamw\ntrain: {epochs: 1, device: cpu}\n"
+    )
+    run = trained('"><i>run')
+    page = read(dltrain.report([run]).path)
+    assert not {"b", "i", "script"} & set(page.tags)
+    assert evil in page.text
+
+
+def test_what_was_recorded_is_shown_where_the_data_is_gone(folder, call):
+    run = trained("run")
+    shutil.rmtree("images")
+    ended = call("report", run)
+    assert ended.code == 0
+    assert "not evaluated" in ended.out
+    page = read(run / "report.html")
+    assert set(page.headings) >= SECTIONS
+    assert "not evaluated" in page.text
+    assert not ANSWERS & set(page.headings)
+
+
+def test_a_page_that_would_be_too_big_has_fewer_pictures(folder, monkeypatch):
+    run = trained("run", "optimizer.lr=1e-5")
+    whole = dltrain.report([run])
+    pictures = len(read(whole.path).pictures)
+    monkeypatch.setattr(command, "MOST_BYTES", whole.bytes)
+    smaller = dltrain.report([run])
+    assert smaller.bytes < whole.bytes
+    assert len(read(smaller.path).pictures) < pictures
+    monkeypatch.setattr(command, "MOST_BYTES", 1000)
+    with pytest.raises(RunError, match="give fewer"):
+        dltrain.report([run])
+
+
+def test_a_run_that_was_killed_at_once_has_a_page(folder):
+    run = trained("run")
+    for name in ("summary.json", "record.json", "metrics.jsonl"):
+        (run / name).unlink()
+    shutil.rmtree(run / "checkpoints")
+    assert "killed" in read(dltrain.report([run]).path).text
+
+
+def test_a_directory_that_is_no_run(folder, call):
+    ended = call("report", "images")
+    assert (ended.code, ended.out) == (1, "")
+    assert "not a run directory" in ended.err
+    with pytest.raises(RunError, match="can't be written"):
+        dltrain.report([trained("run")], folder / "missing" / "page.html")
+
+
+@pytest.mark.skipif(not shutil.which("chromium"), reason="needs chromium")
+def test_a_browser_shows_it_in_light_and_dark_without_a_complaint(folder):
+    page = Path(dltrain.report([trained("run")]).path).resolve()
+    shade = {}
+    for scheme, number in (("dark", 0), ("light", 1)):
+        shot = folder / f"{scheme}.png"
+        done = subprocess.run(
+            [
+                *(
+                    "chromium",
+                    "--headless",
+                    "--no-sandbox",
+                    "--disable-gpu",
+                    "--window-size=800,900",
+                ),
+                *("--enable-logging=stderr", f"--user-data-dir={folder / 'profile'}"),
+                f"--blink-settings=preferredColorScheme={number}",
+                *(f"--screenshot={shot}", page.as_uri()),
+            ],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=True,
+            env=dict(os.environ, HOME=str(folder)),
+        )
+        assert not re.search("CONSOLE", done.stderr)
+        pixels = np.asarray(Image.open(shot).convert("L"), dtype=float)
+        assert pixels.std() > 5
+        shade[scheme] = pixels.mean()
+    assert shade["dark"] < 100
+    assert shade["light"] > 200

@@ -1,0 +1,128 @@
+"""What a report says of a model, against closed forms and scikit-learn."""
+
+import math
+
+import pytest
+import torch
+from sklearn.metrics import precision_recall_fscore_support
+
+from dltrain.reporting.charts import Series, line_chart, thinned, ticks
+from dltrain.reporting.judged import Calibration, Classified, Valued
+from dltrain.spec import Column, DataSpec, TableInputs
+
+SPEC = DataSpec((1,), 3, TableInputs((Column("x"),)), class_names=("a", "b", "c"))
+
+
+def drawn(samples: int = 200):
+    chance = torch.Generator().manual_seed(0)
+    probabilities = torch.randn(samples, 3, generator=chance).mul(2).softmax(dim=1)
+    targets = torch.randint(3, (samples,), generator=chance)
+    return torch.randn(samples, 1, generator=chance), probabilities, targets
+
+
+def judged(batch_size: int, worst: int = 7) -> Classified:
+    found = Classified(SPEC, worst)
+    inputs, probabilities, targets = drawn()
+    parts = [t.split(batch_size) for t in (inputs, probabilities, targets, torch.arange(200))]
+    for part in zip(*parts, strict=True):
+        found.update(*part)
+    return found
+
+
+def test_calibration_error_is_the_gap_of_a_model_that_is_always_as_sure():
+    calibration = Calibration()
+    # 0.9 sure and right half of the time: a gap of 0.4. 0.6 sure and always right: 0.4 as well.
+    calibration.update(torch.tensor([[0.9, 0.1]] * 10), torch.tensor([0, 1] * 5))
+    assert calibration.error == pytest.approx(0.4, abs=1e-6)
+    calibration.update(torch.tensor([[0.4, 0.6]] * 30), torch.ones(30).long())
+    assert calibration.error == pytest.approx((10 * 0.4 + 30 * 0.4) / 40, abs=1e-6)
+    assert sum(count for count, _, _ in calibration.bins) == 40
+
+
+def test_gaps_of_both_signs_cancel_in_a_bin_and_add_up_over_bins():
+    one_bin = Calibration()
+    one_bin.update(torch.tensor([[0.95, 0.05]] * 20), torch.tensor([0] * 19 + [1]))
+    assert one_bin.error == pytest.approx(0, abs=1e-6)
+    two_bins = Calibration()
+    two_bins.update(torch.tensor([[0.95, 0.05], [0.55, 0.45]]), torch.tensor([1, 0]))
+    assert two_bins.error == pytest.approx((0.95 + 0.45) / 2, abs=1e-6)
+
+
+def test_a_confidence_on_an_edge_belongs_to_the_bin_below_it():
+    calibration = Calibration()
+    sure = torch.tensor([[1.0, 0.0], [0.6, 0.4]], dtype=torch.float64)
+    calibration.update(sure, torch.tensor([0, 0]))
+    filled = [number for number, (count, _, _) in enumerate(calibration.bins) if count]
+    assert filled == [8, 14]  # (8/15, 9/15] and (14/15, 1]
+
+
+def test_without_samples_there_is_no_error():
+    assert Calibration().error == 0
+
+
+def test_classes_are_measured_as_scikit_learn_does():
+    _, probabilities, targets = drawn()
+    precision, recall, f1, support = precision_recall_fscore_support(
+        targets, probabilities.argmax(dim=1)
+    )
+    rows = judged(64).per_class()
+    assert [name for name, *_ in rows] == ["a", "b", "c"]
+    for place, expected in enumerate((support, precision, recall, f1), 1):
+        assert [row[place] for row in rows] == pytest.approx(list(expected))
+
+
+def test_the_worst_errors_are_the_wrong_answers_with_the_highest_loss():
+    _, probabilities, targets = drawn()
+    losses = -probabilities[torch.arange(200), targets].log()
+    losses[probabilities.argmax(dim=1) == targets] = -1
+    expected = losses.argsort(descending=True)[:7].tolist()
+    for batch_size in (1, 64, 200):
+        assert [m.index for m in judged(batch_size).worst.found] == expected
+
+
+def test_a_model_without_mistakes_has_no_worst_errors():
+    found = Classified(SPEC, 5)
+    found.update(torch.zeros(3, 1), torch.eye(3), torch.arange(3), torch.arange(3))
+    assert found.worst.found == []
+    assert found.confusions() == []
+
+
+def test_the_most_frequent_confusions_come_first():
+    found = Classified(SPEC, 5)
+    guesses, targets = torch.tensor([1, 1, 2, 0, 1]), torch.tensor([0, 0, 0, 0, 1])
+    found.update(torch.zeros(5, 1), torch.eye(3)[guesses], targets, torch.arange(5))
+    assert found.confusions() == [("a", "b", 2), ("a", "c", 1)]
+
+
+def test_the_largest_errors_of_values():
+    found = Valued(2)
+    predictions, targets = torch.tensor([[1.0], [5.0], [2.0]]), torch.tensor([[1.0], [2.0], [4.0]])
+    found.update(torch.zeros(3, 1), predictions, targets, torch.arange(3))
+    assert [(m.index, m.size) for m in found.worst.found] == [(1, 3.0), (2, 2.0)]
+    assert found.pairs == [(1, 1), (2, 5), (4, 2)]
+
+
+@pytest.mark.parametrize(
+    ("low", "high"), [(0, 1), (0.1, 0.11), (-3, 5e6), (7, 7), (0, 0), (1e-9, 2e-9), (-5, -5)]
+)
+def test_ticks_are_round_and_enclose_the_values(low, high):
+    found = ticks(low, high)
+    assert found[0] <= low <= high <= found[-1]
+    assert 2 <= len(found) <= 12
+    step = found[1] - found[0]
+    assert step / 10 ** math.floor(math.log10(step) + 1e-9) == pytest.approx(
+        round(step / 10 ** math.floor(math.log10(step) + 1e-9)), rel=1e-6
+    )
+
+
+def test_a_long_line_is_thinned_and_ends_where_it_ended():
+    points = [(step, float(step)) for step in range(100_001)]
+    kept = thinned(points)
+    assert len(kept) <= 400
+    assert kept[-1] == points[-1]
+
+
+def test_a_line_breaks_where_a_value_was_not_finite():
+    line = Series("training", [(1, 1.0), (2, None), (3, 2.0), (4, 3.0)])
+    path = line_chart("loss", [line]).split('<path class="line s0" d="')[1].split('"')[0]
+    assert (path.count("M"), path.count("L")) == (2, 1)
