@@ -8,6 +8,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from dltrain.shards import spread_as
+
 
 class WeightAverage:
     """A moving average of trainable parameters of a model; of none where `decay` is None.
@@ -51,8 +53,12 @@ class WeightAverage:
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """Takes the averages from a checkpoint."""
         for name, average in self.tensors.items():
-            average.copy_(tensors[name])
+            average.copy_(spread_as(tensors[name], average))
 
+    @torch.no_grad()
     def _swap(self) -> None:
-        for name, parameter in zip(self.tensors, self._parameters, strict=True):
-            parameter.data, self.tensors[name] = self.tensors[name], parameter.data
+        # By copies: what has shards keeps views of its own of their memory.
+        for average, parameter in zip(self.tensors.values(), self._parameters, strict=True):
+            weights = parameter.clone()
+            parameter.copy_(average)
+            average.copy_(weights)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from torch import nn
 from dltrain.checkpoint import Checkpoints, DamagedCheckpointError, load
 from dltrain.config import ConfigError, Experiment
 from dltrain.config.problems import did_you_mean
+from dltrain.data.draws import key
 from dltrain.device import (
     Numerics,
     keep_large_blocks,
@@ -28,33 +29,89 @@ from dltrain.device import (
 from dltrain.errors import DltrainError, OptionError, RunError, UsageError, told_by
 from dltrain.recording import Recorder
 from dltrain.run import Run
-from dltrain.spec import Data, DataContext, DataSpec, spec_from_json
+from dltrain.shards import shard
+from dltrain.spec import Data, DataContext, DataSpec, World, spec_from_json
 from dltrain.task import Phase, Task, TaskParts, TrainedModel
 from dltrain.trainer import Trainer
 
 
 @dataclass(frozen=True)
 class Machine:
-    """Where and in which numbers an experiment computes."""
+    """Where, in which numbers and with whom an experiment computes.
+
+    Attributes:
+        device: Of this process.
+        numerics: Which numbers.
+        world: The processes that train together.
+        shards: Whether each of them has a part of the weights only.
+    """
 
     device: torch.device
     numerics: Numerics
+    world: World = field(default_factory=World)
+    shards: bool = False
 
 
-def build_machine(experiment: Experiment) -> Machine:
+def build_machine(experiment: Experiment, world: World | None = None) -> Machine:
     """Finds the device and sets up the process for it.
 
+    Args:
+        experiment: What it is for.
+        world: The processes that train together, each with a GPU of its own where there are GPUs.
+
     Raises:
-        ConfigError: This machine lacks it, or can't compute in that precision.
+        ConfigError: This machine lacks it, can't compute in that precision, or the config asks for
+            what several processes can't do together.
     """
-    settings = experiment.train
-    device = _built(experiment, "train.device", lambda: resolve_device(settings.device))
+    settings, world = experiment.train, world or World()
+    device = _built(experiment, "train.device", lambda: _device(settings.device, world))
     numerics = _built(
         experiment, "train.precision", lambda: resolve_numerics(settings.precision, device)
     )
     keep_large_blocks()
     make_deterministic(experiment.train.deterministic)
-    return Machine(device, numerics)
+    shards = settings.distributed == "fsdp" and world.size > 1
+    if world.size > 1:
+        _refuse_together(experiment, numerics, shards)
+    return Machine(device, numerics, world, shards)
+
+
+def _device(name: str, world: World) -> torch.device:
+    """See `resolve_device`; of several processes, each has the GPU of its number."""
+    device = resolve_device(name)
+    if world.size == 1 or device.type == "cpu":
+        return device
+    if device.type != "cuda" or device.index is not None:
+        raise UsageError(f"device {name!r}: several processes need 'cpu', or 'cuda', one GPU each")
+    return resolve_device(f"cuda:{world.local_rank}")
+
+
+def _refuse_together(experiment: Experiment, numerics: Numerics, shards: bool) -> None:
+    """Raises a ConfigError at the line of what several processes can't do together."""
+    if experiment.train.micro_batch == "auto":
+        raise experiment.problem(
+            "train.micro_batch",
+            "'auto' is for one process: the others would not know of a slice that was halved; "
+            "give a number of samples",
+        )
+    if not shards:
+        return
+    optimizers = {"optimizer": experiment.optimizer}
+    for name, phase in experiment.phases.items():
+        optimizers[f"phases.{name}.optimizer"] = phase.optimizer
+    for path, optimizer in optimizers.items():
+        if optimizer.name == "muon":
+            message = "'muon' needs whole matrices, and with fsdp each process has a part of them"
+            raise experiment.problem(path, f"{message}; use 'adamw', or train.distributed: ddp")
+    if experiment.task.name == "gan":
+        message = "task 'gan' trains with ddp only: its two sides use each other's weights"
+        raise experiment.problem("train.distributed", message)
+    if numerics.name == "fp16":
+        message = "fp16 scales losses, which fsdp can't do here; use bf16"
+        raise experiment.problem("train.precision", message)
+    if experiment.recording.histograms:
+        message = "with fsdp no process has all weights; set it to false"
+        raise experiment.problem("recording.histograms", message)
 
 
 def build_data(experiment: Experiment, machine: Machine, say: Callable[[str], None]) -> Data:
@@ -91,6 +148,8 @@ def build_task(experiment: Experiment, spec: DataSpec, machine: Machine) -> Task
     model: nn.Module = _built(experiment, "model", lambda: experiment.model.build(spec)).to(
         device, dtype
     )
+    if machine.world.size > 1 and device.type == "cuda":
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     if spec.inputs.kind == "image":
         # Convolutions on CPUs and tensor cores work channels-last inside; this spares conversions.
         model = model.to(memory_format=torch.channels_last)
@@ -103,14 +162,17 @@ def build_task(experiment: Experiment, spec: DataSpec, machine: Machine) -> Task
         model=model,
         loss=loss,
         metrics=metrics,
-        phase=partial(_phase, experiment),
+        phase=partial(_phase, experiment, machine),
         trained=partial(_trained_model, machine=machine),
         seed=experiment.seed,
         num_images=experiment.recording.images if experiment.recording.tensorboard else 0,
+        world=machine.world,
     )
     random = random_state()
     task: Task = _built_task(experiment, parts)
     set_random_state(random)  # another run's model, built for this task, leaves no trace
+    if machine.world.share.rank > 0:  # the weights are alike; dropout is to differ
+        seed_everything(key(experiment.seed, machine.world.share.rank))
     if experiment.train.compile:
         for phase in task.phases:
             phase.module.compile()
@@ -121,8 +183,17 @@ def build_task(experiment: Experiment, spec: DataSpec, machine: Machine) -> Task
     return task
 
 
-def _phase(experiment: Experiment, name: str, module: nn.Module, *, averaged: bool = True) -> Phase:
+def _phase(
+    experiment: Experiment,
+    machine: Machine,
+    name: str,
+    module: nn.Module,
+    *,
+    averaged: bool = True,
+) -> Phase:
     """See `task.MakePhase`."""
+    if machine.shards:  # before an optimizer takes hold of the parameters
+        shard(module, machine.device)
     chosen = experiment.phase(name)
     is_common = chosen.optimizer == experiment.optimizer
     path = "optimizer" if is_common else f"phases.{name}.optimizer"
@@ -170,6 +241,7 @@ def build_trainer(
         checkpoint_settings=experiment.checkpoint,
         early_stop=experiment.early_stop,
         log_every=experiment.recording.log_every,
+        world=machine.world,
     )
     monitored = {"checkpoint.best": experiment.checkpoint.best}
     if experiment.early_stop:

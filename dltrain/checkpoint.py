@@ -20,7 +20,7 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,8 @@ from torch import Tensor
 
 from dltrain.errors import RunError
 from dltrain.files import make_directory, remove, sync, write, write_atomically
+from dltrain.shards import spread_as
+from dltrain.spec import World
 from dltrain.task import Phase
 
 TENSOR_FILES = ("model", "averaged", "optimizer", "rng")
@@ -260,6 +262,15 @@ def _each_name_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return entries
 
 
+def read_by_main(world: World, read: Callable[[], Snapshot]) -> Snapshot:
+    """What the first process reads, in every process: the others need not see its disk."""
+    if world.size == 1:
+        return read()
+    snapshot = read() if world.main else Snapshot({}, {}, {}, {})
+    tensors = {name: world.tensors_from_main(getattr(snapshot, name)) for name in TENSOR_FILES}
+    return Snapshot(**tensors, state=world.from_main(lambda: snapshot.state))
+
+
 def weights_sha256(tensors: Mapping[str, Tensor]) -> str:
     """SHA-256 over names, dtypes, shapes and bytes, sorted by name."""
     digest = hashlib.sha256()
@@ -306,7 +317,7 @@ def _laid_out_as(parameter: Tensor, value: Tensor) -> Tensor:
     """With the parameter's strides: fused optimizers walk both through memory side by side."""
     if value.shape != parameter.shape:
         return value
-    return torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+    return torch.empty_like(parameter, dtype=value.dtype).copy_(spread_as(value, parameter))
 
 
 def plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

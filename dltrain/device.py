@@ -87,8 +87,12 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def random_state() -> dict[str, Tensor]:
-    """The states of all global generators, as uint8 tensors."""
+def random_state(this_gpu: bool = False) -> dict[str, Tensor]:
+    """The states of all global generators, as uint8 tensors.
+
+    Args:
+        this_gpu: Of GPUs, only the one in use: where each has a process, the others are not ours.
+    """
     numpy_state = np.random.get_state(legacy=False)
     assert isinstance(numpy_state, dict)
     numpy_state["state"]["key"] = numpy_state["state"]["key"].tolist()
@@ -97,7 +101,9 @@ def random_state() -> dict[str, Tensor]:
         "python": _bytes_of(random.getstate()),
         "numpy": _bytes_of(numpy_state),
     }
-    if torch.cuda.is_available():
+    if torch.cuda.is_available() and this_gpu:
+        states["cuda"] = torch.cuda.get_rng_state()
+    elif torch.cuda.is_available():
         states |= {f"cuda.{i}": s for i, s in enumerate(torch.cuda.get_rng_state_all())}
     if torch.backends.mps.is_available():
         states["mps"] = torch.mps.get_rng_state()
@@ -115,6 +121,8 @@ def set_random_state(states: Mapping[str, Tensor]) -> None:
     for i in range(torch.cuda.device_count()):
         if f"cuda.{i}" in states:
             torch.cuda.set_rng_state(states[f"cuda.{i}"], i)
+    if torch.cuda.is_available() and "cuda" in states:
+        torch.cuda.set_rng_state(states["cuda"])
     if torch.backends.mps.is_available() and "mps" in states:
         torch.mps.set_rng_state(states["mps"])
 

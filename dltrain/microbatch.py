@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Literal
 
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from dltrain.device import generator_states, is_out_of_memory
 from dltrain.errors import RunError
-from dltrain.spec import Batch
+from dltrain.spec import WHOLE, Batch, Share
 from dltrain.state import TrainerState
 
 
@@ -26,6 +27,7 @@ class MicroBatches:
         setting: Samples in a slice; None takes the whole batch.
         model: Its gradients and buffers.
         say: Tells the user of a smaller size.
+        share: Whose share of a batch it is that is sliced.
     """
 
     def __init__(
@@ -33,23 +35,31 @@ class MicroBatches:
         setting: int | Literal["auto"] | None,
         model: nn.Module,
         say: Callable[[str], None],
+        share: Share = WHOLE,
     ) -> None:
-        self.auto, self.model, self.say = setting == "auto", model, say
+        self.auto, self.model, self.say, self.share = setting == "auto", model, say, share
         self.size = None if setting == "auto" else setting
 
-    def total(self, state: TrainerState, batch: Batch, work: Callable[[Batch], Tensor]) -> Tensor:
+    def total(
+        self, state: TrainerState, batch: Batch, work: Callable[[Batch, bool], Tensor]
+    ) -> Tensor:
         """The sum of what `work` gives for each slice, a scalar on the device.
+
+        Args:
+            state: Remembers the size of the slices.
+            batch: What is sliced.
+            work: Takes a slice, and whether it is the last.
 
         Raises:
             RunError: The memory is too small for a single sample.
         """
         if not self.auto:
-            return _sum(batch, self.size, work)
+            return self._sum(batch, self.size, work)
         while True:
             generators = generator_states()
             buffers = [(buffer, buffer.clone()) for buffer in self.model.buffers()]
             try:
-                return _sum(batch, state.micro_batch, work)
+                return self._sum(batch, state.micro_batch, work)
             except RuntimeError as error:
                 if not is_out_of_memory(error):
                     raise
@@ -67,9 +77,13 @@ class MicroBatches:
             state.micro_batch = failed // 2
             self.say(f"the memory is full: going on in micro-batches of {state.micro_batch}")
 
-
-def _sum(batch: Batch, size: int | None, work: Callable[[Batch], Tensor]) -> Tensor:
-    total = torch.zeros((), device=batch.inputs.device)
-    for part in batch.split(size):
-        total = total + work(part)
-    return total
+    def _sum(self, batch: Batch, size: int | None, work: Callable[[Batch, bool], Tensor]) -> Tensor:
+        parts = list(batch.split(size))
+        if size is not None and batch.samples is not None:
+            # As many as of the largest share: what a slice exchanges, all processes exchange.
+            wanted = math.ceil(self.share.largest(batch.samples) / size)
+            parts += [batch.stand_in()] * (wanted - len(parts))
+        total = torch.zeros((), device=batch.inputs.device)
+        for number, part in enumerate(parts, start=1):
+            total = total + work(part, number == len(parts))
+        return total

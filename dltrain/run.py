@@ -11,7 +11,7 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -26,6 +26,7 @@ from dltrain.config import ConfigError, Experiment, load
 from dltrain.errors import RunError
 from dltrain.files import make_directory, sync, write_atomically
 from dltrain.spec import Data
+from dltrain.world import launch
 
 MOST_DIFF_BYTES = 1_000_000
 
@@ -140,6 +141,38 @@ class Run:
             raise RunError(f"{directory} is not a run directory: it has no config.yaml{hint}")
         return run
 
+    @classmethod
+    def begun_by(
+        cls, launched: Mapping[str, Any] | None, again: bool, name: str, directory: Path | None
+    ) -> Run | None:
+        """The run that this launch has begun already, before its processes were started again.
+
+        Args:
+            launched: What `world.launch` says; None finds nothing.
+            again: Whether a process has been started again: only then does the launch's name count,
+                which may have been given to another before.
+            name: The experiment's.
+            directory: Where the run is, if not in its place under `runs/NAME/`.
+        """
+        if launched is None:
+            return None
+        place = Path("runs") / name
+        folders = [directory] if directory else sorted(place.glob("*"), reverse=True)
+        for run in map(cls, folders):
+            with suppress(RunError):  # what is no run, or damaged, is another's
+                ended, its = run.summary(), run.record()["launch"] or {}
+                named = again and launched["id"] is not None and its.get("id") == launched["id"]
+                unfinished = again or ended is None or ended.status != "done"
+                if named or (unfinished and its.get("launcher") == launched["launcher"]):
+                    return run
+        return None
+
+    def start_over(self) -> None:
+        """Forgets what was recorded before anything was saved."""
+        self.metrics_path.unlink(missing_ok=True)
+        for path in self.tensorboard_path.glob("events.out.tfevents.*"):
+            path.unlink()
+
     def experiment(self, overrides: Sequence[str] = ()) -> Experiment:
         """What it trains.
 
@@ -181,6 +214,8 @@ class Run:
             found = json.loads(self.record_path.read_bytes())
         except (OSError, ValueError, RecursionError) as error:
             raise RunError(f"{self.record_path}: can't be read: {error}") from error
+        if isinstance(found, dict):
+            found.setdefault("launch", None)  # earlier versions wrote none
         missing = {f.name for f in fields(Record)} - set(found if isinstance(found, dict) else ())
         if missing:
             raise RunError(f"{self.record_path}: damaged: it has no {', '.join(sorted(missing))}")
@@ -232,14 +267,15 @@ def _deciding_versions() -> dict[str, str | None]:
     }
 
 
-def device_record(device: torch.device, precision: str) -> dict[str, Any]:
-    """The device by name, and how many threads torch uses."""
+def device_record(device: torch.device, precision: str, processes: int = 1) -> dict[str, Any]:
+    """The device by name, how many threads torch uses, and how many processes train together."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name()
     return {
         "type": str(device),
         "name": name,
         "precision": precision,
         "threads": torch.get_num_threads(),
+        "processes": processes,
     }
 
 
@@ -260,7 +296,8 @@ def differences(record: dict[str, Any], device: dict[str, Any]) -> list[str]:
         record: What `Run.record` gives.
         device: What `device_record` gives now.
     """
-    before = {f"device {key}": value for key, value in record["device"].items()}
+    # Runs of earlier versions were of one process.
+    before = {f"device {k}": value for k, value in {"processes": 1, **record["device"]}.items()}
     now = {f"device {key}": value for key, value in device.items()}
     before |= record["versions"]
     now |= _deciding_versions()
@@ -310,7 +347,7 @@ class Record:
 
     Attributes:
         data: Name, source, sizes, fingerprint.
-        device: Its name, the precision, torch's threads.
+        device: Its name, the precision, torch's threads, the processes.
         plugins: Files of the user's own components.
         timings: Seconds that reading the data and building the model took; `summary.json` has
             those of training.
@@ -319,6 +356,7 @@ class Record:
         directory: The working directory.
         git: Its commit and uncommitted changes; None outside a repository.
         started: When, in ISO 8601.
+        launch: What `world.launch` says of the launcher that started it; None without one.
     """
 
     data: dict[str, Any]
@@ -330,6 +368,7 @@ class Record:
     directory: str = field(default_factory=lambda: str(Path.cwd()))
     git: dict[str, Any] | None = field(default_factory=git_state)
     started: str = field(default_factory=lambda: time.strftime("%Y-%m-%dT%H:%M:%S%z"))
+    launch: dict[str, Any] | None = field(default_factory=launch)
 
 
 def _next_directory(parent: Path) -> Path:

@@ -59,6 +59,9 @@ class TrainSettings:
         max_skipped: How many skipped steps in a row `on_nonfinite: skip` bears.
         overfit: Train on the first N batches only, to see whether the model can learn them.
         compile: Compile the model with torch.compile.
+        distributed: Where several processes train together, ddp gives each the whole model, and
+            fsdp a part of it, for models beyond one device.
+        timeout: Seconds that a process waits for the others before the run fails.
     """
 
     epochs: PositiveInt | None = None
@@ -76,6 +79,8 @@ class TrainSettings:
     max_skipped: PositiveInt = 20
     overfit: PositiveInt | None = None
     compile: bool = False
+    distributed: Literal["ddp", "fsdp"] = "ddp"
+    timeout: PositiveFloat = 600.0
 
     @property
     def samples_at_once(self) -> int:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol
@@ -125,6 +126,44 @@ def spec_from_json(value: Any) -> DataSpec:
     return TypeAdapter(DataSpec).validate_python(value)
 
 
+@dataclass(frozen=True)
+class Share:
+    """Which part of each batch is whose, where several processes train together.
+
+    The parts lie one behind the other, in the order of the processes, and differ by one sample at
+    most. Where there are fewer samples than processes, one sample stands in for each empty part: it
+    goes through the model, so that all processes do the same, and counts nothing.
+
+    Attributes:
+        rank: This process's number, from 0.
+        size: How many there are.
+    """
+
+    rank: int = 0
+    size: int = 1
+
+    def of(self, samples: int) -> slice:
+        """This process's part of a batch of so many samples; never empty."""
+        start, stop = self._start(samples, self.rank), self._start(samples, self.rank + 1)
+        return slice(start, stop) if start < stop else slice(samples - 1, samples)
+
+    def largest(self, samples: int) -> int:
+        """Samples in the largest part."""
+        return self._start(samples, 1)
+
+    def batch(self, inputs: Tensor, targets: Tensor, index: Tensor, samples: int) -> Batch:
+        """What `of` has cut out of a batch of so many samples."""
+        counts = self._start(samples, self.rank) < self._start(samples, self.rank + 1)
+        return Batch(inputs, targets, index, samples=samples, counts=counts)
+
+    def _start(self, samples: int, rank: int) -> int:
+        return -(-samples * rank // self.size)
+
+
+WHOLE = Share()
+"""Of one process that trains alone."""
+
+
 @dataclass(slots=True)
 class Batch:
     """Samples, side by side, on the device.
@@ -136,12 +175,17 @@ class Batch:
         step: The training step that the batch is for, from 0; None in evaluation. What a task draws
             at random is to depend on it and on `index`, so that no draw depends on how a batch is
             cut, or on where a run was stopped.
+        samples: In the batch over all processes, of which these are one's share; None where there
+            is one process.
+        counts: False where the first sample only stands in for a share, or a slice, that is empty.
     """
 
     inputs: Tensor
     targets: Tensor
     index: Tensor
     step: int | None = None
+    samples: int | None = None
+    counts: bool = True
 
     def __len__(self) -> int:
         """Number of samples."""
@@ -154,7 +198,12 @@ class Batch:
             return
         columns = [column.split(size) for column in (self.inputs, self.targets, self.index)]
         for parts in zip(*columns, strict=True):
-            yield Batch(*parts, step=self.step)
+            yield Batch(*parts, step=self.step, samples=self.samples)
+
+    def stand_in(self) -> Batch:
+        """The first sample, which counts nothing."""
+        columns = (self.inputs[:1], self.targets[:1], self.index[:1])
+        return Batch(*columns, step=self.step, samples=self.samples, counts=False)
 
 
 class Split(Protocol):
@@ -165,7 +214,12 @@ class Split(Protocol):
         ...
 
     def batches(
-        self, batch_size: int, *, epoch: int | None = None, offset: int = 0
+        self,
+        batch_size: int,
+        *,
+        epoch: int | None = None,
+        offset: int = 0,
+        share: Share = WHOLE,
     ) -> Iterator[Batch]:
         """Batches of `batch_size` samples, the last one smaller.
 
@@ -174,6 +228,7 @@ class Split(Protocol):
             epoch: The training epoch, which decides order and augmentation; None reads the samples
                 in their own order, without augmentation.
             offset: How many batches to leave out at the start, at no cost.
+            share: Which part of each batch to read; a batch is padded and drawn as a whole.
         """
         ...
 
@@ -216,6 +271,72 @@ class Data:
     test: Split | None
     source: str
     fingerprint: str
+
+
+# ------------------------------------------------------- what processes that train together share
+
+
+class World:
+    """One process alone: it has nothing to exchange, and pays nothing for it; else see `world.py`.
+
+    Attributes:
+        share: This process's number, from 0, and how many there are.
+        local_rank: Its number on its machine, which is also its GPU's.
+    """
+
+    share: Share = WHOLE
+    local_rank = 0
+
+    @property
+    def size(self) -> int:
+        """How many processes there are."""
+        return self.share.size
+
+    @property
+    def main(self) -> bool:
+        """Whether this is the process that writes."""
+        return self.share.rank == 0
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """The sum over all processes, the same bits in each."""
+        return tensor
+
+    def largest(self, number: int) -> int:
+        """The largest number that a process gives; no GPU is waited for."""
+        return number
+
+    def gather(self, batch: Batch, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """Rows of all shares of a batch, in its order, in every process; less those that stand in.
+
+        Args:
+            batch: This process's share.
+            *tensors: (rows, ...) each; between processes, the number of rows may differ.
+        """
+        return tensors
+
+    def collect(self, value: Any) -> list[Any]:
+        """The value of every process, in each of them."""
+        return [value]
+
+    def from_main(self, make: Callable[[], Any]) -> Any:
+        """What the first process makes, a value that is small, in every process."""
+        return make()
+
+    def tensors_from_main(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """The first process's tensors, in every process; what the others give does not matter."""
+        return tensors
+
+    def copy_from_main(self, tensors: Iterable[Tensor]) -> None:
+        """Overwrites tensors with the first process's."""
+
+    @contextmanager
+    def first_on_machine(self) -> Iterator[None]:
+        """One process of each machine goes through this context before the others."""
+        yield
+
+    def failure(self, error: Exception) -> Exception:
+        """What an error is called; that of another process, where this one only follows from it."""
+        return error
 
 
 # ---------------------------------------------------------------- what a loss and a metric are

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from torch import Tensor, nn
 
-from dltrain.spec import Batch, DataSpec
+from dltrain.spec import Batch, DataSpec, World
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
@@ -53,7 +53,11 @@ class Task(Protocol):
     scalars: Mapping[str, bool]
 
     def weight(self, batch: Batch, phase: Phase) -> Tensor | int:
-        """What the whole batch's summed loss is divided by: its samples, or its tokens."""
+        """What the whole batch's summed loss is divided by: its samples, or its tokens.
+
+        Of several processes each is asked for its share: an int is proportional to the number of
+        samples, a tensor is a sum over them.
+        """
         ...
 
     def loss(self, batch: Batch, phase: Phase) -> Tensor:
@@ -61,7 +65,10 @@ class Task(Protocol):
         ...
 
     def evaluate(self, batches: Iterator[Batch]) -> dict[str, float]:
-        """Loss and metrics over all samples, each counted by its own weight."""
+        """Loss and metrics over all samples, each counted by its own weight.
+
+        Of several processes each gets its share of every batch; see `TaskParts.world`.
+        """
         ...
 
     def pages(self) -> list[Page]:
@@ -106,6 +113,8 @@ class TaskParts:
             the model's outputs into predictions.
         seed: The experiment's.
         num_images: How many samples a page may show; 0 where there is nobody to look.
+        world: The processes that train together. Each evaluates its share of a batch, and measures
+            all of it, once it has gathered what the others found.
     """
 
     spec: DataSpec
@@ -116,6 +125,7 @@ class TaskParts:
     trained: Callable[[str], TrainedModel]
     seed: int = 0
     num_images: int = 0
+    world: World = field(default_factory=World)
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
+from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
 
@@ -15,14 +15,30 @@ from torch import Tensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from dltrain.averaging import WeightAverage
-from dltrain.checkpoint import Checkpoints, Snapshot, load, pack_optimizers, unpack_optimizers
-from dltrain.device import Numerics, peak_memory_bytes, random_state, set_random_state
+from dltrain.checkpoint import (
+    Checkpoints,
+    Snapshot,
+    load,
+    pack_optimizers,
+    read_by_main,
+    unpack_optimizers,
+)
+from dltrain.data.draws import key
+from dltrain.device import (
+    Numerics,
+    peak_memory_bytes,
+    random_state,
+    seed_everything,
+    set_random_state,
+)
 from dltrain.errors import StoppedError
 from dltrain.finite import FiniteGuard
 from dltrain.microbatch import MicroBatches
+from dltrain.parallel import Gradients
 from dltrain.recording.base import Recorder
 from dltrain.settings import CheckpointSettings, EarlyStopSettings, TrainSettings, steps_in
-from dltrain.spec import Batch, Data, Split, spec_to_json
+from dltrain.shards import load_weights, on_main, whole
+from dltrain.spec import Batch, Data, Split, World, spec_to_json
 from dltrain.state import TrainerState
 from dltrain.task import Phase, Task
 
@@ -41,6 +57,7 @@ class Trainer:
         checkpoint_settings: How often to save, and what is best.
         early_stop: When to stop before the end.
         log_every: Steps between two training scalars.
+        world: The processes that train together; each has a trainer, and all do the same.
     """
 
     def __init__(
@@ -56,8 +73,9 @@ class Trainer:
         checkpoint_settings: CheckpointSettings,
         early_stop: EarlyStopSettings | None,
         log_every: int,
+        world: World | None = None,
     ) -> None:
-        self.task, self.data = task, data
+        self.task, self.data, self.world = task, data, world or World()
         self.numerics, self.device = numerics, device
         self.checkpoints, self.recorders = checkpoints, recorders
         self.settings, self.early_stop, self.log_every = settings, early_stop, log_every
@@ -77,7 +95,9 @@ class Trainer:
             phase.name: [p for p in phase.module.parameters() if p.requires_grad]
             for phase in task.phases
         }
-        self.micro_batches = MicroBatches(settings.micro_batch, task.model, self._say)
+        self.micro_batches = MicroBatches(
+            settings.micro_batch, task.model, self._say, self.world.share
+        )
         self.stop_signal: int | None = None
         self.tested_weights: str | None = None
         self.guard = FiniteGuard(
@@ -119,7 +139,9 @@ class Trainer:
         epoch, offset = divmod(self.state.step, self.steps_per_epoch)
         epoch = 0 if self.settings.overfit else epoch  # the same batches, again and again
         self.task.model.train()
-        batches = self.data.train.batches(self.settings.batch_size, epoch=epoch, offset=offset)
+        batches = self.data.train.batches(
+            self.settings.batch_size, epoch=epoch, offset=offset, share=self.world.share
+        )
         for batch in islice(batches, self.steps_per_epoch - offset):
             self.train_step(batch)
             self._after_step()
@@ -131,20 +153,35 @@ class Trainer:
         batch.step = self.state.step
         updated = True
         for phase in self.task.phases:
-            weight = self.task.weight(batch, phase)
+            weight = self._weight(batch, phase)
             gradients = partial(self._gradients, phase=phase, weight=weight)
-            total = self.micro_batches.total(self.state, batch, gradients)
+            total = self.world.sum(self.micro_batches.total(self.state, batch, gradients))
             updated &= self._update(phase, total, weight)
         self.state.step += 1
         if updated:
             self.state.updates += 1
             self.average.update(self.state.updates)
 
-    def _gradients(self, part: Batch, phase: Phase, weight: Tensor | int) -> Tensor:
+    @cached_property
+    def gradients(self) -> Gradients:
+        """Made at the first step, when the weights are those to begin with."""
+        return Gradients(self.task, self.world)
+
+    def _weight(self, batch: Batch, phase: Phase) -> Tensor | int:
+        """That of the batch over all processes."""
+        weight = self.task.weight(batch, phase)
+        if batch.samples is None or self.world.size == 1:
+            return weight
+        if isinstance(weight, int):
+            return weight * batch.samples // len(batch)
+        return self.world.sum(weight * batch.counts)
+
+    def _gradients(self, part: Batch, last: bool, phase: Phase, weight: Tensor | int) -> Tensor:
         """Adds the gradients of a slice to those of the others; its summed loss."""
-        with self.numerics.autocast():
-            loss = self.task.loss(part, phase)
-        self.numerics.scaler.scale(loss / weight).backward()
+        with self.gradients.exchanged(phase, last):
+            with self.numerics.autocast():
+                loss = self.gradients.loss(part, phase)
+            self.gradients.backward(self.numerics.scaler.scale(loss / weight))
         return loss.detach()
 
     def _update(self, phase: Phase, loss: Tensor, weight: Tensor | int) -> bool:
@@ -155,7 +192,8 @@ class Trainer:
         parameters = self.parameters[phase.name]
         norm = get_total_norm([p.grad for p in parameters if p.grad is not None])
         # Scaled gradients overflow now and then, and the scaler skips such a step by itself.
-        finite = self.guard.allows(self.state, loss if scaler.is_enabled() else loss + norm)
+        total_norm = whole(norm)
+        finite = self.guard.allows(self.state, loss if scaler.is_enabled() else loss + total_norm)
         if finite:
             if phase.clip_norm is not None:
                 clip_grads_with_norm_(parameters, phase.clip_norm, norm)
@@ -169,7 +207,7 @@ class Trainer:
             optimizer.zero_grad()
         taken = finite and scaler.get_scale() >= scale  # the scaler lowers it when it skips
         if taken:
-            self.state.add(phase.name, loss, weight, norm)
+            self.state.add(phase.name, loss, weight, total_norm)
         return taken
 
     def _after_step(self) -> None:
@@ -224,9 +262,11 @@ class Trainer:
     def evaluate(self, split: Split, name: str) -> dict[str, float]:
         """Loss and metrics over a whole split, with the averaged weights where EMA is on."""
         self.task.model.eval()
-        batches = split.batches(self.settings.samples_at_once)
+        batches = split.batches(self.settings.samples_at_once, share=self.world.share)
+        self.world.copy_from_main(self.task.model.buffers())
         with self.average.applied(), torch.inference_mode(), self.numerics.autocast():
             values = self.task.evaluate(self._until_stopped(batches))
+        values = self.world.from_main(lambda: values)
         self.task.model.train()
         self._record(name, values)
         for recorder in self.recorders:
@@ -237,7 +277,7 @@ class Trainer:
         """Evaluates the test split with the best weights, or the last where none are best."""
         if self.data.test is None:
             return
-        best = self.checkpoints.best() if self.monitor else None
+        best = self.world.from_main(self.checkpoints.best) if self.monitor else None
         self.tested_weights = best.name if best else "averaged" if self.average.tensors else "final"
         with self._weights_of(best):
             self.evaluate(self.data.test, "test")
@@ -294,8 +334,8 @@ class Trainer:
     # ------------------------------------------------------------------------------------ stops
 
     def _stop_if_asked(self) -> None:
-        if self.stop_signal is not None:
-            raise StoppedError(self.stop_signal)
+        if signal := self.world.largest(self.stop_signal or 0):
+            raise StoppedError(signal)
 
     def _until_stopped(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         for batch in batches:
@@ -309,22 +349,25 @@ class Trainer:
         if self._saved_step == self.state.step:
             return
         self.guard.check()
-        self.checkpoints.save(self.state.step, self.snapshot())
+        snapshot = self.snapshot()
+        if self.world.main:
+            self.checkpoints.save(self.state.step, snapshot)
         self._saved_step = self.state.step
 
     def _mark_best(self) -> None:
-        if self.monitor is not None and self.state.best is not None:
+        if self.world.main and self.monitor is not None and self.state.best is not None:
             value, step = self.state.best
             self.checkpoints.mark_best(step, self.monitor, value)
 
     def snapshot(self) -> Snapshot:
         """All that `restore` needs."""
         self.state.seconds = self.seconds
+        main = self.world.main
         return Snapshot(
-            model=self.task.model.state_dict(),
-            averaged=self.average.tensors,
-            optimizer=pack_optimizers(self.task.phases),
-            rng=random_state(),
+            model=on_main(self.task.model.state_dict(), main),
+            averaged=on_main(self.average.tensors, main),
+            optimizer=on_main(pack_optimizers(self.task.phases), main),
+            rng=self._random_states(),
             state={
                 "trainer": self.state.to_json(),
                 "scaler": self.numerics.scaler.state_dict(),
@@ -335,10 +378,10 @@ class Trainer:
 
     def restore(self, snapshot: Snapshot) -> None:
         """Goes back to where `snapshot` was taken; the random generators too."""
-        self.task.model.load_state_dict(snapshot.model)
+        load_weights(self.task.model, snapshot.model)
         self.average.load(snapshot.averaged)
         unpack_optimizers(self.task.phases, snapshot.optimizer)
-        set_random_state(snapshot.rng)
+        self._set_random_states(snapshot.rng, snapshot.state["trainer"]["step"])
         if snapshot.state["scaler"]:  # empty where losses were not scaled, as on a CPU
             self.numerics.scaler.load_state_dict(snapshot.state["scaler"])
         self.state = TrainerState.from_json(snapshot.state["trainer"])
@@ -346,6 +389,25 @@ class Trainer:
             recorder.restore(snapshot.state["recorders"][type(recorder).__name__])
         self._saved_step = None if self.state.evaluation_due else self.state.step
         self._mark_best()
+
+    def _random_states(self) -> dict[str, Tensor]:
+        """Of every process: those of the first by their names, the others' under `rank1/` etc."""
+        states = self.world.collect(random_state(this_gpu=self.world.size > 1))
+        others = {
+            f"rank{rank}/{name}": state
+            for rank, own in enumerate(states[1:], start=1)
+            for name, state in own.items()
+        }
+        return {**states[0], **others}
+
+    def _set_random_states(self, states: Mapping[str, Tensor], step: int) -> None:
+        """Takes this process's; a process that had none draws what no other does."""
+        rank = self.world.share.rank
+        prefix = f"rank{rank}/" if rank else ""
+        own = {n.removeprefix(prefix): s for n, s in states.items() if n.startswith(prefix)}
+        set_random_state(own or states)
+        if not own:
+            seed_everything(key(torch.initial_seed(), rank, step))
 
     @contextmanager
     def _weights_of(self, path: Path | None) -> Iterator[None]:
@@ -355,8 +417,8 @@ class Trainer:
             return
         now = {name: tensor.clone() for name, tensor in self.task.model.state_dict().items()}
         averaged = {name: tensor.clone() for name, tensor in self.average.tensors.items()}
-        snapshot = load(path)
-        self.task.model.load_state_dict(snapshot.model)
+        snapshot = read_by_main(self.world, lambda: load(path))
+        load_weights(self.task.model, snapshot.model)
         self.average.load(snapshot.averaged)
         try:
             yield

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from contextlib import suppress
 
@@ -9,6 +10,7 @@ import click
 
 import dltrain
 from dltrain.cli import looking, training, using
+from dltrain.commands.launch import is_launched
 from dltrain.errors import DltrainError
 from dltrain.terminal import drop_unread_output, open_closed_streams
 
@@ -36,10 +38,21 @@ for command in (
 
 def main() -> None:
     """The entry point; see the exit codes in `dltrain.errors`."""
+    try:
+        _main()
+    except SystemExit as ended:
+        if not is_launched():
+            raise
+        # Threads of torch.distributed may outlive the interpreter's end, and crash in it.
+        os._exit(ended.code if isinstance(ended.code, int) else 1)
+
+
+def _main() -> None:
     debug = "--debug" in sys.argv[1:]
     open_closed_streams()
     try:
         cli(standalone_mode=False, prog_name="dltrain")
+        sys.exit(0)
     except click.ClickException as error:
         error.show()
         sys.exit(2)

@@ -24,6 +24,12 @@ quiet_option = click.option("--quiet", is_flag=True, help="Show nothing but erro
 device_option = click.option(
     "--device", metavar="DEVICE", help="auto, cpu, cuda, cuda:N or mps; instead of the config's."
 )
+processes_option = click.option(
+    "--processes",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Train in N processes on this machine, with a GPU each where there are GPUs.",
+)
 checkpoint_option = click.option(
     "--checkpoint",
     metavar="NAME",

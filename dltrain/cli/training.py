@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -13,6 +17,7 @@ from dltrain.cli.options import (
     load_experiment,
     load_plugins,
     plugin_option,
+    processes_option,
     quiet_option,
     with_config,
 )
@@ -23,6 +28,7 @@ from dltrain.terminal import print_summary, show
 @click.command()
 @with_config
 @click.option("--run-dir", type=DIRECTORY, help="Where to write; default: runs/NAME/NUMBER.")
+@processes_option
 @quiet_option
 @json_option
 def train(
@@ -31,6 +37,7 @@ def train(
     plugins: Sequence[Path],
     device: str | None,
     run_dir: Path | None,
+    processes: int | None,
     quiet: bool,
     as_json: bool,
 ) -> None:
@@ -38,11 +45,13 @@ def train(
 
     KEY=VALUE changes the config for this run: optimizer.lr=1e-3, train.epochs=2.
     """
-    experiment = load_experiment(config, overrides, plugins, device)
+    with _told_once():
+        experiment = load_experiment(config, overrides, plugins, device)
+    _launch(processes)
     from dltrain.commands.train import train as train_command
 
     summary = train_command(experiment, run_dir=run_dir, quiet=quiet, plugins=plugins)
-    show(summary, as_json, lambda: print_summary(summary))
+    _show(summary, as_json)
 
 
 @click.command()
@@ -53,18 +62,55 @@ def train(
     help="Refuse where versions, device or threads are not those that the run started with.",
 )
 @plugin_option
+@processes_option
 @quiet_option
 @json_option
-def resume(run: Path, exact: bool, plugins: Sequence[Path], quiet: bool, as_json: bool) -> None:
+def resume(
+    run: Path,
+    exact: bool,
+    plugins: Sequence[Path],
+    processes: int | None,
+    quiet: bool,
+    as_json: bool,
+) -> None:
     """Go on with a run that was stopped or killed, bit for bit.
 
     RUN is a run directory, such as runs/mnist_cnn/0001.
     """
-    load_plugins(plugins)
-    from dltrain.commands.train import resume as resume_command
+    with _told_once():
+        load_plugins(plugins)
+        from dltrain.commands.train import resume as resume_command
+        from dltrain.run import Run
 
+        Run.open(run).experiment()
+    _launch(processes)
     summary = resume_command(run, quiet=quiet, exact=exact)
-    show(summary, as_json, lambda: print_summary(summary))
+    _show(summary, as_json)
+
+
+def _launch(processes: int | None) -> None:
+    """Leaves the command to so many processes, unless this is one of them."""
+    from dltrain.commands.launch import is_launched, launch
+
+    if processes is not None and processes > 1 and not is_launched():
+        sys.exit(launch(processes))
+
+
+@contextmanager
+def _told_once() -> Iterator[None]:
+    """What all processes of a machine find wrong before they have met, the first one tells."""
+    try:
+        yield
+    except DltrainError as error:
+        if os.environ.get("LOCAL_RANK", "0") != "0":
+            sys.exit(error.exit_code)
+        raise
+
+
+def _show(summary: Any, as_json: bool) -> None:
+    """Of several processes, the first shows how the run ended."""
+    if os.environ.get("RANK", "0") == "0":
+        show(summary, as_json, lambda: print_summary(summary))
 
 
 @click.command()

@@ -7,9 +7,11 @@ import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, Literal
+
+from torch import Tensor
 
 from dltrain.build import (
     Machine,
@@ -19,15 +21,17 @@ from dltrain.build import (
     build_trainer,
     misfit,
 )
-from dltrain.checkpoint import weights_sha256
+from dltrain.checkpoint import Snapshot, read_by_main, weights_sha256
 from dltrain.config import Experiment
 from dltrain.device import is_out_of_memory, peak_memory_bytes
 from dltrain.errors import DltrainError, RunError, StoppedError, told_by
 from dltrain.files import sync
 from dltrain.recording import MetricsFile, Progress, Recorder, TensorBoard
 from dltrain.run import Record, Run, Summary, data_record, device_record, differences
-from dltrain.spec import Data
+from dltrain.shards import on_main
+from dltrain.spec import Data, World
 from dltrain.trainer import Trainer
+from dltrain.world import joined, launch, restarts
 
 
 def train(
@@ -38,6 +42,9 @@ def train(
     plugins: Sequence[Path] = (),
 ) -> Summary:
     """Trains an experiment in a new run directory.
+
+    Of several processes that torchrun started, each calls this, and the first writes. Where they
+    were started again, they go on with the run that they had begun.
 
     Args:
         experiment: What `dltrain.load` gave.
@@ -51,34 +58,41 @@ def train(
         RunError: The run failed; `summary.json` says so too.
         StoppedError: A signal stopped it, after a checkpoint.
     """
-    notices: list[str] = []
-    started = time.perf_counter()
-    machine = build_machine(experiment)
-    data = build_data(experiment, machine, lambda text: _say(text, notices, quiet))
-    has_data = time.perf_counter()
-    task = build_task(experiment, data.spec, machine)
-    # What a trainer refuses, it refuses before there is a directory.
-    build_trainer(experiment, data, task, machine, Run(Path()).checkpoints())
-    run = Run.create(experiment, run_dir)
-    with _disk_errors(run), ExitStack() as stack:
-        stack.enter_context(run.locked())
-        described = data_record(experiment.data.name, data, notices)
-        run.write_record(
-            Record(
+    with joined(experiment.train.timeout) as world:
+        again = world.largest(restarts()) > 0
+        begun = world.from_main(lambda: Run.begun_by(launch(), again, experiment.name, run_dir))
+        if begun is not None and world.from_main(lambda: bool(begun.checkpoints().all())):
+            return _resume(begun, experiment, world, quiet=quiet)
+        notices: list[str] = []
+        started = time.perf_counter()
+        machine = build_machine(experiment, world)
+        data = _data(experiment, machine, notices, quiet)
+        has_data = time.perf_counter()
+        task = build_task(experiment, data.spec, machine)
+        # What a trainer refuses, it refuses before there is a directory.
+        build_trainer(experiment, data, task, machine, Run(Path()).checkpoints())
+        run = begun or world.from_main(lambda: Run.create(experiment, run_dir))
+        with _disk_errors(run), ExitStack() as stack:
+            stack.enter_context(run.locked() if world.main else nullcontext())
+            if begun is not None and world.main:
+                run.start_over()
+            described = data_record(experiment.data.name, data, notices)
+            record = Record(
                 data=described,
-                device=device_record(machine.device, machine.numerics.name),
+                device=_device_record(machine),
                 plugins=[str(path) for path in plugins],
                 timings={
                     "data_seconds": has_data - started,
                     "build_seconds": time.perf_counter() - has_data,
                 },
             )
-        )
-        recorders = _recorders(stack, run, experiment, data, quiet, notices)
-        recorders[0].line(f"run directory: {run.directory}")
-        checkpoints = run.checkpoints(experiment.checkpoint.keep)
-        trainer = build_trainer(experiment, data, task, machine, checkpoints, recorders)
-        return _train_to_the_end(trainer, run, machine, described)
+            if world.main:
+                run.write_record(record)
+            recorders = _recorders(stack, run, experiment, data, quiet, notices, machine)
+            _tell(recorders, f"run directory: {run.directory}")
+            checkpoints = run.checkpoints(experiment.checkpoint.keep)
+            trainer = build_trainer(experiment, data, task, machine, checkpoints, recorders)
+            return _train_to_the_end(trainer, run, machine, described)
 
 
 def resume(run_dir: Path, *, quiet: bool = False, exact: bool = False) -> Summary:
@@ -95,42 +109,70 @@ def resume(run_dir: Path, *, quiet: bool = False, exact: bool = False) -> Summar
         StoppedError: A signal stopped it, after a checkpoint.
     """
     run = Run.open(run_dir)
+    experiment = run.experiment()
+    with joined(experiment.train.timeout) as world:
+        return _resume(run, experiment, world, quiet=quiet, exact=exact)
+
+
+def _resume(
+    run: Run, experiment: Experiment, world: World, *, quiet: bool, exact: bool = False
+) -> Summary:
     with _disk_errors(run), ExitStack() as stack:
-        stack.enter_context(run.locked())
-        ended = run.summary()
+        stack.enter_context(run.locked() if world.main else nullcontext())
+        ended = world.from_main(run.summary)
         if ended is not None and ended.status == "done":
             return ended
-        experiment = run.experiment()
         checkpoints = run.checkpoints(experiment.checkpoint.keep)
-        try:
-            path, snapshot, passed_over = checkpoints.newest()
-        except RunError as error:
-            error.add_note(_start_again(run))
-            raise
+        path, passed_over = Path(), []
+
+        def newest() -> Snapshot:
+            nonlocal path, passed_over
+            try:
+                path, snapshot, passed_over = checkpoints.newest()
+            except RunError as error:
+                error.add_note(_start_again(run))
+                raise
+            return snapshot
+
+        snapshot = read_by_main(world, newest)
         notices: list[str] = []
-        machine = build_machine(experiment)
-        data = build_data(experiment, machine, lambda text: _say(text, notices, quiet))
+        machine = build_machine(experiment, world)
+        data = _data(experiment, machine, notices, quiet)
         described = data_record(experiment.data.name, data, notices)
-        _refuse_other_data(run, described)
-        changes = differences(run.record(), device_record(machine.device, machine.numerics.name))
+        record = world.from_main(run.record)
+        _refuse_other_data(run, record["data"], described)
+        changes = differences(record, _device_record(machine))
         if changes and exact:
             raise RunError(f"can't go on bit for bit: {'; '.join(changes)}")
         task = build_task(experiment, data.spec, machine)
-        recorders = _recorders(stack, run, experiment, data, quiet, notices)
+        recorders = _recorders(stack, run, experiment, data, quiet, notices, machine)
         trainer = build_trainer(experiment, data, task, machine, checkpoints, recorders)
         try:
             trainer.restore(snapshot)
         except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
             raise RunError(misfit(path, run, error)) from error
         for change in changes:
-            recorders[0].line(f"note: {change}; results may differ in their last bits")
+            _tell(recorders, f"note: {change}; results may differ in their last bits")
         for text in (*passed_over, f"going on from {path}"):
-            recorders[0].line(text)
+            _tell(recorders, text)
         return _train_to_the_end(trainer, run, machine, described)
 
 
-def _refuse_other_data(run: Run, described: dict[str, Any]) -> None:
-    before = run.record()["data"]
+def _data(experiment: Experiment, machine: Machine, notices: list[str], quiet: bool) -> Data:
+    """The data; of several processes on a machine, the first may have to download it."""
+
+    def say(text: str) -> None:
+        _say(text, notices, quiet or not machine.world.main)
+
+    with machine.world.first_on_machine():
+        return build_data(experiment, machine, say)
+
+
+def _device_record(machine: Machine) -> dict[str, Any]:
+    return device_record(machine.device, machine.numerics.name, machine.world.size)
+
+
+def _refuse_other_data(run: Run, before: dict[str, Any], described: dict[str, Any]) -> None:
     if before["fingerprint"] != described["fingerprint"]:
         raise RunError(
             f"the data is not what {run.directory} was trained on: it came from "
@@ -145,12 +187,21 @@ def _recorders(
     data: Data,
     quiet: bool,
     notices: Sequence[str],
+    machine: Machine,
 ) -> list[Recorder]:
+    if not machine.world.main:
+        return []
     # A path may have bytes that are no text here; they are written as they are.
     log = run.log_path.open("a", encoding="utf-8", errors="surrogateescape")
     stack.enter_context(log)
     for text in notices:  # the terminal has shown them already
         print(text, file=log)
+
+    def example() -> Tensor:
+        if machine.shards:
+            raise RuntimeError("each process has a part of its weights")
+        return next(data.train.batches(1)).inputs
+
     recorders: list[Recorder] = [Progress(log, quiet), MetricsFile(run.metrics_path)]
     if experiment.recording.tensorboard:
         recorders.append(
@@ -158,7 +209,7 @@ def _recorders(
                 run.tensorboard_path,
                 experiment.to_yaml(),
                 _hyperparameters(experiment),
-                lambda: next(data.train.batches(1)).inputs,
+                example,
                 experiment.recording.histograms,
             )
         )
@@ -168,11 +219,18 @@ def _recorders(
     return recorders
 
 
+def _tell(recorders: Sequence[Recorder], text: str) -> None:
+    for recorder in recorders[:1]:
+        recorder.line(text)
+
+
 def _train_to_the_end(
     trainer: Trainer, run: Run, machine: Machine, described: dict[str, Any]
 ) -> Summary:
     def summary(status: Literal["done", "stopped", "failed"], error: str | None = None) -> Summary:
         state, seconds = trainer.state, trainer.seconds
+        # A process that failed can't ask the others for their parts.
+        model = {} if machine.shards and status == "failed" else trainer.task.model.state_dict()
         samples = state.step / trainer.steps_per_epoch * trainer.samples_per_epoch
         best = state.best and {
             "metric": trainer.monitor,
@@ -192,10 +250,11 @@ def _train_to_the_end(
             tested_weights=trainer.tested_weights,
             skipped_steps=state.skipped,
             data=described,
-            weights_sha256=weights_sha256(trainer.task.model.state_dict()),
+            weights_sha256=weights_sha256(on_main(model, machine.world.main)),
             error=error,
         )
-        run.write_summary(result)
+        if machine.world.main:
+            run.write_summary(result)
         return result
 
     try:
@@ -205,13 +264,13 @@ def _train_to_the_end(
         summary("stopped")
         error.add_note(f"go on with: dltrain resume {run.directory}")
         raise
-    except DltrainError as error:
-        summary("failed", str(error))
-        raise
     except Exception as error:  # a model may raise anything, and so may a disk
+        failure = machine.world.failure(error)
         with suppress(OSError):
-            summary("failed", str(error))
-        if isinstance(error, OSError):
+            summary("failed", str(failure))
+        if failure is not error:
+            raise failure from error
+        if isinstance(error, DltrainError | OSError):
             raise
         if is_out_of_memory(error):
             raise RunError(

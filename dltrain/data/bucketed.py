@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from dltrain.data.draws import epoch_order
-from dltrain.spec import PADDING, Batch
+from dltrain.spec import PADDING, WHOLE, Batch, Share
 
 CHUNK = 50
 """Batches among which samples are sorted by length: more pads less and shuffles less."""
@@ -36,14 +36,19 @@ class Bucketed:
         return len(self.lengths)
 
     def batches(
-        self, batch_size: int, *, epoch: int | None = None, offset: int = 0
+        self,
+        batch_size: int,
+        *,
+        epoch: int | None = None,
+        offset: int = 0,
+        share: Share = WHOLE,
     ) -> Iterator[Batch]:
         """See `spec.Split.batches`; evaluation reads the samples from short to long."""
-        for index in self._plan(batch_size, epoch)[offset:]:
-            longest = int(self.lengths[index].max())  # on the CPU: nothing waits
-            place = index.to(self.targets.device)
+        for whole in self._plan(batch_size, epoch)[offset:]:
+            longest = int(self.lengths[whole].max())  # on the CPU: nothing waits
+            place = whole[share.of(len(whole))].to(self.targets.device)
             inputs = self.tokens[:, :longest].index_select(0, place)
-            yield Batch(inputs, self.targets.index_select(0, place), place)
+            yield share.batch(inputs, self.targets.index_select(0, place), place, len(whole))
 
     def _plan(self, batch_size: int, epoch: int | None) -> list[Tensor]:
         """The samples of each batch; a pure function of the seed and the epoch."""

@@ -21,11 +21,13 @@ from dltrain.registry import DATA
 from dltrain.spec import (
     PADDING,
     UNKNOWN,
+    WHOLE,
     Batch,
     Data,
     DataContext,
     DataSpec,
     PositiveInt,
+    Share,
     TextInputs,
 )
 
@@ -226,7 +228,12 @@ class Windows:
         return self.num_training_windows if self.training else self.num_windows
 
     def batches(
-        self, batch_size: int, *, epoch: int | None = None, offset: int = 0
+        self,
+        batch_size: int,
+        *,
+        epoch: int | None = None,
+        offset: int = 0,
+        share: Share = WHOLE,
     ) -> Iterator[Batch]:
         """See `spec.Split.batches`."""
         device = self.numbers.device
@@ -236,14 +243,18 @@ class Windows:
             first = self.first + key(self.seed, epoch, self.window) % self.window
             order = epoch_order(self.num_training_windows, self.seed, epoch)
         places = torch.arange(self.window, device=device)
-        for index in order.to(device).split(batch_size)[offset:]:
+        for whole in order.to(device).split(batch_size)[offset:]:
+            index = whole[share.of(len(whole))]
             at = first + index[:, None] * self.window + places
             inside = at + 1 < self.stop
             last = self.stop - 1
             inputs = self.numbers[at.clamp(max=last)].long()
             targets = self.numbers[(at + 1).clamp(max=last)].long()
-            yield Batch(
-                inputs.masked_fill(~inside, PADDING), targets.masked_fill(~inside, PADDING), index
+            yield share.batch(
+                inputs.masked_fill(~inside, PADDING),
+                targets.masked_fill(~inside, PADDING),
+                index,
+                len(whole),
             )
 
 

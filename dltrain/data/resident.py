@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dltrain.data.draws import epoch_order
-from dltrain.spec import Batch, Data, DataContext, DataSpec
+from dltrain.spec import WHOLE, Batch, Data, DataContext, DataSpec, Share
 
 Transform = Callable[[Tensor, Tensor, int | None], Tensor]
 """Stored samples, their index and the epoch (None: no augmentation) to inputs, batch-wise."""
@@ -37,7 +37,12 @@ class Resident:
         return len(self.samples)
 
     def batches(
-        self, batch_size: int, *, epoch: int | None = None, offset: int = 0
+        self,
+        batch_size: int,
+        *,
+        epoch: int | None = None,
+        offset: int = 0,
+        share: Share = WHOLE,
     ) -> Iterator[Batch]:
         """See `spec.Split.batches`."""
         total, device = len(self), self.samples.device
@@ -45,16 +50,18 @@ class Resident:
         order = epoch_order(total, self.seed, epoch) if shuffled else torch.arange(total)
         order = without_waiting(order, device)
         for start in range(offset * batch_size, total, batch_size):
-            stop = start + batch_size
-            index = order[start:stop]
+            whole = order[start : start + batch_size]
+            part = share.of(len(whole))
+            index = whole[part]
             if shuffled:
                 samples = self.samples.index_select(0, index)
                 targets = self.targets.index_select(0, index)
             else:
-                samples, targets = self.samples[start:stop], self.targets[start:stop]
+                place = slice(start + part.start, start + part.stop)
+                samples, targets = self.samples[place], self.targets[place]
             if self.transform is not None:
                 samples = self.transform(samples, index, epoch)
-            yield Batch(samples, targets, index)
+            yield share.batch(samples, targets, index, len(whole))
 
 
 def without_waiting(tensor: Tensor, device: torch.device) -> Tensor:

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 from dltrain.data.draws import epoch_order
 from dltrain.data.resident import Transform, without_waiting
 from dltrain.errors import DataError, brief
-from dltrain.spec import Batch
+from dltrain.spec import WHOLE, Batch, Share
 
 Read = Callable[[int], Tensor]
 """A sample's number to the sample, on the CPU; deterministic, and can be pickled."""
@@ -63,7 +63,12 @@ class Streamed:
         return len(self.targets)
 
     def batches(
-        self, batch_size: int, *, epoch: int | None = None, offset: int = 0
+        self,
+        batch_size: int,
+        *,
+        epoch: int | None = None,
+        offset: int = 0,
+        share: Share = WHOLE,
     ) -> Iterator[Batch]:
         """See `spec.Split.batches`; the workers end with the iteration, however it ends.
 
@@ -72,8 +77,9 @@ class Streamed:
         """
         total, device = len(self), self.targets.device
         order = torch.arange(total) if epoch is None else epoch_order(total, self.seed, epoch)
-        cuts = order.split(batch_size)
-        indexes = without_waiting(order, device).split(batch_size)
+        whole = order.split(batch_size)
+        cuts = tuple(samples[share.of(len(samples))] for samples in whole)
+        on_device = without_waiting(order, device).split(batch_size)
         reading = torch.full((max(1, self.workers), 3), -1).share_memory_()
         loader = DataLoader(
             _Batches(self.read, self.names, cuts, reading),
@@ -91,11 +97,12 @@ class Streamed:
                 samples = self._next(arriving, number, int(cuts[number][0]), reading)
                 if isinstance(samples, DataError):
                     raise samples
-                index = indexes[number]
+                index = on_device[number][share.of(len(whole[number]))]
                 inputs = copy(samples)
                 if self.transform is not None:
                     inputs = self.transform(inputs, index, epoch)
-                yield Batch(inputs, self.targets.index_select(0, index), index)
+                targets = self.targets.index_select(0, index)
+                yield share.batch(inputs, targets, index, len(whole[number]))
         finally:
             del arriving  # the workers end with it, even while an error holds this frame
 

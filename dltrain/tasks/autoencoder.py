@@ -40,6 +40,7 @@ class Autoencoder:
     def __init__(self, parts: TaskParts, /, *, kl_weight: NonNegativeFloat = 1.0) -> None:
         self.spec, self.model, self.metrics = parts.spec, model_of_inputs(parts), parts.metrics
         self.loss_function, self.kl_weight, self.seed = comparing_loss(parts), kl_weight, parts.seed
+        self.world = parts.world
         self.latent: int | None = None
         if getattr(parts.model, "variational", False):
             self.latent = parts.model.latent  # pyright: ignore[reportAttributeAccessIssue]
@@ -106,18 +107,20 @@ class Autoencoder:
         for metric in self.metrics:
             metric.reset()
         for batch in batches:
-            outputs, divergence = self._through(batch, key(self.seed))
-            inputs = batch.inputs.flatten(1)
-            losses = self.loss_function(outputs, inputs) + self._price(divergence)
+            own, own_divergence = self._through(batch, key(self.seed))
+            outputs, inputs = self.world.gather(batch, own, batch.inputs.flatten(1))
+            losses = self.loss_function(outputs, inputs)
+            if isinstance(own_divergence, Tensor):
+                (divergence,) = self.world.gather(batch, own_divergence)
+                losses = losses + self._price(divergence)
+                divergences = divergences + divergence.sum()
             total = total + losses.sum()
-            divergences = divergences + torch.as_tensor(divergence).sum()
             predictions = self.loss_function.predict(outputs)
             for metric in self.metrics:
                 metric.update(predictions, inputs)
             wanted = slice(max(0, self._num_images - count))
-            pairs = torch.stack([batch.inputs[wanted].flatten(1), outputs[wanted].to(inputs)])
-            shown.append(pairs)
-            count += len(batch)
+            shown.append(torch.stack([inputs[wanted], outputs[wanted].to(inputs)]))
+            count += len(inputs)
         values = {"loss": float(total) / count}
         if self.latent is not None:
             values["kl_divergence"] = float(divergences) / count

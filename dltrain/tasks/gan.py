@@ -13,7 +13,7 @@ from dltrain.data.draws import key, normal, uniform
 from dltrain.errors import OptionError, UsageError
 from dltrain.losses.adversarial import AdversarialLoss
 from dltrain.losses.supervised import at_least_float32
-from dltrain.metrics.generation import GeneratorMetric
+from dltrain.metrics.generation import GeneratorMetric, Judged
 from dltrain.models.gan import Adversaries
 from dltrain.registry import TASKS
 from dltrain.spec import Batch, DataSpec
@@ -55,7 +55,7 @@ class Gan:
         self.spec, self.model, self.metrics = parts.spec, model, parts.metrics
         self.generator, self.discriminator = model.generator, model.discriminator
         self.latent = model.latent
-        self.loss_function, self.seed = parts.loss, parts.seed
+        self.loss_function, self.seed, self.world = parts.loss, parts.seed, parts.world
         own = {"discriminator_loss": False, "generator_loss": False}
         self.scalars = scalars_of(parts, {**own, "real_score": True, "fake_score": True})
         self.phases = (
@@ -113,21 +113,25 @@ class Gan:
         for metric in self.metrics:
             metric.reset()
         for batch in batches:
-            index = torch.arange(count, count + len(batch), device=batch.inputs.device)
-            fake = self.generator(self._noise(key(self.seed), index, batch.inputs.dtype))
+            # Samples come in their own order: whoever makes one, it is of the same noise.
+            fake = self.generator(self._noise(key(self.seed), batch.index, batch.inputs.dtype))
             scores = self._score(batch.inputs), self._score(fake)
             sums = (
                 self.loss_function.discriminator(*scores),
                 self.loss_function.generator(scores[1]),
                 *scores,
             )
-            totals = totals + torch.stack([at_least_float32(values).sum() for values in sums])
+            rows = self.world.gather(batch, *(at_least_float32(v).flatten() for v in sums))
+            totals = totals + torch.stack([values.sum() for values in rows])
             if self.judge is not None:
-                judged = self.judge(fake), self.judge(batch.inputs)
+                judged = self._gathered(batch, fake), self._gathered(batch, batch.inputs)
                 for metric in self.metrics:
                     metric.update(*judged)
-            shown.append(fake[: max(0, self._num_images - count)])
-            count += len(batch)
+            wanted = max(0, self._num_images - count)
+            if wanted:
+                (made,) = self.world.gather(batch, fake[:wanted])
+                shown.append(made[:wanted])
+            count += len(rows[0])
         if self._num_images:
             self._shown = pages.grid(pages.to_pixels(self.spec, torch.cat(shown)))
         discriminator, generator, real, fake_score = (totals / count).tolist()
@@ -140,6 +144,12 @@ class Gan:
         for metric in self.metrics:
             values |= metric.compute()
         return values
+
+    def _gathered(self, batch: Batch, samples: Tensor) -> Judged:
+        """What the judge says of the samples of all processes."""
+        assert self.judge is not None
+        judged = self.judge(samples)
+        return Judged(*self.world.gather(batch, judged.probabilities, judged.features))
 
     def pages(self) -> list[Page]:
         """What the generator made of the same noise at the last evaluation."""

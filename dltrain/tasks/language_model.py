@@ -34,6 +34,7 @@ class LanguageModel:
         own = {"loss": False, "perplexity": False, "bits_per_token": False}
         self.scalars = scalars_of(parts, own)
         self.phases = (parts.phase("main", parts.model),)
+        self.world = parts.world
         self._shows_text = parts.num_images > 0
         self._shown: str | None = None
 
@@ -71,13 +72,17 @@ class LanguageModel:
             metric.reset()
         for batch in batches:
             outputs = self._outputs(batch)
-            total = total + summed_token_loss(self.loss_function, outputs, batch.targets)
-            weight = weight + self.weight(batch, self.phases[0])
+            own = summed_token_loss(self.loss_function, outputs, batch.targets)
+            own_weight = torch.as_tensor(self.weight(batch, self.phases[0])).to(own.device)
+            losses, weights = self.world.gather(batch, own.view(1), own_weight.view(1))
+            total, weight = total + losses.sum(), weight + weights.sum()
             if self.metrics:
                 counts = batch.targets != PADDING
-                predictions = self.loss_function.predict(outputs[counts])
+                predictions, targets = self.world.gather(
+                    batch, self.loss_function.predict(outputs[counts]), batch.targets[counts]
+                )
                 for metric in self.metrics:
-                    metric.update(predictions, batch.targets[counts])
+                    metric.update(predictions, targets)
         loss = float(total / weight)
         values = {
             "loss": loss,

@@ -38,7 +38,7 @@ class Seq2Seq:
         self.loss_function, self.metrics = comparing_loss(parts), parts.metrics
         self.scalars = scalars_of(parts, {"loss": False, "exact_match": True})
         self.phases = (parts.phase("main", parts.model),)
-        self._num_shown = parts.num_images
+        self._num_shown, self.world = parts.num_images, parts.world
         self._shown: list[str] = []
 
     @staticmethod
@@ -77,18 +77,23 @@ class Seq2Seq:
         for metric in self.metrics:
             metric.reset()
         for batch in batches:
-            outputs = self._outputs(batch)
-            total = total + summed_token_loss(self.loss_function, outputs, batch.targets)
-            weight = weight + token_weight(self.loss_function, batch.targets)
-            written = self.write(batch.inputs, batch.targets.shape[1])
-            counts = batch.targets != PADDING
-            exact = exact + ((written == batch.targets) | ~counts).all(dim=1).sum()
-            count += len(batch)
+            inputs, targets, outputs, written = self.world.gather(
+                batch,
+                batch.inputs,
+                batch.targets,
+                self._outputs(batch),
+                self.write(batch.inputs, batch.targets.shape[1]),
+            )
+            total = total + summed_token_loss(self.loss_function, outputs, targets)
+            weight = weight + token_weight(self.loss_function, targets)
+            counts = targets != PADDING
+            exact = exact + ((written == targets) | ~counts).all(dim=1).sum()
+            count += len(targets)
             if self.metrics:
                 predictions = self.loss_function.predict(outputs[counts])
                 for metric in self.metrics:
-                    metric.update(predictions, batch.targets[counts])
-            self._show(batch, written)
+                    metric.update(predictions, targets[counts])
+            self._show(inputs, written, targets)
         values = {"loss": float(total / weight), "exact_match": float(exact) / count}
         for metric in self.metrics:
             values |= metric.compute()
@@ -123,8 +128,8 @@ class Seq2Seq:
             tokens.append(self.tokens[number])
         return joined(self.inputs, tokens)
 
-    def _show(self, batch: Batch, written: Tensor) -> None:
-        for source, given, wanted in zip(batch.inputs, written, batch.targets, strict=True):
+    def _show(self, inputs: Tensor, written: Tensor, targets: Tensor) -> None:
+        for source, given, wanted in zip(inputs, written, targets, strict=True):
             if len(self._shown) == self._num_shown:
                 return
             texts = [self._text(row.tolist()) for row in (source, given, wanted)]

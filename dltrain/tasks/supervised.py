@@ -8,7 +8,7 @@ from torch import Tensor
 
 from dltrain.metrics.classification import ConfusionMatrix
 from dltrain.registry import TASKS
-from dltrain.spec import Batch, DataSpec
+from dltrain.spec import Batch, DataSpec, World
 from dltrain.task import Page, Phase, TaskParts
 from dltrain.tasks import pages
 from dltrain.tasks.parts import comparing_loss, model_of_inputs, outputs_of, scalars_of
@@ -27,7 +27,8 @@ class Supervised:
         self.loss_function = comparing_loss(parts)
         self.scalars = scalars_of(parts, {"loss": False})
         self.phases = (parts.phase("main", parts.model),)
-        self._shown = _Shown(parts.spec, parts.num_images)
+        self.world = parts.world
+        self._shown = _Shown(parts.spec, parts.num_images, parts.world)
 
     def weight(self, batch: Batch, phase: Phase) -> Tensor | int:
         """Samples, or the sum of their class weights."""
@@ -52,14 +53,14 @@ class Supervised:
             metric.reset()
         self._shown.reset()
         for batch in batches:
-            outputs = self._outputs(batch)
-            total = total + self.loss_function(outputs, batch.targets).sum()
-            weight = weight + self.loss_function.weight(batch.targets)
+            outputs, targets = self.world.gather(batch, self._outputs(batch), batch.targets)
+            total = total + self.loss_function(outputs, targets).sum()
+            weight = weight + self.loss_function.weight(targets)
             predictions = self.loss_function.predict(outputs)
-            targets = self.loss_function.targets(batch.targets)
+            targets = self.loss_function.targets(targets)
             for metric in self.metrics:
                 metric.update(predictions, targets)
-            self._shown.update(batch.inputs, predictions, targets)
+            self._shown.update(batch, predictions, targets)
         values = {"loss": float(total / weight)}
         for metric in self.metrics:
             values |= metric.compute()
@@ -73,8 +74,8 @@ class Supervised:
 class _Shown:
     """What evaluation keeps to be looked at: a few inputs, and counts of fixed size."""
 
-    def __init__(self, spec: DataSpec, num_images: int) -> None:
-        self.spec, self.num_images = spec, num_images
+    def __init__(self, spec: DataSpec, num_images: int, world: World) -> None:
+        self.spec, self.num_images, self.world = spec, num_images, world
         drawn = 2 <= spec.num_classes <= pages.MOST_CLASSES
         self.confusion = ConfusionMatrix(spec) if drawn else None
         self.reset()
@@ -85,9 +86,10 @@ class _Shown:
             self.confusion.reset()
         self.curves: Tensor | None = None
 
-    def update(self, inputs: Tensor, predictions: Tensor, targets: Tensor) -> None:
+    def update(self, batch: Batch, predictions: Tensor, targets: Tensor) -> None:
         if self.examples is None and self.spec.inputs.kind == "image" and self.num_images:
             shown = slice(self.num_images)
+            (inputs,) = self.world.gather(batch, batch.inputs[shown])
             self.examples = (inputs[shown], predictions[shown], targets[shown])
         if self.confusion is not None:
             self.confusion.update(predictions, targets)

@@ -1,0 +1,68 @@
+"""Gradients that several processes make together."""
+
+from __future__ import annotations
+
+import warnings
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from dltrain.shards import is_sharded
+from dltrain.spec import Batch, World
+from dltrain.task import Phase, Task
+
+
+class Gradients:
+    """The gradients of each phase's loss, summed over all processes.
+
+    A phase is wrapped in torch's DistributedDataParallel, unless `shard` has made it one of FSDP2.
+    With one process there is nothing to wrap.
+
+    Args:
+        task: Gives the losses.
+        world: The processes.
+    """
+
+    def __init__(self, task: Task, world: World) -> None:
+        self.world = world
+        self._losses = {phase.name: _PhaseLoss(task, phase) for phase in task.phases}
+        self._replicas: dict[str, DistributedDataParallel] = {}
+        if world.size > 1:
+            # A kernel of one pixel, or of one channel, has two equal layouts; both are as fast.
+            warnings.filterwarnings("ignore", message="Grad strides do not match bucket view")
+            for phase in task.phases:
+                if not is_sharded(phase.module):
+                    loss = self._losses[phase.name]
+                    self._replicas[phase.name] = DistributedDataParallel(loss)
+
+    def loss(self, part: Batch, phase: Phase) -> Tensor:
+        """Summed loss of this process's samples, a scalar."""
+        loss = self._replicas.get(phase.name, self._losses[phase.name])(part)
+        return loss if part.counts else loss * 0
+
+    def backward(self, loss: Tensor) -> None:
+        """Adds the gradients of a loss, divided by the batch's weight, to those there are."""
+        # Torch takes the mean over the processes, and this is to be the sum.
+        (loss if self.world.size == 1 else loss * self.world.size).backward()
+
+    def exchanged(self, phase: Phase, last: bool) -> AbstractContextManager[Any]:
+        """Gradients made in this context are exchanged where it is the last slice of a batch."""
+        if is_sharded(phase.module):
+            phase.module.set_requires_gradient_sync(last)  # pyright: ignore[reportCallIssue]
+        elif not last and phase.name in self._replicas:
+            return self._replicas[phase.name].no_sync()
+        return nullcontext()
+
+
+class _PhaseLoss(nn.Module):
+    """The task's loss as a module's forward pass, which is what DistributedDataParallel watches."""
+
+    def __init__(self, task: Task, phase: Phase) -> None:
+        super().__init__()
+        self.module = phase.module
+        self._task, self._phase = task, phase
+
+    def forward(self, part: Batch) -> Tensor:
+        return self._task.loss(part, self._phase)

@@ -1,0 +1,201 @@
+"""Several processes that train one model together, with torch.distributed."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import timedelta
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed import PrefixStore, Store  # pyright: ignore[reportPrivateImportUsage]
+from torch.distributed.rendezvous import rendezvous
+
+from dltrain.errors import RunError, StoppedError, brief
+from dltrain.spec import Batch, Share, World
+
+_FIRST_ERROR = "first_error"
+_MEETINGS = count()
+
+
+class Processes(World):
+    """One of several, each with this object, in a process group of torch.distributed.
+
+    Args:
+        store: Of the launcher; there as long as any process is.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self.share = Share(dist.get_rank(), dist.get_world_size())
+        self.local_rank = int(os.environ["LOCAL_RANK"])
+        self._store = store
+        self._told: Exception | None = None
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """See `World.sum`."""
+        total = tensor.clone()
+        dist.all_reduce(total)
+        return total
+
+    def largest(self, number: int) -> int:
+        """See `World.largest`."""
+        found = torch.tensor(number)
+        dist.all_reduce(found, dist.ReduceOp.MAX)
+        return int(found)
+
+    def gather(self, batch: Batch, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """See `World.gather`."""
+        own = [tensor if batch.counts else tensor[:0] for tensor in tensors]
+        rows = torch.tensor([len(tensor) for tensor in own])
+        every = [torch.empty_like(rows) for _ in range(self.size)]
+        dist.all_gather(every, rows)
+        whole = []
+        for tensor, lengths in zip(own, torch.stack(every, dim=1).tolist(), strict=True):
+            padded = tensor.new_zeros(max(lengths), *tensor.shape[1:])
+            padded[: len(tensor)] = tensor
+            parts = [torch.empty_like(padded) for _ in lengths]
+            dist.all_gather(parts, padded)
+            whole.append(torch.cat([p[:n] for p, n in zip(parts, lengths, strict=True)]))
+        return tuple(whole)
+
+    def collect(self, value: Any) -> list[Any]:
+        """See `World.collect`."""
+        values: list[Any] = [None] * self.size
+        dist.all_gather_object(values, value)
+        return values
+
+    def from_main(self, make: Callable[[], Any]) -> Any:
+        """See `World.from_main`."""
+        values = [make() if self.main else None]
+        dist.broadcast_object_list(values)
+        return values[0]
+
+    def tensors_from_main(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """See `World.tensors_from_main`; on the CPU."""
+        kinds = self.from_main(lambda: [(name, t.shape, t.dtype) for name, t in tensors.items()])
+        received = {n: torch.empty(shape, dtype=dtype) for n, shape, dtype in kinds}
+        received = tensors if self.main else received
+        for tensor in received.values():
+            if tensor.numel():
+                dist.broadcast(tensor.view(-1).view(torch.uint8), 0)
+        return received
+
+    def copy_from_main(self, tensors: Iterable[Tensor]) -> None:
+        """See `World.copy_from_main`."""
+        with torch.no_grad():
+            for tensor in tensors:
+                value = tensor.contiguous()
+                dist.broadcast(value, 0)
+                tensor.copy_(value)
+
+    @contextmanager
+    def first_on_machine(self) -> Iterator[None]:
+        """See `World.first_on_machine`."""
+        if self.local_rank > 0:
+            self.largest(0)
+        yield
+        if self.local_rank == 0:
+            self.largest(0)
+
+    def failure(self, error: Exception) -> Exception:
+        """See `World.failure`.
+
+        The first process to fail leaves word with the launcher. The others learn of it by a broken
+        connection, or by waiting for too long.
+        """
+        if isinstance(error, StoppedError | FollowedError):
+            return error
+        if _is_of_the_connection(error):
+            error = RunError(f"another process is gone, or does not answer: {brief(str(error))}")
+        if not self.main:
+            time.sleep(0.5)  # of all that make the same mistake, the first one tells it
+        own = f"{self.share.rank} {str(error) or type(error).__name__}"
+        try:
+            first = self._store.compare_set(_FIRST_ERROR, "", own).decode()
+        except RuntimeError:  # the launcher has gone
+            first = own
+        rank, _, text = first.partition(" ")
+        if int(rank) == self.share.rank:
+            return error
+        return FollowedError(f"process {rank} of {self.size} failed: {text}", error)
+
+
+class FollowedError(RunError):
+    """Another process has failed, and told why."""
+
+    def __init__(self, message: str, error: Exception) -> None:
+        super().__init__(message)
+        self.exit_code = getattr(error, "exit_code", self.exit_code)
+
+
+def _is_of_the_connection(error: Exception) -> bool:
+    """Whether an error comes of another process's end; torch has no class for all of them."""
+    told = str(error).lower()
+    return isinstance(error, RuntimeError) and any(
+        word in told for word in ("gloo", "nccl", "connection", "broken pipe", "store")
+    )
+
+
+@contextmanager
+def joined(timeout: float) -> Iterator[World]:
+    """Meets the other processes that torchrun has started.
+
+    An error leaves the context in the process alone that met it first. The others end without a
+    word, with the same exit code.
+
+    Args:
+        timeout: Seconds to wait for another process, now and later.
+    """
+    if not dist.is_torchelastic_launched() or int(os.environ["WORLD_SIZE"]) == 1:
+        yield World()
+        return
+    wait = timedelta(seconds=timeout)
+    backend = "gloo"
+    if torch.cuda.is_available():
+        backend = "cpu:gloo,cuda:nccl"
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
+    store, rank, size = next(rendezvous("env://", timeout=wait))
+    store = PrefixStore(f"dltrain/{next(_MEETINGS)}", store)  # nothing is left of an earlier one
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=wait)
+    world = Processes(store)
+    try:
+        yield world
+    except Exception as error:
+        failure = world.failure(error)
+        if isinstance(failure, FollowedError) or (isinstance(failure, StoppedError) and rank > 0):
+            raise SystemExit(failure.exit_code) from error
+        raise failure from error
+    dist.destroy_process_group()
+
+
+def launch() -> dict[str, Any] | None:
+    """What tells this launch of torchrun from any other, JSON-able; None without one.
+
+    `id` is what `--rdzv-id` gave; `launcher` is the host, the process and the start of the
+    launcher beside this process.
+    """
+    if not dist.is_torchelastic_launched():
+        return None
+    parent = os.getppid()
+    try:
+        # The 22nd field is the start, in ticks since boot; the second may have spaces: proc(5).
+        start = Path(f"/proc/{parent}/stat").read_text().rpartition(")")[2].split()[19]
+    except OSError:
+        start = ""
+    named = os.environ["TORCHELASTIC_RUN_ID"]
+    return {
+        "id": None if named == "none" else named,
+        "launcher": [platform.node(), parent, start],
+    }
+
+
+def restarts() -> int:
+    """How often the launcher has started this process again."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
