@@ -148,6 +148,9 @@ def build_task(experiment: Experiment, spec: DataSpec, machine: Machine) -> Task
     model: nn.Module = _built(experiment, "model", lambda: experiment.model.build(spec)).to(
         device, dtype
     )
+    if machine.shards and getattr(model, "variational", False):
+        message = "a variational autoencoder trains with ddp only: its two halves are called apart"
+        raise experiment.problem("train.distributed", message)
     if machine.world.size > 1 and device.type == "cuda":
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     if spec.inputs.kind == "image":

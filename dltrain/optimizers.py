@@ -40,9 +40,9 @@ def sgd(
     if nesterov and momentum == 0:
         raise UsageError("'nesterov: true' needs a momentum above 0, such as 0.9")
     groups = parameter_groups(module.parameters(), weight_decay)
-    optimizer = torch.optim.SGD(
-        groups, lr=lr, momentum=momentum, nesterov=nesterov, fused=_has_fused_form(groups)
-    )
+    sharded = any(hasattr(parameter, "full_tensor") for parameter in module.parameters())
+    fused = None if sharded else _has_fused_form(groups)  # torch has none for shards
+    optimizer = torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov, fused=fused)
     if momentum > 0:
         # The fused form leaves them uninitialised where the gradient scaler skips the first step.
         for group in groups:

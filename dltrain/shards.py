@@ -16,8 +16,8 @@ SMALLEST_GROUP = 0.01
 def shard(module: nn.Module, device: torch.device) -> None:
     """Spreads a module's parameters over all processes, in place, with FSDP2.
 
-    Each large layer of a list or a sequence is gathered when it is wanted, and let go after; all
-    else is gathered at once, and so is what layers share.
+    Each large layer of a list or a sequence is gathered when it is called, and let go after; all
+    else is gathered when the module is called, and so is what layers share.
     """
     from torch.distributed import get_world_size
     from torch.distributed.device_mesh import init_device_mesh
@@ -27,13 +27,16 @@ def shard(module: nn.Module, device: torch.device) -> None:
     uses = Counter(id(p) for _, p in module.named_parameters(remove_duplicate=False))
     smallest = max(1, SMALLEST_GROUP * sum(p.numel() for p in module.parameters()))
     lists = [m for m in module.modules() if isinstance(m, nn.ModuleList | nn.Sequential)]
-    for layer in (layer for layers in lists for layer in layers):
-        parameters = list(layer.parameters())
-        alone = all(uses[id(parameter)] == 1 for parameter in parameters)
-        if alone and sum(p.numel() for p in parameters) >= smallest and not is_sharded(layer):
-            fully_shard(layer, mesh=mesh)
-    if not is_sharded(module):
-        fully_shard(module, mesh=mesh)
+    layers = {id(layer) for layers in lists for layer in layers}
+    groups = [module]
+    for part in list(module.modules())[1:]:
+        sizes = [parameter.numel() for parameter in part.parameters()]
+        alone = all(uses[id(parameter)] == 1 for parameter in part.parameters())
+        called = not isinstance(part, nn.ModuleList | nn.ModuleDict)
+        if id(part) in layers and sum(sizes) >= smallest and alone and called:
+            groups.append(part)
+    for group in reversed(groups):  # from inside to outside
+        fully_shard(group, mesh=mesh)
 
 
 def is_sharded(module: nn.Module) -> bool:
