@@ -334,6 +334,10 @@ class World:
         """One process of each machine goes through this context before the others."""
         yield
 
+    def lost(self, error: Exception) -> bool:
+        """Whether an error says that another process is gone, or does not answer."""
+        return False
+
     def failure(self, error: Exception) -> Exception:
         """What an error is called; that of another process, where this one only follows from it."""
         return error

@@ -8,21 +8,20 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
-from itertools import count
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed import PrefixStore, Store  # pyright: ignore[reportPrivateImportUsage]
+from torch.distributed import DistError, PrefixStore, Store  # pyright: ignore
 from torch.distributed.rendezvous import rendezvous
 
-from dltrain.errors import RunError, StoppedError, brief
+from dltrain.errors import RunError, StoppedError
 from dltrain.spec import Batch, Share, World
 
 _FIRST_ERROR = "first_error"
-_MEETINGS = count()
+_MEETINGS = "dltrain/meetings"
 
 
 class Processes(World):
@@ -30,13 +29,13 @@ class Processes(World):
 
     Args:
         store: Of the launcher; there as long as any process is.
+        timeout: Seconds that torch waits for another process.
     """
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, timeout: float) -> None:
         self.share = Share(dist.get_rank(), dist.get_world_size())
         self.local_rank = int(os.environ["LOCAL_RANK"])
-        self._store = store
-        self._told: Exception | None = None
+        self._store, self._timeout = store, timeout
 
     def sum(self, tensor: Tensor) -> Tensor:
         """See `World.sum`."""
@@ -104,6 +103,14 @@ class Processes(World):
         if self.local_rank == 0:
             self.largest(0)
 
+    def lost(self, error: Exception) -> bool:
+        """See `World.lost`; torch has no class of its own for gloo's errors."""
+        told = str(error).lower()
+        words = ("gloo", "nccl", "connection", "socket")
+        return isinstance(error, DistError) or (
+            isinstance(error, RuntimeError) and any(word in told for word in words)
+        )
+
     def failure(self, error: Exception) -> Exception:
         """See `World.failure`.
 
@@ -112,8 +119,9 @@ class Processes(World):
         """
         if isinstance(error, StoppedError | FollowedError):
             return error
-        if _is_of_the_connection(error):
-            error = RunError(f"another process is gone, or does not answer: {brief(str(error))}")
+        if self.lost(error):
+            message = f"another process is gone, or did not answer for {self._timeout:g} s"
+            error = RunError(message).with_traceback(error.__traceback__)
         if not self.main:
             time.sleep(0.5)  # of all that make the same mistake, the first one tells it
         own = f"{self.share.rank} {str(error) or type(error).__name__}"
@@ -135,14 +143,6 @@ class FollowedError(RunError):
         self.exit_code = getattr(error, "exit_code", self.exit_code)
 
 
-def _is_of_the_connection(error: Exception) -> bool:
-    """Whether an error comes of another process's end; torch has no class for all of them."""
-    told = str(error).lower()
-    return isinstance(error, RuntimeError) and any(
-        word in told for word in ("gloo", "nccl", "connection", "broken pipe", "store")
-    )
-
-
 @contextmanager
 def joined(timeout: float) -> Iterator[World]:
     """Meets the other processes that torchrun has started.
@@ -161,10 +161,13 @@ def joined(timeout: float) -> Iterator[World]:
     if torch.cuda.is_available():
         backend = "cpu:gloo,cuda:nccl"
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
-    store, rank, size = next(rendezvous("env://", timeout=wait))
-    store = PrefixStore(f"dltrain/{next(_MEETINGS)}", store)  # nothing is left of an earlier one
+    launcher, rank, size = next(rendezvous("env://", timeout=wait))
+    # Processes that are started again may find the launcher's store as the last ones left it.
+    store = PrefixStore(f"dltrain/{launcher.add(_MEETINGS, 0)}", launcher)
     dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=wait)
-    world = Processes(store)
+    if rank == 0:
+        launcher.add(_MEETINGS, 1)  # all have met: none will look at the old number any more
+    world = Processes(store, timeout)
     try:
         yield world
     except Exception as error:

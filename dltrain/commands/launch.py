@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 import uuid
 
@@ -29,7 +30,7 @@ def launch(processes: int) -> int:
 
     # Where the user has not said how many threads torch is to have, all would take all cores.
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, torch.get_num_threads() // processes)))
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    logging.disable(logging.CRITICAL)  # the processes tell what is to be told
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
@@ -44,10 +45,11 @@ def launch(processes: int) -> int:
     except SignalException as error:
         return 128 + error.sigval
     except ChildFailedError as error:
-        rank, failure = error.get_first_failure()
-        if failure.exitcode < 0:
-            what = f"process {rank} of {processes} was ended by signal {-failure.exitcode}"
-            print(what, file=sys.stderr)
-            return 1
-        return failure.exitcode
+        # The launcher itself ends by SIGTERM those that are left when one has failed.
+        for rank, failure in error.failures.items():
+            if failure.exitcode < 0 and failure.exitcode != -signal.SIGTERM:
+                what = f"process {rank} of {processes} was ended by signal {-failure.exitcode}"
+                print(what, file=sys.stderr)
+        _, first = error.get_first_failure()
+        return max(first.exitcode, 1)
     return 0

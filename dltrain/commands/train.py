@@ -265,21 +265,25 @@ def _train_to_the_end(
         error.add_note(f"go on with: dltrain resume {run.directory}")
         raise
     except Exception as error:  # a model may raise anything, and so may a disk
-        failure = machine.world.failure(error)
+        failure = machine.world.failure(_in_words(error, trainer.state.step + 1, machine))
         with suppress(OSError):
             summary("failed", str(failure))
-        if failure is not error:
-            raise failure from error
-        if isinstance(error, DltrainError | OSError):
+        if failure is error:
             raise
-        if is_out_of_memory(error):
-            raise RunError(
-                f"step {trainer.state.step + 1}: the memory of {machine.device} is full; try "
-                "train.micro_batch=auto, or a smaller train.evaluate_batch_size"
-            ) from error
-        step = trainer.state.step + 1
-        raise RunError(f"step {step} fails: {told_by(error)}") from error
+        raise failure from error
     return summary("done")
+
+
+def _in_words(error: Exception, step: int, machine: Machine) -> Exception:
+    """What a step failed of, as an error of the run; a disk's is put in words further out."""
+    if isinstance(error, DltrainError | OSError) or machine.world.lost(error):
+        return error
+    if is_out_of_memory(error):
+        return RunError(
+            f"step {step}: the memory of {machine.device} is full; try "
+            "train.micro_batch=auto, or a smaller train.evaluate_batch_size"
+        )
+    return RunError(f"step {step} fails: {told_by(error)}")
 
 
 @contextmanager
