@@ -80,7 +80,7 @@ class TrainSettings:
     overfit: PositiveInt | None = None
     compile: bool = False
     distributed: Literal["ddp", "fsdp"] = "ddp"
-    timeout: PositiveFloat = 600.0
+    timeout: Annotated[float, Field(gt=0, le=86400)] = 600.0
 
     @property
     def samples_at_once(self) -> int:

@@ -325,8 +325,10 @@ def _signals(trainer: Trainer) -> Iterator[None]:
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        # A launcher that sees one process end asks the others to: they may say how it was first.
+        if trainer.world.size == 1:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
 
 def _say(text: str, notices: list[str], quiet: bool) -> None:

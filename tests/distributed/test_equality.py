@@ -1,5 +1,6 @@
 """In float64, several processes compute what one computes."""
 
+import contextlib
 import math
 from pathlib import Path
 from typing import Any
@@ -7,9 +8,13 @@ from typing import Any
 import experiments
 import pytest
 import torch
+import trials
 from launching import finish, start, torchrun
 
+from dltrain.spec import World
+
 TRIALS = Path(__file__).parent / "trials.py"
+RESUMED = ["classifier", "gan", "sharded_classifier"]
 
 
 @pytest.fixture(scope="module")
@@ -25,6 +30,11 @@ def outcomes(tmp_path_factory) -> dict[int, dict[str, Any]]:
         code, _, err = finish(start(folder, *words))
         assert code == 0, err
         found[processes] = torch.load(out)
+    for name in RESUMED:
+        path, checkpoint = folder / "two" / f"{name}.yaml", folder / f"{name}2" / "step-0000000003"
+        with contextlib.chdir(folder):
+            outcome = trials.outcome(path, World(), folder / f"{name}1 from 2", checkpoint)
+        found[1][f"{name} from 2"] = outcome
     return found
 
 
@@ -33,7 +43,17 @@ def outcomes(tmp_path_factory) -> dict[int, dict[str, Any]]:
     [*((2, name) for name in experiments.TWO), *((4, name) for name in experiments.FOUR)],
 )
 def test_losses_metrics_and_weights_are_those_of_one_process(outcomes, processes, name):
-    one, several = outcomes[1][name], outcomes[processes][name]
+    assert_equal(outcomes[1][name], outcomes[processes][name])
+
+
+@pytest.mark.parametrize("name", RESUMED)
+def test_a_run_goes_on_with_another_number_of_processes(outcomes, name):
+    assert_equal(outcomes[1][name], outcomes[2][f"{name} from 1"])
+    assert_equal(outcomes[1][name], outcomes[1][f"{name} from 2"])
+
+
+def assert_equal(one: dict[str, Any], several: dict[str, Any]) -> None:
+    """Scalars and weights to ten digits."""
     assert one["scalars"].keys() == several["scalars"].keys()
     assert sum("val/" in scalar for scalar in one["scalars"]) > 3
     for scalar, value in one["scalars"].items():

@@ -16,7 +16,7 @@ import torch
 
 import dltrain
 from dltrain.build import build_data, build_machine, build_task, build_trainer
-from dltrain.checkpoint import Checkpoints
+from dltrain.checkpoint import Checkpoints, load, read_by_main
 from dltrain.recording import Recorder
 from dltrain.trainer import Trainer
 from dltrain.world import World, joined
@@ -28,25 +28,38 @@ class Kept(Recorder):
     def __init__(self) -> None:
         self.values: dict[str, float] = {}
 
+    def position(self):
+        return self.values
+
+    def restore(self, position) -> None:
+        self.values = dict(position)
+
     def scalars(self, step, epoch, split, values) -> None:
         if split != "system":
             self.values |= {f"{step} {split}/{name}": value for name, value in values.items()}
 
 
-def trained(experiment: dltrain.Experiment, folder: Path, world: World) -> tuple[Trainer, Kept]:
-    """A trainer at its end, and all scalars."""
+def trained(
+    experiment: dltrain.Experiment, folder: Path, world: World, going_on_from: Path | None
+) -> tuple[Trainer, Kept]:
+    """A trainer at its end, and all scalars since its start or a checkpoint."""
     machine, kept = build_machine(experiment, world), Kept()
     data = build_data(experiment, machine, print)
     task = build_task(experiment, data.spec, machine)
-    checkpoints = Checkpoints(folder)
+    folder.mkdir(exist_ok=True)
+    checkpoints = Checkpoints(folder, keep=10)
     trainer = build_trainer(experiment, data, task, machine, checkpoints, [kept])
+    if going_on_from is not None:
+        trainer.restore(read_by_main(world, lambda: load(going_on_from)))
     trainer.fit()
     return trainer, kept
 
 
-def outcome(path: Path, world: World, folder: Path) -> dict[str, Any]:
+def outcome(
+    path: Path, world: World, folder: Path, going_on_from: Path | None = None
+) -> dict[str, Any]:
     """Scalars, weights and averaged weights of a config file's experiment."""
-    trainer, kept = trained(dltrain.load(path), folder / f"{path.stem}{world.size}", world)
+    trainer, kept = trained(dltrain.load(path), folder, world, going_on_from)
     snapshot = trainer.snapshot()
     return {
         "scalars": kept.values,
@@ -56,8 +69,16 @@ def outcome(path: Path, world: World, folder: Path) -> dict[str, Any]:
 
 
 def main(configs: Path, out: Path) -> None:
+    folder = out.parent
     with joined(60.0) as world:
-        found = {p.stem: outcome(p, world, out.parent) for p in sorted(configs.glob("*.yaml"))}
+        found = {}
+        for path in sorted(configs.glob("*.yaml")):
+            own = folder / f"{path.stem}{world.size}"
+            found[path.stem] = outcome(path, world, own)
+            other = folder / f"{path.stem}1" / "step-0000000003"
+            if world.size > 1 and other.exists():
+                own = folder / f"{path.stem}{world.size} from 1"
+                found[f"{path.stem} from 1"] = outcome(path, world, own, other)
         if world.main:
             torch.save(found, out)
     os._exit(0)  # as the command line does

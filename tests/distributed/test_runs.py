@@ -1,0 +1,124 @@
+"""Runs of two processes on the command line: stopped, killed, failing, and going on."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from launching import finish, start, torchrun
+from small_data import write_images
+
+PLUGIN = Path(__file__).parent / "faulty_plugin.py"
+CONFIG = {
+    "model": "faulty",
+    "data": {"name": "idx", "root": "images", "validation": 30},
+    "loss": "cross_entropy",
+    "optimizer": {"name": "adamw", "lr": 0.01},
+    "metrics": ["accuracy"],
+    "train": {"epochs": 4, "batch_size": 34, "device": "cpu", "evaluate": "2 steps"},
+    "checkpoint": {"every": "3 steps"},
+    "recording": {"log_every": 1},
+}
+TRAIN = ("-m", "dltrain", "train", "config.yaml", "--plugin", PLUGIN)
+TWO = ("--processes", 2)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """`config.yaml` and its data."""
+    folder = tmp_path_factory.mktemp("runs")
+    write_images(folder / "images", train=133, test=40, side=8, classes=3)
+    (folder / "config.yaml").write_text(yaml.safe_dump(CONFIG))
+    return folder
+
+
+def summary(run: Path) -> dict:
+    """How a run ended."""
+    return json.loads((run / "summary.json").read_text())
+
+
+def scalars(run: Path) -> list[dict]:
+    """What was recorded, less what the clock decides."""
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    return [line for line in map(json.loads, lines) if line["split"] != "system"]
+
+
+def checkpoints(run: Path) -> list[int]:
+    """Steps of the checkpoints."""
+    return sorted(int(path.name[5:]) for path in (run / "checkpoints").glob("step-*"))
+
+
+def test_stopped_or_killed_anywhere_a_run_ends_with_the_same_bits(folder):
+    words = (*TRAIN, *TWO, "--run-dir", "stopped", "--json")
+    code, out, err = finish(start(folder, *words, FAULT="interrupt:1:5"))
+    told = "stopped by signal 15\ngo on with: dltrain resume stopped"
+    assert (code, out, err[-len(told) - 1 : -1]) == (143, "", told)
+    assert checkpoints(folder / "stopped") == [3, 5]
+    resume = ("-m", "dltrain", "resume", "stopped", "--plugin", PLUGIN, *TWO, "--quiet", "--json")
+    code, out, err = finish(start(folder, *resume))
+    assert (code, err) == (0, "")
+    ended = json.loads(out)
+    assert ended == summary(folder / "stopped")
+    assert ended["status"] == "done"
+
+    code, out, err = finish(start(folder, *torchrun(2, *TRAIN, restarts=1), FAULT="kill:1:8"))
+    assert code == 0, err
+    assert "going on from runs/config/0001/checkpoints/step-0000000006" in err
+    restarted = folder / "runs" / "config" / "0001"
+    assert [path.name for path in restarted.parent.iterdir()] == ["0001"]
+    assert summary(restarted)["weights_sha256"] == ended["weights_sha256"]
+    assert scalars(restarted) == scalars(folder / "stopped")
+    record = json.loads((restarted / "record.json").read_text())
+    assert record["device"]["processes"] == 2
+
+
+@pytest.mark.parametrize(
+    ("fault", "saved", "told", "kept"),
+    [
+        (
+            "raise:1:5",
+            [3],
+            "step 5 fails: ValueError: one process alone fails",
+            "process 1 of 2 failed: step 5 fails: ValueError: one process alone fails",
+        ),
+        (
+            "full:0:5",
+            [3],
+            "full/checkpoints/.step-0000000006.part/model.safetensors: No space left on device; "
+            "earlier checkpoints are untouched, go on with: dltrain resume full",
+            "No space left on device",
+        ),
+    ],
+)
+def test_where_one_fails_all_end_and_one_tells(folder, fault, saved, told, kept):
+    run = fault.partition(":")[0]
+    words = (*TRAIN, *TWO, "--run-dir", run, "--quiet")
+    code, out, err = finish(start(folder, *words, FAULT=fault))
+    assert (code, out, err) == (1, "", f"{told}\n")
+    assert checkpoints(folder / run) == saved
+    assert summary(folder / run)["status"] == "failed"
+    assert kept in summary(folder / run)["error"]
+
+
+def test_a_run_that_was_killed_before_anything_was_saved_begins_again(folder):
+    words = torchrun(2, *TRAIN, "--run-dir", "early", "--quiet", restarts=1)
+    code, _, err = finish(start(folder, *words, FAULT="kill:0:2"))
+    assert code == 0, err
+    recorded = [(line["step"], line["split"], line["name"]) for line in scalars(folder / "early")]
+    assert len(recorded) == len(set(recorded))
+    assert summary(folder / "early")["status"] == "done"
+
+
+def test_what_several_processes_cannot_do_is_told_once_at_its_line(folder):
+    words = (*TRAIN, *TWO, "train.micro_batch=auto", "train.distributed=fsdp")
+    code, out, err = finish(start(folder, *words))
+    assert (code, out) == (2, "")
+    assert err.count("train.micro_batch: 'auto' is for one process") == 1
+    assert len(err.splitlines()) == 1
+
+
+def test_a_wrong_config_is_told_before_any_process_starts(folder):
+    code, out, err = finish(start(folder, *TRAIN, *TWO, "train.epoch=2"))
+    assert (code, out) == (2, "")
+    assert err.count("epoch") > 0
+    assert "Traceback" not in err
