@@ -89,6 +89,7 @@ class Streamed:
             pin_memory=device.type == "cuda",
             timeout=min(self.timeout, _LOOK_SECONDS) if self.workers else 0,
             generator=torch.Generator(),  # or it would draw from the run's generator
+            worker_init_fn=_deaf if share.size > 1 else None,
         )
         copy = _copier(device)
         arriving = _started(loader)
@@ -205,6 +206,12 @@ def _started(loader: DataLoader[Tensor | DataError]) -> Iterator[Tensor | DataEr
     arriving = iter(loader)
     signal.signal(signal.SIGCHLD, before or signal.SIG_DFL)
     return arriving
+
+
+def _deaf(_worker: int) -> None:
+    """A launcher signals whole groups: the process that trains ends its workers when it stops."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _copier(device: torch.device) -> Callable[[Tensor], Tensor]:
