@@ -43,7 +43,11 @@ def main() -> None:
     except SystemExit as ended:
         if not is_launched():
             raise
+        import multiprocessing
+
         # Threads of torch.distributed may outlive the interpreter's end, and crash in it.
+        for child in multiprocessing.active_children():
+            child.kill()
         os._exit(ended.code if isinstance(ended.code, int) else 1)
 
 

@@ -1,0 +1,52 @@
+"""Which part of a batch is whose, and what several processes refuse."""
+
+import experiments
+import pytest
+import torch
+
+from dltrain.build import build_machine
+from dltrain.config import ConfigError
+from dltrain.spec import Batch, Share, World
+
+COUNTS = [(samples, size) for samples in (1, 2, 3, 7, 8, 33) for size in (1, 2, 3, 8)]
+
+
+class Pair(World):
+    """What a process of two knows of itself."""
+
+    share = Share(0, 2)
+
+
+def parts(samples: int, size: int) -> list[Batch]:
+    """The shares of a batch whose samples are numbered."""
+    index = torch.arange(samples)
+    shares = [Share(rank, size) for rank in range(size)]
+    own = [index[share.of(samples)] for share in shares]
+    return [s.batch(i[:, None], i, i, samples) for s, i in zip(shares, own, strict=True)]
+
+
+@pytest.mark.parametrize(("samples", "size"), COUNTS)
+def test_the_parts_that_count_are_the_batch_and_evenly_cut(samples, size):
+    found = parts(samples, size)
+    counted = [part.index for part in found if part.counts]
+    assert torch.cat(counted).tolist() == list(range(samples))
+    lengths = [len(part) if part.counts else 0 for part in found]
+    assert max(lengths) - min(lengths) <= 1
+    assert max(lengths) == Share(0, size).largest(samples)
+    assert all(len(part) == 1 for part in found if not part.counts)
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        (["train.micro_batch=auto"], "train.micro_batch"),
+        (["train.distributed=fsdp", "optimizer={name: muon}"], "optimizer"),
+        (["train.distributed=fsdp", "recording.histograms=true"], "recording.histograms"),
+    ],
+)
+def test_what_several_processes_cannot_do_is_refused_at_its_line(experiment, changes, line):
+    chosen = experiment({**experiments.COMMON, **experiments.CLASSIFIER}, *changes)
+    build_machine(chosen)  # one process can
+    with pytest.raises(ConfigError) as refused:
+        build_machine(chosen, Pair())
+    assert [problem.path for problem in refused.value.problems] == [line]
