@@ -28,7 +28,7 @@ def start(folder: Path, *words: object, **more: str) -> subprocess.Popen[str]:
     )
 
 
-def finish(process: subprocess.Popen[str], seconds: float = 90) -> tuple[int, str, str]:
+def finish(process: subprocess.Popen[str], seconds: float = 240) -> tuple[int, str, str]:
     """Exit code, standard output and standard error; a process that hangs is ended."""
     try:
         out, err = process.communicate(timeout=seconds)

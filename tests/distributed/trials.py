@@ -70,7 +70,7 @@ def outcome(
 
 def main(configs: Path, out: Path) -> None:
     folder = out.parent
-    with joined(60.0) as world:
+    with joined(300.0) as world:
         found = {}
         for path in sorted(configs.glob("*.yaml")):
             own = folder / f"{path.stem}{world.size}"
