@@ -4,42 +4,32 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from functools import cached_property, partial
 from itertools import islice
-from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from dltrain.averaging import WeightAverage
-from dltrain.background import Background
 from dltrain.checkpoint import (
     Checkpoints,
     Snapshot,
-    load,
-    pack_optimizers,
-    read_by_main,
-    unpack_optimizers,
 )
-from dltrain.data.draws import key
 from dltrain.device import (
     Numerics,
     peak_memory_bytes,
-    random_state,
-    seed_everything,
-    set_random_state,
 )
 from dltrain.errors import StoppedError
 from dltrain.finite import FiniteGuard
 from dltrain.microbatch import MicroBatches
 from dltrain.parallel import Gradients
 from dltrain.recording.base import Recorder
+from dltrain.saving import Saving
 from dltrain.settings import CheckpointSettings, EarlyStopSettings, TrainSettings, steps_in
-from dltrain.shards import load_weights, on_main, whole
-from dltrain.spec import Batch, Data, Split, World, spec_to_json
+from dltrain.shards import whole
+from dltrain.spec import Batch, Data, Split, World
 from dltrain.state import TrainerState
 from dltrain.task import Phase, Task
 
@@ -78,7 +68,7 @@ class Trainer:
     ) -> None:
         self.task, self.data, self.world = task, data, world or World()
         self.numerics, self.device = numerics, device
-        self.checkpoints, self.recorders = checkpoints, recorders
+        self.recorders = recorders
         self.settings, self.early_stop, self.log_every = settings, early_stop, log_every
 
         batches = math.ceil(len(data.train) / settings.batch_size)
@@ -92,6 +82,9 @@ class Trainer:
         self.state = TrainerState()
         averaged = [phase.module for phase in task.phases if phase.averaged]
         self.average = WeightAverage(task.model, averaged, settings.ema)
+        self.saving = Saving(
+            task, data.spec, self.average, numerics.scaler, recorders, checkpoints, self.world
+        )
         self.parameters = {
             phase.name: [p for p in phase.module.parameters() if p.requires_grad]
             for phase in task.phases
@@ -102,9 +95,8 @@ class Trainer:
         self.stop_signal: int | None = None
         self.tested_weights: str | None = None
         self.guard = FiniteGuard(
-            device, settings.on_nonfinite, settings.max_skipped, self._describe_saved
+            device, settings.on_nonfinite, settings.max_skipped, self.saving.describe
         )
-        self.background = Background()
         self._saved_step: int | None = None
         self._started = time.perf_counter()
         self._lap = (self._started, 0)
@@ -132,13 +124,13 @@ class Trainer:
                 self.train_epoch()
             self.save()
             self.test()
-            self.background.wait()
+            self.saving.wait()
         except StoppedError:
             self.save()
-            self.background.wait()
+            self.saving.wait()
             raise
         finally:
-            self.background.settle()
+            self.saving.settle()
 
     def train_epoch(self) -> None:
         """Trains from where the run stands to the end of the epoch, or of the run."""
@@ -218,7 +210,7 @@ class Trainer:
 
     def _after_step(self) -> None:
         state = self.state
-        self.background.check()
+        self.saving.check()
         for recorder in self.recorders:
             recorder.advance(state.step)
         ends = state.step >= self.total_steps
@@ -284,10 +276,9 @@ class Trainer:
         """Evaluates the test split with the best weights, or the last where none are best."""
         if self.data.test is None:
             return
-        self.background.wait()
-        best = self.world.from_main(self.checkpoints.best) if self.monitor else None
+        best = self.saving.best() if self.monitor else None
         self.tested_weights = best.name if best else "averaged" if self.average.tensors else "final"
-        with self._weights_of(best):
+        with self.saving.weights_of(best):
             self.evaluate(self.data.test, "test")
 
     def log(self) -> None:
@@ -353,93 +344,24 @@ class Trainer:
     # ------------------------------------------------------------------- what makes a run go on
 
     def save(self) -> None:
-        """Saves a checkpoint of this step, unless there is one; `background` writes it."""
+        """Begins to save a checkpoint of this step, unless there is one."""
         if self._saved_step == self.state.step:
             return
         self.guard.check()
-        self.background.wait()  # for the one before: there is memory for one
-        snapshot = self.snapshot()
-        if self.world.main:
-            self.background.submit(partial(self._write, self.state.step, snapshot.copied()))
+        self.saving.save(self.snapshot())
         self._saved_step = self.state.step
 
-    def _write(self, step: int, snapshot: Snapshot) -> None:
-        for recorder in self.recorders:
-            recorder.sync()
-        self.checkpoints.save(step, snapshot)
-
     def _mark_best(self) -> None:
-        if self.world.main and self.monitor is not None and self.state.best is not None:
-            value, step = self.state.best
-            self.background.submit(partial(self.checkpoints.mark_best, step, self.monitor, value))
-
-    def _describe_saved(self) -> str:
-        self.background.settle()
-        return self.checkpoints.describe()
+        if self.monitor is not None and self.state.best is not None:
+            self.saving.mark_best(self.monitor, *self.state.best)
 
     def snapshot(self) -> Snapshot:
         """All that `restore` needs."""
         self.state.seconds = self.seconds
-        main = self.world.main
-        return Snapshot(
-            model=on_main(self.task.model.state_dict(), main),
-            averaged=on_main(self.average.tensors, main),
-            optimizer=on_main(pack_optimizers(self.task.phases), main),
-            rng=self._random_states(),
-            state={
-                "trainer": self.state.to_json(),
-                "scaler": self.numerics.scaler.state_dict(),
-                "recorders": {type(r).__name__: r.position() for r in self.recorders},
-                "spec": spec_to_json(self.data.spec),
-            },
-        )
+        return self.saving.snapshot(self.state)
 
     def restore(self, snapshot: Snapshot) -> None:
         """Goes back to where `snapshot` was taken; the random generators too."""
-        load_weights(self.task.model, snapshot.model)
-        self.average.load(snapshot.averaged)
-        unpack_optimizers(self.task.phases, snapshot.optimizer)
-        self._set_random_states(snapshot.rng, snapshot.state["trainer"]["step"])
-        if snapshot.state["scaler"]:  # empty where losses were not scaled, as on a CPU
-            self.numerics.scaler.load_state_dict(snapshot.state["scaler"])
-        self.state = TrainerState.from_json(snapshot.state["trainer"])
-        for recorder in self.recorders:
-            recorder.restore(snapshot.state["recorders"][type(recorder).__name__])
+        self.state = self.saving.restore(snapshot)
         self._saved_step = None if self.state.evaluation_due else self.state.step
         self._mark_best()
-
-    def _random_states(self) -> dict[str, Tensor]:
-        """Of every process: those of the first by their names, the others' under `rank1/` etc."""
-        states = self.world.collect(random_state(this_gpu=self.world.size > 1))
-        others = {
-            f"rank{rank}/{name}": state
-            for rank, own in enumerate(states[1:], start=1)
-            for name, state in own.items()
-        }
-        return {**states[0], **others}
-
-    def _set_random_states(self, states: Mapping[str, Tensor], step: int) -> None:
-        """Takes this process's; a process that had none draws what no other does."""
-        rank = self.world.share.rank
-        prefix = f"rank{rank}/" if rank else ""
-        own = {n.removeprefix(prefix): s for n, s in states.items() if n.startswith(prefix)}
-        set_random_state(own or states)
-        if not own:
-            seed_everything(key(torch.initial_seed(), rank, step))
-
-    @contextmanager
-    def _weights_of(self, path: Path | None) -> Iterator[None]:
-        """The model computes with a checkpoint's weights inside this context."""
-        if path is None:
-            yield
-            return
-        now = {name: tensor.clone() for name, tensor in self.task.model.state_dict().items()}
-        averaged = {name: tensor.clone() for name, tensor in self.average.tensors.items()}
-        snapshot = read_by_main(self.world, lambda: load(path))
-        load_weights(self.task.model, snapshot.model)
-        self.average.load(snapshot.averaged)
-        try:
-            yield
-        finally:
-            self.task.model.load_state_dict(now)
-            self.average.load(averaged)

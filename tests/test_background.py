@@ -65,8 +65,8 @@ def test_a_checkpoint_holds_the_moment_at_which_it_was_asked_for(experiment, tmp
     for batch in trainer.data.train.batches(20, epoch=0):
         trainer.train_step(batch)
     go.set()
-    trainer.background.wait()
-    (path,) = trainer.checkpoints.all()
+    trainer.saving.wait()
+    (path,) = trainer.saving.checkpoints.all()
     saved = load(path)
     assert saved.state["trainer"]["step"] == 0 < trainer.state.step
     assert saved.model.keys() == before.keys()

@@ -172,7 +172,7 @@ def test_best_goes_the_right_way(experiment, tmp_path, monitor, higher):
     trainer.fit()
     best = (max if higher else min)(value for value, _ in values)
     assert trainer.state.best == next((v, s) for v, s in values if v == best)
-    assert trainer.checkpoints.best().name == f"step-{trainer.state.best[1]:010d}"
+    assert trainer.saving.checkpoints.best().name == f"step-{trainer.state.best[1]:010d}"
 
 
 def test_the_test_split_is_read_with_the_best_weights(experiment, tmp_path):
@@ -180,10 +180,10 @@ def test_the_test_split_is_read_with_the_best_weights(experiment, tmp_path):
     trainer = trainer_of(chosen, tmp_path)
     trainer.fit()
     final = weights(trainer.task.model)
-    best = trainer.checkpoints.best()
+    best = trainer.saving.checkpoints.best()
     assert trainer.tested_weights == best.name
     assert trainer.state.best[1] < trainer.state.step, "the last step must not be the best here"
-    with trainer._weights_of(best):
+    with trainer.saving.weights_of(best):
         again = trainer.evaluate(trainer.data.test, "test")
     assert trainer.state.last["test/loss"] == again["loss"]
     assert torch.equal(weights(trainer.task.model), final)
@@ -226,7 +226,7 @@ def test_a_step_that_the_scaler_skips_leaves_no_trace(experiment, tmp_path):
     trainer.train_step(batch)
     assert (trainer.state.step, trainer.state.updates, trainer.state.windows) == (1, 0, {})
     trainer.save()  # JSON has no infinite gradient norm
-    trainer.background.wait()
+    trainer.saving.wait()
     trainer.task.loss = loss
     for one in (trainer, plain):
         one.train_step(batch)

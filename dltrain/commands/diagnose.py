@@ -276,8 +276,8 @@ def of_initial_loss(task: Task, data: Data, initial_loss: float) -> list[Finding
 def of_saving(trainer: Trainer, keep: int, place: Path) -> list[Finding]:
     """Room for the checkpoints, and whether what is saved is what was."""
     trainer.save()
-    trainer.background.wait()
-    (path,) = trainer.checkpoints.all()
+    trainer.saving.wait()
+    (path,) = trainer.saving.checkpoints.all()
     needed = sum(file.stat().st_size for file in path.iterdir()) * (keep + 2)
     free = shutil.disk_usage(_existing(place)).free
     findings = []

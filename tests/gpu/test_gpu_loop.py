@@ -80,7 +80,7 @@ def test_a_loss_that_is_not_finite_is_found_later_and_named_rightly(make):
     with pytest.raises(RunError, match=r"step 4: .*nothing was saved yet"):
         trainer.fit()
     assert trainer.state.step == 5, "asked at the end of the epoch, not at each step"
-    assert trainer.checkpoints.all() == []
+    assert trainer.saving.checkpoints.all() == []
 
 
 def test_nothing_is_saved_after_a_loss_that_is_not_finite(make):
@@ -89,7 +89,7 @@ def test_nothing_is_saved_after_a_loss_that_is_not_finite(make):
     with pytest.raises(RunError, match=r"step 3: .*step-0000000002"):
         trainer.fit()
     assert trainer.state.step == 4
-    (saved,) = trainer.checkpoints.all()
+    (saved,) = trainer.saving.checkpoints.all()
     snapshot = load(saved)
     assert saved.name == "step-0000000002"
     assert all(tensor.isfinite().all() for tensor in snapshot.model.values())
@@ -134,7 +134,7 @@ def test_a_compiled_model_saves_plain_keys(make):
     assert all(traced), "and only while the model was compiled"
     assert torch.allclose(weights(compiled), weights(plain), atol=1e-4)
     compiled.save()
-    compiled.background.wait()
+    compiled.saving.wait()
     snapshot = compiled.checkpoints.newest()[1]
     assert snapshot.model.keys() == plain.task.model.state_dict().keys()
     assert not any("_orig_mod" in name for name in (*snapshot.model, *snapshot.optimizer))

@@ -95,7 +95,7 @@ def test_an_overflow_in_the_first_step_leaves_no_trace(make, optimizer):
     with overflowing_gradients(overflowed):
         train_steps(overflowed, 1)
     overflowed.save()  # the last gradient norm was not finite, and JSON has no such number
-    overflowed.background.wait()
+    overflowed.saving.wait()
     train_steps(plain, 3)
     train_steps(overflowed, 3)
     # Half the scale rounds the smallest gradients otherwise.
@@ -110,9 +110,9 @@ def test_the_scaler_goes_on_where_it_was(make):
     scaler = trainer.numerics.scaler.state_dict()
     assert (scaler["scale"], scaler["_growth_tracker"]) == (2.0**14, 3)
     trainer.save()
-    trainer.background.wait()
+    trainer.saving.wait()
     again = make("train.precision=fp16")
-    again.restore(trainer.checkpoints.newest()[1])
+    again.restore(trainer.saving.checkpoints.newest()[1])
     assert again.numerics.scaler.state_dict() == scaler
     train_steps(trainer, 2)
     train_steps(again, 2)
@@ -124,8 +124,8 @@ def test_a_run_without_loss_scaling_goes_on_with_it(make):
     trainer = make("train.device=cpu")
     train_steps(trainer, 2)
     trainer.save()
-    trainer.background.wait()
+    trainer.saving.wait()
     again = make("train.precision=fp16")
-    again.restore(trainer.checkpoints.newest()[1])
+    again.restore(trainer.saving.checkpoints.newest()[1])
     train_steps(again, 2)
     assert (again.state.step, again.state.updates) == (4, 4)
