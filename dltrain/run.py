@@ -104,7 +104,7 @@ class Run:
         """
         try:
             if directory is None:
-                directory = _next_directory(Path("runs") / experiment.name)
+                directory = next_directory(Path("runs") / experiment.name)
             make_directory(directory)
             run = cls(directory)
             run.config_path.touch(exist_ok=False)  # of two at once, one makes the run
@@ -405,7 +405,7 @@ class Record:
     launch: dict[str, Any] | None = field(default_factory=launch)
 
 
-def _next_directory(parent: Path) -> Path:
+def next_directory(parent: Path) -> Path:
     """The first free number under `parent`; made here, so that no other process takes it."""
     make_directory(parent)
     taken = [int(p.name) for p in parent.iterdir() if re.fullmatch(r"\d+", p.name)]

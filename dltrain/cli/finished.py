@@ -153,14 +153,21 @@ def compare(paths: Sequence[Path], as_csv: bool, as_html: bool, as_json: bool) -
         if as_csv or as_html:
             click.echo((command.as_csv if as_csv else command.as_html)(groups), nl=False)
             return
-        letters = command.letters(groups)
-        for letter, group in zip(letters, groups, strict=True):
-            click.echo(f"{letter}  {' '.join(group.runs)}")
-        click.echo()
-        lines = [["", *letters], *command.rows(groups)]
-        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-        for number, line in enumerate(lines):
-            cells = (f"{cell:{width}}" for cell, width in zip(line, widths, strict=True))
-            click.secho("  ".join(cells).rstrip(), bold=number == 0)
+        print_groups(groups)
 
     show(groups, as_json, table)
+
+
+def print_groups(groups: Sequence[Any]) -> None:
+    """A column for each group of runs."""
+    from dltrain.commands import compare as command
+
+    letters = command.letters(groups)
+    for letter, group in zip(letters, groups, strict=True):
+        click.echo(f"{letter}  {' '.join(group.runs)}")
+    click.echo()
+    lines = [["", *letters], *command.rows(groups)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for number, line in enumerate(lines):
+        cells = (f"{cell:{width}}" for cell, width in zip(line, widths, strict=True))
+        click.secho("  ".join(cells).rstrip(), bold=number == 0)

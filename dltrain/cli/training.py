@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from dltrain.cli.finished import print_groups
 from dltrain.cli.options import (
     DIRECTORY,
     json_option,
@@ -28,6 +29,12 @@ from dltrain.terminal import print_summary, show
 @click.command()
 @with_config
 @click.option("--run-dir", type=DIRECTORY, help="Where to write; default: runs/NAME/NUMBER.")
+@click.option(
+    "--seeds",
+    callback=lambda _context, _parameter, words: None if words is None else _seeds(words),
+    metavar="0..4",
+    help="Train with each of these seeds, 0..4 or 0,3,7, and show mean and deviation.",
+)
 @processes_option
 @quiet_option
 @json_option
@@ -37,6 +44,7 @@ def train(
     plugins: Sequence[Path],
     device: str | None,
     run_dir: Path | None,
+    seeds: Sequence[int] | None,
     processes: int | None,
     quiet: bool,
     as_json: bool,
@@ -45,6 +53,17 @@ def train(
 
     KEY=VALUE changes the config for this run: optimizer.lr=1e-3, train.epochs=2.
     """
+    if seeds:
+        if processes:
+            raise click.UsageError("--seeds trains in this process: leave --processes out")
+        experiments = [
+            load_experiment(config, [*overrides, f"seed={seed}"], plugins, device) for seed in seeds
+        ]
+        from dltrain.commands.seeds import train_seeds
+
+        result = train_seeds(experiments, directory=run_dir, quiet=quiet, plugins=plugins)
+        show(result, as_json, lambda: print_groups(result.groups))
+        return
     with _told_once():
         experiment = load_experiment(config, overrides, plugins, device)
     _launch(processes)
@@ -161,3 +180,18 @@ def check(
         click.echo("ok" if not result.findings else "it can be trained, and something looks wrong")
 
     show(result, as_json, table)
+
+
+def _seeds(words: str) -> list[int]:
+    """`0..4` or `0,3,7` to numbers."""
+    try:
+        if ".." in words:
+            first, last = map(int, words.split(".."))
+            seeds = list(range(first, last + 1))
+        else:
+            seeds = [int(word) for word in words.split(",")]
+    except ValueError:
+        seeds = []
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise click.BadParameter(f"{words!r} is no list of seeds such as 0..4 or 0,3,7")
+    return seeds

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from bench.costs import costs
 from bench.fast import time_to_99
 from bench.streamed import streamed
 
@@ -109,4 +110,10 @@ def first_step(quick: bool) -> dict[str, float]:
     }
 
 
-MEASURES = {"startup": startup, "first-step": first_step, "to-99": time_to_99, "pictures": streamed}
+MEASURES = {
+    "startup": startup,
+    "first-step": first_step,
+    "to-99": time_to_99,
+    "pictures": streamed,
+    "costs": costs,
+}

@@ -7,62 +7,18 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-import torch
-from torch import nn
 
 import dltrain
-from dltrain import DATA, MODELS, DataSpec
 from dltrain.commands.check import check
-from dltrain.data.toy import toy_spirals
 from dltrain.errors import RunError
-from dltrain.spec import DataContext
+from dltrain.plugins import load_plugin
 
-
-class Faulty(nn.Module):
-    def __init__(self, spec: DataSpec, fault: str) -> None:
-        super().__init__()
-        self.fault = fault
-        self.first = nn.Linear(spec.input_shape[0], 16)
-        self.last = nn.Linear(16, spec.num_outputs)
-        if fault == "dead":
-            self.first.bias.data.fill_(-1e6)
-        if fault == "large":
-            self.last.weight.data.mul_(1000)
-        if fault == "unused":
-            self.extra = nn.Linear(3, 3)
-        if fault == "frozen":
-            self.requires_grad_(False)
-            self.last.bias.requires_grad_(True)
-
-    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        outputs = self.last(self.first(inputs).relu())
-        if self.fault == "softmax":
-            return outputs.softmax(1)
-        return outputs.sigmoid() if self.fault == "sigmoid" else outputs
-
-    def state_dict(self, *args, **kwargs):
-        state = super().state_dict(*args, **kwargs)
-        if self.fault == "forgetful":
-            state = {name: tensor.half().float() for name, tensor in state.items()}
-        return state
+PLUGIN = Path(__file__).parent.parent / "faulty_components.py"
 
 
 @pytest.fixture(autouse=True)
-def components(monkeypatch):
-    for registry in (MODELS, DATA):
-        monkeypatch.setattr(registry, "_components", dict(registry._components))
-
-    @MODELS.register
-    def faulty(spec: DataSpec, /, *, fault: str = "none") -> nn.Module:
-        """A network with a fault."""
-        return Faulty(spec, fault)
-
-    @DATA.register
-    def mislabelled(context: DataContext, /, *, label: int = 7):
-        """Spirals with a label that is no class."""
-        data = toy_spirals(context)
-        data.train.targets[5] = label
-        return data
+def components():
+    load_plugin(PLUGIN)
 
 
 def found(experiment: dltrain.Experiment, **options) -> list[str]:

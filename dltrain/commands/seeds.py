@@ -1,0 +1,58 @@
+"""Train an experiment with several seeds: a group, whose spread says how much chance there is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dltrain.commands.compare import Group, compare
+from dltrain.commands.train import resume, train
+from dltrain.config import Experiment
+from dltrain.run import Run, Summary, next_directory
+
+
+@dataclass(frozen=True)
+class Seeds:
+    """Runs that differ in their seed.
+
+    Attributes:
+        directory: Holds a run directory for each, `seed-N`.
+        summaries: How each ended.
+        groups: What `compare` makes of them: one, unless the directory held others.
+    """
+
+    directory: str
+    summaries: list[Summary]
+    groups: list[Group]
+
+
+def train_seeds(
+    experiments: Sequence[Experiment],
+    *,
+    directory: Path | None = None,
+    quiet: bool = False,
+    plugins: Sequence[Path] = (),
+) -> Seeds:
+    """Trains one after another; those that a stopped call has finished are left as they are.
+
+    Args:
+        experiments: One for each seed.
+        directory: Where; the next free number under `runs/NAME/` if not given.
+        quiet: Whether to show nothing but errors.
+        plugins: Files of the user's own components, for the record.
+
+    Raises:
+        RunError: A run failed; later ones are not begun.
+        StoppedError: A signal stopped one, after a checkpoint.
+    """
+    if directory is None:
+        directory = next_directory(Path("runs") / experiments[0].name)
+    summaries = []
+    for experiment in experiments:
+        run = Run(directory / f"seed-{experiment.seed}")
+        if any(run.checkpoints().all()):
+            summaries.append(resume(run.directory, quiet=quiet))
+        else:
+            summaries.append(train(experiment, run_dir=run.directory, quiet=quiet, plugins=plugins))
+    return Seeds(str(directory), summaries, compare([directory]))
