@@ -9,7 +9,7 @@ from contextlib import suppress
 import click
 
 import dltrain
-from dltrain.cli import finished, looking, training, using
+from dltrain.cli import finished, looking, measuring, training, using
 from dltrain.commands.launch import is_launched
 from dltrain.errors import DltrainError
 from dltrain.terminal import drop_unread_output, open_closed_streams
@@ -32,6 +32,7 @@ def cli(debug: bool) -> None:
 for command in (
     *(training.train, training.resume, using.evaluate, using.predict, using.sample),
     *(finished.runs, finished.rm, finished.compare, finished.report),
+    *(measuring.profile, measuring.tune_lr),
     *(training.check, using.import_, looking.list_, looking.schema, looking.completion),
 ):
     cli.add_command(command)

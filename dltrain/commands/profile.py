@@ -1,0 +1,240 @@
+"""Where the time of a training step goes."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import wraps
+from itertools import chain, repeat
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from dltrain.build import build_data, build_machine, build_task, build_trainer
+from dltrain.checkpoint import Checkpoints
+from dltrain.config import Experiment
+from dltrain.device import is_out_of_memory
+from dltrain.errors import RunError, told_by
+from dltrain.recording import MetricsFile, TensorBoard
+from dltrain.spec import Batch
+from dltrain.trainer import Trainer
+
+Part = Literal["data", "forward", "backward", "optimizer", "logging", "other"]
+MOST_OPERATORS = 15
+SLOW_DATA = 0.3
+"""The share of a step from which the way of the data is said to be the bottleneck."""
+
+
+@dataclass(frozen=True)
+class Operator:
+    """One of torch's operators.
+
+    Attributes:
+        name: As torch calls it.
+        calls: In all profiled steps.
+        seconds: Spent in it alone, less what it calls, in all profiled steps.
+        share: Of all operators' time.
+    """
+
+    name: str
+    calls: int
+    seconds: float
+    share: float
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Where the time goes.
+
+    Attributes:
+        steps: How many were measured, after some that were not.
+        samples_per_second: While they were measured.
+        parts: Seconds a step: waiting for the `data`; `forward`, `backward`, `optimizer` with
+            clipping; `logging`, all that follows a step; `other`.
+        operators: Those that take the most time.
+        device: Where.
+        trace: A file for ui.perfetto.dev or chrome://tracing.
+        advice: What it means.
+    """
+
+    steps: int
+    samples_per_second: float
+    parts: dict[Part, float]
+    operators: list[Operator]
+    device: str
+    trace: str
+    advice: str
+
+
+def profile(experiment: Experiment, trace: Path, *, steps: int = 50, warmup: int = 10) -> Profile:
+    """Trains for some steps with a stopwatch, and for some more under torch's profiler.
+
+    On a GPU each part of a step is waited for, so a step takes longer than in training.
+
+    Args:
+        experiment: What `dltrain.load` gave.
+        trace: Where the profiler's trace goes; replaced if it is there.
+        steps: To measure, each time.
+        warmup: To take first, unmeasured.
+
+    Raises:
+        ConfigError: Something in the config can't work.
+        DataError: The data is missing or damaged.
+        RunError: A step fails, or the trace can't be written.
+    """
+    machine = build_machine(experiment)
+    data = build_data(experiment, machine, lambda text: print(text, file=sys.stderr))
+    task = build_task(experiment, data.spec, machine)
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        metrics = MetricsFile(folder / "metrics.jsonl")
+        board = TensorBoard(
+            folder / "tensorboard", "", {}, lambda: next(data.train.batches(1)).inputs
+        )
+        recorders = [metrics, board] if experiment.recording.tensorboard else [metrics]
+        trainer = build_trainer(
+            experiment, data, task, machine, Checkpoints(folder / "checkpoints"), recorders
+        )
+        trainer.evaluate_every = trainer.save_every = sys.maxsize
+        trainer.total_steps = max(trainer.total_steps, warmup + 2 * steps + 1)
+        task.model.train()
+        batches = _endless(trainer)
+        try:
+            parts, seconds, samples = _measured(trainer, batches, steps, warmup)
+            operators = _operators(trainer, batches, steps, trace)
+        except RuntimeError as error:
+            full = "the memory is full: " if is_out_of_memory(error) else ""
+            raise RunError(f"a step fails: {full}{told_by(error)}") from error
+        finally:
+            trainer.saving.settle()
+            for recorder in recorders:
+                recorder.close()
+    return Profile(
+        steps=steps,
+        samples_per_second=samples / seconds,
+        parts=parts,
+        operators=operators,
+        device=str(machine.device),
+        trace=str(trace),
+        advice=_advice(parts, experiment),
+    )
+
+
+def _endless(trainer: Trainer) -> Iterator[Batch]:
+    """Training batches, epoch after epoch."""
+    size = trainer.settings.batch_size
+    epochs = (trainer.data.train.batches(size, epoch=epoch) for epoch, _ in enumerate(repeat(0)))
+    return chain.from_iterable(epochs)
+
+
+def _measured(
+    trainer: Trainer, batches: Iterator[Batch], steps: int, warmup: int
+) -> tuple[dict[Part, float], float, int]:
+    """Seconds a step of each part, seconds in all, and samples."""
+    spent: dict[str, float] = dict.fromkeys(("forward", "backward", "optimizer", "logging"), 0.0)
+    waited = 0.0
+
+    def timed(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(function)
+        def call(*arguments: Any, **options: Any) -> Any:
+            _wait(trainer.device)
+            before = time.perf_counter()
+            result = function(*arguments, **options)
+            _wait(trainer.device)
+            spent[name] += time.perf_counter() - before
+            return result
+
+        return call
+
+    gradients = trainer.gradients
+    watched = [
+        (gradients, "loss", "forward"),
+        (gradients, "backward", "backward"),
+        (trainer, "_update", "optimizer"),
+        (trainer, "_after_step", "logging"),
+    ]
+    for owner, method, name in watched:
+        setattr(owner, method, timed(name, getattr(owner, method)))
+    samples, started = 0, 0.0
+    try:
+        for number in range(warmup + steps):
+            if number == warmup:
+                _wait(trainer.device)
+                spent.update(dict.fromkeys(spent, 0.0))
+                waited, samples, started = 0.0, 0, time.perf_counter()
+            before = time.perf_counter()
+            batch = next(batches)
+            _wait(trainer.device)
+            waited += time.perf_counter() - before
+            samples += len(batch)
+            trainer.train_step(batch)
+            trainer._after_step()
+        _wait(trainer.device)
+        seconds = time.perf_counter() - started
+    finally:
+        for owner, method, _ in watched:
+            delattr(owner, method)
+    parts: dict[Part, float] = {"data": waited / steps}
+    for name in ("forward", "backward", "optimizer", "logging"):
+        parts[name] = spent[name] / steps
+    parts["other"] = max(0.0, seconds / steps - sum(parts.values()))
+    return parts, seconds, samples
+
+
+def _operators(
+    trainer: Trainer, batches: Iterator[Batch], steps: int, trace: Path
+) -> list[Operator]:
+    os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # it tells of GPUs that are not there
+    from torch.profiler import ProfilerActivity, record_function
+    from torch.profiler import profile as torch_profile
+
+    on_gpu = trainer.device.type == "cuda"
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
+    with torch_profile(activities=activities) as profiler:
+        for _ in range(steps):
+            with record_function("data"):
+                batch = next(batches)
+            with record_function("step"):
+                trainer.train_step(batch)
+            with record_function("logging"):
+                trainer._after_step()
+    try:
+        profiler.export_chrome_trace(str(trace))
+    except (OSError, RuntimeError) as error:
+        raise RunError(f"{trace}: can't be written: {error}") from error
+    key = "self_device_time_total" if on_gpu else "self_cpu_time_total"
+    own = ("data", "step", "logging")
+    found = [event for event in profiler.key_averages() if event.key not in own]
+    total = sum(getattr(event, key) for event in found) or 1
+    found.sort(key=lambda event: getattr(event, key), reverse=True)
+    return [
+        Operator(event.key, event.count, getattr(event, key) / 1e6, getattr(event, key) / total)
+        for event in found[:MOST_OPERATORS]
+    ]
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _advice(parts: dict[Part, float], experiment: Experiment) -> str:
+    total = sum(parts.values())
+    share = {name: seconds / total for name, seconds in parts.items()}
+    if share["data"] >= SLOW_DATA:
+        options = experiment.data.options
+        ways = ["fewer or cheaper augmentations"]
+        if "cache" in options and options["cache"] == "none":
+            ways.insert(0, "data.cache=memory")
+        if "workers" in options:
+            ways.insert(0, f"more data.workers than {options['workers']}")
+        return f"{share['data']:.0%} of a step waits for the data: try {', '.join(ways)}"
+    if share["logging"] >= 0.1:
+        return f"{share['logging']:.0%} of a step is logging: a larger recording.log_every"
+    computing = share["forward"] + share["backward"]
+    return f"the model takes {computing:.0%} of a step, and the data {share['data']:.0%}"

@@ -1,0 +1,78 @@
+"""Where the time of a step goes."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+from small_data import write_pictures
+
+import dltrain
+from dltrain.commands.profile import profile
+from dltrain.data.image_folder import _Reader
+
+CONFIG = {
+    "name": "t",
+    "model": "mlp",
+    "data": "toy_spirals",
+    "loss": "cross_entropy",
+    "optimizer": "adamw",
+    "train": {"epochs": 1, "batch_size": 32, "device": "cpu"},
+    "recording": {"tensorboard": False},
+}
+
+
+def test_the_parts_make_up_the_step(experiment, tmp_path):
+    result = profile(experiment(CONFIG), tmp_path / "trace.json", steps=20)
+    assert list(result.parts) == ["data", "forward", "backward", "optimizer", "logging", "other"]
+    assert all(seconds >= 0 for seconds in result.parts.values())
+    total = sum(result.parts.values())
+    assert 32 / total == pytest.approx(result.samples_per_second, rel=0.2)  # one batch is smaller
+
+
+def test_operators_and_trace_are_of_the_steps(experiment, tmp_path):
+    result = profile(experiment(CONFIG), tmp_path / "trace.json", steps=20)
+    calls = {operator.name: operator.calls for operator in result.operators}
+    assert calls["aten::addmm"] == 20 * 2  # two layers
+    assert sum(operator.share for operator in result.operators) <= 1 + 1e-9
+    trace = json.loads((tmp_path / "trace.json").read_text())
+    steps = [event for event in trace["traceEvents"] if event.get("name") == "step"]
+    assert len([event for event in steps if event.get("cat") == "user_annotation"]) == 20
+
+
+def test_slow_pictures_are_told_from_a_slow_model(experiment, tmp_path, monkeypatch):
+    write_pictures(tmp_path / "my_images", 20)
+    read = _Reader.__call__
+
+    def slowly(self, number):
+        time.sleep(0.005)
+        return read(self, number)
+
+    monkeypatch.setattr(_Reader, "__call__", slowly)
+    data = {"name": "image_folder", "root": "my_images", "size": 8, "workers": 0}
+    config = {**CONFIG, "data": data, "train": {**CONFIG["train"], "batch_size": 4}}
+    advice = profile(experiment(config), tmp_path / "t.json", steps=5).advice
+    assert "waits for the data" in advice
+    assert "data.cache=memory" in advice
+    assert "more data.workers than 0" in advice
+
+
+def test_from_the_command_line(call, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    tiny = Path(__file__).parent.parent.parent / "configs" / "tiny" / "spirals_mlp.yaml"
+    called = call("profile", tiny, "--steps", "3", "--json")
+    assert called.code == 0, called.err
+    assert json.loads(called.out)["steps"] == 3
+    assert Path("trace.json").exists()
+    called = call("profile", tiny, "--steps", "3")
+    assert "ms a step, over 3 steps:" in called.out
+    assert not Path("runs").exists()
+
+
+def test_nothing_of_the_trainer_is_left_changed(experiment, tmp_path):
+    whole = dltrain.train(experiment(CONFIG), run_dir=tmp_path / "a", quiet=True)
+    profile(experiment(CONFIG), tmp_path / "trace.json", steps=3)
+    again = dltrain.train(experiment(CONFIG), run_dir=tmp_path / "b", quiet=True)
+    assert whole.weights_sha256 == again.weights_sha256
