@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
 import os
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -70,7 +68,6 @@ def build_machine(experiment: Experiment, world: World | None = None) -> Machine
     numerics = _built(
         experiment, "train.precision", lambda: resolve_numerics(settings.precision, device)
     )
-    _import_compiler_beside()
     if settings.keep_memory:
         keep_large_blocks()
     make_deterministic(experiment.train.deterministic)
@@ -116,15 +113,6 @@ def _refuse_together(experiment: Experiment, numerics: Numerics, shards: bool) -
     if experiment.recording.histograms:
         message = "with fsdp no process has all weights; set it to false"
         raise experiment.problem("recording.histograms", message)
-
-
-def _import_compiler_beside() -> None:
-    """Begins an import of which a run's first optimizer makes torch wait most of a second.
-
-    Torch asks its compiler to leave optimizers alone, and loads it to ask; so it may load while the
-    data is read.
-    """
-    threading.Thread(target=importlib.import_module, args=("torch._dynamo",)).start()
 
 
 def build_data(experiment: Experiment, machine: Machine, say: Callable[[str], None]) -> Data:

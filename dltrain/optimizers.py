@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable
+from functools import cache
 from typing import Any
 
 import torch
@@ -42,7 +44,9 @@ def sgd(
     groups = parameter_groups(module.parameters(), weight_decay)
     sharded = any(hasattr(parameter, "full_tensor") for parameter in module.parameters())
     fused = None if sharded else _has_fused_form(groups)  # torch has none for shards
-    optimizer = torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov, fused=fused)
+    optimizer = _quick(torch.optim.SGD)(
+        groups, lr=lr, momentum=momentum, nesterov=nesterov, fused=fused
+    )
     if momentum > 0:
         # The fused form leaves them uninitialised where the gradient scaler skips the first step.
         for group in groups:
@@ -70,7 +74,9 @@ def adam(
         weight_decay: Multiple of the weights added to their gradients; adamw's is usually better.
     """
     groups = parameter_groups(module.parameters(), weight_decay)
-    return torch.optim.Adam(groups, lr=lr, betas=betas, eps=eps, fused=_has_fused_form(groups))
+    return _quick(torch.optim.Adam)(
+        groups, lr=lr, betas=betas, eps=eps, fused=_has_fused_form(groups)
+    )
 
 
 @OPTIMIZERS.register
@@ -116,7 +122,9 @@ def rmsprop(
     """
     # torch has no fused form; the one over lists of tensors is faster than a loop on a CPU too.
     groups = parameter_groups(module.parameters(), weight_decay)
-    return torch.optim.RMSprop(groups, lr=lr, alpha=alpha, momentum=momentum, eps=eps, foreach=True)
+    return _quick(torch.optim.RMSprop)(
+        groups, lr=lr, alpha=alpha, momentum=momentum, eps=eps, foreach=True
+    )
 
 
 @OPTIMIZERS.register
@@ -152,7 +160,7 @@ def muon(
     chosen = {id(parameter) for parameter in hidden}
     rest = [parameter for parameter in module.parameters() if id(parameter) not in chosen]
     return (
-        torch.optim.Muon(
+        _quick(torch.optim.Muon)(
             hidden,
             lr=lr,
             momentum=momentum,
@@ -179,7 +187,24 @@ def parameter_groups(parameters: Iterable[nn.Parameter], weight_decay: float) ->
 
 
 def _adamw(groups: Groups, lr: float, betas: tuple[float, float], eps: float) -> Optimizer:
-    return torch.optim.AdamW(groups, lr=lr, betas=betas, eps=eps, fused=_has_fused_form(groups))
+    return _quick(torch.optim.AdamW)(
+        groups, lr=lr, betas=betas, eps=eps, fused=_has_fused_form(groups)
+    )
+
+
+_WRAPPED = ("step", "zero_grad", "add_param_group", "state_dict", "load_state_dict")
+
+
+@cache
+def _quick(kind: type[Optimizer]) -> Any:
+    """The same optimizer, that a first step does not wait most of a second for.
+
+    Torch wraps these methods so that its compiler leaves them alone, and each wrapper loads the
+    whole compiler to say so. The functions inside need no wrapper where nothing compiles them;
+    `step` is to make no graph, as by default.
+    """
+    inside: dict[str, Any] = {name: inspect.unwrap(getattr(kind, name)) for name in _WRAPPED}
+    return type(kind.__name__, (kind,), {**inside, "step": torch.no_grad()(inside["step"])})
 
 
 def _has_fused_form(groups: Groups) -> bool | None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterable
 
 import pytest
@@ -138,7 +140,8 @@ def test_muon_takes_hidden_matrices_and_adamw_the_rest() -> None:
         names(net, [p for group in optimizer.param_groups for p in group["params"]])
         for optimizer in optimizers
     )
-    assert [type(o) for o in optimizers] == [torch.optim.Muon, torch.optim.AdamW]
+    for optimizer, kind in zip(optimizers, (torch.optim.Muon, torch.optim.AdamW), strict=True):
+        assert isinstance(optimizer, kind)
     assert of_muon == {"hidden.weight", "deeper.weight"}
     assert of_muon | of_adamw == {name for name, _ in net.named_parameters()}
     assert not of_muon & of_adamw
@@ -153,3 +156,53 @@ def test_muon_without_hidden_matrices_is_refused() -> None:
 def test_nesterov_without_momentum_is_refused() -> None:
     with pytest.raises(UsageError, match="'nesterov: true' needs a momentum"):
         OPTIMIZERS["sgd"].builder(nn.Linear(2, 2), momentum=0.0, nesterov=True)
+
+
+NAMES = {"sgd": "SGD", "adam": "Adam", "adamw": "AdamW", "rmsprop": "RMSprop"}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_steps_are_those_of_torch(name: str) -> None:
+    torch.manual_seed(0)
+    ours, theirs = nn.Linear(6, 4), nn.Linear(6, 4)
+    theirs.load_state_dict(ours.state_dict())
+    mine = OPTIMIZERS[name].builder(ours, lr=0.01, weight_decay=0.0)
+    options = {"momentum": 0.9} if name == "sgd" else {}
+    plain = getattr(torch.optim, NAMES[name])(
+        theirs.parameters(), lr=0.01, weight_decay=0.0, **options
+    )
+    for _ in range(5):
+        inputs = torch.randn(8, 6)
+        for layer, optimizer in ((ours, mine), (theirs, plain)):
+            optimizer.zero_grad()
+            layer(inputs).square().sum().backward()
+            optimizer.step()
+    for one, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+        assert one.requires_grad
+        torch.testing.assert_close(one, other)
+    state = mine.state_dict()
+    mine.load_state_dict(state)
+    assert mine.state_dict()["state"].keys() == state["state"].keys()
+
+
+def test_a_step_does_not_load_the_compiler() -> None:
+    script = """
+import sys
+import torch
+from torch import nn
+import dltrain.optimizers
+from dltrain.registry import OPTIMIZERS
+model = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 8), nn.Linear(8, 2))
+for name in OPTIMIZERS:
+    made = OPTIMIZERS[name].builder(model)
+    for optimizer in made if isinstance(made, tuple) else (made,):
+        model(torch.randn(3, 4)).sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        optimizer.load_state_dict(optimizer.state_dict())
+print("torch._dynamo" in sys.modules)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], check=True, capture_output=True, text=True
+    )
+    assert done.stdout.strip() == "False"
