@@ -230,3 +230,13 @@ def test_paths_of_every_kind(call, experiment, tmp_path):
     assert str(run) in (run / "log.txt").read_text(encoding="utf-8")
     evaluated = call("evaluate", run, "--json")
     assert json.loads(evaluated.out)["samples"] == 40
+
+
+def test_the_peak_of_memory_is_the_process_s_own_and_not_its_parent_s():
+    ballast = bytearray(b"x") * (900 << 20)
+    script = "import torch; from dltrain.device import peak_memory_bytes as peak\n"
+    script += "print(peak(torch.device('cpu')))"
+    done = subprocess.run(
+        [sys.executable, "-c", script], check=True, capture_output=True, text=True
+    )
+    assert 20 << 20 < int(done.stdout) < len(ballast)

@@ -107,7 +107,7 @@ def _line(one: Row) -> str:
         "" if ratio is None else f"{ratio:.2f}",
         f"{one['microseconds_per_step']:.0f}",
         f"{one['first_step_seconds']:.1f}",
-        f"{one['peak_bytes'] / 1e6:.0f}",
+        "" if one["peak_bytes"] is None else f"{one['peak_bytes'] / 1e6:.0f}",
         accuracy,
     )
     return f"| {' | '.join(cells)} |"

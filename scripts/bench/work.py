@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import resource
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -195,9 +193,8 @@ class Clock:
             torch.cuda.synchronize()
 
     def _peak(self) -> int:
-        if self.device != "cpu":
-            import torch
+        import torch
 
-            return torch.cuda.max_memory_allocated()
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return peak if sys.platform == "darwin" else peak * 1024
+        from dltrain.device import peak_memory_bytes
+
+        return peak_memory_bytes(torch.device(self.device))
