@@ -164,6 +164,7 @@ def _measured(
     try:
         for number in range(warmup + steps):
             if number == warmup:
+                trainer.log()  # what the first scalars load is no part of a step
                 _wait(trainer.device)
                 spent.update(dict.fromkeys(spent, 0.0))
                 waited, samples, started = 0.0, 0, time.perf_counter()
