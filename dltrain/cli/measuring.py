@@ -13,7 +13,13 @@ from dltrain.terminal import show
 
 @click.command()
 @with_config
-@click.option("--steps", type=click.IntRange(min=1), default=50, show_default=True)
+@click.option(
+    "--steps",
+    type=click.IntRange(min=1),
+    default=50,
+    show_default=True,
+    help="How many to measure, twice.",
+)
 @click.option(
     "--trace",
     type=FILE,
@@ -58,7 +64,13 @@ def profile(
 
 @click.command("tune-lr")
 @with_config
-@click.option("--steps", type=click.IntRange(min=20), default=200, show_default=True)
+@click.option(
+    "--steps",
+    type=click.IntRange(min=20),
+    default=200,
+    show_default=True,
+    help="How many to take, from the smallest rate to the largest.",
+)
 @click.option(
     "--picture",
     type=FILE,
