@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from dltrain.commands.check import check
     from dltrain.commands.compare import compare
     from dltrain.commands.evaluate import evaluate
     from dltrain.commands.predict import predict
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 # Torch is imported when a name is first asked for: `import dltrain` stays quick.
 _PLACES = {
+    "dltrain.commands.check": ("check",),
     "dltrain.commands.compare": ("compare",),
     "dltrain.commands.evaluate": ("evaluate",),
     "dltrain.commands.predict": ("predict",),
@@ -64,6 +66,7 @@ __all__ = [
     "Experiment",
     "Loss",
     "Metric",
+    "check",
     "compare",
     "evaluate",
     "load",

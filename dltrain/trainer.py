@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from functools import cached_property, partial
-from itertools import islice
+from itertools import chain, count, islice
 
 import torch
 from torch import Tensor
@@ -145,6 +145,11 @@ class Trainer:
             self._after_step()
             if self.finished:
                 break
+
+    def batches(self) -> Iterator[Batch]:
+        """Training batches from the first epoch on, without end, for a look at some steps."""
+        size = self.settings.batch_size
+        return chain.from_iterable(self.data.train.batches(size, epoch=epoch) for epoch in count())
 
     def train_step(self, batch: Batch) -> None:
         """One optimizer step for each phase; gradients are those of the whole batch."""

@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import wraps
-from itertools import chain, repeat
 from pathlib import Path
 from typing import Any, Literal
 
@@ -103,7 +102,7 @@ def profile(experiment: Experiment, trace: Path, *, steps: int = 50, warmup: int
         trainer.evaluate_every = trainer.save_every = sys.maxsize
         trainer.total_steps = max(trainer.total_steps, warmup + 2 * steps + 1)
         task.model.train()
-        batches = _endless(trainer)
+        batches = trainer.batches()
         try:
             parts, seconds, samples = _measured(trainer, batches, steps, warmup)
             operators = _operators(trainer, batches, steps, trace)
@@ -123,13 +122,6 @@ def profile(experiment: Experiment, trace: Path, *, steps: int = 50, warmup: int
         trace=str(trace),
         advice=_advice(parts, experiment),
     )
-
-
-def _endless(trainer: Trainer) -> Iterator[Batch]:
-    """Training batches, epoch after epoch."""
-    size = trainer.settings.batch_size
-    epochs = (trainer.data.train.batches(size, epoch=epoch) for epoch, _ in enumerate(repeat(0)))
-    return chain.from_iterable(epochs)
 
 
 def _measured(

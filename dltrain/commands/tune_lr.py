@@ -6,7 +6,6 @@ import math
 import sys
 import tempfile
 from dataclasses import dataclass, replace
-from itertools import chain, count
 from pathlib import Path
 
 from dltrain.build import build_data, build_machine, build_task, build_trainer
@@ -102,15 +101,13 @@ def _losses(trainer: Trainer, factors: list[float]) -> list[float]:
     (phase,) = trainer.task.phases
     groups = [group for optimizer in phase.optimizers for group in optimizer.param_groups]
     configured = [group["lr"] for group in groups]
-    size = trainer.settings.batch_size
-    batches = chain.from_iterable(
-        trainer.data.train.batches(size, epoch=epoch) for epoch in count()
-    )
     trainer.task.model.train()
     trainer.total_steps = len(factors)
     losses: list[float] = []
     average = 0.0
-    for number, (factor, batch) in enumerate(zip(factors, batches, strict=False), start=1):
+    for number, (factor, batch) in enumerate(
+        zip(factors, trainer.batches(), strict=False), start=1
+    ):
         for group, rate in zip(groups, configured, strict=True):
             group["initial_lr"] = rate * factor
         try:
