@@ -22,7 +22,8 @@ import dltrain
 from dltrain.cli import cli
 from dltrain.config import ConfigError
 from dltrain.registry import REGISTRIES
-from dltrain.run import Summary
+from dltrain.run import Run, Summary
+from dltrain.trainer import Trainer
 
 WAITING = Path(__file__).parent / "waiting_plugin.py"
 VERBS = sorted(cli.commands)
@@ -576,3 +577,25 @@ def test_a_run_in_use_is_left_alone_and_a_second_signal_ends_it_at_once(call, st
             process.signal(signal.SIGTERM)
         time.sleep(0.2)
     assert process.wait() == -signal.SIGTERM
+
+
+def interrupted_twice():
+    """Trains; SIGINT comes in a step, and again as the run writes its summary."""
+    write_summary, train_step = Run.write_summary, Trainer.train_step
+
+    def write(run, summary):
+        signal.raise_signal(signal.SIGINT)
+        write_summary(run, summary)
+
+    def step(trainer, *arguments):
+        signal.raise_signal(signal.SIGINT)
+        return train_step(trainer, *arguments)
+
+    Run.write_summary, Trainer.train_step = write, step
+    command_line("train", "config.yaml", "--run-dir", "run", "--quiet")
+
+
+def test_a_second_signal_ends_the_run_by_itself_while_its_summary_is_written(folder):
+    process = Started("twice", folder, interrupted_twice)
+    assert process.wait() == -signal.SIGINT, process.err
+    assert list(Path("run", "checkpoints").glob("step-*"))

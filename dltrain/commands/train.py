@@ -258,21 +258,23 @@ def _train_to_the_end(
             run.write_summary(result)
         return result
 
-    try:
-        with _signals(trainer), _collector_spared():
-            trainer.fit()
-    except StoppedError as error:
-        summary("stopped")
-        error.add_note(f"go on with: dltrain resume {run.directory}")
-        raise
-    except Exception as error:  # a model may raise anything, and so may a disk
-        failure = machine.world.failure(_in_words(error, trainer.state.step + 1, machine))
-        with suppress(OSError):
-            summary("failed", str(failure))
-        if failure is error:
+    # A second signal ends the process at once, also while it writes how the first one ended it.
+    with _signals(trainer):
+        try:
+            with _collector_spared():
+                trainer.fit()
+        except StoppedError as error:
+            summary("stopped")
+            error.add_note(f"go on with: dltrain resume {run.directory}")
             raise
-        raise failure from error
-    return summary("done")
+        except Exception as error:  # a model may raise anything, and so may a disk
+            failure = machine.world.failure(_in_words(error, trainer.state.step + 1, machine))
+            with suppress(OSError):
+                summary("failed", str(failure))
+            if failure is error:
+                raise
+            raise failure from error
+        return summary("done")
 
 
 def _in_words(error: Exception, step: int, machine: Machine) -> Exception:

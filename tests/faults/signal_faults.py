@@ -147,7 +147,7 @@ def stopped(number: int, folder: Path) -> None:
     assert code in (0, 128 + which, -which), process.err
     if code == 128 + which:
         summary = json.loads((folder / "run" / "summary.json").read_text())
-        assert summary["status"] == "stopped"
+        assert summary["status"] in ("stopped", "done")  # done: it came while the process ended
         newest = max((folder / "run" / "checkpoints").glob("step-*")).name
         assert newest == f"step-{summary['step']:010d}", "the checkpoint is not of the last step"
     process = go_on(folder, "last")
