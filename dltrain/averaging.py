@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -32,14 +33,22 @@ class WeightAverage:
         self._parameters: list[Tensor] = [parameter for _, parameter in kept]
         self.tensors = {name: parameter.detach().clone() for name, parameter in kept}
 
-    def update(self, updates: int) -> None:
-        """Moves the average towards the weights, after update number `updates`."""
-        if self.tensors:
-            weight = 1 - min(self.decay, (1 + updates) / (10 + updates))
-            with torch.no_grad():
-                torch._foreach_lerp_(  # pyright: ignore[reportPrivateImportUsage]
-                    list(self.tensors.values()), self._parameters, weight
-                )
+    def weight(self, updates: int) -> float:
+        """How far the average moves towards the weights after update number `updates`."""
+        return 1 - min(self.decay, (1 + updates) / (10 + updates))
+
+    @torch.no_grad()
+    def update(self, weight: float | Tensor) -> None:
+        """Moves the average by this share of the way to the weights; see `weight`."""
+        averages = list(self.tensors.values())
+        if not averages:
+            return
+        if isinstance(weight, Tensor):  # torch's lerp over lists takes numbers only
+            way = _over_lists("sub", self._parameters, averages)
+            _over_lists("mul_", way, weight)
+            _over_lists("add_", averages, way)
+        else:
+            _over_lists("lerp_", averages, self._parameters, weight)
 
     @contextmanager
     def applied(self) -> Iterator[None]:
@@ -62,3 +71,8 @@ class WeightAverage:
             weights = parameter.clone()
             parameter.copy_(average)
             average.copy_(weights)
+
+
+def _over_lists(operation: str, *arguments: Any) -> Any:
+    """One of torch's operations over lists of tensors, a few launches for all of them."""
+    return getattr(torch, f"_foreach_{operation}")(*arguments)

@@ -247,6 +247,8 @@ def build_trainer(
         log_every=experiment.recording.log_every,
         world=machine.world,
     )
+    if experiment.train.cuda_graph == "on" and trainer.obstacle is not None:
+        raise experiment.problem("train.cuda_graph", f"no graph of a step: {trainer.obstacle}")
     monitored = {"checkpoint.best": experiment.checkpoint.best}
     if experiment.early_stop:
         monitored["early_stop.monitor"] = experiment.early_stop.monitor

@@ -24,6 +24,7 @@ class FiniteGuard:
         on_nonfinite: Stop the run, or skip the step.
         max_skipped: How many skipped steps in a row to bear.
         describe: Says which checkpoint is left, for the error.
+        values: How many a step has, one a phase.
     """
 
     def __init__(
@@ -32,11 +33,14 @@ class FiniteGuard:
         on_nonfinite: Literal["stop", "skip"],
         max_skipped: int,
         describe: Callable[[], str],
+        values: int = 1,
     ) -> None:
         self.max_skipped = max_skipped if on_nonfinite == "skip" else 0
         self.describe = describe
         self.asks_each_step = device.type == "cpu" or on_nonfinite == "skip"
-        self._first_bad_step = torch.zeros((), dtype=torch.int64, device=device)
+        self._values, self._begun = values, 0
+        self._sum = torch.zeros((), device=device)  # 0 times every value: NaN after a bad one
+        self._good = torch.zeros((), dtype=torch.int64, device=device)
 
     def allows(self, state: TrainerState, value: Tensor) -> bool:
         """Whether to take the step after `state.step`; False where it is to be skipped.
@@ -44,10 +48,9 @@ class FiniteGuard:
         Raises:
             RunError: The value is not finite, and the run is to stop.
         """
-        step = state.step + 1
         if not self.asks_each_step:
-            bad = ~torch.isfinite(value) & (self._first_bad_step == 0)
-            self._first_bad_step = torch.where(bad, step, self._first_bad_step)
+            self._sum.add_(value, alpha=0)
+            self._good += self._sum == 0
             return True
         if math.isfinite(value):
             state.skipped_in_a_row = 0
@@ -55,7 +58,7 @@ class FiniteGuard:
         state.skipped += 1
         state.skipped_in_a_row += 1
         if state.skipped_in_a_row > self.max_skipped:
-            raise self._error(step)
+            raise self._error(state.step + 1)
         return False
 
     def check(self) -> None:
@@ -64,8 +67,14 @@ class FiniteGuard:
         Raises:
             RunError: A step since the last time was bad.
         """
-        if not self.asks_each_step and (step := int(self._first_bad_step)):
-            raise self._error(step)
+        if not self.asks_each_step and math.isnan(self._sum):
+            raise self._error(self._begun + int(self._good) // self._values + 1)
+
+    def begin(self, step: int) -> None:
+        """The next value is of the step after this one."""
+        self._begun = step
+        self._sum.zero_()
+        self._good.zero_()
 
     def _error(self, step: int) -> RunError:
         return RunError(

@@ -83,7 +83,7 @@ class MicroBatches:
             # As many as of the largest share: what a slice exchanges, all processes exchange.
             wanted = math.ceil(self.share.largest(batch.samples) / size)
             parts += [batch.stand_in()] * (wanted - len(parts))
-        total = torch.zeros((), device=batch.inputs.device)
-        for number, part in enumerate(parts, start=1):
+        total = work(parts[0], len(parts) == 1)
+        for number, part in enumerate(parts[1:], start=2):
             total = total + work(part, number == len(parts))
         return total

@@ -59,6 +59,10 @@ class TrainSettings:
         max_skipped: How many skipped steps in a row `on_nonfinite: skip` bears.
         overfit: Train on the first N batches only, to see whether the model can learn them.
         compile: Compile the model with torch.compile.
+        cuda_graph: On a CUDA device, record the whole step once and repeat it with one call, which
+            takes the cost of Python and of each launch away. auto does so where it is known to be
+            possible, and says why where not; on also for components of your own, whose Python
+            code then runs for the first steps only, and is an error where it is not possible.
         keep_memory: On a CPU under Linux with glibc, keep large freed blocks for the next step
             instead of giving them back to the system; changes no figure.
         distributed: Where several processes train together, ddp gives each the whole model, and
@@ -81,6 +85,7 @@ class TrainSettings:
     max_skipped: PositiveInt = 20
     overfit: PositiveInt | None = None
     compile: bool = False
+    cuda_graph: Literal["auto", "on", "off"] = "off"
     keep_memory: bool = True
     distributed: Literal["ddp", "fsdp"] = "ddp"
     timeout: Annotated[float, Field(gt=0, le=86400)] = 600.0

@@ -172,9 +172,9 @@ class Batch:
         inputs: (batch, *input_shape), float; (batch, tokens) int64 for text.
         targets: (batch,) int64 classes, (batch, values) float, or (batch, tokens) int64.
         index: (batch,) int64, each sample's number in its split.
-        step: The training step that the batch is for, from 0; None in evaluation. What a task draws
-            at random is to depend on it and on `index`, so that no draw depends on how a batch is
-            cut, or on where a run was stopped.
+        step: The training step that the batch is for, from 0, in a graph of steps an int64 scalar
+            on the device; None in evaluation. What a task draws at random is to depend on it and on
+            `index`, so that no draw depends on how a batch is cut, or on where a run was stopped.
         samples: In the batch over all processes, of which these are one's share; None where there
             is one process.
         counts: False where the first sample only stands in for a share, or a slice, that is empty.
@@ -183,7 +183,7 @@ class Batch:
     inputs: Tensor
     targets: Tensor
     index: Tensor
-    step: int | None = None
+    step: int | Tensor | None = None
     samples: int | None = None
     counts: bool = True
 

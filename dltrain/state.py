@@ -17,6 +17,17 @@ class Window:
     weight: Tensor | float = 0.0
     gradient_norm: Tensor | float = 0.0  # of the last step alone
 
+    def set(self, other: Window) -> None:
+        """Takes the other's values; the sums keep their place on the device."""
+        for name, value in vars(other).items():
+            kept = getattr(self, name)
+            if not isinstance(kept, Tensor) or name == "gradient_norm":
+                setattr(self, name, value)
+            elif isinstance(value, Tensor):
+                kept.copy_(value)
+            else:
+                kept.fill_(value)
+
 
 @dataclass
 class TrainerState:
@@ -56,7 +67,8 @@ class TrainerState:
     ) -> None:
         """Adds a step's summed loss and weight to its phase's window."""
         window = self.windows.setdefault(phase, Window())
-        window.loss, window.weight = window.loss + loss, window.weight + weight
+        window.loss += loss  # in place, where it is on the device
+        window.weight += weight
         window.gradient_norm = gradient_norm
 
     def take(self, phase: str) -> tuple[float, float, float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property, partial
 from itertools import chain, count, islice
 
@@ -21,8 +21,9 @@ from dltrain.device import (
     Numerics,
     peak_memory_bytes,
 )
-from dltrain.errors import StoppedError
+from dltrain.errors import RunError, StoppedError
 from dltrain.finite import FiniteGuard
+from dltrain.graph import Gathered, StepGraph, StepNumbers, obstacle, parameter_groups
 from dltrain.microbatch import MicroBatches
 from dltrain.parallel import Gradients
 from dltrain.recording.base import Recorder
@@ -95,15 +96,18 @@ class Trainer:
         self.stop_signal: int | None = None
         self.tested_weights: str | None = None
         self.guard = FiniteGuard(
-            device, settings.on_nonfinite, settings.max_skipped, self.saving.describe
+            device,
+            settings.on_nonfinite,
+            settings.max_skipped,
+            self.saving.describe,
+            len(task.phases),
         )
+        self.obstacle = obstacle(settings, numerics, task, data.train, device, self.world)
         self._saved_step: int | None = None
         self._started = time.perf_counter()
         self._lap = (self._started, 0)
-        for phase in task.phases:
-            for optimizer in phase.optimizers:
-                for group in optimizer.param_groups:
-                    group["initial_lr"] = group["lr"]
+        for group in parameter_groups(task.phases):
+            group["initial_lr"] = group["lr"]
 
     # ------------------------------------------------------------------------------- the loop
 
@@ -137,14 +141,20 @@ class Trainer:
         epoch, offset = divmod(self.state.step, self.steps_per_epoch)
         epoch = 0 if self.settings.overfit else epoch  # the same batches, again and again
         self.task.model.train()
-        batches = self.data.train.batches(
-            self.settings.batch_size, epoch=epoch, offset=offset, share=self.world.share
-        )
-        for batch in islice(batches, self.steps_per_epoch - offset):
-            self.train_step(batch)
+        for step in islice(self._steps(epoch, offset), self.steps_per_epoch - offset):
+            step()
             self._after_step()
             if self.finished:
                 break
+
+    def _steps(self, epoch: int, offset: int) -> Iterator[Callable[[], None]]:
+        """What makes each step of an epoch."""
+        if self.graph is not None:
+            return self.graph.steps(epoch, offset)
+        batches = self.data.train.batches(
+            self.settings.batch_size, epoch=epoch, offset=offset, share=self.world.share
+        )
+        return (partial(self.train_step, batch) for batch in batches)
 
     def batches(self) -> Iterator[Batch]:
         """Training batches from the first epoch on, without end, for a look at some steps."""
@@ -154,16 +164,55 @@ class Trainer:
     def train_step(self, batch: Batch) -> None:
         """One optimizer step for each phase; gradients are those of the whole batch."""
         batch.step = self.state.step
+        updated = self.compute(batch, self._numbers(self.state.updates))
+        self.state.step += 1
+        self.state.updates += updated
+
+    def _numbers(self, updates: int) -> StepNumbers:
+        """Learning rates and the like, after so many updates of the weights."""
+        rates = []
+        for phase in self.task.phases:
+            factor = phase.schedule(updates / self.total_steps)
+            rates += [group["initial_lr"] * factor for group in parameter_groups([phase])]
+        return StepNumbers(rates, self.average.weight(updates + 1))
+
+    def compute(self, batch: Batch, numbers: StepNumbers) -> bool:
+        """All of a step that the device does; False where it was skipped."""
+        for group, rate in zip(parameter_groups(self.task.phases), numbers.rates, strict=True):
+            group["lr"] = rate
         updated = True
         for phase in self.task.phases:
             weight = self._weight(batch, phase)
             gradients = partial(self._gradients, phase=phase, weight=weight)
             total = self.world.sum(self.micro_batches.total(self.state, batch, gradients))
             updated &= self._update(phase, total, weight)
-        self.state.step += 1
         if updated:
-            self.state.updates += 1
-            self.average.update(self.state.updates)
+            self.average.update(numbers.average)
+        return updated
+
+    @cached_property
+    def graph(self) -> StepGraph | None:
+        """Makes the steps where `train.cuda_graph` wants it and nothing is in its way."""
+        split = self.data.train
+        if self.settings.cuda_graph == "off":
+            return None
+        if self.obstacle is not None or not isinstance(split, Gathered):
+            self._without_graph(self.obstacle)
+            return None
+        return StepGraph(
+            self.task,
+            split,
+            self.settings.batch_size,
+            self.compute,
+            self._numbers,
+            self.state,
+            self._without_graph,
+        )
+
+    def _without_graph(self, reason: str | None) -> None:
+        if self.settings.cuda_graph == "on":
+            raise RunError(f"train.cuda_graph=on: {reason}")
+        self._say(f"no CUDA graph: {reason}")
 
     @cached_property
     def gradients(self) -> Gradients:
@@ -200,10 +249,7 @@ class Trainer:
         if finite:
             if phase.clip_norm is not None:
                 clip_grads_with_norm_(parameters, phase.clip_norm, norm)
-            factor = phase.schedule(self.state.updates / self.total_steps)
             for optimizer in phase.optimizers:
-                for group in optimizer.param_groups:
-                    group["lr"] = group["initial_lr"] * factor
                 scaler.step(optimizer)
         scaler.update()
         for optimizer in phase.optimizers:
@@ -368,5 +414,7 @@ class Trainer:
     def restore(self, snapshot: Snapshot) -> None:
         """Goes back to where `snapshot` was taken; the random generators too."""
         self.state = self.saving.restore(snapshot)
+        self.guard.begin(self.state.step)
+        self.__dict__.pop("graph", None)  # it was made for other tensors
         self._saved_step = None if self.state.evaluation_due else self.state.step
         self._mark_best()

@@ -38,15 +38,15 @@ def stopped_and_resumed(
     experiment: Experiment, run: Path, step: int, monkeypatch: pytest.MonkeyPatch
 ) -> Summary:
     """Trains, asks to stop after a step, and goes on to the end."""
-    original = Trainer.train_step
+    original = Trainer._after_step
 
-    def stop(trainer, batch):
-        original(trainer, batch)
+    def stop(trainer):
         if trainer.state.step == step:
             trainer.stop_signal = 15
+        original(trainer)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "train_step", stop)
+        patch.setattr(Trainer, "_after_step", stop)
         with pytest.raises(StoppedError):
             train(experiment, run_dir=run, quiet=True)
     return resume(run, quiet=True)

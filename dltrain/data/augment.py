@@ -41,7 +41,7 @@ class Augment:
     rotate: Annotated[float, Field(ge=0, le=180)] = 0.0
     cutout: NonNegativeInt = 0
 
-    def draws(self, seed: int, epoch: int, index: Tensor) -> Tensor:
+    def draws(self, seed: int, epoch: int | Tensor, index: Tensor) -> Tensor:
         """The samples' random numbers, (batch, 8) float32 in [0, 1)."""
         return uniform(key(seed, epoch), index, _NUM_DRAWS)
 

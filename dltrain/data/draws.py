@@ -7,6 +7,8 @@ had at once, on any device, in any order.
 
 from __future__ import annotations
 
+from typing import Any, overload
+
 import torch
 from torch import Tensor
 
@@ -15,19 +17,33 @@ _FIRST, _SECOND = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
 _MASK = (1 << 64) - 1
 
 
-def key(*numbers: int) -> int:
-    """A 64-bit seed that depends on every number and on their order."""
-    state = 0
+@overload
+def key(*numbers: int) -> int: ...
+@overload
+def key(*numbers: int | Tensor) -> int | Tensor: ...
+def key(*numbers: int | Tensor) -> int | Tensor:
+    """A 64-bit seed that depends on every number and on their order.
+
+    Args:
+        *numbers: Integers, or int64 scalars on a device, which are not waited for.
+
+    Returns:
+        An unsigned integer; after a scalar, the same bits as a signed one on its device.
+    """
+    state: int | Tensor = 0
     for number in numbers:
-        state = _hash_int(((state ^ (number & _MASK)) + GOLDEN) & _MASK)
+        if isinstance(state, int) and isinstance(number, int):
+            state = _hash_int(((state ^ (number & _MASK)) + GOLDEN) & _MASK)
+        else:
+            state = _hash((_signed(state) ^ _signed(number)) + _signed(GOLDEN))
     return state
 
 
-def uniform(seed: int, index: Tensor, num_draws: int) -> Tensor:
+def uniform(seed: int | Tensor, index: Tensor, num_draws: int) -> Tensor:
     """Numbers in [0, 1) that depend on the seed and on each index alone.
 
     Args:
-        seed: Unsigned 64-bit, from `key`.
+        seed: From `key`.
         index: (samples,) int64.
         num_draws: Numbers for each sample.
 
@@ -39,11 +55,11 @@ def uniform(seed: int, index: Tensor, num_draws: int) -> Tensor:
     return _hash(counter * _signed(GOLDEN) + _signed(seed)).bitwise_and_(0xFFFFFF).float() * 2**-24
 
 
-def normal(seed: int, index: Tensor, num_draws: int) -> Tensor:
+def normal(seed: int | Tensor, index: Tensor, num_draws: int) -> Tensor:
     """Numbers of a normal distribution, mean 0 and variance 1, from `uniform` (Box and Muller).
 
     Args:
-        seed: Unsigned 64-bit, from `key`.
+        seed: From `key`.
         index: (samples,) int64.
         num_draws: Numbers for each sample.
 
@@ -66,7 +82,7 @@ def _hash_int(z: int) -> int:
     return z ^ (z >> 31)
 
 
-def _hash(z: Tensor) -> Tensor:
+def _hash(z: Any) -> Tensor:
     # int64 arithmetic wraps around, as the unsigned arithmetic of the paper does
     z = (z ^ _shift_right(z, 30)) * _signed(_FIRST)
     z = (z ^ _shift_right(z, 27)) * _signed(_SECOND)
@@ -78,5 +94,9 @@ def _shift_right(z: Tensor, bits: int) -> Tensor:
     return (z >> bits) & ((1 << (64 - bits)) - 1)
 
 
-def _signed(number: int) -> int:
+def _signed(number: int | Tensor) -> Any:
+    """An unsigned 64-bit integer as a signed one; a scalar on a device is signed already."""
+    if isinstance(number, Tensor):
+        return number
+    number &= _MASK
     return number - (1 << 64) if number >> 63 else number

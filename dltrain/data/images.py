@@ -37,7 +37,7 @@ class ImageTransform:
         self.seed = seed
         self.augment = augment
 
-    def __call__(self, pixels: Tensor, index: Tensor, epoch: int | None) -> Tensor:
+    def __call__(self, pixels: Tensor, index: Tensor, epoch: int | Tensor | None) -> Tensor:
         """(batch, channels, height, width) uint8 to floats; None as the epoch augments nothing."""
         if self.augment is None or epoch is None:
             return pixels.to(self.dtype).sub_(self.centre).mul_(self.scale)

@@ -11,7 +11,7 @@ from torch import Tensor
 from dltrain.data.draws import epoch_order
 from dltrain.spec import WHOLE, Batch, Data, DataContext, DataSpec, Share
 
-Transform = Callable[[Tensor, Tensor, int | None], Tensor]
+Transform = Callable[[Tensor, Tensor, int | Tensor | None], Tensor]
 """Stored samples, their index and the epoch (None: no augmentation) to inputs, batch-wise."""
 
 
@@ -47,21 +47,33 @@ class Resident:
         """See `spec.Split.batches`."""
         total, device = len(self), self.samples.device
         shuffled = epoch is not None
-        order = epoch_order(total, self.seed, epoch) if shuffled else torch.arange(total)
-        order = without_waiting(order, device)
+        order = self.order(epoch) if shuffled else torch.arange(total, device=device)
         for start in range(offset * batch_size, total, batch_size):
             whole = order[start : start + batch_size]
             part = share.of(len(whole))
             index = whole[part]
             if shuffled:
-                samples = self.samples.index_select(0, index)
-                targets = self.targets.index_select(0, index)
+                inputs, targets = self.at(index, epoch)
             else:
                 place = slice(start + part.start, start + part.stop)
-                samples, targets = self.samples[place], self.targets[place]
-            if self.transform is not None:
-                samples = self.transform(samples, index, epoch)
-            yield share.batch(samples, targets, index, len(whole))
+                inputs, targets = self.samples[place], self.targets[place]
+                if self.transform is not None:
+                    inputs = self.transform(inputs, index, None)
+            yield share.batch(inputs, targets, index, len(whole))
+
+    def order(self, epoch: int) -> Tensor:
+        """The samples' order in a training epoch, (samples,) int64, on the device."""
+        return without_waiting(epoch_order(len(self), self.seed, epoch), self.samples.device)
+
+    def at(self, index: Tensor, epoch: int | Tensor) -> tuple[Tensor, Tensor]:
+        """Inputs and targets of these samples, (batch,) int64, as in that training epoch.
+
+        The epoch may be an int64 scalar on the device: nothing is waited for.
+        """
+        samples, targets = self.samples.index_select(0, index), self.targets.index_select(0, index)
+        if self.transform is not None:
+            samples = self.transform(samples, index, epoch)
+        return samples, targets
 
 
 def without_waiting(tensor: Tensor, device: torch.device) -> Tensor:

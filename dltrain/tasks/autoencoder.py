@@ -77,11 +77,12 @@ class Autoencoder:
 
     def loss(self, batch: Batch, phase: Phase) -> Tensor:
         """Summed loss, a scalar."""
-        outputs, divergence = self._through(batch, key(self.seed, batch.step or 0, 0))
+        step = 0 if batch.step is None else batch.step
+        outputs, divergence = self._through(batch, key(self.seed, step, 0))
         losses = self.loss_function(outputs, batch.inputs.flatten(1))
         return (losses + self._price(divergence)).sum()
 
-    def _through(self, batch: Batch, seed: int) -> tuple[Tensor, Tensor | float]:
+    def _through(self, batch: Batch, seed: int | Tensor) -> tuple[Tensor, Tensor | float]:
         """Outputs (batch, values), and the divergence of each sample's code, (batch,), in nats."""
         if self.latent is None:
             return self.model(batch.inputs).flatten(1), 0.0

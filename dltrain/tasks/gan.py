@@ -85,7 +85,8 @@ class Gan:
 
     def loss(self, batch: Batch, phase: Phase) -> Tensor:
         """Summed loss of the phase, a scalar."""
-        purpose = key(self.seed, batch.step or 0, self.phases.index(phase))
+        step = 0 if batch.step is None else batch.step
+        purpose = key(self.seed, step, self.phases.index(phase))
         noise = self._noise(purpose, batch.index, batch.inputs.dtype)
         if phase.name == GENERATOR:
             with _frozen(self.discriminator):
@@ -97,7 +98,7 @@ class Gan:
         penalty = self.loss_function.penalty(self._score, batch.inputs, fake, share)
         return (losses + penalty).sum()
 
-    def _noise(self, seed: int, index: Tensor, dtype: torch.dtype) -> Tensor:
+    def _noise(self, seed: int | Tensor, index: Tensor, dtype: torch.dtype) -> Tensor:
         return normal(seed, index, self.latent).to(dtype)
 
     def _score(self, samples: Tensor) -> Tensor:

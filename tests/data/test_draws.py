@@ -1,10 +1,11 @@
 """Numbers that depend on nothing but what they are for."""
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dltrain.data.draws import GOLDEN, epoch_order, key, uniform
+from dltrain.data.draws import GOLDEN, epoch_order, key, normal, uniform
 
 MASK = (1 << 64) - 1
 
@@ -56,3 +57,16 @@ def test_epoch_order_is_a_permutation_of_seed_and_epoch():
     assert torch.equal(epoch_order(100, 3, 5), order)
     assert not torch.equal(epoch_order(100, 3, 6), order)
     assert not torch.equal(epoch_order(100, 4, 5), order)
+
+
+@pytest.mark.parametrize("numbers", [(0,), (2**63 + 5, 7, 2**64 - 1), (3, -1, 12345678901)])
+def test_a_number_on_the_device_gives_the_same_key_and_the_same_draws(numbers):
+    index = torch.arange(50)
+    expected = key(*numbers)
+    for position, number in enumerate(numbers):
+        signed = number - 2**64 if number >= 2**63 else number
+        given = (*numbers[:position], torch.tensor(signed), *numbers[position + 1 :])
+        found = key(*given)
+        assert int(found) % 2**64 == expected
+        assert torch.equal(uniform(found, index, 3), uniform(expected, index, 3))
+        assert torch.equal(normal(found, index, 3), normal(expected, index, 3))

@@ -1,0 +1,107 @@
+"""Steps as CUDA graphs: the same bits as without, and exact to resume."""
+
+import math
+
+import pytest
+import torch
+from gpu_config import CONFIG
+from graph_runs import CLASSIFIER, RUNS
+from small_data import write_images
+from small_runs import recorded
+from trainers import assert_same_outcome, stopped_and_resumed, trainer_of, weights
+
+import dltrain
+from dltrain import graph
+from dltrain.device import make_deterministic, seed_everything
+from dltrain.errors import RunError
+
+pytestmark = pytest.mark.gpu
+
+GPU = ("train.device=cuda", "train.cuda_graph=on", "train.deterministic=true")
+
+
+@pytest.fixture
+def make(cuda, experiment, tmp_path):
+    write_images(tmp_path / "images", train=133, test=40, side=8, classes=3)
+    yield experiment
+    make_deterministic(False)
+
+
+@pytest.fixture
+def replays(monkeypatch):
+    """How often a recorded step was repeated, by a list that grows."""
+    made, record = [], graph.Recorder.record
+
+    def counted(recorder, work):
+        replay = record(recorder, work)
+        return lambda: (made.append(None), replay())
+
+    monkeypatch.setattr(graph.Recorder, "record", counted)
+    return made
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("kind", RUNS)
+def test_repeated_steps_are_those_that_python_would_have_made(
+    make, tmp_path, monkeypatch, replays, kind, precision
+):
+    chosen = make(RUNS[kind], *GPU, f"train.precision={precision}")
+    with monkeypatch.context() as patch:
+        patch.setattr(graph, "WARM_UP", math.inf)
+        made_by_python = dltrain.train(chosen, run_dir=tmp_path / "python", quiet=True)
+    assert not replays
+    repeated = dltrain.train(chosen, run_dir=tmp_path / "repeated", quiet=True)
+    assert len(replays) == 26, "32 steps: of each of the two sizes three as always"
+    assert_same_outcome(repeated, made_by_python)
+    assert recorded(tmp_path / "repeated") == recorded(tmp_path / "python")
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw", "rmsprop"])
+def test_they_are_those_of_a_run_without_a_graph_to_rounding(make, tmp_path, replays, optimizer):
+    outcomes = []
+    for setting in ("on", "off"):
+        options = (*GPU, f"optimizer.name={optimizer}", f"train.cuda_graph={setting}")
+        trainer = trainer_of(make(CLASSIFIER, *options, "train.precision=fp32"), tmp_path / setting)
+        seed_everything(1)
+        trainer.fit()
+        outcomes.append(weights(trainer.task.model))
+    assert len(replays) == 26
+    assert torch.allclose(*outcomes, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("step", [1, 4, 14, 31])
+@pytest.mark.parametrize("kind", ["classifier", "GAN"])
+def test_a_stopped_run_goes_on_exactly(make, tmp_path, monkeypatch, replays, kind, step):
+    chosen = make(RUNS[kind], *GPU)
+    whole = dltrain.train(chosen, run_dir=tmp_path / "whole", quiet=True)
+    assert replays
+    resumed = stopped_and_resumed(chosen, tmp_path / "stopped", step, monkeypatch)
+    assert_same_outcome(resumed, whole)
+    assert recorded(tmp_path / "stopped") == recorded(tmp_path / "whole")
+
+
+@pytest.mark.filterwarnings("default")  # the compiler's advice is not ours to follow
+def test_a_compiled_model_can_be_recorded(make, tmp_path, replays):
+    outcomes = []
+    for options in ((), ("train.compile=true",)):
+        chosen = make(CONFIG, *GPU, "train.epochs=8", *options)
+        trainer = trainer_of(chosen, tmp_path / f"compiled-{len(options)}")
+        trainer.fit()
+        outcomes.append(weights(trainer.task.model))
+    assert replays
+    assert torch.allclose(*outcomes, atol=1e-3)
+
+
+def test_a_step_that_waits_for_the_gpu_goes_on_without_a_graph(make, tmp_path, replays):
+    # This model reads a count on the device at each step.
+    chosen = make(CLASSIFIER | {"model": "restless"}, *GPU, "train.deterministic=false")
+    with pytest.raises(RunError, match="something in the step waits for the device"):
+        trainer_of(chosen, tmp_path).fit()
+    assert not replays
+
+
+def test_a_bad_step_is_named(make, tmp_path, replays):
+    chosen = make(CONFIG, *GPU, "train.epochs=20", "optimizer={name: sgd, lr: 1e30}")
+    trainer = trainer_of(chosen, tmp_path)
+    with pytest.raises(RunError, match=r"^step [2-9]: the loss or its gradient is not finite"):
+        trainer.fit()

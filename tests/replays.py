@@ -1,0 +1,98 @@
+"""A stand-in for CUDA graphs on the CPU: operations are recorded, and repeated without Python."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from dltrain import graph
+from dltrain.finite import FiniteGuard
+
+
+class Replayed(TorchDispatchMode):
+    """Remembers each operation with the tensors that it was given; `replay` does them again.
+
+    As in a CUDA graph, nothing but the contents of memory differs from one time to the next: each
+    result is written where it was when the operation was recorded. Unlike there, operations are
+    carried out while they are recorded.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.done = []
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        results = operation(*args, **(kwargs or {}))
+        if operation is torch.ops.aten._local_scalar_dense.default:
+            raise RuntimeError("operation not permitted when stream is capturing")
+        self.done.append((operation, args, kwargs or {}, results))
+        return results
+
+    def replay(self) -> None:
+        for operation, args, kwargs, results in self.done:
+            again = operation(*args, **kwargs)
+            for new, old in zip(tree_leaves(again), tree_leaves(results), strict=True):
+                # A view, or what was changed in place, is in its place already.
+                if isinstance(old, Tensor) and new.data_ptr() != old.data_ptr():
+                    old.copy_(new)
+
+
+class Recorder:
+    """See `graph.Recorder`; counts what it was asked for."""
+
+    def __init__(self) -> None:
+        self.runs = self.records = self.replays = 0
+
+    def run(self, work: Callable[[], None]) -> str:
+        self.runs += 1
+        work()
+        return ""
+
+    def record(self, work: Callable[[], None]) -> Callable[[], None]:
+        self.records += 1
+        recording, first = Replayed(), True
+        with recording:
+            work()
+
+        def replay() -> None:
+            nonlocal first
+            self.replays += 1
+            if not first:  # it was carried out as it was recorded
+                with torch.no_grad():
+                    recording.replay()
+            first = False
+
+        return replay
+
+
+def stand_in(monkeypatch, record: bool = True) -> list[Recorder]:
+    """Steps are recorded on the CPU too, or only ever run as those before a recording.
+
+    Returns:
+        The recorders that were made.
+    """
+    made = []
+    possible, guarded = graph.obstacle, FiniteGuard.__init__
+
+    def obstacle(settings, numerics, task, split, device, world):
+        return possible(settings, numerics, task, split, torch.device("cuda"), world)
+
+    def recorder(device):
+        made.append(Recorder())
+        return made[-1]
+
+    def remembers(guard, *arguments):
+        guarded(guard, *arguments)
+        guard.asks_each_step = False  # as on a GPU
+
+    monkeypatch.setattr("dltrain.trainer.obstacle", obstacle)
+    monkeypatch.setattr(graph, "Recorder", recorder)
+    monkeypatch.setattr(FiniteGuard, "__init__", remembers)
+    if not record:
+        monkeypatch.setattr(graph, "WARM_UP", math.inf)
+    return made
