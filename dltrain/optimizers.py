@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import cache
 from typing import Any
 
@@ -197,14 +197,30 @@ _WRAPPED = ("step", "zero_grad", "add_param_group", "state_dict", "load_state_di
 
 @cache
 def _quick(kind: type[Optimizer]) -> Any:
-    """The same optimizer, that a first step does not wait most of a second for.
+    """The same optimizer, without what a first step, or any step, would wait for.
 
     Torch wraps these methods so that its compiler leaves them alone, and each wrapper loads the
-    whole compiler to say so. The functions inside need no wrapper where nothing compiles them;
-    `step` is to make no graph, as by default.
+    whole compiler to say so, for most of a second. The functions inside need no wrapper where
+    nothing compiles them; `step` is to make no graph, as by default. Around `step` it also puts a
+    mark for profilers, and hooks, which take as long as the fused step of a small network.
     """
     inside: dict[str, Any] = {name: inspect.unwrap(getattr(kind, name)) for name in _WRAPPED}
-    return type(kind.__name__, (kind,), {**inside, "step": torch.no_grad()(inside["step"])})
+    plain = torch.no_grad()(inside["step"])
+    with_hooks = Optimizer.profile_hook_step(plain)
+
+    def step(self: Optimizer, closure: Callable[[], float] | None = None) -> float | None:
+        hooks = (self._optimizer_step_pre_hooks, self._optimizer_step_post_hooks)
+        return (with_hooks if any(hooks) else plain)(self, closure)
+
+    def zero_grad(self: Optimizer, set_to_none: bool = True) -> None:
+        if not set_to_none:
+            return inside["zero_grad"](self, set_to_none)
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                parameter.grad = None
+
+    vars(step)["hooked"] = True  # as torch marks it: it is not to be wrapped again
+    return type(kind.__name__, (kind,), {**inside, "step": step, "zero_grad": zero_grad})
 
 
 def _has_fused_form(groups: Groups) -> bool | None:

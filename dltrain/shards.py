@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
 
 SMALLEST_GROUP = 0.01
 """A layer with at least this share of a module's parameters is gathered on its own."""
@@ -42,6 +43,20 @@ def shard(module: nn.Module, device: torch.device) -> None:
 def is_sharded(module: nn.Module) -> bool:
     """Whether FSDP2 has it."""
     return hasattr(module, "set_requires_gradient_sync")
+
+
+def total_norm(gradients: list[Tensor]) -> Tensor:
+    """The norm of all of them as of one vector: `torch.nn.utils.get_total_norm`, to the bit.
+
+    That sorts them by device and by dtype first, which takes longer than the norms of a small
+    network do.
+    """
+    if not gradients or len({(type(g), g.device, g.dtype) for g in gradients}) > 1:
+        return get_total_norm(gradients)
+    if type(gradients[0]) is not Tensor:
+        return get_total_norm(gradients)
+    norms = torch._foreach_norm(gradients)  # pyright: ignore[reportPrivateImportUsage]
+    return torch.linalg.vector_norm(torch.stack(norms))
 
 
 def whole(tensor: Tensor) -> Tensor:

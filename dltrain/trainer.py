@@ -10,7 +10,7 @@ from itertools import chain, count, islice
 
 import torch
 from torch import Tensor
-from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+from torch.nn.utils import clip_grads_with_norm_
 
 from dltrain.averaging import WeightAverage
 from dltrain.checkpoint import (
@@ -29,7 +29,7 @@ from dltrain.parallel import Gradients
 from dltrain.recording.base import Recorder
 from dltrain.saving import Saving
 from dltrain.settings import CheckpointSettings, EarlyStopSettings, TrainSettings, steps_in
-from dltrain.shards import whole
+from dltrain.shards import total_norm, whole
 from dltrain.spec import Batch, Data, Split, World
 from dltrain.state import TrainerState
 from dltrain.task import Phase, Task
@@ -242,10 +242,10 @@ class Trainer:
         for optimizer in phase.optimizers:
             scaler.unscale_(optimizer)
         parameters = self.parameters[phase.name]
-        norm = get_total_norm([p.grad for p in parameters if p.grad is not None])
+        norm = total_norm([p.grad for p in parameters if p.grad is not None])
         # Scaled gradients overflow now and then, and the scaler skips such a step by itself.
-        total_norm = whole(norm)
-        finite = self.guard.allows(self.state, loss if scaler.is_enabled() else loss + total_norm)
+        whole_norm = whole(norm)
+        finite = self.guard.allows(self.state, loss if scaler.is_enabled() else loss + whole_norm)
         if finite:
             if phase.clip_norm is not None:
                 clip_grads_with_norm_(parameters, phase.clip_norm, norm)
@@ -256,7 +256,7 @@ class Trainer:
             optimizer.zero_grad()
         taken = finite and scaler.get_scale() >= scale  # the scaler lowers it when it skips
         if taken:
-            self.state.add(phase.name, loss, weight, total_norm)
+            self.state.add(phase.name, loss, weight, whole_norm)
         return taken
 
     def _after_step(self) -> None:

@@ -7,11 +7,13 @@ from collections.abc import Iterable
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
 import dltrain.optimizers  # noqa: F401  (registers them)
 from dltrain.errors import UsageError
 from dltrain.registry import OPTIMIZERS
+from dltrain.shards import total_norm
 
 
 class Net(nn.Module):
@@ -192,6 +194,7 @@ import torch
 from torch import nn
 import dltrain.optimizers
 from dltrain.registry import OPTIMIZERS
+from dltrain.shards import total_norm
 model = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 8), nn.Linear(8, 2))
 for name in OPTIMIZERS:
     made = OPTIMIZERS[name].builder(model)
@@ -206,3 +209,34 @@ print("torch._dynamo" in sys.modules)
         [sys.executable, "-c", script], check=True, capture_output=True, text=True
     )
     assert done.stdout.strip() == "False"
+
+
+def test_a_hook_around_a_step_is_called():
+    """Of one's own; without one, torch's mark for profilers is left out too."""
+    module = nn.Linear(3, 2)
+    optimizer = OPTIMIZERS["adamw"].builder(module)
+    told = []
+    before = optimizer.register_step_pre_hook(lambda *_: told.append("before"))
+    optimizer.register_step_post_hook(lambda *_: told.append("after"))
+    module(torch.ones(1, 3)).sum().backward()
+    optimizer.step()
+    assert told == ["before", "after"]
+    before.remove()
+    optimizer.step()
+    assert told == ["before", "after", "after"]
+
+
+@pytest.mark.parametrize(
+    "gradients",
+    [
+        [],
+        [torch.tensor(-3.0)],
+        [torch.randn(50, 7), torch.randn(7), torch.randn(3, 2, 5).to(torch.float64)],
+        [torch.randn(50, 7), torch.randn(7), torch.randn(4, 3, 5, 5)],
+        [torch.full((4,), 1e30), torch.tensor([float("nan")])],
+    ],
+)
+def test_the_norm_of_all_gradients_is_torchs_to_the_bit(gradients):
+    expected = get_total_norm(gradients)
+    assert torch.equal(total_norm(gradients), expected) or expected.isnan()
+    assert total_norm(gradients).dtype == expected.dtype
