@@ -106,6 +106,13 @@ def _on_device(optimizer: torch.optim.Optimizer) -> bool:
     return all("capturable" in group or group.get("fused") for group in groups)
 
 
+def count_on_device(task: Task) -> None:
+    """Optimizers keep the count of their steps there; to be said before a state is loaded."""
+    for group in parameter_groups(task.phases):
+        if "capturable" in group:
+            group["capturable"] = True
+
+
 class Recorder:
     """Runs steps on a stream of their own, and records them there.
 
@@ -146,7 +153,7 @@ class StepGraph:
     """Makes training steps of samples on the device, and records them where it can.
 
     Args:
-        task: Its phases' optimizers are made to read their numbers on the device.
+        task: Its optimizers read their numbers on the device, see `count_on_device`.
         split: The samples.
         batch_size: Samples a step; the last one of an epoch may be smaller, and is a second graph.
         compute: A step: gradients, weights, averages and sums.
@@ -168,9 +175,6 @@ class StepGraph:
         self.split, self.batch_size, self.state = split, batch_size, state
         self.compute, self.numbers, self.refuse = compute, numbers, refuse
         self.groups = parameter_groups(task.phases)
-        for group in self.groups:
-            if "capturable" in group:
-                group["capturable"] = True
         order = split.order(0)
         device = order.device
         self._order, self._epoch = order, torch.zeros((), dtype=torch.int64, device=device)

@@ -23,7 +23,14 @@ from dltrain.device import (
 )
 from dltrain.errors import RunError, StoppedError
 from dltrain.finite import FiniteGuard
-from dltrain.graph import Gathered, StepGraph, StepNumbers, obstacle, parameter_groups
+from dltrain.graph import (
+    Gathered,
+    StepGraph,
+    StepNumbers,
+    count_on_device,
+    obstacle,
+    parameter_groups,
+)
 from dltrain.microbatch import MicroBatches
 from dltrain.parallel import Gradients
 from dltrain.recording.base import Recorder
@@ -103,6 +110,8 @@ class Trainer:
             len(task.phases),
         )
         self.obstacle = obstacle(settings, numerics, task, data.train, device, self.world)
+        if settings.cuda_graph != "off" and self.obstacle is None:
+            count_on_device(task)
         self._saved_step: int | None = None
         self._started = time.perf_counter()
         self._lap = (self._started, 0)

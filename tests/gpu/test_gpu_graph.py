@@ -70,9 +70,11 @@ def test_they_are_those_of_a_run_without_a_graph_to_rounding(make, tmp_path, rep
 
 
 @pytest.mark.parametrize("step", [1, 4, 14, 31])
-@pytest.mark.parametrize("kind", ["classifier", "GAN"])
-def test_a_stopped_run_goes_on_exactly(make, tmp_path, monkeypatch, replays, kind, step):
-    chosen = make(RUNS[kind], *GPU)
+@pytest.mark.parametrize(
+    ("kind", "optimizer"), [("classifier", "adamw"), ("classifier", "rmsprop"), ("GAN", "adam")]
+)
+def test_a_stopped_run_goes_on_exactly(make, tmp_path, monkeypatch, replays, kind, optimizer, step):
+    chosen = make(RUNS[kind], *GPU, f"optimizer.name={optimizer}")
     whole = dltrain.train(chosen, run_dir=tmp_path / "whole", quiet=True)
     assert replays
     resumed = stopped_and_resumed(chosen, tmp_path / "stopped", step, monkeypatch)
