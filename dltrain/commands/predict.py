@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from dltrain.build import load_trained
+from dltrain.data.readers import read_inputs
 from dltrain.errors import UsageError
 
 
@@ -31,6 +33,72 @@ class Prediction:
     text: str | None = None
 
 
+class Predictor:
+    """A run's model, loaded once and asked as often as one likes, by one thread at a time.
+
+    Args:
+        run_dir: The run.
+        checkpoint: See `load_trained`.
+        device: Instead of the config's.
+
+    Attributes:
+        trained: The model with its weights.
+        spec: What its data was like.
+
+    Raises:
+        RunError: There is no such checkpoint.
+        UsageError: The run's task gives no predictions.
+    """
+
+    def __init__(
+        self, run_dir: Path, *, checkpoint: str | None = None, device: str | None = None
+    ) -> None:
+        self.trained = load_trained(run_dir, checkpoint, device, measures=False)
+        self.spec = self.trained.spec
+        self._predict = getattr(self.trained.task, "predict", None)
+        self._transduce = getattr(self.trained.task, "transduce", None)
+        if self._predict is None and self._transduce is None:
+            name = self.trained.experiment.task.name
+            raise UsageError(f"task {name!r} gives no predictions")
+
+    def __call__(self, inputs: Sequence[str | Path]) -> list[Prediction]:
+        """Predictions for image files, the rows of CSV files, or texts; see `predict`.
+
+        Raises:
+            DataError: A file can't be read.
+        """
+        return self.of_tensor(*read_inputs(self.spec, inputs))
+
+    def of_tensor(self, inputs: Tensor, names: Sequence[str]) -> list[Prediction]:
+        """Predictions for inputs that have been read already.
+
+        Args:
+            inputs: As `read_inputs` gives them: (samples, *input_shape) float32, normalised, or
+                (samples, tokens) int64.
+            names: What to call each of them.
+        """
+        numerics = self.trained.machine.numerics
+        inputs = inputs.to(self.trained.machine.device)
+        if inputs.is_floating_point():
+            inputs = inputs.to(numerics.dtype)
+        parts = inputs.split(self.trained.experiment.train.samples_at_once)
+        with torch.inference_mode(), numerics.autocast():
+            if self._transduce is not None:
+                texts = [text for part in parts for text in self._transduce(part)]
+                return [Prediction(n, text=text) for n, text in zip(names, texts, strict=True)]
+            assert self._predict is not None
+            rows = torch.cat([self._predict(part) for part in parts]).tolist()
+        return [self._prediction(name, row) for name, row in zip(names, rows, strict=True)]
+
+    def _prediction(self, name: str, row: list[float]) -> Prediction:
+        """What the model gave for one input: (classes,) probabilities, or (values,)."""
+        classes = self.spec.class_names
+        if not classes:
+            return Prediction(name, values=row)
+        label = classes[max(range(len(row)), key=row.__getitem__)]
+        return Prediction(name, label=label, probabilities=dict(zip(classes, row, strict=True)))
+
+
 def predict(
     run_dir: Path,
     inputs: Sequence[str | Path],
@@ -47,32 +115,4 @@ def predict(
         DataError: A file can't be read.
         UsageError: The run's task gives no predictions.
     """
-    from dltrain.data.readers import read_inputs
-
-    trained = load_trained(run_dir, checkpoint, device, measures=False)
-    task_predict = getattr(trained.task, "predict", None)
-    transduce = getattr(trained.task, "transduce", None)
-    if task_predict is None and transduce is None:
-        raise UsageError(f"task {trained.experiment.task.name!r} gives no predictions")
-    tensor, names = read_inputs(trained.spec, inputs)
-    tensor = tensor.to(trained.machine.device)
-    if tensor.is_floating_point():
-        tensor = tensor.to(trained.machine.numerics.dtype)
-    size = trained.experiment.train.samples_at_once
-    with torch.inference_mode(), trained.machine.numerics.autocast():
-        if transduce is not None:
-            texts = [text for part in tensor.split(size) for text in transduce(part)]
-            return [Prediction(n, text=text) for n, text in zip(names, texts, strict=True)]
-        assert task_predict is not None
-        outputs = torch.cat([task_predict(part) for part in tensor.split(size)]).cpu()
-    classes = trained.spec.class_names
-    if not classes:
-        return [Prediction(n, values=row) for n, row in zip(names, outputs.tolist(), strict=True)]
-    return [
-        Prediction(
-            name,
-            label=classes[max(range(len(row)), key=row.__getitem__)],
-            probabilities=dict(zip(classes, row, strict=True)),
-        )
-        for name, row in zip(names, outputs.tolist(), strict=True)
-    ]
+    return Predictor(run_dir, checkpoint=checkpoint, device=device)(inputs)

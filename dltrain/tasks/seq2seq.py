@@ -117,7 +117,10 @@ class Seq2Seq:
 
     def transduce(self, inputs: Tensor) -> list[str]:
         """Output texts for inputs, (batch, tokens) int64; at most twice as long, and ten tokens."""
-        return [self._text(row) for row in self.write(inputs, 2 * inputs.shape[1] + 10).tolist()]
+        # Each by its own length: a text must not depend on the padding beside longer ones.
+        limits = (2 * (inputs != PADDING).sum(dim=1) + 10).tolist()
+        written = self.write(inputs, max(limits)).tolist()
+        return [self._text(row[:limit]) for row, limit in zip(written, limits, strict=True)]
 
     def _text(self, numbers: list[int]) -> str:
         """Up to the end, or to the padding."""

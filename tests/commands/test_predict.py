@@ -16,6 +16,8 @@ from small_data import write_images, write_sentences
 from small_runs import CONFIG, write_folder
 
 import dltrain
+from dltrain.commands.predict import Predictor
+from dltrain.data.readers import read_inputs
 from dltrain.errors import DataError
 
 
@@ -94,6 +96,22 @@ def test_more_pictures_than_one_evaluation_batch(folder):
     for name, item in zip(names, together, strict=True):
         (alone,) = dltrain.predict(folder / "run", [name])
         assert alone.probabilities == pytest.approx(item.probabilities, abs=1e-6)
+
+
+def test_a_predictor_reads_the_run_once(folder):
+    """Asked again after the run is gone, for files or for what was read from them."""
+    write_folder(folder)
+    trained(folder, LINEAR)
+    names = [folder / f"{i}.png" for i in range(3)]
+    for i, name in enumerate(names):
+        Image.new("L", (8, 8), 40 * i).save(name)
+    expected = dltrain.predict(folder / "run", names)
+    predictor = Predictor(folder / "run", device="cpu")
+    shutil.rmtree(folder / "run")
+    assert predictor(names) == predictor(names) == expected
+    tensor, read = read_inputs(predictor.spec, names)
+    assert predictor.of_tensor(tensor, read) == expected
+    assert predictor.of_tensor(tensor, ["a", "b", "c"])[1].input == "b"
 
 
 def table(folder, target) -> None:

@@ -102,6 +102,16 @@ def test_padding_further_changes_nothing(experiment, tmp_path):
     assert torch.allclose(near[2:3], alone, rtol=1e-12, atol=1e-12)
 
 
+def test_a_text_is_written_alike_whatever_stands_beside_it(experiment, tmp_path):
+    """An untrained model, which rarely ends by itself: how far it writes is the text's own."""
+    train(experiment(CONFIG, "train.epochs=1"), run_dir=tmp_path / "run", quiet=True)
+    texts = ["1", "22", "123456", "90817263544536271809"]
+    together = [item.text for item in predict(tmp_path / "run", texts)]
+    alone = [item.text for text in texts for item in predict(tmp_path / "run", [text])]
+    assert together == alone
+    assert max(map(len, together)) > 2 * 1 + 10
+
+
 def test_exact_match_counts_whole_sequences(experiment, tmp_path, monkeypatch):
     """One token wrong in one sequence, and rubbish after the end of all."""
     trainer = trainer_of(experiment(CONFIG), tmp_path)
