@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.optim import Optimizer
+from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
 from dltrain.errors import UsageError
 from dltrain.registry import OPTIMIZERS
@@ -207,9 +208,10 @@ def _quick(kind: type[Optimizer]) -> Any:
     inside: dict[str, Any] = {name: inspect.unwrap(getattr(kind, name)) for name in _WRAPPED}
     plain = torch.no_grad()(inside["step"])
     with_hooks = Optimizer.profile_hook_step(plain)
+    of_all = (_global_optimizer_pre_hooks, _global_optimizer_post_hooks)
 
     def step(self: Optimizer, closure: Callable[[], float] | None = None) -> float | None:
-        hooks = (self._optimizer_step_pre_hooks, self._optimizer_step_post_hooks)
+        hooks = (*of_all, self._optimizer_step_pre_hooks, self._optimizer_step_post_hooks)
         return (with_hooks if any(hooks) else plain)(self, closure)
 
     def zero_grad(self: Optimizer, set_to_none: bool = True) -> None:

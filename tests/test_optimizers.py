@@ -211,6 +211,29 @@ print("torch._dynamo" in sys.modules)
     assert done.stdout.strip() == "False"
 
 
+def test_a_hook_for_all_optimizers_is_called():
+    from torch.optim.optimizer import (
+        register_optimizer_step_post_hook,
+        register_optimizer_step_pre_hook,
+    )
+
+    layer = nn.Linear(2, 1)
+    optimizer = OPTIMIZERS["adamw"].builder(layer)
+    told = []
+    hooks = [
+        register_optimizer_step_pre_hook(lambda *_: told.append("before")),
+        register_optimizer_step_post_hook(lambda *_: told.append("after")),
+    ]
+    try:
+        layer(torch.ones(2)).sum().backward()
+        optimizer.step()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    optimizer.step()
+    assert told == ["before", "after"]
+
+
 def test_a_hook_around_a_step_is_called():
     """Of one's own; without one, torch's mark for profilers is left out too."""
     module = nn.Linear(3, 2)
