@@ -234,6 +234,10 @@ def build_trainer(
     """
     if not len(data.train):
         raise experiment.problem("data", "the training split is empty")
+    num_embeddings = experiment.recording.embeddings if experiment.recording.tensorboard else 0
+    if num_embeddings and not hasattr(task, "embed"):
+        message = f"task {experiment.task.name!r} has no points to show; set it to false"
+        raise experiment.problem("recording.embeddings", message)
     trainer = Trainer(
         task,
         data,
@@ -245,6 +249,7 @@ def build_trainer(
         checkpoint_settings=experiment.checkpoint,
         early_stop=experiment.early_stop,
         log_every=experiment.recording.log_every,
+        num_embeddings=int(num_embeddings),
         world=machine.world,
     )
     if experiment.train.cuda_graph == "on" and trainer.obstacle is not None:

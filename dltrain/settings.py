@@ -135,9 +135,14 @@ class RecordingSettings:
         tensorboard: Write TensorBoard's event files.
         histograms: Write histograms of weights at each evaluation.
         images: How many inputs to show with their predictions at each evaluation.
+        embeddings: How many samples of the test split to show as points in TensorBoard's projector,
+            once, after the test; false shows none. A point is what the model's last linear layer
+            gets, or the output where it has none; of an autoencoder it is the code. More than 200
+            numbers become 200, their principal components.
     """
 
     log_every: PositiveInt = 50
     tensorboard: bool = True
     histograms: bool = False
     images: NonNegativeInt = 16
+    embeddings: PositiveInt | Literal[False] = False

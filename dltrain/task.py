@@ -40,7 +40,8 @@ class Task(Protocol):
 
     A class in `TASKS` may have two attributes more. `phase_names` are those of its phases, so that
     a config's `phases` can be checked before anything is built. `learns`, a static method, is what
-    the task makes of the data's spec before loss, model and metrics are built from it.
+    the task makes of the data's spec before loss, model and metrics are built from it. A method
+    `embed(batches, num_samples)` gives an `Embedding` of the first samples of a split.
 
     Attributes:
         model: Everything with parameters or buffers; its `state_dict` is the checkpoint's.
@@ -74,6 +75,23 @@ class Task(Protocol):
     def pages(self) -> list[Page]:
         """What the last evaluation has to show beside its scalars."""
         ...
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """Samples as points, each with what is known of it.
+
+    Attributes:
+        points: (samples, features) float32, on the CPU.
+        columns: What is known of each sample, by name.
+        rows: For each sample the texts in the order of `columns`.
+        pictures: (samples, 3, height, width) uint8, on the CPU; None where there are none.
+    """
+
+    points: Tensor
+    columns: tuple[str, ...]
+    rows: list[tuple[str, ...]]
+    pictures: Tensor | None
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property, partial
 from itertools import chain, count, islice
 
@@ -56,6 +57,7 @@ class Trainer:
         checkpoint_settings: How often to save, and what is best.
         early_stop: When to stop before the end.
         log_every: Steps between two training scalars.
+        num_embeddings: Samples of the test split to show as points, if the task can.
         world: The processes that train together; each has a trainer, and all do the same.
     """
 
@@ -72,12 +74,14 @@ class Trainer:
         checkpoint_settings: CheckpointSettings,
         early_stop: EarlyStopSettings | None,
         log_every: int,
+        num_embeddings: int = 0,
         world: World | None = None,
     ) -> None:
         self.task, self.data, self.world = task, data, world or World()
         self.numerics, self.device = numerics, device
         self.recorders = recorders
         self.settings, self.early_stop, self.log_every = settings, early_stop, log_every
+        self.num_embeddings = num_embeddings
 
         batches = math.ceil(len(data.train) / settings.batch_size)
         self.steps_per_epoch = min(batches, settings.overfit or batches)
@@ -320,17 +324,23 @@ class Trainer:
 
     def evaluate(self, split: Split, name: str) -> dict[str, float]:
         """Loss and metrics over a whole split, with the averaged weights where EMA is on."""
-        self.task.model.eval()
-        batches = split.batches(self.settings.samples_at_once, share=self.world.share)
-        self.world.copy_from_main(self.task.model.buffers())
-        with self.average.applied(), torch.inference_mode(), self.numerics.autocast():
-            values = self.task.evaluate(self._until_stopped(batches))
+        with self._evaluating(split) as batches:
+            values = self.task.evaluate(batches)
         values = self.world.from_main(lambda: values)
-        self.task.model.train()
         self._record(name, values)
         for recorder in self.recorders:
             recorder.evaluated(self.state.step, name, self.task)
         return values
+
+    @contextmanager
+    def _evaluating(self, split: Split) -> Iterator[Iterator[Batch]]:
+        """The batches of a split, and inside this context all as evaluation wants it."""
+        self.task.model.eval()
+        batches = split.batches(self.settings.samples_at_once, share=self.world.share)
+        self.world.copy_from_main(self.task.model.buffers())
+        with self.average.applied(), torch.inference_mode(), self.numerics.autocast():
+            yield self._until_stopped(batches)
+        self.task.model.train()
 
     def test(self) -> None:
         """Evaluates the test split with the best weights, or the last where none are best."""
@@ -340,6 +350,16 @@ class Trainer:
         self.tested_weights = best.name if best else "averaged" if self.average.tensors else "final"
         with self.saving.weights_of(best):
             self.evaluate(self.data.test, "test")
+            if self.num_embeddings:
+                self._embed(self.data.test)
+
+    def _embed(self, split: Split) -> None:
+        """Shows samples as the model sees them; only where the task can, which `build.py` asks."""
+        embed = getattr(self.task, "embed")  # noqa: B009
+        with self._evaluating(split) as batches, torch.compiler.set_stance("force_eager"):
+            embedding = embed(batches, self.num_embeddings)
+        for recorder in self.recorders:
+            recorder.embedded(self.state.step, embedding)
 
     def log(self) -> None:
         """Records the training scalars since the last time; waits for the device."""

@@ -256,6 +256,8 @@ def _train_to_the_end(
         )
         if machine.world.main:
             run.write_summary(result)
+        for recorder in trainer.recorders:
+            recorder.ended(status)
         return result
 
     # A second signal ends the process at once, also while it writes how the first one ended it.

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
-from dltrain.task import Task
+from dltrain.task import Embedding, Task
+
+Status = Literal["done", "stopped", "failed"]
 
 
 class Recorder:
@@ -22,6 +24,12 @@ class Recorder:
 
     def evaluated(self, step: int, split: str, task: Task) -> None:
         """An evaluation is done; its scalars came before, `task.pages()` has more to show."""
+
+    def embedded(self, step: int, embedding: Embedding) -> None:
+        """Samples of the test split, as the model that was tested sees them."""
+
+    def ended(self, status: Status) -> None:
+        """How the training ended; what it has written is saved already."""
 
     def line(self, text: str) -> None:
         """Something that the user should read."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import math
 import os
+import re
+import shutil
 import threading
 import time
 import warnings
@@ -13,10 +15,11 @@ from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy
 from torch import Tensor, nn
 
-from dltrain.recording.base import Recorder
-from dltrain.task import Page, Task
+from dltrain.recording.base import Recorder, Status
+from dltrain.task import Embedding, Page, Task
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -25,6 +28,9 @@ if TYPE_CHECKING:
 MOST_FILE_BYTES = 64 * 2**20
 """An event file that has grown beyond is followed by another at the next checkpoint."""
 
+MOST_SPRITE_PIXELS = 8192
+MOST_THUMBNAIL_PIXELS = 64
+
 
 class TensorBoard(Recorder):
     """Writes event files.
@@ -32,7 +38,7 @@ class TensorBoard(Recorder):
     Args:
         directory: Where.
         config: The resolved YAML, shown as text.
-        hyperparameters: Flat; shown beside the final metrics in the HParams table.
+        hyperparameters: Flat; shown beside the last scalars in the HParams table.
         example: Gives inputs of one sample, (1, *input_shape), to draw the model's graph with.
         histograms: Whether to write histograms of the weights at each evaluation.
     """
@@ -48,8 +54,8 @@ class TensorBoard(Recorder):
         self._directory, self._config, self._example = directory, config, example
         self._hyperparameters, self._histograms = hyperparameters, histograms
         self._writer: SummaryWriter | None = None
-        self._introduced = False
-        self._last: dict[str, float] = {}
+        self._in_table, self._introduced = False, False
+        self._status: Status | None = None
         self._excepthook = threading.excepthook
 
     @property
@@ -65,18 +71,33 @@ class TensorBoard(Recorder):
 
     def scalars(self, step: int, epoch: float, split: str, values: Mapping[str, float]) -> None:
         """Writes each under SPLIT/NAME."""
+        if not self._in_table:
+            self._add_to_table("session_start_info")
+            self._in_table = True
         for name, value in values.items():
             self.writer.add_scalar(f"{split}/{name}", value, step)
-            if split in ("val", "test"):
-                self._last.pop(f"{split}/{name}", None)
-                if math.isfinite(value):  # checkpoints hold it, as JSON
-                    self._last[f"{split}/{name}"] = value
+
+    def _add_to_table(self, part: str) -> None:
+        """The HParams table has a row for each run that is begun, and finds its scalars itself.
+
+        `add_hparams` would open a second event file, and a second run in the list. It would also
+        name the columns, and TensorBoard takes the names that the first run of all gives: options
+        that only another run has would have no column. Without names it gathers those of all runs.
+        """
+        from torch.utils.tensorboard.summary import hparams
+
+        writer = self.writer.file_writer
+        assert writer is not None
+        for summary in hparams(dict(self._hyperparameters), {}):
+            if summary.value[0].tag.endswith(part):
+                writer.add_summary(summary)
 
     def evaluated(self, step: int, split: str, task: Task) -> None:
         """Writes what the task has to show, and histograms of the weights where wanted."""
         if not self._introduced:
             self.writer.add_text("config", f"```yaml\n{self._config}\n```", 0)
             self._graph(task.model)
+            self.writer.add_custom_scalars(charts(task))
             self._introduced = True
         for page in task.pages():
             self._write(f"{split}/{page.tag}", page, step)
@@ -95,6 +116,27 @@ class TensorBoard(Recorder):
                 )
             case "text":
                 self.writer.add_text(tag, page.content, step)
+
+    def embedded(self, step: int, embedding: Embedding) -> None:
+        """Writes the files of the projector, over those of an earlier test of the same run."""
+        for folder in self._directory.glob("[0-9]*/test"):
+            shutil.rmtree(folder)
+        # A cell must not hold what parts cells and lines.
+        rows = [[" ".join(text.split()) for text in row] for row in embedding.rows]
+        # Five digits are more than can be seen, and a file of all would be three times as long.
+        digits = [[float(f"{number:.5g}") for number in row] for row in embedding.points.tolist()]
+        self.writer.add_embedding(
+            numpy.array(digits),
+            metadata=rows,
+            metadata_header=list(embedding.columns),
+            label_img=None if embedding.pictures is None else _thumbnails(embedding.pictures),
+            global_step=step,
+            tag="test",
+        )
+
+    def ended(self, status: Status) -> None:
+        """Keeps it for the HParams table."""
+        self._status = status
 
     def _graph(self, model: nn.Module) -> None:
         training = model.training
@@ -118,7 +160,7 @@ class TensorBoard(Recorder):
         if self._writer is not None and lengths[max(lengths)] > MOST_FILE_BYTES:
             self._writer.close()
             self._writer = None  # the next scalar begins another file
-        return {"bytes": lengths, "introduced": self._introduced, "last": dict(self._last)}
+        return {"bytes": lengths, "introduced": self._introduced, "in_table": self._in_table}
 
     def sync(self) -> None:
         """Flushes the event files to the disk."""
@@ -134,7 +176,7 @@ class TensorBoard(Recorder):
             else:
                 path.unlink()
         self._introduced = position["introduced"]
-        self._last = dict(position["last"])
+        self._in_table = position.get("in_table", False)  # earlier versions wrote it at the end
 
     def _event_files(self) -> list[Path]:
         return sorted(self._directory.glob("events.out.tfevents.*"))
@@ -145,16 +187,10 @@ class TensorBoard(Recorder):
         return max((int(second) for second in seconds if second.isdecimal()), default=-1)
 
     def close(self) -> None:
-        """Writes the row of the HParams table, then closes."""
-        from torch.utils.tensorboard.summary import hparams
-
+        """Ends the row of the HParams table of a run that is done, then closes."""
         try:
-            if self._last:
-                writer = self.writer.file_writer
-                assert writer is not None
-                # add_hparams() would open a second event file, and a second run in the list.
-                for summary in hparams(dict(self._hyperparameters), self._last):
-                    writer.add_summary(summary)
+            if self._status == "done":
+                self._add_to_table("session_end_info")
             if self._writer is not None:
                 self._writer.close()
         finally:
@@ -164,6 +200,42 @@ class TensorBoard(Recorder):
         """The writer's thread keeps a full disk's error for our next call; it need not print it."""
         if not isinstance(failure.exc_value, OSError):
             self._excepthook(failure)
+
+
+def charts(task: Task) -> dict[str, dict[str, list[Any]]]:
+    """The Custom Scalars tab: the values of one metric on training, validation and test together.
+
+    TensorBoard merges the layouts of runs well where they have the same categories, so all are
+    always there. A chart names its lines by regular expressions.
+    """
+    metrics = {}
+    for name in task.scalars:
+        metrics[name] = [f"{split}/{re.escape(name)}$" for split in ("train", "val", "test")]
+    optimisation = {name: [rf"train/(\w+_)?{name}$"] for name in ("learning_rate", "gradient_norm")}
+    system = {name: [f"system/{name}$"] for name in ("samples_per_second", "peak_memory_bytes")}
+    categories = {"metrics": metrics, "optimisation": optimisation, "system": system}
+    return {
+        category: {name: ["Multiline", tags] for name, tags in lines.items()}
+        for category, lines in categories.items()
+    }
+
+
+def _thumbnails(pictures: Tensor) -> Tensor:
+    """Pictures for the projector, (samples, 3, side, side) in [0, 1], on black where not square.
+
+    It shows them all from one picture, which browsers take up to `MOST_SPRITE_PIXELS` a side.
+    """
+    from torch.nn.functional import interpolate, pad
+
+    shown, longest = pictures.float() / 255, max(pictures.shape[2:])
+    room = min(MOST_THUMBNAIL_PIXELS, MOST_SPRITE_PIXELS // math.ceil(math.sqrt(len(pictures))))
+    if longest > room:
+        size = [max(1, side * room // longest) for side in pictures.shape[2:]]
+        shown = interpolate(shown, size, mode="area")
+    height, width = shown.shape[2:]
+    side = max(height, width)  # torch's sprites have no room for pictures that are tall
+    left, top = (side - width) // 2, (side - height) // 2
+    return pad(shown, (left, side - width - left, top, side - height - top))
 
 
 @contextmanager

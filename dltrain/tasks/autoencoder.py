@@ -13,8 +13,9 @@ from dltrain.data.draws import key, normal
 from dltrain.errors import UsageError
 from dltrain.registry import TASKS
 from dltrain.spec import Batch, DataSpec, NonNegativeFloat
-from dltrain.task import Page, Phase, TaskParts
+from dltrain.task import Embedding, Page, Phase, TaskParts
 from dltrain.tasks import pages
+from dltrain.tasks.embedding import embedding_of, features_and_outputs
 from dltrain.tasks.parts import comparing_loss, model_of_inputs, scalars_of
 
 ROW = 8
@@ -148,6 +149,21 @@ class Autoencoder:
             noise = normal(key(self.seed, 1), index, self.latent).to(pairs)
             shown.append(Page("samples", "image", pages.grid(self.pictures(noise))))
         return shown
+
+    def embed(self, batches: Iterator[Batch], num_samples: int) -> Embedding:
+        """The code of each sample, of a variational model its mean; the data's label beside it."""
+
+        def points(batch: Batch) -> tuple[Tensor, Tensor]:
+            encoder = getattr(self.model, "encoder", None)
+            if encoder is None:
+                return features_and_outputs(self.model, batch.inputs)
+            code = encoder(batch.inputs)[:, : self.latent]
+            return code, code
+
+        return embedding_of(self.spec, self.world, batches, num_samples, points, self._known)
+
+    def _known(self, prediction: Tensor, target: Tensor) -> dict[str, str]:
+        return {"target": " ".join(f"{value:.6g}" for value in target.reshape(-1).tolist())}
 
     def pages(self) -> list[Page]:
         """Rows of inputs, each over what became of them; samples of a variational model."""

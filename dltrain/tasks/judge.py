@@ -9,6 +9,7 @@ from dltrain.errors import DltrainError, OptionError
 from dltrain.metrics.generation import Judged
 from dltrain.spec import ImageInputs
 from dltrain.task import TaskParts
+from dltrain.tasks.embedding import last_linear
 
 
 class Judge:
@@ -30,8 +31,8 @@ class Judge:
             raise OptionError(
                 "task.judge", f"{error}; a judge is a run of a classifier on the same data"
             ) from error
-        linear = [m for m in trained.model.modules() if isinstance(m, nn.Linear)]
-        if trained.predict is None or not trained.spec.num_classes or not linear:
+        layer = last_linear(trained.model)
+        if trained.predict is None or not trained.spec.num_classes or layer is None:
             message = f"{run_dir} is no run of a classifier that ends in a linear layer"
             raise OptionError("task.judge", message)
         if trained.spec.input_shape != parts.spec.input_shape:
@@ -42,7 +43,7 @@ class Judge:
             )
         self._predict = trained.predict
         self._features = torch.empty(0)
-        linear[-1].register_forward_pre_hook(self._keep)
+        layer.register_forward_pre_hook(self._keep)
         self._scale, self._shift = _change_of_scale(parts.spec.inputs, trained.spec.inputs)
 
     def _keep(self, layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:

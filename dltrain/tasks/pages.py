@@ -23,7 +23,8 @@ def to_pixels(spec: DataSpec, inputs: Tensor) -> Tensor:
     return ((inputs.float().cpu() * std + mean) * 255).round().clamp(0, 255).byte()
 
 
-def _three_channels(pixels: Tensor) -> Tensor:
+def three_channels(pixels: Tensor) -> Tensor:
+    """(n, channels, height, width) to (n, 3, height, width); grey is repeated."""
     return pixels.expand(-1, 3, -1, -1) if pixels.shape[1] == 1 else pixels[:, :3]
 
 
@@ -38,7 +39,7 @@ def grid(pixels: Tensor, columns: int | None = None) -> Tensor:
         (3, height, width) uint8.
     """
     scale = max(1, 56 // max(pixels.shape[2:]))
-    pixels = _three_channels(pixels).repeat_interleave(scale, 2).repeat_interleave(scale, 3)
+    pixels = three_channels(pixels).repeat_interleave(scale, 2).repeat_interleave(scale, 3)
     columns = columns or math.ceil(math.sqrt(len(pixels)))
     rows, (height, width) = math.ceil(len(pixels) / columns), pixels.shape[2:]
     sheet = torch.full((3, rows * (height + 2) + 2, columns * (width + 2) + 2), 255).byte()
@@ -62,7 +63,7 @@ def examples(spec: DataSpec, inputs: Tensor, predictions: Tensor, targets: Tenso
     """
     from PIL import Image, ImageDraw, ImageFont
 
-    pixels = _three_channels(to_pixels(spec, inputs))
+    pixels = three_channels(to_pixels(spec, inputs))
     cell, caption = 112, 34 if spec.num_classes else 18
     columns = math.ceil(math.sqrt(len(pixels)))
     rows = math.ceil(len(pixels) / columns)

@@ -9,8 +9,9 @@ from torch import Tensor
 from dltrain.metrics.classification import ConfusionMatrix
 from dltrain.registry import TASKS
 from dltrain.spec import Batch, DataSpec, World
-from dltrain.task import Page, Phase, TaskParts
+from dltrain.task import Embedding, Page, Phase, TaskParts
 from dltrain.tasks import pages
+from dltrain.tasks.embedding import embedding_of, features_and_outputs
 from dltrain.tasks.parts import comparing_loss, model_of_inputs, outputs_of, scalars_of
 
 PR_THRESHOLDS = 127
@@ -27,7 +28,7 @@ class Supervised:
         self.loss_function = comparing_loss(parts)
         self.scalars = scalars_of(parts, {"loss": False})
         self.phases = (parts.phase("main", parts.model),)
-        self.world = parts.world
+        self.spec, self.world = parts.spec, parts.world
         self._shown = _Shown(parts.spec, parts.num_images, parts.world)
 
     def weight(self, batch: Batch, phase: Phase) -> Tensor | int:
@@ -65,6 +66,26 @@ class Supervised:
         for metric in self.metrics:
             values |= metric.compute()
         return values
+
+    def embed(self, batches: Iterator[Batch], num_samples: int) -> Embedding:
+        """What the last linear layer gets for each sample, its target and its prediction."""
+
+        def points(batch: Batch) -> tuple[Tensor, Tensor]:
+            features, outputs = features_and_outputs(self.model, batch.inputs)
+            return features, self.loss_function.predict(outputs)
+
+        return embedding_of(self.spec, self.world, batches, num_samples, points, self._known)
+
+    def _known(self, prediction: Tensor, target: Tensor) -> dict[str, str]:
+        """Of one sample: its prediction, (classes,) or (values,), and its target."""
+        (truth,) = self.loss_function.targets(target[None])
+        if not self.spec.num_classes:
+            values = truth.reshape(-1).tolist(), prediction.reshape(-1).tolist()
+            shown = [" ".join(f"{value:.6g}" for value in side) for side in values]
+            return {"target": shown[0], "prediction": shown[1]}
+        names, guess = self.spec.class_names, int(prediction.argmax())
+        right = "right" if guess == int(truth) else "wrong"
+        return {"label": names[int(truth)], "prediction": names[guess], "verdict": right}
 
     def pages(self) -> list[Page]:
         """Inputs with predictions, the confusion matrix and precision-recall curves."""
