@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from dltrain.commands.evaluate import evaluate
     from dltrain.commands.predict import predict
     from dltrain.commands.report import report
+    from dltrain.commands.reproduce import reproduce
     from dltrain.commands.runs import runs
     from dltrain.commands.sample import sample
     from dltrain.commands.train import resume, train
@@ -35,6 +36,7 @@ _PLACES = {
     "dltrain.commands.evaluate": ("evaluate",),
     "dltrain.commands.predict": ("predict",),
     "dltrain.commands.report": ("report",),
+    "dltrain.commands.reproduce": ("reproduce",),
     "dltrain.commands.runs": ("runs",),
     "dltrain.commands.sample": ("sample",),
     "dltrain.commands.train": ("resume", "train"),
@@ -72,6 +74,7 @@ __all__ = [
     "load",
     "predict",
     "report",
+    "reproduce",
     "resume",
     "runs",
     "sample",

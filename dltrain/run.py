@@ -9,7 +9,6 @@ import os
 import platform
 import re
 import shlex
-import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,10 +25,9 @@ from dltrain.checkpoint import Checkpoints
 from dltrain.config import ConfigError, Experiment, load
 from dltrain.errors import RunError
 from dltrain.files import make_directory, sync, write_atomically
+from dltrain.git import git_state
 from dltrain.spec import Data
 from dltrain.world import launch
-
-MOST_DIFF_BYTES = 1_000_000
 
 State = Literal["running", "done", "stopped", "failed", "killed"]
 
@@ -198,8 +196,7 @@ class Run:
             record = self.record()
         except RunError:
             return ""
-        place = Path(record["directory"])
-        return " ".join(f"--plugin {shlex.quote(str(place / f))}" for f in record["plugins"])
+        return " ".join(f"--plugin {shlex.quote(str(path))}" for path in plugin_paths(record))
 
     def checkpoints(self, keep: int = 3) -> Checkpoints:
         """Its checkpoints."""
@@ -285,6 +282,11 @@ class Run:
         write_atomically(self.record_path, json.dumps(asdict(record), indent=1).encode())
 
 
+def plugin_paths(record: Mapping[str, Any]) -> list[Path]:
+    """Where the files of the user's own components are, as a record has them."""
+    return [Path(record["directory"]) / file for file in record["plugins"]]
+
+
 def versions() -> dict[str, str | None]:
     """Of everything that decides a result."""
     return {**_deciding_versions(), "platform": platform.platform()}
@@ -352,27 +354,6 @@ def data_record(name: str, data: Data, notices: Sequence[str]) -> dict[str, Any]
         "sizes": {split: len(samples) for split, samples in splits.items() if samples is not None},
         "fingerprint": data.fingerprint,
     }
-
-
-def git_state() -> dict[str, Any] | None:
-    """Commit and uncommitted changes of the working directory; None outside a repository."""
-
-    def git(*arguments: str) -> str | None:
-        try:
-            result = subprocess.run(  # noqa: S603
-                ["git", *arguments],  # noqa: S607
-                capture_output=True,
-                timeout=10,
-                check=True,
-            )
-        except (OSError, subprocess.SubprocessError):
-            return None
-        return result.stdout[:MOST_DIFF_BYTES].decode(errors="replace")
-
-    commit = git("rev-parse", "HEAD")
-    if commit is None:
-        return None
-    return {"commit": commit.strip(), "diff": git("diff", "--no-ext-diff", "--no-color", "HEAD")}
 
 
 @dataclass(frozen=True)

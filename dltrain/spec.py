@@ -263,6 +263,7 @@ class Data:
         test: Never chooses; read once, at the end. None where the source has none.
         source: Where the samples came from: a folder, a package's sample, a formula.
         fingerprint: SHA-256 over the decoded samples.
+        files: Every file that was read, or will be; empty where a source does not name them.
     """
 
     spec: DataSpec
@@ -271,6 +272,7 @@ class Data:
     test: Split | None
     source: str
     fingerprint: str
+    files: tuple[Path, ...] = ()
 
 
 # ------------------------------------------------------- what processes that train together share

@@ -30,7 +30,14 @@ def cli(debug: bool) -> None:
 
 
 for command in (
-    *(training.train, training.resume, using.evaluate, using.predict, using.sample),
+    *(
+        training.train,
+        training.resume,
+        training.reproduce,
+        using.evaluate,
+        using.predict,
+        using.sample,
+    ),
     *(finished.runs, finished.rm, finished.compare, finished.report),
     *(measuring.profile, measuring.tune_lr),
     *(training.check, using.import_, looking.list_, looking.schema, looking.completion),

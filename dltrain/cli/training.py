@@ -107,6 +107,65 @@ def resume(
     _show(summary, as_json)
 
 
+@click.command()
+@click.argument("run", type=DIRECTORY)
+@click.option("--run-dir", type=DIRECTORY, help="Where to write; default: runs/NAME/NUMBER.")
+@click.option(
+    "--exact",
+    is_flag=True,
+    help="Refuse where versions, device, threads or code are not those that RUN had.",
+)
+@plugin_option
+@quiet_option
+@json_option
+def reproduce(
+    run: Path,
+    run_dir: Path | None,
+    exact: bool,
+    plugins: Sequence[Path],
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    """Run RUN again from its record, and compare the outcomes bit for bit.
+
+    Exit code 0: weights and scalars are identical; 1: they differ, or it can't be told.
+    """
+    load_plugins(plugins)
+    from dltrain.commands.reproduce import reproduce as reproduce_command
+
+    result = reproduce_command(run, run_dir=run_dir, exact=exact, quiet=quiet, plugins=plugins)
+    show(result, as_json, lambda: _print_reproduction(result))
+    if not result.identical:
+        sys.exit(1)
+
+
+def _print_reproduction(result: Any) -> None:
+    before, now = result.weights_sha256
+    if before == now:
+        click.echo(f"weights    identical, SHA-256 {now}")
+    elif result.weights is None or result.weights.largest is None:
+        click.echo(f"weights    differ, SHA-256 {now} and was {before}")
+    else:
+        click.echo(f"weights    differ by {result.weights.largest:.3g} ({result.weights.name})")
+    if not result.differing:
+        click.echo(f"scalars    {result.scalars} values, all of them identical")
+    else:
+        share = result.tolerance
+        within = "some are in one alone" if share is None else f"relative tolerance {share:.3g}"
+        click.echo(
+            f"scalars    {result.differing} of {result.scalars} values differ, "
+            f"by {result.largest:.3g} at most; {within}"
+        )
+        first = result.first
+        click.echo(f"first      {first.name} at step {first.step}: {first.now}, was {first.before}")
+    for line in result.changes:
+        click.echo(f"changed    {line}")
+    for line in result.notes:
+        click.echo(f"note       {line}")
+    verdict = "is identical to" if result.identical else "differs from"
+    click.echo(f"{result.run} {verdict} {result.original}")
+
+
 def _launch(processes: int | None) -> None:
     """Leaves the command to so many processes, unless this is one of them."""
     from dltrain.commands.launch import is_launched, launch

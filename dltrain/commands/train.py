@@ -7,13 +7,14 @@ import shlex
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, Literal
 
 from torch import Tensor
 
+from dltrain import inputs
 from dltrain.build import (
     Machine,
     build_data,
@@ -28,7 +29,15 @@ from dltrain.device import is_out_of_memory, peak_memory_bytes
 from dltrain.errors import DltrainError, RunError, StoppedError, told_by
 from dltrain.files import sync
 from dltrain.recording import MetricsFile, Progress, Recorder, TensorBoard
-from dltrain.run import Record, Run, Summary, data_record, device_record, differences
+from dltrain.run import (
+    Record,
+    Run,
+    Summary,
+    data_record,
+    device_record,
+    differences,
+    plugin_paths,
+)
 from dltrain.shards import on_main
 from dltrain.spec import Data, World
 from dltrain.trainer import Trainer
@@ -59,6 +68,17 @@ def train(
         RunError: The run failed; `summary.json` says so too.
         StoppedError: A signal stopped it, after a checkpoint.
     """
+    return train_if(lambda _machine, _data: None, experiment, run_dir, quiet, plugins)
+
+
+def train_if(
+    accept: Callable[[Machine, Data], None],
+    experiment: Experiment,
+    run_dir: Path | None,
+    quiet: bool,
+    plugins: Sequence[Path],
+) -> Summary:
+    """See `train`; `accept` may refuse, by an error, what has been found, before anything else."""
     with joined(experiment.train.timeout) as world:
         again = world.largest(restarts()) > 0
         begun = world.from_main(lambda: Run.begun_by(launch(), again, experiment.name, run_dir))
@@ -68,6 +88,7 @@ def train(
         started = time.perf_counter()
         machine = build_machine(experiment, world)
         data = _data(experiment, machine, notices, quiet)
+        accept(machine, data)
         has_data = time.perf_counter()
         task = build_task(experiment, data.spec, machine)
         # What a trainer refuses, it refuses before there is a directory.
@@ -80,7 +101,7 @@ def train(
             described = data_record(experiment.data.name, data, notices)
             record = Record(
                 data=described,
-                device=_device_record(machine),
+                device=device_of(machine),
                 plugins=[str(path) for path in plugins],
                 timings={
                     "data_seconds": has_data - started,
@@ -141,8 +162,8 @@ def _resume(
         data = _data(experiment, machine, notices, quiet)
         described = data_record(experiment.data.name, data, notices)
         record = world.from_main(run.record)
-        _refuse_other_data(run, record["data"], described)
-        changes = differences(record, _device_record(machine))
+        refuse_other_data(run, record["data"], described)
+        changes = differences(record, device_of(machine))
         if changes and exact:
             raise RunError(f"can't go on bit for bit: {'; '.join(changes)}")
         task = build_task(experiment, data.spec, machine)
@@ -169,11 +190,13 @@ def _data(experiment: Experiment, machine: Machine, notices: list[str], quiet: b
         return build_data(experiment, machine, say)
 
 
-def _device_record(machine: Machine) -> dict[str, Any]:
+def device_of(machine: Machine) -> dict[str, Any]:
+    """See `device_record`."""
     return device_record(machine.device, machine.numerics.name, machine.world.size)
 
 
-def _refuse_other_data(run: Run, before: dict[str, Any], described: dict[str, Any]) -> None:
+def refuse_other_data(run: Run, before: dict[str, Any], described: dict[str, Any]) -> None:
+    """Raises a RunError where the data has another fingerprint than it had."""
     if before["fingerprint"] != described["fingerprint"]:
         raise RunError(
             f"the data is not what {run.directory} was trained on: it came from "
@@ -263,7 +286,7 @@ def _train_to_the_end(
     # A second signal ends the process at once, also while it writes how the first one ended it.
     with _signals(trainer):
         try:
-            with _collector_spared():
+            with _collector_spared(), _inputs_recorded(trainer, run, machine):
                 trainer.fit()
         except StoppedError as error:
             summary("stopped")
@@ -277,6 +300,15 @@ def _train_to_the_end(
                 raise
             raise failure from error
         return summary("done")
+
+
+def _inputs_recorded(trainer: Trainer, run: Run, machine: Machine) -> AbstractContextManager[None]:
+    """See `inputs.recorded`; of several processes, the first writes."""
+    if not machine.world.main:
+        return nullcontext()
+    start, plugins = trainer.state.step, plugin_paths(run.record())
+    files = trainer.data.files
+    return inputs.recorded(run.directory, files, plugins, lambda: trainer.state.step > start)
 
 
 def _in_words(error: Exception, step: int, machine: Machine) -> Exception:

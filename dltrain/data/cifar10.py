@@ -69,6 +69,7 @@ def cifar10(
         validation=validation,
         augment=augment,
         source=str(folder),
+        files=tuple(folder / name for name in (*TRAIN_FILES, TEST_FILE)),
     )
 
 

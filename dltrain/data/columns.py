@@ -113,4 +113,11 @@ def table_data(
         for name, index in {"train": train, "validation": held, "test": tested}.items()
     }
     source = str(table.path)
-    return resident_data(context, spec, parts, source=source, fingerprint=content.hexdigest())
+    return resident_data(
+        context,
+        spec,
+        parts,
+        source=source,
+        fingerprint=content.hexdigest(),
+        files=(table.path,),
+    )

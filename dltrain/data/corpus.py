@@ -14,7 +14,14 @@ from torch import Tensor
 from dltrain.data.download import fetch
 from dltrain.data.draws import epoch_order, key
 from dltrain.data.splits import HeldOut
-from dltrain.data.tokens import Tokenizer, build_vocabulary, joined, split_text, text_inputs
+from dltrain.data.tokens import (
+    Tokenizer,
+    build_vocabulary,
+    joined,
+    split_text,
+    text_inputs,
+    tokenizer_files,
+)
 from dltrain.data.utf8 import one_line_end, read_utf8
 from dltrain.errors import DataError, OptionError
 from dltrain.registry import DATA
@@ -63,7 +70,9 @@ def text_file(
     file = Path(path).expanduser()
     if not file.exists() and (context.root / file).exists():
         file = context.root / file
-    return corpus_data(context, _read(file), str(file), tokenizer, window, validation, test)
+    return corpus_data(
+        context, _read(file), str(file), tokenizer, window, validation, test, files=(file,)
+    )
 
 
 @DATA.register
@@ -94,7 +103,9 @@ def shakespeare(
     if not file.exists():
         context.say(f"downloading Shakespeare's plays to {file}")
         fetch([SHAKESPEARE_URL], file, SHAKESPEARE_DIGEST)
-    return corpus_data(context, _read(file), str(file), tokenizer, window, validation, test)
+    return corpus_data(
+        context, _read(file), str(file), tokenizer, window, validation, test, files=(file,)
+    )
 
 
 @DATA.register
@@ -132,6 +143,8 @@ def corpus_data(
     window: int,
     validation: float,
     test: float,
+    *,
+    files: tuple[Path, ...] = (),
 ) -> Data:
     """Training, validation and test parts of a text, one after another.
 
@@ -183,6 +196,7 @@ def corpus_data(
         part(test_start, total) if test_start < total else None,
         source,
         hashlib.sha256(text.encode()).hexdigest(),
+        (*files, *tokenizer_files(context, tokenizer)),
     )
 
 

@@ -71,6 +71,7 @@ def idx(
         validation=validation,
         augment=augment,
         source=str(folder),
+        files=found(folder, TRAIN_FILES + TEST_FILES),
     )
 
 
@@ -159,6 +160,12 @@ def present(folder: Path, name: str) -> Path:
     """Where a file is, or would be: under its own name, or else with .gz."""
     plain = folder / name
     return plain if plain.exists() else folder / f"{name}.gz"
+
+
+def found(folder: Path, names: tuple[str, ...]) -> tuple[Path, ...]:
+    """Those of the files that a folder has, plain or as .gz."""
+    absent = missing(folder, names)
+    return tuple(present(folder, name) for name in names if name not in absent)
 
 
 def missing(folder: Path, names: tuple[str, ...]) -> list[str]:

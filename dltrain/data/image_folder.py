@@ -121,6 +121,7 @@ def image_folder(
         splits.get("test"),
         source=str(folder),
         fingerprint=_fingerprint(folder, parts),
+        files=tuple(sorted(path for part in parts.values() for path in part.paths)),
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from torch import Tensor
 
@@ -68,6 +70,7 @@ def resident_images(
     validation: float,
     augment: Augment | None,
     source: str,
+    files: tuple[Path, ...],
 ) -> Data:
     """Data from pixels (samples, channels, height, width) uint8 and classes (samples,) int64.
 
@@ -105,4 +108,5 @@ def resident_images(
             augment=augment,
         ),
         fingerprint=fingerprint(*train, *(test or ())),
+        files=files,
     )

