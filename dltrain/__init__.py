@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from dltrain.commands.check import check
     from dltrain.commands.compare import compare
     from dltrain.commands.evaluate import evaluate
+    from dltrain.commands.open_run import Run
     from dltrain.commands.predict import predict
     from dltrain.commands.report import report
     from dltrain.commands.reproduce import reproduce
@@ -34,6 +35,7 @@ _PLACES = {
     "dltrain.commands.check": ("check",),
     "dltrain.commands.compare": ("compare",),
     "dltrain.commands.evaluate": ("evaluate",),
+    "dltrain.commands.open_run": ("Run",),
     "dltrain.commands.predict": ("predict",),
     "dltrain.commands.report": ("report",),
     "dltrain.commands.reproduce": ("reproduce",),
@@ -68,6 +70,7 @@ __all__ = [
     "Experiment",
     "Loss",
     "Metric",
+    "Run",
     "check",
     "compare",
     "evaluate",

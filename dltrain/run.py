@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 import numpy
 import torch
+import yaml
 
 import dltrain
 from dltrain.checkpoint import Checkpoints
@@ -189,6 +190,20 @@ class Run:
             if options := self.plugin_options():
                 error.add_note(f"the run was started with {options}")
             raise
+
+    def config(self) -> dict[str, Any]:
+        """The resolved config as plain data; needs none of the components that it names.
+
+        Raises:
+            RunError: It can't be read.
+        """
+        try:
+            tree = yaml.safe_load(self.config_path.read_bytes())
+        except (OSError, yaml.YAMLError, RecursionError) as error:
+            raise RunError(f"{self.config_path}: can't be read: {error}") from error
+        if not isinstance(tree, dict) or not isinstance(tree.get("seed", 0), int):
+            raise RunError(f"{self.config_path}: is not a config")
+        return tree
 
     def plugin_options(self) -> str:
         """The words that name its plug-ins on a command line; none where it has none."""

@@ -112,7 +112,8 @@ class Saving:
         if snapshot.state["scaler"]:  # empty where losses were not scaled, as on a CPU
             self.scaler.load_state_dict(snapshot.state["scaler"])
         for recorder in self.recorders:
-            recorder.restore(snapshot.state["recorders"][type(recorder).__name__])
+            # One that keeps nothing may have been added since.
+            recorder.restore(snapshot.state["recorders"].get(type(recorder).__name__, {}))
         return TrainerState.from_json(snapshot.state["trainer"])
 
     def _random_states(self) -> dict[str, Tensor]:

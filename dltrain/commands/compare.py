@@ -11,8 +11,6 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-import yaml
-
 from dltrain.commands.runs import find_runs
 from dltrain.errors import RunError
 from dltrain.reporting.html import document, paragraph, table
@@ -121,14 +119,8 @@ def _figures(summary: Summary) -> dict[str, float]:
 
 
 def _flat_config(run: Run) -> dict[str, str]:
-    """The resolved config by `section.key`; needs none of the components that it names."""
-    try:
-        tree = yaml.safe_load(run.config_path.read_bytes())
-    except (OSError, yaml.YAMLError, RecursionError) as error:
-        raise RunError(f"{run.config_path}: can't be read: {error}") from error
-    if not isinstance(tree, dict) or not isinstance(tree.get("seed", 0), int):
-        raise RunError(f"{run.config_path}: is not a config")
-    return _flat(tree, "")
+    """The resolved config by `section.key`."""
+    return _flat(run.config(), "")
 
 
 def _flat(tree: Mapping[str, Any], prefix: str) -> dict[str, str]:

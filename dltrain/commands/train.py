@@ -28,6 +28,7 @@ from dltrain.config import Experiment
 from dltrain.device import is_out_of_memory, peak_memory_bytes
 from dltrain.errors import DltrainError, RunError, StoppedError, told_by
 from dltrain.files import sync
+from dltrain.notebook import Live, in_kernel
 from dltrain.recording import MetricsFile, Progress, Recorder, TensorBoard
 from dltrain.run import (
     Record,
@@ -47,11 +48,13 @@ from dltrain.world import joined, launch, restarts
 def train(
     experiment: Experiment,
     *,
-    run_dir: Path | None = None,
+    run_dir: str | Path | None = None,
     quiet: bool = False,
-    plugins: Sequence[Path] = (),
+    plugins: Sequence[str | Path] = (),
 ) -> Summary:
     """Trains an experiment in a new run directory.
+
+    In a notebook it shows its progress and curves below the cell, on a terminal a bar and lines.
 
     Of several processes that torchrun started, each calls this, and the first writes. Where they
     were started again, they go on with the run that they had begun.
@@ -68,6 +71,8 @@ def train(
         RunError: The run failed; `summary.json` says so too.
         StoppedError: A signal stopped it, after a checkpoint.
     """
+    run_dir = None if run_dir is None else Path(run_dir)
+    plugins = [Path(plugin) for plugin in plugins]
     return train_if(lambda _machine, _data: None, experiment, run_dir, quiet, plugins)
 
 
@@ -117,7 +122,7 @@ def train_if(
             return _train_to_the_end(trainer, run, machine, described)
 
 
-def resume(run_dir: Path, *, quiet: bool = False, exact: bool = False) -> Summary:
+def resume(run_dir: str | Path, *, quiet: bool = False, exact: bool = False) -> Summary:
     """Goes on from the newest good checkpoint of a run, bit for bit.
 
     Args:
@@ -130,7 +135,7 @@ def resume(run_dir: Path, *, quiet: bool = False, exact: bool = False) -> Summar
         RunError: There is nothing to go on from, or the run failed again.
         StoppedError: A signal stopped it, after a checkpoint.
     """
-    run = Run.open(run_dir)
+    run = Run.open(Path(run_dir))
     experiment = run.experiment()
     with joined(experiment.train.timeout) as world:
         return _resume(run, experiment, world, quiet=quiet, exact=exact)
@@ -226,7 +231,8 @@ def _recorders(
             raise RuntimeError("each process has a part of its weights")
         return next(data.train.batches(1)).inputs
 
-    recorders: list[Recorder] = [Progress(log, quiet), MetricsFile(run.metrics_path)]
+    shown = Live(log) if in_kernel() and not quiet else Progress(log, quiet)
+    recorders: list[Recorder] = [shown, MetricsFile(run.metrics_path)]
     if experiment.recording.tensorboard:
         recorders.append(
             TensorBoard(

@@ -36,29 +36,62 @@ def decode_image(path: Path, shape: tuple[int, ...]) -> Tensor:
         DataError: The file is missing, damaged, no picture, or one of more pixels than Pillow
             thinks safe.
     """
-    import numpy as np
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        reason = brief(str(error), 300)
+        raise DataError(f"{path}: not a picture that can be read: {reason}") from error
+    return decode_picture(content, str(path), shape)
+
+
+def decode_picture(
+    content: bytes, name: str, shape: tuple[int, ...], max_pixels: int | None = None
+) -> Tensor:
+    """What `decode_image` makes of a file, of its content.
+
+    Args:
+        content: The file's.
+        name: What to call it in an error.
+        shape: (channels, height, width).
+        max_pixels: The most that are decoded; None for as many as Pillow thinks safe.
+    """
     from PIL import Image, ImageOps, UnidentifiedImageError
 
-    channels, height, width = shape
     try:
-        content = io.BytesIO(path.read_bytes())
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # details, such as a damaged date, spoil no pixel
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(content) as opened:
+            with Image.open(io.BytesIO(content)) as opened:
+                if max_pixels is not None and opened.width * opened.height > max_pixels:
+                    size = f"{opened.width} x {opened.height}"
+                    raise DataError(f"{name}: {size} pixels; at most {max_pixels:,} are taken")
                 opened.verify()  # checks the sums of a PNG, which decoding does not
-            content.seek(0)
-            with Image.open(content) as opened:
+            with Image.open(io.BytesIO(content)) as opened:
                 ImageOps.exif_transpose(opened, in_place=True)
-                image = _eight_bit(_shortened(opened, height, width), path)
-                image = image.convert("L" if channels == 1 else "RGB")
+                return fit_picture(_eight_bit(opened, name), shape)
     except DataError:
         raise
     except UnidentifiedImageError as error:
-        raise DataError(f"{path}: not a picture that can be read: of no known format") from error
+        raise DataError(f"{name}: not a picture that can be read: of no known format") from error
     except Exception as error:  # decoders raise whatever a damaged file leads them to
         reason = brief(str(error) or type(error).__name__, 300)
-        raise DataError(f"{path}: not a picture that can be read: {reason}") from error
+        raise DataError(f"{name}: not a picture that can be read: {reason}") from error
+
+
+def decode_opened(image: Image, name: str, shape: tuple[int, ...]) -> Tensor:
+    """What `decode_image` makes of a file, of a picture that Pillow has opened or made."""
+    from PIL import ImageOps
+
+    return fit_picture(_eight_bit(ImageOps.exif_transpose(image), name), shape)
+
+
+def fit_picture(image: Image, shape: tuple[int, ...]) -> Tensor:
+    """A picture of 8 bits a value, scaled until it covers (channels, height, width), and cut."""
+    import numpy as np
+    from PIL import Image
+
+    channels, height, width = shape
+    image = _shortened(image, height, width).convert("L" if channels == 1 else "RGB")
     scale = max(height / image.height, width / image.width)
     size = (max(width, round(image.width * scale)), max(height, round(image.height * scale)))
     if size != image.size:
@@ -80,7 +113,7 @@ def _shortened(image: Image, height: int, width: int) -> Image:
     return image.crop((left, top, left + keep_width, top + keep_height))
 
 
-def _eight_bit(image: Image, path: Path) -> Image:
+def _eight_bit(image: Image, name: str) -> Image:
     """The picture with 8 bits a value; Pillow's own conversion would clip 16-bit greys."""
     import numpy as np
     from PIL import Image
@@ -88,7 +121,7 @@ def _eight_bit(image: Image, path: Path) -> Image:
     if image.mode.startswith("I;16"):
         return Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8))
     if image.mode in ("I", "F"):
-        raise DataError(f"{path}: pixels of type {image.mode!r} have no known range; save as 8-bit")
+        raise DataError(f"{name}: pixels of type {image.mode!r} have no known range; save as 8-bit")
     if "transparency" in image.info:  # a palette with alpha; the colours stay, the alpha goes
         return image.convert("RGBA")
     return image

@@ -60,9 +60,12 @@ def read_texts(inputs: TextInputs, given: Sequence[str | Path]) -> tuple[Tensor,
     texts = [text for text in texts if text.strip()]
     if not texts:
         raise DataError("there is no text to read")
-    encode = Encoder(inputs)
-    sequences = [encode(text) for text in texts]
-    return pad_sequence(sequences, batch_first=True, padding_value=PADDING), texts
+    return pad_texts([*map(Encoder(inputs), texts)]), texts
+
+
+def pad_texts(sequences: Sequence[Tensor]) -> Tensor:
+    """Token numbers of each text, (tokens,) int64, as (texts, tokens), filled up with `PADDING`."""
+    return pad_sequence([*sequences], batch_first=True, padding_value=PADDING)
 
 
 def _is_file(item: str | Path) -> bool:
@@ -76,8 +79,14 @@ def read_images(spec: DataSpec, paths: Sequence[Path]) -> Tensor:
     """Picture files of any size: (pictures, channels, height, width) float32, normalised."""
     if not isinstance(spec.inputs, ImageInputs):
         raise DataError("the model was trained on rows of a table, not on pictures")
-    pixels = torch.stack([decode_image(path, spec.input_shape) for path in paths])
-    transform = ImageTransform(spec.inputs, dtype=torch.float32, device=torch.device("cpu"))
+    return normalise_images(
+        spec.inputs, torch.stack([decode_image(path, spec.input_shape) for path in paths])
+    )
+
+
+def normalise_images(inputs: ImageInputs, pixels: Tensor) -> Tensor:
+    """(pictures, channels, height, width) uint8 to float32, normalised as training's were."""
+    transform = ImageTransform(inputs, dtype=torch.float32, device=torch.device("cpu"))
     return transform(pixels, torch.arange(len(pixels)), None)
 
 

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 from dltrain.task import Embedding, Task
-
-Status = Literal["done", "stopped", "failed"]
 
 
 class Recorder:
@@ -28,8 +26,8 @@ class Recorder:
     def embedded(self, step: int, embedding: Embedding) -> None:
         """Samples of the test split, as the model that was tested sees them."""
 
-    def ended(self, status: Status) -> None:
-        """How the training ended; what it has written is saved already."""
+    def ended(self, status: str) -> None:
+        """How the training ended, in the word of `summary.json`, which is written already."""
 
     def line(self, text: str) -> None:
         """Something that the user should read."""

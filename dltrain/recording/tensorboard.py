@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy
 from torch import Tensor, nn
 
-from dltrain.recording.base import Recorder, Status
+from dltrain.recording.base import Recorder
 from dltrain.task import Embedding, Page, Task
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class TensorBoard(Recorder):
         self._hyperparameters, self._histograms = hyperparameters, histograms
         self._writer: SummaryWriter | None = None
         self._in_table, self._introduced = False, False
-        self._status: Status | None = None
+        self._status: str | None = None
         self._excepthook = threading.excepthook
 
     @property
@@ -134,7 +134,7 @@ class TensorBoard(Recorder):
             tag="test",
         )
 
-    def ended(self, status: Status) -> None:
+    def ended(self, status: str) -> None:
         """Keeps it for the HParams table."""
         self._status = status
 

@@ -1,0 +1,99 @@
+"""Objects of a Python program to model inputs, exactly as training's files were."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from dltrain.data.columns import encode
+from dltrain.data.decode import decode_image, decode_opened
+from dltrain.data.readers import normalise_images, pad_texts
+from dltrain.data.table import MISSING, Table
+from dltrain.data.tokens import Encoder
+from dltrain.errors import DataError, brief
+from dltrain.spec import DataSpec, ImageInputs, TableInputs
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+def read_objects(spec: DataSpec, given: Sequence[Any]) -> tuple[Tensor, list[str]]:
+    """Pictures, rows of a table, or texts, as the model wants them.
+
+    Args:
+        spec: What the model was trained on.
+        given: At least one; pictures as paths, as Pillow's, or as arrays of uint8; rows as
+            mappings; texts as str.
+
+    Returns:
+        (samples, *input_shape) float32, or (samples, tokens) int64, and a name for each sample: its
+        file, its text, or its number from 0.
+
+    Raises:
+        DataError: An object is none of these, or lacks a column that the model was trained on.
+    """
+    if isinstance(spec.inputs, ImageInputs):
+        names = [str(o) if isinstance(o, str | Path) else str(n) for n, o in enumerate(given)]
+        pixels = [_picture(o, n, spec.input_shape) for n, o in zip(names, given, strict=True)]
+        return normalise_images(spec.inputs, torch.stack(pixels)), names
+    if isinstance(spec.inputs, TableInputs):
+        return _rows(spec.inputs, given), [str(number) for number in range(len(given))]
+    for number, item in enumerate(given):
+        if not isinstance(item, str):
+            raise _wrong(number, item, "a text (str) is wanted")
+    return pad_texts([*map(Encoder(spec.inputs), given)]), list(given)
+
+
+def _picture(item: Any, name: str, shape: tuple[int, ...]) -> Tensor:
+    """Pixels of that shape, uint8."""
+    from PIL import Image
+
+    if isinstance(item, str | Path):
+        return decode_image(Path(item), shape)
+    image = item if isinstance(item, Image.Image) else _image_of_array(item, name)
+    return decode_opened(image, name, shape)
+
+
+def _image_of_array(item: Any, name: str) -> Image:
+    import numpy as np
+    from PIL import Image
+
+    wanted = "a path, a picture of Pillow, or an array (height, width[, channels]) is wanted"
+    if not hasattr(item, "__array__"):
+        raise _wrong(name, item, wanted)
+    array = np.asarray(item)
+    if array.dtype != np.uint8:
+        raise DataError(
+            f"input {name}: an array of {array.dtype}; pixels of uint8, 0 to 255, are wanted"
+        )
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[..., 0]
+    if 0 in array.shape or not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))):
+        raise DataError(f"input {name}: an array of shape {array.shape}; {wanted}")
+    return Image.fromarray(array)
+
+
+def _rows(inputs: TableInputs, given: Sequence[Any]) -> Tensor:
+    """(rows, features) float32."""
+    columns: dict[str, list[str]] = {column.name: [] for column in inputs.columns}
+    for number, row in enumerate(given):
+        if not isinstance(row, Mapping):
+            raise _wrong(number, row, "a mapping with a value for each column is wanted")
+        for name, cells in columns.items():
+            if name not in row:
+                there = brief(", ".join(map(str, row)), 300)
+                raise DataError(f"input {number}: has no {name!r}; it has {there}")
+            cell = str(row[name]).strip()
+            if row[name] is None or cell.lower() in MISSING:
+                raise DataError(f"input {number}: {name!r} is {cell or 'empty'}; a value is wanted")
+            cells.append(cell)
+    table = Table(Path("input"), [*range(len(given))], columns)
+    return encode(inputs.columns, table, torch.float32)
+
+
+def _wrong(number: int | str, item: Any, wanted: str) -> DataError:
+    return DataError(f"input {number}: a {type(item).__name__}; {wanted}")

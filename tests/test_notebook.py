@@ -1,0 +1,178 @@
+"""Training in a notebook: what it shows while it goes on, and the notebook in the docs."""
+
+import base64
+import io
+import re
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from xml.etree import ElementTree
+
+import nbformat
+import pytest
+from small_runs import CONFIG, write_folder
+
+import dltrain
+from dltrain.errors import RunError, StoppedError
+from dltrain.notebook import Live, in_kernel
+
+NOTEBOOK = Path(__file__).parent.parent / "docs" / "notebook.ipynb"
+
+
+# ------------------------------------------------------------------------------ what is shown
+
+
+class Screen(list):
+    """Stands for the place below a cell: what was shown there, one after another."""
+
+    def display(self, html):
+        assert not self, "there is one place"
+        self.append(html.data)
+
+    def update(self, html):
+        assert self
+        self.append(html.data)
+
+    @property
+    def charts(self) -> dict[str, str]:
+        """The last ones by title, each checked to be a picture that stands alone."""
+        found = re.findall(r'<img alt="(.*?)" .*?base64,(.*?)">', self[-1])
+        charts = {title: base64.b64decode(data).decode() for title, data in found}
+        for svg in charts.values():
+            root = ElementTree.fromstring(svg)
+            assert root.tag == "{http://www.w3.org/2000/svg}svg"
+        return charts
+
+
+@pytest.fixture
+def screen(monkeypatch):
+    """Makes this process a notebook's kernel, as far as dltrain can see."""
+    from IPython import display
+
+    screen = Screen()
+    monkeypatch.setattr(display, "DisplayHandle", lambda: screen)
+    shell = SimpleNamespace(kernel=object())
+    monkeypatch.setattr(sys.modules["IPython"], "get_ipython", lambda: shell)
+    return screen
+
+
+def test_a_run_shows_curves_of_training_and_validation(screen, experiment, tmp_path, capsys):
+    write_folder(tmp_path)
+    summary = dltrain.train(experiment(CONFIG), run_dir=tmp_path / "run")
+    assert capsys.readouterr() == ("", "")
+    assert "step 0 of 10" in screen[0]
+    assert "done at step 10 of 10" in screen[-1]
+    charts = screen.charts
+    assert list(charts) == ["loss", "accuracy", "auroc"]
+    assert "training" in charts["loss"]
+    assert "validation" in charts["loss"]
+    assert f"test  loss {summary.metrics['test/loss']:.4f}" in screen[-1]
+    assert f"test  loss {summary.metrics['test/loss']:.4f}" in (
+        tmp_path / "run" / "log.txt"
+    ).read_text(encoding="utf-8")
+
+
+def test_quiet_shows_nothing(screen, experiment, tmp_path):
+    write_folder(tmp_path)
+    dltrain.train(experiment(CONFIG), run_dir=tmp_path / "run", quiet=True)
+    assert not screen
+
+
+def test_a_run_that_began_on_a_terminal_goes_on_in_a_notebook(
+    experiment, tmp_path, screen, monkeypatch
+):
+    write_folder(tmp_path)
+    config = CONFIG | {"model": {"name": "restless"}}
+    whole = dltrain.train(experiment(config), run_dir=tmp_path / "whole", quiet=True)
+    with pytest.raises(StoppedError):
+        dltrain.train(experiment(config, "model.stop_at=7"), run_dir=tmp_path / "run", quiet=True)
+    path = tmp_path / "run" / "config.yaml"
+    path.write_text(path.read_text().replace("stop_at: 7", "stop_at: 0"))
+    assert dltrain.resume(str(tmp_path / "run")).weights_sha256 == whole.weights_sha256
+    assert "step 7 of 10" in screen[0]
+    assert "done at step 10" in screen[-1]
+
+
+def test_a_run_that_fails_says_so(screen, experiment, tmp_path):
+    write_folder(tmp_path)
+    with pytest.raises(RunError):
+        dltrain.train(experiment(CONFIG, "optimizer={name: sgd, lr: 1e30}"), run_dir=tmp_path / "r")
+    assert "failed at step" in screen[-1]
+
+
+def test_it_is_drawn_once_a_second_at_most(screen, monkeypatch):
+    clock = SimpleNamespace(monotonic=lambda: clock.now, now=100.0)
+    monkeypatch.setattr("dltrain.notebook.time", clock)
+    live = Live(io.StringIO())
+    live.begin(0, 1000, 32)
+    for step in range(1, 1001):
+        clock.now += 0.01
+        live.scalars(step, 1.0, "train", {"loss": 1.0 / step})
+        live.advance(step)
+    assert 9 <= len(screen) <= 11
+    live.scalars(1000, 1.0, "val", {"loss": float("nan"), "r2": float("nan")})
+    live.close()
+    assert list(screen.charts) == ["loss"]  # there is nothing to draw of the other
+    assert "step 1,000 of 1,000" in screen[-1]
+
+
+def test_time_left_is_that_of_the_steps_so_far(screen, monkeypatch):
+    clock = SimpleNamespace(monotonic=lambda: clock.now, now=100.0)
+    monkeypatch.setattr("dltrain.notebook.time", clock)
+    live = Live(io.StringIO())
+    live.begin(40, 100, 32)  # resumed
+    clock.now += 10
+    live.advance(60)
+    assert "step 60 of 100, about 20 s left" in screen[-1]
+    live.close()
+
+
+def test_names_and_lines_are_escaped(screen):
+    live = Live(io.StringIO())
+    live.begin(0, 1, 1)
+    live.scalars(1, 1.0, "val", {"f1_<b>": 1.0, "loss": 2.0})
+    live.line("<script>")
+    live.close()
+    assert "<script>" not in screen[-1]
+    assert "<b>" not in screen[-1]
+    assert "f1 &lt;b&gt;" in "".join(screen.charts.values())
+
+
+@pytest.mark.parametrize("shell", [None, SimpleNamespace()])
+def test_a_terminal_is_no_notebook(monkeypatch, shell):
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell))
+    assert not in_kernel()
+    monkeypatch.delitem(sys.modules, "IPython")
+    assert not in_kernel()
+
+
+# ---------------------------------------------------------------------------- the one in the docs
+
+
+def structure(notebook) -> list[list[tuple]]:
+    """Of each code cell, what kinds of outputs it has."""
+    return [
+        [
+            (output.output_type, output.get("name"), tuple(sorted(output.get("data", ()))))
+            for output in cell.outputs
+        ]
+        for cell in notebook.cells
+        if cell.cell_type == "code"
+    ]
+
+
+def test_the_notebook_of_the_docs_runs(tmp_path):
+    from nbclient import NotebookClient
+
+    kept = nbformat.read(NOTEBOOK, as_version=4)
+    fresh = nbformat.read(NOTEBOOK, as_version=4)
+    place = {"metadata": {"path": str(tmp_path)}}
+    NotebookClient(fresh, timeout=300, resources=place).execute()  # raises what a cell raises
+    assert structure(fresh) == structure(kept)
+    assert sum(len(outputs) for outputs in structure(kept)) >= 8
+
+
+def test_its_outputs_name_no_place_on_a_machine():
+    text = NOTEBOOK.read_text(encoding="utf-8")
+    assert not re.search(r"/(home|root|tmp|work|usr|opt)/|0x[0-9a-f]{6}", text)
+    assert "done at step" in text
