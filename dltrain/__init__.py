@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from dltrain.commands.reproduce import reproduce
     from dltrain.commands.runs import runs
     from dltrain.commands.sample import sample
+    from dltrain.commands.sweep import sweep
     from dltrain.commands.train import resume, train
     from dltrain.config import Experiment, load
     from dltrain.registry import DATA, LOSSES, METRICS, MODELS, OPTIMIZERS, SCHEDULES, TASKS
@@ -41,6 +42,7 @@ _PLACES = {
     "dltrain.commands.reproduce": ("reproduce",),
     "dltrain.commands.runs": ("runs",),
     "dltrain.commands.sample": ("sample",),
+    "dltrain.commands.sweep": ("sweep",),
     "dltrain.commands.train": ("resume", "train"),
     "dltrain.config": ("Experiment", "load"),
     "dltrain.registry": (
@@ -81,6 +83,7 @@ __all__ = [
     "resume",
     "runs",
     "sample",
+    "sweep",
     "train",
 ]
 

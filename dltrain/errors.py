@@ -57,6 +57,10 @@ class StoppedError(DltrainError):
         self.exit_code = 128 + signal_number
 
 
+class PrunedError(DltrainError):
+    """A recorder has seen enough: the run ends here, as pruned."""
+
+
 def told_by(error: Exception) -> str:
     """What someone else's error says, with its kind where it is not one of torch's own."""
     return str(error) if isinstance(error, RuntimeError) else f"{type(error).__name__}: {error}"

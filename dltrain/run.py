@@ -30,7 +30,8 @@ from dltrain.git import git_state
 from dltrain.spec import Data
 from dltrain.world import launch
 
-State = Literal["running", "done", "stopped", "failed", "killed"]
+State = Literal["running", "done", "stopped", "pruned", "failed", "killed"]
+Status = Literal["done", "stopped", "pruned", "failed"]
 
 _HELD: set[Path] = set()
 """Run directories that this process has locked."""
@@ -42,7 +43,7 @@ class Summary:
 
     Attributes:
         run: The run directory.
-        status: `done`, `stopped` by a signal, or `failed`.
+        status: `done`, `stopped` by a signal, `pruned` by a sweep, or `failed`.
         step: Steps taken.
         epoch: Passes over the training split.
         seconds: Spent training, over all processes that worked on the run.
@@ -58,7 +59,7 @@ class Summary:
     """
 
     run: str
-    status: Literal["done", "stopped", "failed"]
+    status: Status
     step: int
     epoch: float
     seconds: float

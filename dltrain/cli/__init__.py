@@ -9,7 +9,7 @@ from contextlib import suppress
 import click
 
 import dltrain
-from dltrain.cli import finished, looking, measuring, training, using
+from dltrain.cli import finished, looking, measuring, sweeping, training, using
 from dltrain.commands.launch import is_launched
 from dltrain.errors import DltrainError
 from dltrain.terminal import drop_unread_output, open_closed_streams
@@ -39,7 +39,7 @@ for command in (
         using.sample,
     ),
     *(finished.runs, finished.rm, finished.compare, finished.report),
-    *(measuring.profile, measuring.tune_lr),
+    *(measuring.profile, measuring.tune_lr, sweeping.sweep),
     *(training.check, using.import_, looking.list_, looking.schema, looking.completion),
 ):
     cli.add_command(command)

@@ -22,7 +22,7 @@ from dltrain.cli.options import (
 from dltrain.terminal import show
 
 WATCH_SECONDS = 2.0
-STATE_COLOURS = {"running": "cyan", "done": "green", "stopped": "yellow"}
+STATE_COLOURS = {"running": "cyan", "done": "green", "stopped": "yellow", "pruned": "yellow"}
 
 
 @click.command()

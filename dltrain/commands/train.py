@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from torch import Tensor
 
@@ -26,13 +26,14 @@ from dltrain.build import (
 from dltrain.checkpoint import Snapshot, read_by_main, weights_sha256
 from dltrain.config import Experiment
 from dltrain.device import is_out_of_memory, peak_memory_bytes
-from dltrain.errors import DltrainError, RunError, StoppedError, told_by
+from dltrain.errors import DltrainError, PrunedError, RunError, StoppedError, told_by
 from dltrain.files import sync
 from dltrain.notebook import Live, in_kernel
 from dltrain.recording import MetricsFile, Progress, Recorder, TensorBoard
 from dltrain.run import (
     Record,
     Run,
+    Status,
     Summary,
     data_record,
     device_record,
@@ -51,6 +52,7 @@ def train(
     run_dir: str | Path | None = None,
     quiet: bool = False,
     plugins: Sequence[str | Path] = (),
+    recorders: Sequence[Recorder] = (),
 ) -> Summary:
     """Trains an experiment in a new run directory.
 
@@ -64,6 +66,8 @@ def train(
         run_dir: Where; the next free number under `runs/NAME/` if not given.
         quiet: Whether to show nothing but errors.
         plugins: Files of the user's own components, for the record.
+        recorders: Who hears of it beside the run's own, in the first process. One that raises
+            PrunedError ends the run, whose status then is `pruned`.
 
     Raises:
         ConfigError: Something in the config can't work; no run directory was made.
@@ -73,7 +77,7 @@ def train(
     """
     run_dir = None if run_dir is None else Path(run_dir)
     plugins = [Path(plugin) for plugin in plugins]
-    return train_if(lambda _machine, _data: None, experiment, run_dir, quiet, plugins)
+    return train_if(lambda _machine, _data: None, experiment, run_dir, quiet, plugins, recorders)
 
 
 def train_if(
@@ -82,13 +86,14 @@ def train_if(
     run_dir: Path | None,
     quiet: bool,
     plugins: Sequence[Path],
+    recorders: Sequence[Recorder] = (),
 ) -> Summary:
     """See `train`; `accept` may refuse, by an error, what has been found, before anything else."""
     with joined(experiment.train.timeout) as world:
         again = world.largest(restarts()) > 0
         begun = world.from_main(lambda: Run.begun_by(launch(), again, experiment.name, run_dir))
         if begun is not None and world.from_main(lambda: bool(begun.checkpoints().all())):
-            return _resume(begun, experiment, world, quiet=quiet)
+            return _resume(begun, experiment, world, quiet=quiet, recorders=recorders)
         notices: list[str] = []
         started = time.perf_counter()
         machine = build_machine(experiment, world)
@@ -115,14 +120,21 @@ def train_if(
             )
             if world.main:
                 run.write_record(record)
-            recorders = _recorders(stack, run, experiment, data, quiet, notices, machine)
-            _tell(recorders, f"run directory: {run.directory}")
+            own = _recorders(stack, run, experiment, data, quiet, notices, machine)
+            everyone = [*own, *(recorders if world.main else ())]
+            _tell(own, f"run directory: {run.directory}")
             checkpoints = run.checkpoints(experiment.checkpoint.keep)
-            trainer = build_trainer(experiment, data, task, machine, checkpoints, recorders)
+            trainer = build_trainer(experiment, data, task, machine, checkpoints, everyone)
             return _train_to_the_end(trainer, run, machine, described)
 
 
-def resume(run_dir: str | Path, *, quiet: bool = False, exact: bool = False) -> Summary:
+def resume(
+    run_dir: str | Path,
+    *,
+    quiet: bool = False,
+    exact: bool = False,
+    recorders: Sequence[Recorder] = (),
+) -> Summary:
     """Goes on from the newest good checkpoint of a run, bit for bit.
 
     Args:
@@ -130,6 +142,7 @@ def resume(run_dir: str | Path, *, quiet: bool = False, exact: bool = False) -> 
         quiet: Whether to show nothing but errors.
         exact: Refuse to go on where versions, device or threads differ from those that the run
             started with, so that its bits might; else a line says so.
+        recorders: See `train`.
 
     Raises:
         RunError: There is nothing to go on from, or the run failed again.
@@ -138,11 +151,17 @@ def resume(run_dir: str | Path, *, quiet: bool = False, exact: bool = False) -> 
     run = Run.open(Path(run_dir))
     experiment = run.experiment()
     with joined(experiment.train.timeout) as world:
-        return _resume(run, experiment, world, quiet=quiet, exact=exact)
+        return _resume(run, experiment, world, quiet=quiet, exact=exact, recorders=recorders)
 
 
 def _resume(
-    run: Run, experiment: Experiment, world: World, *, quiet: bool, exact: bool = False
+    run: Run,
+    experiment: Experiment,
+    world: World,
+    *,
+    quiet: bool,
+    exact: bool = False,
+    recorders: Sequence[Recorder] = (),
 ) -> Summary:
     with _disk_errors(run), ExitStack() as stack:
         stack.enter_context(run.locked() if world.main else nullcontext())
@@ -172,16 +191,17 @@ def _resume(
         if changes and exact:
             raise RunError(f"can't go on bit for bit: {'; '.join(changes)}")
         task = build_task(experiment, data.spec, machine)
-        recorders = _recorders(stack, run, experiment, data, quiet, notices, machine)
-        trainer = build_trainer(experiment, data, task, machine, checkpoints, recorders)
+        own = _recorders(stack, run, experiment, data, quiet, notices, machine)
+        everyone = [*own, *(recorders if world.main else ())]
+        trainer = build_trainer(experiment, data, task, machine, checkpoints, everyone)
         try:
             trainer.restore(snapshot)
         except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
             raise RunError(misfit(path, run, error)) from error
         for change in changes:
-            _tell(recorders, f"note: {change}; results may differ in their last bits")
+            _tell(own, f"note: {change}; results may differ in their last bits")
         for text in (*passed_over, f"going on from {path}"):
-            _tell(recorders, text)
+            _tell(own, text)
         return _train_to_the_end(trainer, run, machine, described)
 
 
@@ -257,7 +277,7 @@ def _tell(recorders: Sequence[Recorder], text: str) -> None:
 def _train_to_the_end(
     trainer: Trainer, run: Run, machine: Machine, described: dict[str, Any]
 ) -> Summary:
-    def summary(status: Literal["done", "stopped", "failed"], error: str | None = None) -> Summary:
+    def summary(status: Status, error: str | None = None) -> Summary:
         state, seconds = trainer.state, trainer.seconds
         # A process that failed can't ask the others for their parts.
         model = {} if machine.shards and status == "failed" else trainer.task.model.state_dict()
@@ -298,6 +318,8 @@ def _train_to_the_end(
             summary("stopped")
             error.add_note(f"go on with: dltrain resume {run.directory}")
             raise
+        except PrunedError:
+            return summary("pruned")
         except Exception as error:  # a model may raise anything, and so may a disk
             failure = machine.world.failure(_in_words(error, trainer.state.step + 1, machine))
             with suppress(OSError):

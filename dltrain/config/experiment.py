@@ -155,8 +155,15 @@ OPTIONS = {
 }
 
 
-def load(path: str | Path, overrides: Iterable[str] = ()) -> Experiment:
+def load(
+    path: str | Path, overrides: Iterable[str] = (), changes: Mapping | None = None
+) -> Experiment:
     """The experiment of a file, with `key=value` overrides.
+
+    Args:
+        path: The file.
+        overrides: Laid over it.
+        changes: A tree laid over both; what is wrong with it is told where it says it stands.
 
     Raises:
         UsageError: The file can't be read.
@@ -166,6 +173,8 @@ def load(path: str | Path, overrides: Iterable[str] = ()) -> Experiment:
     plugins.load_entry_points()
     path = Path(path)
     tree, problems = compose(path, overrides)
+    if changes is not None:
+        tree = merge_keys(tree, changes)
     tree = replace(tree, position=Position(str(path), 1, 1))
     values = _checked(tree, path, Validator(problems))
     if problems:

@@ -187,9 +187,9 @@ class TensorBoard(Recorder):
         return max((int(second) for second in seconds if second.isdecimal()), default=-1)
 
     def close(self) -> None:
-        """Ends the row of the HParams table of a run that is done, then closes."""
+        """Ends the row of the HParams table of a run that will not go on, then closes."""
         try:
-            if self._status == "done":
+            if self._status in ("done", "pruned"):
                 self._add_to_table("session_end_info")
             if self._writer is not None:
                 self._writer.close()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
@@ -41,7 +41,7 @@ def line_chart(title: str, series: Sequence[Series], x_label: str = "step") -> s
     """
     lines = [Series(line.name, thinned(line.points)) for line in series]
     drawn = _lines(lines, x_label)
-    return _figure(title, drawn, _told(lines), [line.name for line in lines])
+    return figure(title, drawn, _told(lines), [line.name for line in lines])
 
 
 def line_picture(title: str, series: Sequence[Series], x_label: str = "step") -> str:
@@ -97,7 +97,7 @@ def scatter(title: str, points: Sequence[tuple[float, float]], x_label: str, y_l
                 f'<circle class="dot faint s0" cx="{axes.x(x):.1f}" cy="{axes.y(y):.1f}" r="2.5"/>'
             )
     told = f"{len(points)} samples from {low:.6g} to {high:.6g}; on the dashed line both are equal."
-    return _figure(title, drawn, told)
+    return figure(title, drawn, told)
 
 
 def reliability(title: str, bins: Sequence[tuple[int, float, float]]) -> str:
@@ -122,7 +122,7 @@ def reliability(title: str, bins: Sequence[tuple[int, float, float]]) -> str:
         )
     drawn += _diagonal(axes, 0.0, 1.0)
     told = "Bars are the accuracy of samples of like confidence; perfect ones reach the diagonal."
-    return _figure(title, drawn, told)
+    return figure(title, drawn, told)
 
 
 def thinned(points: Sequence[tuple], most: int = MOST_POINTS) -> list[tuple]:
@@ -222,7 +222,41 @@ def _told(lines: Sequence[Series]) -> str:
     return "; ".join(told) + "."
 
 
-def _figure(title: str, drawn: str, told: str, legend: Sequence[str] = ()) -> str:
+def bars(title: str, shares: Mapping[str, float], told: str) -> str:
+    """Shares of a whole, a bar each, the largest first.
+
+    Args:
+        title: What they are shares of.
+        shares: From 0 to 1, by name; at least one.
+        told: What they mean.
+    """
+    height, left = 24, 150
+    drawn = ""
+    for number, (name, share) in enumerate(sorted(shares.items(), key=lambda item: -item[1])):
+        top, width = TOP + number * height, share * (WIDTH - left - 50)
+        drawn += (
+            f'<text x="{left - 6}" y="{top + 15}" text-anchor="end">'
+            f"{escape(shortened(name))}</text>"
+            f'<rect class="bar s0" x="{left}" y="{top + 3}" width="{width:.1f}" height="16">'
+            f"<title>{escape(name)}: {share:.1%}</title></rect>"
+            f'<text x="{left + width + 6:.1f}" y="{top + 15}">{share:.0%}</text>'
+        )
+    return figure(title, drawn, told, size=(WIDTH, 2 * TOP + height * len(shares)))
+
+
+def shortened(name: str, most: int = 20) -> str:
+    """The end of a name, which tells most of a key."""
+    return name if len(name) <= most else f"…{name[1 - most :]}"
+
+
+def figure(
+    title: str,
+    drawn: str,
+    told: str,
+    legend: Sequence[str] = (),
+    size: tuple[int, int] = (WIDTH, HEIGHT),
+) -> str:
+    """A chart: its title, its legend, what is drawn, and what that says to those who hear it."""
     keys = "".join(
         f'<li><span class="key s{number % COLOURS}"></span>{escape(name)}</li>'
         for number, name in enumerate(legend)
@@ -230,6 +264,6 @@ def _figure(title: str, drawn: str, told: str, legend: Sequence[str] = ()) -> st
     shown = f'<ul class="legend">{keys}</ul>' if legend else ""
     return (
         f'<figure class="chart"><figcaption>{escape(title)}</figcaption>{shown}'
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}. '
+        f'<svg viewBox="0 0 {size[0]} {size[1]}" role="img" aria-label="{escape(title)}. '
         f'{escape(told)}">{drawn}</svg></figure>'
     )

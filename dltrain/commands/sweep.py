@@ -1,0 +1,210 @@
+"""Search over a config's values: many trials, each a run, and the best one's config."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+
+from dltrain.build import build_data, build_machine, build_task, build_trainer
+from dltrain.checkpoint import Checkpoints
+from dltrain.commands.launch import is_launched
+from dltrain.commands.train import resume, train
+from dltrain.errors import DltrainError, RunError, StoppedError, UsageError
+from dltrain.files import write_atomically
+from dltrain.run import Summary
+from dltrain.sweeps.outcome import Outcome, TrialInfo, page, ranked, short, trial_infos
+from dltrain.sweeps.plan import Plan, read_plan
+from dltrain.sweeps.pruning import Pruning
+from dltrain.sweeps.study import Search, Taken, held
+from dltrain.sweeps.workers import end_with_parent, run_workers
+
+BEST = "best.yaml"
+
+
+def sweep(
+    config: str | Path,
+    space: str | Path,
+    overrides: Sequence[str] = (),
+    *,
+    run_dir: Path | None = None,
+    jobs: int = 1,
+    plugins: Sequence[Path] = (),
+    quiet: bool = False,
+) -> Outcome:
+    """Trains trials of a config until there are as many as the sweep's file says.
+
+    Called again it goes on: trials that have ended stay, those whose process was killed are
+    resumed from their checkpoints, or done again where they have none.
+
+    Args:
+        config: What is swept over.
+        space: The sweep's file.
+        overrides: `key=value` of the config.
+        run_dir: Where; `runs/NAME/sweep-FILE` if not given.
+        jobs: How many processes; they share the threads. More than one import the plug-ins anew.
+        plugins: Files of the user's own components, which have been loaded.
+        quiet: Whether to show nothing but errors.
+
+    Raises:
+        ConfigError: A file is wrong, or a value in it; no trial was begun.
+        DataError: The data is missing or damaged; no trial was begun.
+        UsageError: Optuna is not there, or the directory holds another sweep.
+        RunError: No trial came to its end, or a process was killed.
+        StoppedError: A signal stopped it, after a checkpoint.
+    """
+    plan = _plan(Path(config), Path(space), overrides)
+    if jobs == 1:
+        with _search(plan, run_dir, Path(space)) as search:
+            _work(search, plugins, quiet)
+            return _found(search)
+    search = _search(plan, run_dir, Path(space))
+    words = ["sweep", str(config), str(space), *overrides, "--run-dir", str(search.directory)]
+    words += [word for path in plugins for word in ("--plugin", str(path))]
+    try:
+        run_workers([*words, "--worker", *(["--quiet"] if quiet else [])], min(jobs, plan.trials))
+    except (RunError, StoppedError) as error:
+        error.add_note("go on with the same command")
+        raise
+    return _found(search)
+
+
+def work(
+    config: Path,
+    space: Path,
+    overrides: Sequence[str],
+    *,
+    run_dir: Path,
+    plugins: Sequence[Path],
+    quiet: bool,
+) -> None:
+    """Trains trials as one of several processes; see `sweep`."""
+    end_with_parent()
+    with _search(_plan(config, space, overrides), run_dir, space) as search:
+        _work(search, plugins, quiet)
+
+
+def _plan(config: Path, space: Path, overrides: Sequence[str]) -> Plan:
+    if find_spec("optuna") is None or find_spec("cmaes") is None:
+        raise UsageError("a sweep needs Optuna: pip install 'dltrain[sweep]'")
+    if is_launched():
+        raise UsageError("a sweep starts its own processes, with --jobs: leave the launcher out")
+    return read_plan(config, space, overrides)
+
+
+def _search(plan: Plan, directory: Path | None, space: Path) -> Search:
+    """Looks at the data and at what is recorded, before there is a directory."""
+    experiment = plan.experiment(plan.first)
+    # Without the metric, which may not be there: the sweep's file is to blame for it.
+    unmonitored = replace(experiment, checkpoint=replace(experiment.checkpoint, best=None))
+    machine = build_machine(unmonitored)
+    data = build_data(unmonitored, machine, lambda text: print(text, file=sys.stderr))
+    task = build_task(unmonitored, data.spec, machine)
+    trainer = build_trainer(unmonitored, data, task, machine, Checkpoints(Path()))
+    if plan.metric not in trainer.monitored:
+        raise plan.no_such_metric(trainer.monitored)
+    evaluations = math.ceil(trainer.total_steps / trainer.evaluate_every)
+    directory = directory or Path("runs") / experiment.name / f"sweep-{space.stem}"
+    return Search(directory, plan, trainer.monitored[plan.metric], evaluations)
+
+
+def _work(search: Search, plugins: Sequence[Path], quiet: bool) -> None:
+    """Trains one trial after another until none is left."""
+    try:
+        while (taken := search.take()) is not None:
+            _train(search, taken, plugins)
+            trials = trial_infos(search)
+            best = _write_best(search, trials)
+            if not quiet:
+                print(_line(search, trials[taken.number], best), file=sys.stderr)
+    except StoppedError as error:
+        error.__notes__ = ["go on with the same command"]
+        raise
+
+
+def _train(search: Search, taken: Taken, plugins: Sequence[Path]) -> None:
+    try:
+        summary = _summary(search, taken, plugins)
+    except StoppedError:
+        raise
+    except DltrainError as error:  # others may do better
+        search.finish(taken, "FAIL", error=str(error))
+        return
+    best = summary.best
+    if summary.status == "pruned":
+        search.finish(taken, "PRUNED")
+    elif summary.status == "failed" or best is None:
+        message = summary.error or f"{search.plan.metric} was never finite"
+        search.finish(taken, "FAIL", error=message)
+    else:
+        search.finish(taken, "COMPLETE", best["value"])
+
+
+def _summary(search: Search, taken: Taken, plugins: Sequence[Path]) -> Summary:
+    """Of the trial's run, which is begun, gone on with, or over."""
+    run = taken.run
+    ended = run.summary()
+    if ended is not None and ended.status != "stopped":
+        return ended
+    if search.given_up(taken):
+        raise RunError("its process was killed again and again, and never got further")
+    experiment = search.plan.experiment(taken.values)
+    pruning = Pruning(taken.trial, search.metric, experiment.train.evaluate)
+    if run.checkpoints().all():
+        return resume(run.directory, quiet=True, recorders=[pruning])
+    if run.directory.exists():  # killed before anything was saved
+        shutil.rmtree(run.directory)
+    return train(
+        experiment, run_dir=run.directory, quiet=True, plugins=plugins, recorders=[pruning]
+    )
+
+
+def _line(search: Search, trial: TrialInfo, best: TrialInfo | None) -> str:
+    """How a trial ended."""
+    value = "" if trial.value is None else f"  {search.metric} {trial.value:.5g}"
+    drawn = "  ".join(f"{key}={short(value)}" for key, value in trial.values.items())
+    mark = "  (the best so far)" if trial == best else ""
+    error = f"  {trial.error.splitlines()[0]}" if trial.error else ""
+    return f"trial {trial.number:<3} {trial.state:7}{value}  {drawn}{mark}{error}"
+
+
+def _write_best(search: Search, trials: Sequence[TrialInfo]) -> TrialInfo | None:
+    """Keeps `best.yaml` what it should be; the best trial, if there is one."""
+    best = next(iter(ranked(trials, search.higher_is_better)), None)
+    if best is not None:
+        told = f"# Trial {best.number} of {search.directory}: {search.metric} {best.value:.6g}\n"
+        config = search.run_of(best.number).config_path.read_bytes()
+        with held(search.directory / "lock"):
+            write_atomically(search.directory / BEST, told.encode() + config)
+    return best
+
+
+def _found(search: Search) -> Outcome:
+    """Writes the page about all trials.
+
+    Raises:
+        RunError: None came to its end.
+    """
+    trials = trial_infos(search)
+    best = _write_best(search, trials)
+    if best is None:
+        errors = [f"trial {trial.number}: {trial.error}" for trial in trials if trial.error]
+        raise RunError("\n".join(["no trial came to its end", *errors[:1]]))
+    outcome = Outcome(
+        directory=str(search.directory),
+        metric=search.metric,
+        higher_is_better=search.higher_is_better,
+        trials=trials,
+        best=best,
+        config=str(search.directory / BEST),
+        report=str(search.directory / "report.html"),
+        importance=search.importance(),
+    )
+    config = (search.directory / BEST).read_text(encoding="utf-8", errors="replace")
+    content = page(outcome, search.plan.dimensions, config)
+    write_atomically(Path(outcome.report), content.encode(errors="replace"))
+    return outcome

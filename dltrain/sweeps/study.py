@@ -1,0 +1,235 @@
+"""The study that processes share: which trial is next, whose process has died, what came out."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dltrain.data.draws import key
+from dltrain.errors import UsageError
+from dltrain.files import make_directory
+from dltrain.run import Run
+from dltrain.sweeps.methods import Draw, settled
+from dltrain.sweeps.plan import Plan
+from dltrain.sweeps.space import Value, draw
+
+if TYPE_CHECKING:
+    from optuna.storages import BaseStorage
+    from optuna.trial import FrozenTrial, Trial
+
+MOST_DEATHS = 3
+"""A trial whose process died so often, and never got further, is given up."""
+
+FEWEST_COMPARED = 10
+"""Of fewer trials, what seems important is chance."""
+
+
+@dataclass(frozen=True)
+class Taken:
+    """A trial that this process is to train.
+
+    Attributes:
+        number: From 0.
+        values: By key of the config.
+        run: Its run directory, which holds what an earlier process has done of it.
+        trial: Optuna's.
+    """
+
+    number: int
+    values: dict[str, Value]
+    run: Run
+    trial: Trial
+
+
+class Search:
+    """A sweep's directory, and the study in it.
+
+    Several processes, on several machines where the file system has locks, each have one.
+    A lock on `workers/ID` says that a process lives; another on `lock` is held while a trial is
+    taken, so that no two are taken at once, and none is left half taken but by a dead process.
+
+    Args:
+        directory: Made, with a new study, where it is not there.
+        plan: What is to be done.
+        higher_is_better: Of the metric.
+        evaluations: How often a trial is evaluated, about.
+
+    Raises:
+        UsageError: The directory holds another sweep.
+    """
+
+    def __init__(
+        self, directory: Path, plan: Plan, higher_is_better: bool, evaluations: int
+    ) -> None:
+        import optuna
+
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self.directory, self.plan, self.higher_is_better = directory, plan, higher_is_better
+        self._stack, self._id = ExitStack(), uuid.uuid4().hex
+        make_directory(directory / "workers")
+        with held(directory / "lock"):
+            self._storage = _storage(directory, plan)
+            with settled():
+                self._pruner = plan.pruner.build(evaluations)
+                # A sampler that is told of ends stops a loop of Optuna's own; there is none here.
+                self.study = optuna.create_study(
+                    storage=self._storage,
+                    study_name="sweep",
+                    direction="maximize" if higher_is_better else "minimize",
+                    load_if_exists=True,
+                    sampler=optuna.samplers.RandomSampler(),
+                    pruner=self._pruner,
+                )
+            self._refuse_another()
+
+    @property
+    def metric(self) -> str:
+        """What is to be good."""
+        assert self.plan.metric is not None  # read_plan sees to it
+        return self.plan.metric
+
+    def _refuse_another(self) -> None:
+        identity = self.plan.identity()
+        before = self.study.user_attrs.get("identity")
+        if before is None:
+            self.study.set_user_attr("identity", identity)
+        elif before != identity:
+            old, new = before.splitlines(), identity.splitlines()
+            change = next((line for line in new if line not in old), None) or next(
+                line for line in old if line not in new
+            )
+            raise UsageError(
+                f"{self.directory} holds a sweep of another config, metric or space "
+                f"({change.strip()}); choose another --run-dir"
+            )
+
+    def __enter__(self) -> Search:
+        """This process takes part."""
+        path = self.directory / "workers" / self._id
+        with held(self.directory / "lock"):  # a file without a lock on it is taken for a dead one's
+            self._stack.callback(path.unlink, missing_ok=True)
+            self._stack.enter_context(held(path))
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        """What it has taken and not told is free for others; files of dead processes go too."""
+        with held(self.directory / "lock"):
+            self._stack.close()
+            for path in (self.directory / "workers").iterdir():
+                if not is_held(path):
+                    path.unlink(missing_ok=True)
+
+    def trials(self) -> list[FrozenTrial]:
+        """All of them, by number."""
+        return self.study.get_trials(deepcopy=False)
+
+    def run_of(self, number: int) -> Run:
+        """Where a trial is trained."""
+        return Run(self.directory / "trials" / f"{number:04d}")
+
+    def take(self) -> Taken | None:
+        """The next trial: one whose process has died, or a new one; None where none is left."""
+        with held(self.directory / "lock"):
+            trials = self.trials()
+            for trial in trials:
+                if trial.state.name == "RUNNING" and not self._lives(trial):
+                    return self._begin(trial._trial_id)
+            if len(trials) >= self.plan.trials:
+                return None
+            return self._begin(None)
+
+    def _begin(self, trial_id: int | None) -> Taken:
+        """Gives a trial to this process, with values that stay."""
+        import optuna
+
+        with settled():
+            seed = key(self.plan.seed, len(self.trials())) % 2**32
+            sampler = self.plan.sampler.build(Draw(seed, self.plan.seed, self.plan.grid))
+            study = optuna.load_study(
+                study_name="sweep", storage=self._storage, sampler=sampler, pruner=self._pruner
+            )
+            trial = study.ask() if trial_id is None else optuna.trial.Trial(study, trial_id)
+            trial.set_user_attr("worker", self._id)
+            values = draw(self.plan.dimensions, trial)
+        run = self.run_of(trial.number)
+        progress = [*trial.user_attrs.get("progress", ()), len(run.checkpoints().all())]
+        trial.set_user_attr("progress", progress)
+        return Taken(trial.number, values, run, trial)
+
+    def given_up(self, taken: Taken) -> bool:
+        """Whether its processes died again and again, and none got further than the first."""
+        progress: Sequence[int] = taken.trial.user_attrs["progress"]
+        return len(progress) > MOST_DEATHS and len(set(progress[-MOST_DEATHS - 1 :])) == 1
+
+    def _lives(self, trial: FrozenTrial) -> bool:
+        worker = trial.user_attrs.get("worker", "")
+        return worker == self._id or (worker != "" and is_held(self.directory / "workers" / worker))
+
+    def finish(self, taken: Taken, state: str, value: float | None = None, **told: Any) -> None:
+        """Says how a trial ended.
+
+        Args:
+            taken: Which.
+            state: `COMPLETE`, `PRUNED` or `FAIL`.
+            value: Of the metric, where it is complete.
+            **told: What else is known of it; JSON-able.
+        """
+        from optuna.trial import TrialState
+
+        for name, what in told.items():
+            taken.trial.set_user_attr(name, what)
+        with settled():
+            self.study.tell(taken.number, value, TrialState[state])
+
+    def importance(self) -> dict[str, float]:
+        """How much of the difference between good and other trials each key explains, in all 1.
+
+        By PED-ANOVA; empty where fewer than ten trials came to their end.
+        """
+        from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
+
+        if sum(trial.state.name == "COMPLETE" for trial in self.trials()) < FEWEST_COMPARED:
+            return {}
+        with settled():
+            found = get_param_importances(self.study, evaluator=PedAnovaImportanceEvaluator())
+        return {name: float(share) for name, share in found.items()}
+
+
+def _storage(directory: Path, plan: Plan) -> BaseStorage:
+    from optuna.storages import JournalStorage, RDBStorage
+    from optuna.storages.journal import JournalFileBackend
+
+    with settled():
+        if plan.storage == "journal":
+            return JournalStorage(JournalFileBackend(str(directory / "study.journal")))
+        return RDBStorage(
+            f"sqlite:///{directory / 'study.db'}",
+            engine_kwargs={"connect_args": {"timeout": 60}},  # seconds that it waits for a lock
+        )
+
+
+@contextmanager
+def held(path: Path) -> Iterator[None]:
+    """Waits for a lock, and holds it; a dead process holds none."""
+    with path.open("a") as file:
+        fcntl.lockf(file, fcntl.LOCK_EX)
+        yield
+
+
+def is_held(path: Path) -> bool:
+    """Whether a living process has the lock; not to be asked of one's own, which it would free."""
+    with suppress(FileNotFoundError):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            fcntl.lockf(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            return True
+        finally:
+            os.close(descriptor)
+    return False
