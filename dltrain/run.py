@@ -22,6 +22,7 @@ import torch
 import yaml
 
 import dltrain
+from dltrain import inputs
 from dltrain.checkpoint import Checkpoints
 from dltrain.config import ConfigError, Experiment, load
 from dltrain.errors import RunError
@@ -173,9 +174,25 @@ class Run:
                     return run
         return None
 
+    def give_up_unsaved(self) -> None:
+        """Makes room in its directory for a new run, where this one has saved nothing.
+
+        Leaves alone what has a checkpoint, and what is no run.
+
+        Raises:
+            RunError: Another process works on it.
+        """
+        begun = self.metrics_path.is_file() and self.config_path.is_file()
+        if not begun or self.checkpoints().all():
+            return
+        with self.locked():
+            self.start_over()
+            self.config_path.unlink()
+
     def start_over(self) -> None:
         """Forgets what was recorded before anything was saved."""
-        self.metrics_path.unlink(missing_ok=True)
+        for path in (self.metrics_path, self.summary_path, self.directory / inputs.NAME):
+            path.unlink(missing_ok=True)
         for path in self.tensorboard_path.glob("events.out.tfevents.*"):
             path.unlink()
 

@@ -36,6 +36,8 @@ def train_seeds(
 ) -> Seeds:
     """Trains one after another; those that a stopped call has finished are left as they are.
 
+    One that was stopped goes on; one that was killed before it had saved anything starts over.
+
     Args:
         experiments: One for each seed.
         directory: Where; the next free number under `runs/NAME/` if not given.
@@ -54,5 +56,6 @@ def train_seeds(
         if any(run.checkpoints().all()):
             summaries.append(resume(run.directory, quiet=quiet))
         else:
+            run.give_up_unsaved()
             summaries.append(train(experiment, run_dir=run.directory, quiet=quiet, plugins=plugins))
     return Seeds(str(directory), summaries, compare([directory]))

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 import dltrain
+from dltrain.run import Run
 
 TINY = Path(__file__).parent.parent.parent / "configs" / "tiny" / "spirals_mlp.yaml"
 
@@ -44,6 +48,56 @@ def test_a_second_call_goes_on_where_the_first_was_stopped(call):
     assert both["summaries"][0] == first["summaries"][0]
     assert Path("group/seed-0/metrics.jsonl").read_bytes() == before
     assert both["groups"][0]["seeds"] == [0, 1]
+
+
+KILLED = """
+import os, signal
+from torch import nn
+from dltrain import MODELS, DataSpec
+
+@MODELS.register
+def mortal(spec: DataSpec, /) -> nn.Module:
+    "Kills its process at the second step."
+    class Mortal(nn.Linear):
+        calls = 0
+        def forward(self, inputs):
+            self.calls += 1
+            if self.calls == 2 and os.environ.get("KILL"):
+                os.kill(os.getpid(), signal.SIGKILL)
+            return super().forward(inputs)
+    return Mortal(spec.input_shape[0], spec.num_outputs)
+"""
+
+
+def test_a_seed_that_was_killed_before_anything_was_saved_starts_over(call, tmp_path, monkeypatch):
+    (tmp_path / "mortal.py").write_text(KILLED)
+    words = ("train", TINY, "model=mortal", "--plugin", "mortal.py", "--quiet", "--json")
+    words = (*map(str, words), "--run-dir", "group", "--seeds", "0,1")
+    monkeypatch.setenv("KILL", "1")
+    begun = subprocess.run([sys.executable, "-m", "dltrain", *words], check=False, timeout=120)
+    assert begun.returncode == -signal.SIGKILL
+    assert Run(Path("group/seed-0")).state == "killed"
+    Path("group/seed-0/inputs.json").write_text("of the data that it read")
+    monkeypatch.delenv("KILL")
+    dltrain.load(TINY)
+    monkeypatch.setattr(dltrain.MODELS, "_components", dict(dltrain.MODELS))
+    called = call(*words)
+    assert called.code == 0, called.err
+    result = json.loads(called.out)
+    assert result["groups"][0]["states"] == ["done", "done"]
+    alone = dltrain.train(dltrain.load(TINY, ["model=mortal"]), quiet=True)
+    assert result["summaries"][0]["weights_sha256"] == alone.weights_sha256
+    lines = [(Path(run) / "metrics.jsonl").read_text() for run in ("group/seed-0", alone.run)]
+    assert len(lines[0].splitlines()) == len(lines[1].splitlines())
+    assert "of the data that it read" not in Path("group/seed-0/inputs.json").read_text()
+
+
+def test_what_is_no_run_is_not_touched(call):
+    Path("group/seed-0").mkdir(parents=True)
+    Path("group/seed-0/config.yaml").write_text("mine: 1")
+    called = call("train", TINY, "--seeds", "0", "--run-dir", "group")
+    assert called.code == 1
+    assert Path("group/seed-0/config.yaml").read_text() == "mine: 1"
 
 
 def test_the_table_has_mean_and_deviation(call):
