@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from dltrain.commands.sample import sample
     from dltrain.commands.sweep import sweep
     from dltrain.commands.train import resume, train
+    from dltrain.commands.tune_batch import tune_batch
     from dltrain.config import Experiment, load
     from dltrain.registry import DATA, LOSSES, METRICS, MODELS, OPTIMIZERS, SCHEDULES, TASKS
     from dltrain.spec import Batch, Data, DataContext, DataSpec, Loss, Metric
@@ -44,6 +45,7 @@ _PLACES = {
     "dltrain.commands.sample": ("sample",),
     "dltrain.commands.sweep": ("sweep",),
     "dltrain.commands.train": ("resume", "train"),
+    "dltrain.commands.tune_batch": ("tune_batch",),
     "dltrain.config": ("Experiment", "load"),
     "dltrain.registry": (
         "DATA",
@@ -85,6 +87,7 @@ __all__ = [
     "sample",
     "sweep",
     "train",
+    "tune_batch",
 ]
 
 

@@ -39,7 +39,7 @@ for command in (
         using.sample,
     ),
     *(finished.runs, finished.rm, finished.compare, finished.report),
-    *(measuring.profile, measuring.tune_lr, sweeping.sweep),
+    *(measuring.profile, measuring.tune_lr, measuring.tune_batch, sweeping.sweep),
     *(training.check, using.import_, looking.list_, looking.schema, looking.completion),
 ):
     cli.add_command(command)

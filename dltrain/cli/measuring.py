@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -102,3 +104,100 @@ def tune_lr(
         click.echo(f"{result.picture}: the curve")
 
     show(result, as_json, table)
+
+
+@click.command("tune-batch")
+@with_config
+@click.option(
+    "--micro-batch",
+    is_flag=True,
+    help="Look for train.micro_batch, the slices of the configured batch.",
+)
+@click.option(
+    "--memory",
+    "memory_bytes",
+    callback=lambda _context, _parameter, words: None if words is None else _bytes(words),
+    metavar="4GiB",
+    help="What may be used; default: the GPU's memory, or half of what is available to a CPU.",
+)
+@click.option(
+    "--steps",
+    type=click.IntRange(min=1),
+    default=5,
+    show_default=True,
+    help="How many to measure of each size.",
+)
+@json_option
+def tune_batch(
+    config: Path,
+    overrides: Sequence[str],
+    plugins: Sequence[Path],
+    device: str | None,
+    micro_batch: bool,
+    memory_bytes: int | None,
+    steps: int,
+    as_json: bool,
+) -> None:
+    """Find the largest batch that fits into the memory, by steps that are really taken."""
+    experiment = load_experiment(config, overrides, plugins, device)
+    from dltrain.commands.tune_batch import tune_batch as tune
+
+    def say(trial: Any) -> None:
+        memory = "does not fit" if not trial.fits else f"{trial.memory_bytes / 2**20:,.0f} MiB"
+        click.echo(f"tried {trial.size}: {memory}", err=True)
+
+    result = tune(
+        experiment,
+        micro_batch=micro_batch,
+        memory_bytes=memory_bytes,
+        steps=steps,
+        plugins=plugins,
+        say=say,
+    )
+    show(result, as_json, lambda: _print_batch_size(result, config))
+
+
+def _print_batch_size(result: Any, config: Path) -> None:
+    key = result.setting.removeprefix("train.")
+    click.echo(f"{key:>11}  {'memory':>12}  {'samples/s':>10}")
+    for trial in result.trials:
+        if trial.fits:
+            memory = f"{trial.memory_bytes / 2**20:,.0f} MiB"
+            click.echo(f"{trial.size:>11}  {memory:>12}  {trial.samples_per_second:>10,.0f}")
+        else:
+            click.echo(f"{trial.size:>11}  {'does not fit':>12}  {'-':>10}")
+    limit = result.memory_bytes
+    budget = f"the memory of {result.device}"
+    if limit is not None:
+        budget = f"{limit / 2**20:,.0f} MiB, less a sixteenth for the rest of a run"
+    click.echo(f"{result.suggestion} is the largest that fits into {budget}")
+    if result.fast_from < result.suggestion:
+        click.echo(f"from {result.fast_from} on it is no more than 5% below the best speed")
+    if key == "micro_batch" and result.suggestion >= min(result.configured, result.samples):
+        click.echo("the whole batch fits: no micro_batch is needed")
+        return
+    click.echo(f"in the config:  train: {{{key}: {result.suggestion}}}")
+    times = result.suggestion / result.configured
+    if key == "batch_size" and times != 1:
+        click.echo(
+            f"a batch {times:.3g} times the config's {result.configured} may want another learning "
+            f"rate: dltrain tune-lr {config} train.batch_size={result.suggestion}"
+        )
+    if times < 1 and key == "batch_size":
+        click.echo(
+            f"or keep batches of {result.configured}, and everything else: "
+            f"train: {{micro_batch: {result.suggestion}}}"
+        )
+
+
+def _bytes(words: str) -> int:
+    """`4GiB`, `512 MiB` or `8GB` to bytes; a plain number is bytes."""
+    units = {"": 1} | {
+        f"{letter}{kind}": base**power
+        for power, letter in enumerate("KMGT", start=1)
+        for kind, base in (("iB", 1024), ("B", 1000))
+    }
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([A-Za-z]*)", words.strip())
+    if found is None or found[2] not in units or not float(found[1]):
+        raise click.BadParameter(f"{words!r} is no amount of memory such as 4GiB or 512MiB")
+    return int(float(found[1]) * units[found[2]])
