@@ -31,9 +31,9 @@ def sweep(
     space: str | Path,
     overrides: Sequence[str] = (),
     *,
-    run_dir: Path | None = None,
+    run_dir: str | Path | None = None,
     jobs: int = 1,
-    plugins: Sequence[Path] = (),
+    plugins: Sequence[str | Path] = (),
     quiet: bool = False,
 ) -> Outcome:
     """Trains trials of a config until there are as many as the sweep's file says.
@@ -58,6 +58,8 @@ def sweep(
         StoppedError: A signal stopped it, after a checkpoint.
     """
     plan = _plan(Path(config), Path(space), overrides)
+    run_dir = None if run_dir is None else Path(run_dir)
+    plugins = [Path(plugin) for plugin in plugins]
     if jobs == 1:
         with _search(plan, run_dir, Path(space)) as search:
             _work(search, plugins, quiet)

@@ -192,7 +192,9 @@ def told(dimension: Dimension) -> str:
         for name, value in vars(dimension).items()
         if name not in ("at", "places", "when")
     }
-    return repr({**shown, "when": {key: sorted(labels) for key, labels in dimension.when.items()}})
+    return repr(
+        {**shown, "when": {key: sorted(dimension.when[key]) for key in sorted(dimension.when)}}
+    )
 
 
 def branch(key: str, value: Node, at: Position) -> Mapping:
@@ -316,7 +318,7 @@ def _when(
     choices = {key: one for key, one in above.items() if isinstance(one, Choices)}
     validator.unknown_keys(node, choices, path, "choice above this one")
     found: dict[str, frozenset[str]] = {}
-    for key in node.values.keys() & choices.keys():
+    for key in filter(choices.__contains__, node.values):  # in the order of the file
         value, labels = node.values[key], choices[key].nodes
         items = (
             value.items if isinstance(value, List) and label_of(value) not in labels else [value]

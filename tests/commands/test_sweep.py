@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from processes import Started, command_line
+from processes import Started, command_line, processes_in, wait_for_the_end_of_all_in
 from small_runs import recorded, write_folder
 
 import dltrain
@@ -221,6 +221,20 @@ def test_two_processes_share_a_study(call):
     # Once more: there is nothing left to do.
     again = json.loads(call(*words, "--quiet").out)
     assert again["trials"] == result["trials"]
+
+
+def test_processes_end_with_the_one_that_started_them(folder):
+    others = processes_in(folder)
+    write_sweep({"optimizer.lr": SPACE["optimizer.lr"]}, trials=60, pruner="none")
+    words = ("config.yaml", "sweep.yaml", "model=waiting", "--plugin", WAITING, "--jobs", "2")
+    environment = {"WAIT_IN_STEP": "8", "WAIT_FOR": str(folder / "go"), "OMP_NUM_THREADS": "1"}
+    words += ("--run-dir", "found", "--quiet")
+    started = Started("parent", folder, command_line, "sweep", *words, environment=environment)
+    started.wait_for("waiting")
+    started.end()
+    (folder / "go").touch()
+    wait_for_the_end_of_all_in(folder, but=others)
+    assert 0 < len(list(Path("found/trials").iterdir())) < 60
 
 
 def test_threads_and_gpus_are_divided(monkeypatch):

@@ -66,6 +66,20 @@ def test_every_bound_and_choice_is_tried_with_what_it_is_drawn_with(plan):
         assert ("optimizer.weight_decay" in values) == (values["optimizer.name"] != "sgd")
 
 
+def test_conditions_are_the_same_in_every_process_and_in_any_order(plan):
+    keys = [f"model.hidden.{number}" for number in range(6)]
+    choices = "".join(f"  {key}: {{choice: [4, 8]}}\n" for key in keys)
+    texts = [
+        HEAD + "  model.hidden: {choice: [[4, 4, 4, 4, 4, 4]]}\n" + choices + "  "
+        f"optimizer.lr: {{float: [0.1, 0.2], when: {{{', '.join(f'{key}: 4' for key in order)}}}}}"
+        for order in (keys, keys[::-1])
+    ]
+    one, other = map(plan, texts)
+    assert list(one.dimensions[-1].when) == keys
+    assert list(other.dimensions[-1].when) == keys[::-1]
+    assert one.identity() == other.identity()
+
+
 def test_a_grid_counts_its_own_trials(plan):
     found = plan(
         "sampler: grid\nspace:\n"
