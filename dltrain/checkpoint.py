@@ -115,11 +115,24 @@ class Checkpoints:
         self._prune()
         return final
 
-    def mark_best(self, step: int, metric: str, value: float) -> None:
-        """Records that the checkpoint of this step is the best so far."""
-        directory = f"step-{step:010d}"
+    def mark_best(self, step: int, metric: str, value: float, higher: bool | None = None) -> None:
+        """Records that the checkpoint of this step is the best so far.
+
+        Args:
+            step: Of the checkpoint.
+            metric: What chose it.
+            value: Of the metric.
+            higher: Whether a higher value is better, for those who compare runs.
+        """
         self._point(
-            "best", {"step": step, "directory": directory, "metric": metric, "value": value}
+            "best",
+            {
+                "step": step,
+                "directory": f"step-{step:010d}",
+                "metric": metric,
+                "value": value,
+                "higher_is_better": higher,
+            },
         )
 
     def best(self) -> Path | None:

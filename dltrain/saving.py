@@ -72,10 +72,12 @@ class Saving:
             recorder.sync()
         self.checkpoints.save(snapshot.state["trainer"]["step"], snapshot)
 
-    def mark_best(self, metric: str, value: float, step: int) -> None:
+    def mark_best(self, metric: str, higher: bool, value: float, step: int) -> None:
         """Records that the checkpoint of this step is the best so far."""
         if self.world.main:
-            self._background.submit(partial(self.checkpoints.mark_best, step, metric, value))
+            self._background.submit(
+                partial(self.checkpoints.mark_best, step, metric, value, higher)
+            )
 
     def best(self) -> Path | None:
         """See `Checkpoints.best`; waits for what is being written."""

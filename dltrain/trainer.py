@@ -433,7 +433,8 @@ class Trainer:
 
     def _mark_best(self) -> None:
         if self.monitor is not None and self.state.best is not None:
-            self.saving.mark_best(self.monitor, *self.state.best)
+            higher = self.monitored[self.monitor]
+            self.saving.mark_best(self.monitor, higher, *self.state.best)
 
     def snapshot(self) -> Snapshot:
         """All that `restore` needs."""

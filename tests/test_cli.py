@@ -74,7 +74,7 @@ def test_each_option_of_each_verb_is_explained(verb):
     assert command.help
     assert command.help.splitlines()[0] in shown.output
     for option in command.params:
-        if isinstance(option, click.Option):
+        if isinstance(option, click.Option) and not option.hidden:
             assert option.help, f"{verb} {option.opts[0]} has no help"
             assert option.opts[0] in shown.output
             assert " ".join(option.help.split()[:3]) in " ".join(shown.output.split())

@@ -138,7 +138,7 @@ def tune_batch(
     steps: int,
     as_json: bool,
 ) -> None:
-    """Find the largest batch that fits into the memory, by steps that are really taken."""
+    """Find the largest batch that fits into the memory, by training a few steps."""
     experiment = load_experiment(config, overrides, plugins, device)
     from dltrain.commands.tune_batch import tune_batch as tune
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from dltrain.commands.runs import RunInfo, find_runs, info
+from dltrain.commands.runs import RunInfo, find_runs, higher_is_better, info
 from dltrain.errors import RunError
 from dltrain.recording.metrics_file import read_scalars
 from dltrain.run import Run
@@ -137,13 +137,16 @@ def _kind(directory: Path) -> tuple[str, str | None]:
 
 
 def _higher_is_better(metric: str, runs: Sequence[RunInfo]) -> bool | None:
-    """What the runs themselves took for better: their best is their highest value, or the lowest.
+    """What the runs themselves took for better, as their best checkpoints are marked.
 
-    A loss is better where it is lower. None where no run tells: each has had one value, say.
+    Earlier versions marked none: there the best is the highest value, or the lowest. A loss is
+    better where it is lower. None where no run tells: each has had one value, say.
     """
     if metric.endswith("loss"):
         return False if runs else None
     for one in runs:
+        if (marked := higher_is_better(Run(Path(one.run)))) is not None:
+            return marked
         scalars = read_scalars(Run(Path(one.run)).metrics_path).get(metric, [])
         values = [value for _, value in scalars if value is not None]
         if values and min(values) < max(values) and _value(one) in (min(values), max(values)):

@@ -75,10 +75,22 @@ def info(run: Run) -> RunInfo:
     )
 
 
+def higher_is_better(run: Run) -> bool | None:
+    """Of what chooses the best checkpoint; None where none is marked, or by an earlier version."""
+    try:
+        return _read_best(run).get("higher_is_better")
+    except (OSError, ValueError, AttributeError):
+        return None
+
+
+def _read_best(run: Run) -> Any:
+    return json.loads((run.checkpoints().directory / "best.json").read_bytes())
+
+
 def _marked_best(run: Run) -> dict[str, Any] | None:
     """What the checkpoints call the best; it is up to date while the run goes on."""
     try:
-        marked = json.loads((run.checkpoints().directory / "best.json").read_bytes())
+        marked = _read_best(run)
         return {key: marked[key] for key in ("metric", "value", "step")}
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -226,6 +226,20 @@ def test_keep_best_keeps_the_best_of_each_experiment(best, folder):
     assert {one.run for one in dltrain.runs()} == {str(wanted), str(b)}
 
 
+def test_runs_of_one_evaluation_each_can_be_told_apart(folder):
+    once = ("train.evaluate=10 steps", "checkpoint.best=val/accuracy")
+    runs = [trained(name, *once) for name in ("one", "two")]
+    for run, value in zip(runs, (0.91, 0.2), strict=True):
+        set_best(run, value)
+    assert rm.plan([Path("runs")], keep_best=True).remove == [str(runs[1])]
+    for run in runs:  # of an earlier version, which wrote no direction
+        path = run / "checkpoints" / "best.json"
+        marked = json.loads(path.read_text())
+        assert marked.pop("higher_is_better") is True
+        path.write_text(json.dumps(marked))
+    assert rm.plan([Path("runs")], keep_best=True).remove == []
+
+
 def test_keep_best_keeps_all_where_nothing_tells_which_is_best(folder):
     runs = [trained(name, "checkpoint.best=null") for name in ("one", "two")]
     assert rm.plan([Path("runs")], keep_best=True).remove == []
