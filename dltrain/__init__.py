@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from dltrain.commands.check import check
     from dltrain.commands.compare import compare
     from dltrain.commands.evaluate import evaluate
+    from dltrain.commands.init import init
     from dltrain.commands.open_run import Run
     from dltrain.commands.predict import predict
     from dltrain.commands.report import report
@@ -37,6 +38,7 @@ _PLACES = {
     "dltrain.commands.check": ("check",),
     "dltrain.commands.compare": ("compare",),
     "dltrain.commands.evaluate": ("evaluate",),
+    "dltrain.commands.init": ("init",),
     "dltrain.commands.open_run": ("Run",),
     "dltrain.commands.predict": ("predict",),
     "dltrain.commands.report": ("report",),
@@ -78,6 +80,7 @@ __all__ = [
     "check",
     "compare",
     "evaluate",
+    "init",
     "load",
     "predict",
     "report",

@@ -9,7 +9,7 @@ from contextlib import suppress
 import click
 
 import dltrain
-from dltrain.cli import finished, looking, measuring, sweeping, training, using
+from dltrain.cli import beginning, finished, looking, measuring, sweeping, training, using
 from dltrain.commands.launch import is_launched
 from dltrain.errors import DltrainError
 from dltrain.terminal import drop_unread_output, open_closed_streams
@@ -22,6 +22,7 @@ def cli(debug: bool) -> None:
     """Train PyTorch models from one YAML file.
 
     \b
+    dltrain init my_images                    write a config for your own data
     dltrain train configs/mnist_cnn.yaml      train, watch, and find it all in runs/
     dltrain check configs/mnist_cnn.yaml      find mistakes before the first step
     dltrain list models                       see what a config can ask for
@@ -30,6 +31,7 @@ def cli(debug: bool) -> None:
 
 
 for command in (
+    beginning.init,
     *(
         training.train,
         training.resume,

@@ -9,17 +9,17 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any
 
-import yaml
 from pydantic import Field
 from pydantic_core import to_jsonable_python
 
 from dltrain import plugins
 from dltrain.config.compose import compose, merge_keys
+from dltrain.config.dump import dump
 from dltrain.config.options import TypedOption
 from dltrain.config.parse import parse
 from dltrain.config.phases import PhaseChoices, read_phases
 from dltrain.config.problems import ConfigError, Position, Problem, suggestions
-from dltrain.config.tree import List, Mapping, Node, Scalar, resolve
+from dltrain.config.tree import List, Mapping, Node, Scalar
 from dltrain.config.validate import Validator, one_of, shown
 from dltrain.registry import (
     DATA,
@@ -142,9 +142,7 @@ class Experiment:
 
     def to_yaml(self) -> str:
         """The resolved config; loading it gives an equal experiment."""
-        return yaml.dump(
-            self.to_dict(), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100
-        )
+        return dump(self.to_dict())
 
 
 KEYS = tuple(f.name for f in fields(Experiment) if f.name != "tree")
@@ -201,10 +199,15 @@ def _checked(tree: Mapping, path: Path, validator: Validator) -> dict[str, Any]:
     return values
 
 
+def run_name(text: str) -> str:
+    """A text as `name` takes it: `my images` becomes `my_images`."""
+    return re.sub(r"[^A-Za-z0-9_.-]|^[.-]", "_", text)[:100]
+
+
 def _over_defaults(tree: Mapping, path: Path) -> Mapping:
     defaults = parse(DEFAULTS, str(path), [], numbered=False)
     assert isinstance(defaults, Mapping)
-    name = re.sub(r"[^A-Za-z0-9_.-]|^[.-]", "_", path.stem)[:100]
+    name = run_name(path.stem)
     defaults.values["name"] = Scalar(name, name, defaults.position)
     defaults.keys["name"] = defaults.position
     return merge_keys(defaults, tree)
@@ -242,27 +245,3 @@ def _metrics(node: Node, validator: Validator) -> tuple[Choice, ...]:
 
 def _spelled_out(choice: Choice) -> dict[str, Any]:
     return {"name": choice.name, **choice.options}
-
-
-class _Dumper(yaml.SafeDumper):
-    """Quotes what `resolve` would read as something else, and writes short lists inline."""
-
-    def ignore_aliases(self, data: Any) -> bool:
-        """Equal lists are written twice rather than aliased."""
-        return True
-
-
-def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    style = None if resolve(text) == text else "'"
-    if not text.isprintable():  # a line break other than \n is only kept by an escape
-        style = '"'
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
-
-
-def _list(dumper: yaml.SafeDumper, items: list[Any]) -> yaml.SequenceNode:
-    inline = not any(isinstance(item, dict | list) for item in items)
-    return dumper.represent_sequence("tag:yaml.org,2002:seq", items, flow_style=inline)
-
-
-_Dumper.add_representer(str, _text)
-_Dumper.add_representer(list, _list)

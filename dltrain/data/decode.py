@@ -5,6 +5,9 @@ from __future__ import annotations
 import io
 import math
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -55,20 +58,50 @@ def decode_picture(
         shape: (channels, height, width).
         max_pixels: The most that are decoded; None for as many as Pillow thinks safe.
     """
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    from PIL import Image, ImageOps
+
+    with _told(name):
+        with Image.open(io.BytesIO(content)) as opened:
+            if max_pixels is not None and opened.width * opened.height > max_pixels:
+                size = f"{opened.width} x {opened.height}"
+                raise DataError(f"{name}: {size} pixels; at most {max_pixels:,} are taken")
+            opened.verify()  # checks the sums of a PNG, which decoding does not
+        with Image.open(io.BytesIO(content)) as opened:
+            ImageOps.exif_transpose(opened, in_place=True)
+            return fit_picture(_eight_bit(opened, name), shape)
+
+
+@dataclass(frozen=True)
+class PictureHeader:
+    """What a picture's file says before its pixels: width and height, and whether it is grey."""
+
+    width: int
+    height: int
+    grey: bool
+
+
+def read_header(path: Path) -> PictureHeader:
+    """A picture's size, without decoding it.
+
+    Raises:
+        DataError: The file is missing or no picture.
+    """
+    from PIL import Image
+
+    with _told(str(path)), Image.open(path) as opened:
+        return PictureHeader(*opened.size, grey=opened.mode in ("1", "L", "LA", "I;16"))
+
+
+@contextmanager
+def _told(name: str) -> Iterator[None]:
+    """Whatever a decoder raises, as a DataError that names the file."""
+    from PIL import Image, UnidentifiedImageError
 
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # details, such as a damaged date, spoil no pixel
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(content)) as opened:
-                if max_pixels is not None and opened.width * opened.height > max_pixels:
-                    size = f"{opened.width} x {opened.height}"
-                    raise DataError(f"{name}: {size} pixels; at most {max_pixels:,} are taken")
-                opened.verify()  # checks the sums of a PNG, which decoding does not
-            with Image.open(io.BytesIO(content)) as opened:
-                ImageOps.exif_transpose(opened, in_place=True)
-                return fit_picture(_eight_bit(opened, name), shape)
+            yield
     except DataError:
         raise
     except UnidentifiedImageError as error:

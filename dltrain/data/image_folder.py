@@ -80,7 +80,7 @@ def image_folder(
         if len(values) != channels:
             raise OptionError(option, f"{len(values)} values for {channels} channels")
 
-    class_names, parts = _find(folder)
+    class_names, parts = find_pictures(folder)
     _cut(parts, "test", test, TEST_SEED)
     _cut(parts, "validation", validation, context.seed)
 
@@ -92,7 +92,7 @@ def image_folder(
     if cache == "memory":
         check_room(sum(len(part.paths) for part in parts.values()), shape, context.device)
 
-    def split(part: _Pictures) -> Streamed:
+    def split(part: Pictures) -> Streamed:
         return Streamed(
             _Reader(part.paths, shape),
             part.targets.to(context.device),
@@ -126,14 +126,15 @@ def image_folder(
 
 
 @dataclass(frozen=True)
-class _Pictures:
+class Pictures:
     """Files and their classes, (files,) int64."""
 
     paths: list[Path]
     targets: Tensor
 
-    def take(self, index: Tensor) -> _Pictures:
-        return _Pictures([self.paths[number] for number in index.tolist()], self.targets[index])
+    def take(self, index: Tensor) -> Pictures:
+        """Some of them, by their numbers, (samples,) int64."""
+        return Pictures([self.paths[number] for number in index.tolist()], self.targets[index])
 
 
 @dataclass(frozen=True)
@@ -147,8 +148,12 @@ class _Reader:
         return decode_image(self.paths[number], self.shape)
 
 
-def _find(root: Path) -> tuple[tuple[str, ...], dict[str, _Pictures]]:
-    """The class names, sorted, and the pictures of each split that has a folder."""
+def find_pictures(root: Path) -> tuple[tuple[str, ...], dict[str, Pictures]]:
+    """The class names, sorted, and the pictures of each split that has a folder.
+
+    Raises:
+        DataError: There are fewer than two classes, or a class has no picture.
+    """
     # a folder named train is a class if it has no folders in it
     by_split = (root / "train").is_dir() and bool(_folders(root / "train"))
     train = root / "train" if by_split else root
@@ -165,7 +170,7 @@ def _find(root: Path) -> tuple[tuple[str, ...], dict[str, _Pictures]]:
     return class_names, parts
 
 
-def _pictures(folder: Path, class_names: tuple[str, ...]) -> _Pictures:
+def _pictures(folder: Path, class_names: tuple[str, ...]) -> Pictures:
     paths: list[Path] = []
     targets: list[int] = []
     for class_folder in _folders(folder):
@@ -180,7 +185,7 @@ def _pictures(folder: Path, class_names: tuple[str, ...]) -> _Pictures:
             raise DataError(f"{class_folder}: has no picture; take the folder away or fill it")
         paths += found
         targets += [class_names.index(class_folder.name)] * len(found)
-    return _Pictures(paths, torch.tensor(targets, dtype=torch.int64))
+    return Pictures(paths, torch.tensor(targets, dtype=torch.int64))
 
 
 def _folders(folder: Path) -> list[Path]:
@@ -191,7 +196,7 @@ def _folders(folder: Path) -> list[Path]:
         raise DataError(f"{folder}: can't be read: {error.strerror}") from error
 
 
-def _cut(parts: dict[str, _Pictures], name: str, amount: float, seed: int) -> None:
+def _cut(parts: dict[str, Pictures], name: str, amount: float, seed: int) -> None:
     """Moves pictures from the training split to one that has no folder."""
     if name in parts:
         return
@@ -202,7 +207,7 @@ def _cut(parts: dict[str, _Pictures], name: str, amount: float, seed: int) -> No
         parts[name] = train.take(held)
 
 
-def _fingerprint(root: Path, parts: dict[str, _Pictures]) -> str:
+def _fingerprint(root: Path, parts: dict[str, Pictures]) -> str:
     """SHA-256 over names and sizes: reading every picture would take as long as an epoch."""
     digest = hashlib.sha256()
     for path in sorted(path for part in parts.values() for path in part.paths):

@@ -1,0 +1,67 @@
+"""The verb that makes a config of one's own data."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from dltrain.cli.options import FILE, json_option
+from dltrain.errors import brief
+from dltrain.terminal import show
+
+
+@click.command()
+@click.argument("path", type=FILE)
+@click.option("-o", "--output", type=FILE, help="Where to write; default: NAME.yaml, here.")
+@click.option("--target", metavar="COLUMN", help="The column to predict, where a guess is wrong.")
+@click.option(
+    "--text",
+    multiple=True,
+    metavar="COLUMN",
+    help="A column that holds text to learn from; may be given more than once.",
+)
+@click.option(
+    "--task",
+    type=click.Choice(["classification", "regression"]),
+    help="Whether numbers to predict are classes or values.",
+)
+@click.option("--force", is_flag=True, help="Replace a file that is there.")
+@json_option
+def init(
+    path: Path,
+    output: Path | None,
+    target: str | None,
+    text: Sequence[str],
+    task: Any,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Write a commented config for the data at PATH.
+
+    PATH is a folder with a folder of pictures for each class, a folder with files in MNIST's
+    format, a table (.csv, .tsv), texts with labels (.csv, .tsv, .jsonl), or running text (.txt).
+    """
+    from dltrain.commands.init import init as init_command
+
+    result = init_command(path, output, target=target, text=text, task=task, force=force)
+
+    def table() -> None:
+        click.echo(f"{brief(str(path))}: {result.kind}")
+        width = max(map(len, result.seen))
+        for subject, found in result.seen.items():
+            click.echo(f"  {subject:{width}}  {found}")
+        sizes = ", ".join(f"{count:,} {split}" for split, count in result.sizes.items())
+        click.echo(f"  {'split':{width}}  {sizes}")
+        for doubt in result.doubts:
+            click.echo(f"note: {doubt}")
+        for finding in result.findings:
+            click.echo(f"warning: {finding.kind}: {finding.message}")
+        click.echo(f"{result.config}: written, {result.parameters:,} parameters; next:")
+        for verb in ("check", "train"):
+            click.echo(f"  dltrain {verb} {shlex.quote(result.config)}")
+
+    show(result, as_json, table)

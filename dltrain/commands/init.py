@@ -1,0 +1,121 @@
+"""A config for the user's own data."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from dltrain.commands.check import Check, check
+from dltrain.commands.diagnose import Finding
+from dltrain.config import ConfigError, load
+from dltrain.config.experiment import run_name
+from dltrain.errors import DataError, UsageError
+from dltrain.files import write_atomically
+from dltrain.plugins import register_builtins
+from dltrain.suggesting import Hints, render, suggest
+
+SCHEMA = "dltrain.schema.json"
+"""What `dltrain schema > dltrain.schema.json` writes, for editors."""
+
+
+@dataclass(frozen=True)
+class Init:
+    """What was written, and why.
+
+    Attributes:
+        config: The file.
+        kind: What the data is, such as `a table`.
+        seen: What was found in it, by subject.
+        doubts: What could be otherwise, each with the option that decides it.
+        sizes: Samples of each split.
+        parameters: Numbers in the proposed model.
+        findings: What `dltrain check` finds wrong with the data.
+    """
+
+    config: str
+    kind: str
+    seen: dict[str, str]
+    doubts: list[str]
+    sizes: dict[str, int]
+    parameters: int
+    findings: list[Finding]
+
+
+def init(
+    path: str | Path,
+    output: str | Path | None = None,
+    *,
+    target: str | None = None,
+    text: Sequence[str] = (),
+    task: Literal["classification", "regression"] | None = None,
+    force: bool = False,
+) -> Init:
+    """Looks at data, and writes a commented config that `check` has tried.
+
+    Args:
+        path: Of a folder of pictures, a folder with MNIST's files, or a file.
+        output: The config; NAME.yaml in the working directory if not given.
+        target: The column to predict; guessed if not given.
+        text: The columns that hold text; guessed if not given.
+        task: Whether the target is a class or a value; guessed if not given.
+        force: Whether a file that is there may be replaced.
+
+    Raises:
+        DataError: The data can't be used as it is; nothing is written.
+        UsageError: The output is there already, or an option does not fit the data.
+    """
+    path = Path(path)
+    name = run_name(path.absolute().stem if path.is_file() else path.absolute().name)
+    config = Path(output) if output is not None else Path(f"{name}.yaml")
+    if os.path.lexists(config) and not force:
+        raise UsageError(f"{config}: is there already; --force replaces it, -o FILE names another")
+    if not config.parent.is_dir():
+        raise UsageError(f"{config}: there is no folder {config.parent}")
+    register_builtins()
+    found = suggest(path, Hints(target, tuple(text), task))
+    head = [
+        *_schema_line(config),
+        f"Written by `dltrain init {shlex.quote(str(path))}`, with what it saw there as comments.",
+        "What a key can be: `dltrain list KIND NAME`, such as `dltrain list models mlp`.",
+    ]
+    content = render({"name": name, "seed": 0, **found.config}, head)
+    checked = _check(content, config.name)
+    try:
+        write_atomically(config, content.encode())
+    except OSError as error:
+        raise UsageError(f"{config}: can't be written: {error.strerror}") from error
+    return Init(
+        str(config),
+        found.kind,
+        dict(found.seen),
+        list(found.doubts),
+        checked.sizes,
+        checked.parameters,
+        checked.findings,
+    )
+
+
+def _check(content: str, name: str) -> Check:
+    """`dltrain check` of a config that is not there yet."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / name
+        file.write_text(content, encoding="utf-8")
+        try:
+            return check(load(file))
+        except ConfigError as error:  # its lines are of a file that the user never sees
+            raise DataError("; ".join(problem.message for problem in error.problems)) from error
+
+
+def _schema_line(config: Path) -> list[str]:
+    """The line by which editors find the schema, if it lies beside the config or above it."""
+    folder = config.absolute().parent
+    for place in (folder, *folder.parents):
+        if (place / SCHEMA).is_file():
+            relative = os.path.relpath(place / SCHEMA, folder)
+            return [f"yaml-language-server: $schema={relative}"]
+    return []

@@ -1,0 +1,331 @@
+"""A config of one's own data: it fits, it trains, it says why; and it is not written in vain."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+from made_data import HOUSES, flowers, houses, pictures, table
+from small_data import write_images
+
+import dltrain
+from dltrain.commands.init import init
+from dltrain.errors import DataError, UsageError
+
+QUICK = ["recording.tensorboard=false", "train.device=cpu"]
+ALL = {"red": 40, "green": 36, "blue": 44}
+
+
+def picture_folder() -> str:
+    pictures(Path("my pictures"), ALL)
+    return "my pictures"
+
+
+def split_folders() -> str:
+    for number, (name, count) in enumerate({"train": 30, "val": 8, "test": 6}.items()):
+        pictures(Path("photos") / name, dict.fromkeys(ALL, count), seed=number)
+    return "photos"
+
+
+def odd_names() -> str:
+    pictures(Path("Bilder #1: größte\nSammlung"), {"yes": 20, "no: x": 20, "# Käse\n'{": 20})
+    return "Bilder #1: größte\nSammlung"
+
+
+def idx_files() -> str:
+    write_images(Path("digits"), train=300, test=60, side=14, classes=3)
+    return "digits"
+
+
+def values() -> str:
+    table(Path("houses.csv"), HOUSES, houses())
+    return "houses.csv"
+
+
+def semicolons() -> str:
+    table(Path("Häuser 1.csv"), HOUSES, houses(), delimiter=";")
+    return "Häuser 1.csv"
+
+
+def classes() -> str:
+    table(Path("flowers.csv"), ["a", "b: c", "species"], flowers({"iris": 60, "rose": 50}))
+    return "flowers.csv"
+
+
+def numbered_classes() -> str:
+    table(Path("data.tsv"), ["a", "b", "class"], flowers({"0": 60, "1": 70, "2": 50}), dialect=TAB)
+    return "data.tsv"
+
+
+TAB = "excel-tab"
+CORPUS = {
+    picture_folder: ("image_folder", "val/accuracy"),
+    split_folders: ("image_folder", "val/accuracy"),
+    odd_names: ("image_folder", "val/accuracy"),
+    idx_files: ("idx", "val/accuracy"),
+    values: ("csv", "val/mae"),
+    semicolons: ("csv", "val/mae"),
+    classes: ("csv", "val/accuracy"),
+    numbered_classes: ("csv", "val/accuracy"),
+}
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("make", CORPUS, ids=lambda make: make.__name__)
+def test_what_is_proposed_is_sound_and_trains(make, call):
+    source, best = CORPUS[make]
+    ended = call("init", make(), "-o", "config.yaml")
+    assert ended.code == 0, ended.err
+    assert "warning" not in ended.out + ended.err
+    experiment = dltrain.load("config.yaml", [*QUICK, "train={epochs: 1}"])
+    assert (experiment.data.name, experiment.checkpoint.best) == (source, best)
+    assert dltrain.check(experiment).findings == []
+    assert dltrain.train(experiment, run_dir=Path("run"), quiet=True).status == "done"
+
+
+@pytest.mark.parametrize(
+    ("make", "metric", "chance"),
+    [
+        (picture_folder, "test/accuracy", 0.6),
+        (idx_files, "test/accuracy", 0.6),
+        (values, "test/r2", 0.8),
+        (classes, "test/accuracy", 0.8),
+    ],
+)
+def test_what_is_proposed_learns_easy_data(make, metric, chance):
+    init(make(), "config.yaml")
+    summary = dltrain.train(dltrain.load("config.yaml", QUICK), run_dir=Path("run"), quiet=True)
+    assert summary.metrics[metric] > chance
+
+
+def test_the_config_says_why_in_the_users_terms(call):
+    ended = call("init", picture_folder())
+    text = Path("my_pictures.yaml").read_text(encoding="utf-8")
+    assert "# 3 classes (blue, green, red), 36 to 44 pictures each" in text
+    assert yaml.safe_load(text)["name"] == "my_pictures"
+    lines = ended.out.splitlines()
+    assert lines[-2:] == ["  dltrain check my_pictures.yaml", "  dltrain train my_pictures.yaml"]
+
+
+def test_splits_of_their_own_are_not_cut():
+    found = init(split_folders(), "config.yaml")
+    assert found.sizes == {"train": 90, "val": 24, "test": 18}
+    assert "validation" not in yaml.safe_load(Path("config.yaml").read_text())["data"]
+
+
+def test_a_folder_that_only_looks_like_a_split_is_told():
+    shutil.move(f"{split_folders()}/val", "photos/valid")
+    (told,) = init("photos").doubts
+    assert "valid is not read" in told
+    assert "'val'" in told
+
+
+def test_grey_pictures_have_one_channel():
+    from PIL import Image
+
+    for path in Path(picture_folder()).rglob("*.png"):
+        Image.open(path).convert("L").save(path)
+    init("my pictures", "config.yaml")
+    assert yaml.safe_load(Path("config.yaml").read_text())["data"]["channels"] == 1
+
+
+def test_columns_that_say_nothing_are_left_out():
+    rows = [[*row[:-1], "EUR", row[-1]] for row in houses()]
+    table(Path("houses.csv"), [*HOUSES[:-1], "currency", "price"], rows)
+    found = init("houses.csv")
+    data = yaml.safe_load(Path("houses.yaml").read_text())["data"]
+    assert data["features"] == ["area", "größe", "district"]
+    assert "numbers the rows" in found.seen["left out id"]
+    assert "dates" in found.seen["left out built on"]
+    assert "'EUR'" in found.seen["left out currency"]
+
+
+def test_unbalanced_classes_are_told_with_what_helps():
+    table(Path("f.csv"), ["a", "b", "kind"], flowers({"common": 200, "rare": 40}))
+    init("f.csv")
+    text = Path("f.yaml").read_text()
+    config = yaml.safe_load(text)
+    assert config["loss"]["class_weights"] == "balanced"
+    assert config["checkpoint"]["best"] == config["early_stop"]["monitor"] == "val/f1"
+    assert "83% accurate" in text
+
+
+@pytest.mark.parametrize(
+    ("numbers", "kind", "doubts"),
+    [
+        ([0, 1], "class", 0),
+        ([-1.5, 1.5], "class", 0),
+        ([1, 2, 3, 4, 5], "class", 1),
+        ([0.5, 1, 1.5], "value", 0),
+        (list(range(100, 160)), "value", 0),
+    ],
+)
+def test_numbers_are_classes_where_they_are_few_and_whole(numbers, kind, doubts):
+    rows = [[*row[:2], numbers[i % len(numbers)]] for i, row in enumerate(flowers({"x": 180}))]
+    table(Path("f.csv"), ["a", "b", "target"], rows)
+    found = init("f.csv")
+    assert yaml.safe_load(Path("f.yaml").read_text())["data"]["target_kind"] == kind
+    assert len(found.doubts) == doubts
+    assert all("--task regression" in doubt for doubt in found.doubts)
+
+
+def test_the_user_decides_what_is_guessed(call):
+    table(Path("f.csv"), ["a", "label", "class"], [[r[0], r[2], r[2] * 2] for r in houses_like()])
+    told = call("init", "f.csv").out
+    assert "note: the column to predict is a guess: 'class'" in told
+    assert "--target COLUMN takes another: label" in told
+    ended = call("init", "f.csv", "--target", "label", "--force", "--json")
+    assert json.loads(ended.out)["doubts"] == []
+    assert yaml.safe_load(Path("f.yaml").read_text())["data"]["target"] == "label"
+
+
+def houses_like() -> list[list[object]]:
+    return flowers({"u": 50, "v": 60})
+
+
+def test_values_far_from_the_others_ask_for_a_loss_that_bears_them():
+    rows = houses()
+    rows[7][-1] = 1e6
+    table(Path("houses.csv"), HOUSES, rows)
+    init("houses.csv")
+    assert yaml.safe_load(Path("houses.yaml").read_text())["loss"] == "huber"
+
+
+# ------------------------------------------------------------------------------- what is refused
+
+
+def ragged() -> str:
+    values()
+    lines = Path("houses.csv").read_text(encoding="utf-8").splitlines()
+    lines[16] += ",1"
+    Path("houses.csv").write_text("\n".join(lines), encoding="utf-8")
+    return "houses.csv"
+
+
+def missing() -> str:
+    rows = houses()
+    rows[4][2] = rows[9][2] = ""
+    table(Path("houses.csv"), HOUSES, rows)
+    return "houses.csv"
+
+
+def not_utf8() -> str:
+    values()
+    text = Path("houses.csv").read_text(encoding="utf-8")
+    Path("houses.csv").write_bytes(text.encode("latin-1"))
+    return "houses.csv"
+
+
+def no_header() -> str:
+    table(Path("houses.csv"), [str(cell) for cell in houses()[0]], houses()[1:])
+    return "houses.csv"
+
+
+def lonely_class() -> str:
+    table(Path("f.csv"), ["a", "b", "kind"], flowers({"rose": 50, "iris": 60, "fern": 2}))
+    return "f.csv"
+
+
+def too_few() -> str:
+    table(Path("f.csv"), ["a", "b", "kind"], flowers({"rose": 4, "iris": 4}))
+    return "f.csv"
+
+
+def empty_class() -> str:
+    Path(picture_folder(), "yellow").mkdir()
+    return "my pictures"
+
+
+def damaged_picture() -> str:
+    Path(picture_folder(), "red", "3.png").write_bytes(b"no picture")
+    return "my pictures"
+
+
+def one_class() -> str:
+    pictures(Path("cats"), {"cat": 20})
+    return "cats"
+
+
+REFUSED = {
+    ragged: "houses.csv:17: 7 cells, the header has 6",
+    missing: "houses.csv:6: 'area' is empty",
+    not_utf8: "houses.csv:1: is not UTF-8",
+    no_header: "houses.csv:1: '1' stands where the name of a column is wanted",
+    lonely_class: "f.csv: column 'kind': each class needs 3 rows",
+    too_few: "f.csv: has 8 rows",
+    empty_class: "my pictures/yellow: has no picture",
+    damaged_picture: "my pictures/red/3.png: not a picture",
+    one_class: "cats: has 1 folders",
+}
+
+
+@pytest.mark.parametrize("make", REFUSED, ids=lambda make: make.__name__)
+def test_a_mistake_is_told_with_its_place_and_nothing_is_written(make, call, folder):
+    path = make()
+    before = sorted(folder.rglob("*"))
+    ended = call("init", path)
+    assert ended.code == 1
+    assert ended.err.startswith(REFUSED[make])
+    assert ended.out == ""
+    assert sorted(folder.rglob("*")) == before
+
+
+def test_all_that_is_missing_is_told_at_once(call):
+    assert "'area' has no value in 2 of 200 rows: lines 6, 11" in call("init", missing()).err
+
+
+def test_what_is_there_is_not_overwritten(call):
+    Path("houses.yaml").write_text("mine")
+    ended = call("init", values())
+    assert (ended.code, Path("houses.yaml").read_text()) == (2, "mine")
+    assert "--force" in ended.err
+    assert call("init", "houses.csv", "--force").code == 0
+    assert Path("houses.yaml").read_text() != "mine"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["nothing.csv"], "no such file"),
+        (["houses.csv", "--target", "prize"], "no column 'prize'; it has id, built on, area"),
+        (["houses.csv", "--target", "district", "--task", "regression"], "which is no number"),
+        (["houses.csv", "-o", "no/where.yaml"], "there is no folder no"),
+        (["my pictures", "--target", "x"], "are for files with columns"),
+        (["my pictures/red/1.png"], "one picture"),
+        (["list.zip"], "not known"),
+        (["tables"], "has houses.csv; name one file"),
+    ],
+)
+def test_a_wrong_command_line_is_told(words, message, call):
+    values()
+    picture_folder()
+    Path("list.zip").touch()
+    Path("tables").mkdir()
+    shutil.copy("houses.csv", "tables")
+    ended = call("init", *words)
+    assert ended.code == 2
+    assert message in ended.err
+
+
+def test_the_editors_schema_is_named_where_there_is_one(folder):
+    values()
+    init("houses.csv", "a.yaml")
+    assert "schema" not in Path("a.yaml").read_text()
+    (folder / "dltrain.schema.json").touch()
+    (folder / "configs").mkdir()
+    init("houses.csv", "configs/b.yaml")
+    first = Path("configs/b.yaml").read_text().splitlines()[0]
+    assert first == "# yaml-language-server: $schema=../dltrain.schema.json"
+
+
+def test_errors_are_those_of_the_package():
+    with pytest.raises(DataError):
+        init(missing())
+    with pytest.raises(UsageError):
+        init("nothing.csv")
