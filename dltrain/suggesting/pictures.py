@@ -25,6 +25,8 @@ MOST_HEADERS = 1000
 """Pictures whose size is looked at, evenly among all."""
 MOST_CACHED_BYTES = 512 * 2**20
 """Decoded pictures that fit into so much are kept in memory."""
+PRETRAINED = "{name: torchvision, arch: resnet18, pretrained: true, freeze: backbone}"
+"""A model that needs a download, and so is only named."""
 NAMES_OF_SPLITS = {"valid": "val", "validation": "val", "dev": "val", "testing": "test"}
 """Folders beside `train` that are not read, and what they are probably meant to be."""
 
@@ -68,7 +70,7 @@ def of_folder(root: Path) -> Suggestion:
             _network(size, kept),
             f"a small network, from scratch, for {kept:,} pictures; one that was trained on "
             "ImageNet, downloaded once, is often better for photographs, with data.size: 224 and",
-            instead="model: {name: torchvision, arch: resnet18, pretrained: true, freeze: backbone}",
+            instead=f"model: {PRETRAINED}",
         ),
         "data": Because(data, told_counts(counts, "pictures")),
         **_rest(counts, kept),
