@@ -24,6 +24,7 @@ from dltrain.terminal import show
     metavar="COLUMN",
     help="A column that holds text to learn from; may be given more than once.",
 )
+@click.option("--no-text", is_flag=True, help="Learn from the other columns, not from the text.")
 @click.option(
     "--task",
     type=click.Choice(["classification", "regression"]),
@@ -36,6 +37,7 @@ def init(
     output: Path | None,
     target: str | None,
     text: Sequence[str],
+    no_text: bool,
     task: Any,
     force: bool,
     as_json: bool,
@@ -45,9 +47,12 @@ def init(
     PATH is a folder with a folder of pictures for each class, a folder with files in MNIST's
     format, a table (.csv, .tsv), texts with labels (.csv, .tsv, .jsonl), or running text (.txt).
     """
+    if text and no_text:
+        raise click.UsageError("--text and --no-text exclude each other")
     from dltrain.commands.init import init as init_command
 
-    result = init_command(path, output, target=target, text=text, task=task, force=force)
+    columns = text if text or no_text else None
+    result = init_command(path, output, target=target, text=columns, task=task, force=force)
 
     def table() -> None:
         click.echo(f"{brief(str(path))}: {result.kind}")

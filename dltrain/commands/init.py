@@ -51,17 +51,18 @@ def init(
     output: str | Path | None = None,
     *,
     target: str | None = None,
-    text: Sequence[str] = (),
+    text: Sequence[str] | None = None,
     task: Literal["classification", "regression"] | None = None,
     force: bool = False,
 ) -> Init:
     """Looks at data, and writes a commented config that `check` has tried.
 
     Args:
-        path: Of a folder of pictures, a folder with MNIST's files, or a file.
+        path: Of a folder of pictures, a folder with MNIST's files, or a file: a table, texts with
+            labels, or running text.
         output: The config; NAME.yaml in the working directory if not given.
         target: The column to predict; guessed if not given.
-        text: The columns that hold text; guessed if not given.
+        text: The columns that hold text, none if empty; guessed if not given.
         task: Whether the target is a class or a value; guessed if not given.
         force: Whether a file that is there may be replaced.
 
@@ -77,7 +78,7 @@ def init(
     if not config.parent.is_dir():
         raise UsageError(f"{config}: there is no folder {config.parent}")
     register_builtins()
-    found = suggest(path, Hints(target, tuple(text), task))
+    found = suggest(path, Hints(target, None if text is None else tuple(text), task))
     head = [
         *_schema_line(config),
         f"Written by `dltrain init {shlex.quote(str(path))}`, with what it saw there as comments.",

@@ -9,15 +9,17 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Annotated, Any
 
 import torch
+from pydantic import Field
 
 from dltrain.data.bucketed import Bucketed
 from dltrain.data.download import fetch
 from dltrain.data.draws import key
 from dltrain.data.resident import class_counts
 from dltrain.data.splits import TEST_SEED, HeldOut, hold_out
-from dltrain.data.table import read_table
+from dltrain.data.table import Table, read_table
 from dltrain.data.tokens import (
     Encoder,
     Tokenizer,
@@ -39,6 +41,10 @@ SST2_FILES = {
 SST2_MIRROR = (
     "https://raw.githubusercontent.com/clairett/pytorch-sentiment-classification/master/data/SST2/"
 )
+
+
+JSONL_SUFFIXES = (".jsonl", ".ndjson")
+"""Endings, in lower case, of files with a JSON object a line."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +93,7 @@ def sst2(
         if not (folder / name).exists():
             context.say(f"downloading SST-2's {name} to {folder}")
             fetch([SST2_MIRROR + name], folder / name, digest)
-    train, validation, test = (_read_sst2(folder / name) for name in SST2_FILES)
+    train, validation, test = (read_sst2(folder / name) for name in SST2_FILES)
     return _text_data(
         context,
         {"train": train, "validation": validation, "test": test},
@@ -102,7 +108,7 @@ def sst2(
     )
 
 
-def _read_sst2(path: Path) -> Texts:
+def read_sst2(path: Path) -> Texts:
     """Lines of SENTENCE<TAB>LABEL; DataError names the line that is something else."""
     texts, targets = [], []
     for number, line in enumerate(_lines(path), 1):
@@ -122,6 +128,7 @@ def text_csv(
     path: str,
     text: tuple[str, ...],
     label: str,
+    delimiter: Annotated[str, Field(min_length=1, max_length=1)] | None = None,
     tokenizer: Tokenizer = "word",
     lowercase: bool = True,
     min_count: PositiveInt = 1,
@@ -137,6 +144,7 @@ def text_csv(
             separated by tabs, .jsonl has a JSON object a line.
         text: The columns that hold the text; several are joined by a space.
         label: The column that holds the class.
+        delimiter: The character between cells; if not given, a tab in .tsv and a comma otherwise.
         tokenizer: word splits at white space and signs, character takes each character; or a file,
             tokenizer.json, of the tokenizers library.
         lowercase: Whether text is lowercased first.
@@ -151,7 +159,7 @@ def text_csv(
         file = context.root / file
     if not text:
         raise OptionError("text", "give at least one column")
-    columns = _read_columns(file, (*text, label))
+    columns = _read_columns(file, (*text, label), delimiter)
     texts = [" ".join(cells) for cells in zip(*(columns[name] for name in text), strict=True)]
     class_names = sorted(set(columns[label]))
     if len(class_names) < 2:
@@ -172,13 +180,13 @@ def text_csv(
     )
 
 
-def _read_columns(path: Path, names: Sequence[str]) -> dict[str, list[str]]:
+def _read_columns(path: Path, names: Sequence[str], delimiter: str | None) -> dict[str, list[str]]:
     """Some columns' cells, none of them empty; what the other columns hold does not matter."""
-    suffix = path.suffix.lower()
-    if suffix in (".jsonl", ".ndjson"):
+    if path.suffix.lower() in JSONL_SUFFIXES:
         numbers, columns = _read_jsonl(path, names)
     else:
-        table = read_table(path, "\t" if suffix == ".tsv" else ",", any_cell=True)
+        delimiter = delimiter or ("\t" if path.suffix.lower() == ".tsv" else ",")
+        table = read_table(path, delimiter, any_cell=True)
         numbers, columns = table.lines, {name: table.column(name) for name in names}
     for name, cells in columns.items():
         for number, cell in zip(numbers, cells, strict=True):
@@ -191,13 +199,9 @@ def _read_columns(path: Path, names: Sequence[str]) -> dict[str, list[str]]:
 
 def _read_jsonl(path: Path, names: Sequence[str]) -> tuple[list[int], dict[str, list[str]]]:
     """The number of each line, and the cells by column."""
-    lines = _lines(path)
+    rows = _jsonl_rows(path)
     columns: dict[str, list[str]] = {name: [] for name in names}
-    for number, line in enumerate(lines, 1):
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise DataError(f"{path}:{number}: not a JSON object") from error
+    for number, row in enumerate(rows, 1):
         for name, cells in columns.items():
             if not isinstance(row, dict) or name not in row:
                 raise DataError(f"{path}:{number}: has no {name!r}")
@@ -207,7 +211,36 @@ def _read_jsonl(path: Path, names: Sequence[str]) -> tuple[list[int], dict[str, 
                     "a text or a number is wanted"
                 )
             cells.append(str(row[name]).strip())
-    return list(range(1, len(lines) + 1)), columns
+    return list(range(1, len(rows) + 1)), columns
+
+
+def scan_jsonl(path: Path) -> Table:
+    """All columns of a JSONL file that hold texts or numbers in some rows; others are empty there.
+
+    Raises:
+        DataError: The file can't be read, or a line is no JSON object.
+    """
+    rows = _jsonl_rows(path)
+    for number, row in enumerate(rows, 1):
+        if not isinstance(row, dict):
+            raise DataError(f"{path}:{number}: not a JSON object")
+    names = dict.fromkeys(name for row in rows for name, value in row.items() if _is_cell(value))
+    columns = {
+        name: [str(row[name]).strip() if _is_cell(row.get(name)) else "" for row in rows]
+        for name in names
+    }
+    return Table(path, list(range(1, len(rows) + 1)), columns)
+
+
+def _jsonl_rows(path: Path) -> list[Any]:
+    """The value of each line."""
+    rows = []
+    for number, line in enumerate(_lines(path), 1):
+        try:
+            rows.append(json.loads(line))
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{path}:{number}: not a JSON object") from error
+    return rows
 
 
 def _is_cell(value: object) -> bool:

@@ -23,6 +23,8 @@ ROWS_A_CLASS = 5
 _IDENTIFIER = re.compile(
     r"(?i:(^|[_\W])(id|idx|index|no|nr|number|key|uuid|row)$|^unnamed)|[a-z]I[dD]$"
 )
+UNSPACED = re.compile("[\u0e00-\u0e7f\u3040-\u30ff\u3400-\u9fff]")
+"""Characters of Thai, Japanese and Chinese."""
 _DATE = re.compile(r"\d{4}-\d\d?-\d\d?([T ].*)?|\d\d?[./]\d\d?[./]\d{2,4}( .*)?")
 _DECIMAL_COMMA = re.compile(r"-?\d+,\d+")
 
@@ -68,9 +70,14 @@ def look_at(name: str, cells: Sequence[str], lines: Sequence[int]) -> Cells:
     """
     counts = Counter(cell for cell in cells if cell.lower() not in MISSING)
     total = counts.total()
-    words = sum(len(value.split()) * count for value, count in counts.items()) / max(1, total)
+    words = sum(_words(value) * count for value, count in counts.items()) / max(1, total)
     kind, why = _kind(name, cells, counts, words, lines)
     return Cells(name, kind, counts, words, len(cells) - total, why)
+
+
+def _words(text: str) -> int:
+    """Words in a text; in scripts that put no space between them, characters."""
+    return len(text.split()) + len(UNSPACED.findall(text))
 
 
 def _kind(

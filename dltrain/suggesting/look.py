@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,13 +10,20 @@ from dltrain.data.decode import SUFFIXES
 from dltrain.data.idx import TRAIN_FILES, missing
 from dltrain.data.readers import DELIMITERS
 from dltrain.data.table import MISSING, Table, number, read_table
+from dltrain.data.text import JSONL_SUFFIXES, SST2_FILES, scan_jsonl
 from dltrain.data.utf8 import one_line_end, read_utf8
 from dltrain.errors import DataError, UsageError, brief
-from dltrain.suggesting.cells import look_at
+from dltrain.suggesting.cells import Cells, look_at
 from dltrain.suggesting.draft import Suggestion
 from dltrain.suggesting.pictures import of_folder, of_idx
 from dltrain.suggesting.tables import Task, of_table
 from dltrain.suggesting.target import find_target
+from dltrain.suggesting.texts import of_corpus, of_sst2, of_texts
+
+TABLES = (".csv", ".tsv")
+FILES = (*TABLES, *JSONL_SUFFIXES, ".txt")
+LONG_CELL = 8
+"""Words; cells of so many are the text to learn from, though there are other columns."""
 
 
 @dataclass(frozen=True)
@@ -24,12 +32,12 @@ class Hints:
 
     Attributes:
         target: The column to predict.
-        text: The columns that hold text.
+        text: The columns that hold text; None where that is to be found out.
         task: Whether the target is a class or a value.
     """
 
     target: str | None = None
-    text: tuple[str, ...] = ()
+    text: tuple[str, ...] | None = None
     task: Task | None = None
 
 
@@ -40,19 +48,24 @@ def suggest(path: Path, hints: Hints) -> Suggestion:
         DataError: The data can't be used as it is; the message names file and record.
         UsageError: There is nothing there, or nothing that is known; or a hint does not fit.
     """
+    suffix = path.suffix.lower()
     if not path.exists():
         raise UsageError(f"{path}: there is no such file or folder")
+    if path.is_file() and suffix in (*TABLES, *JSONL_SUFFIXES):
+        return _of_columns(path, hints)
+    if hints != Hints():
+        raise UsageError(
+            f"--target, --text, --no-text and --task are for files with columns, not for {path}"
+        )
     if path.is_dir():
-        _refuse_hints(path, hints)
         return _of_directory(path)
-    suffix = path.suffix.lower()
+    if suffix == ".txt":
+        return of_corpus(path)
     if suffix in SUFFIXES:
         raise UsageError(f"{path}: one picture; name the folder that has a folder for each class")
-    if suffix in (".csv", ".tsv"):
-        return _of_table(path, "\t" if suffix == ".tsv" else None, hints)
     raise UsageError(
         f"{path}: not known; name a folder of pictures, a folder with MNIST's files, or a file "
-        "that ends in .csv or .tsv"
+        f"that ends in {', '.join(FILES)}"
     )
 
 
@@ -60,27 +73,76 @@ def _of_directory(path: Path) -> Suggestion:
     for folder in (path, path / "raw"):
         if not missing(folder, TRAIN_FILES):
             return of_idx(folder)
-    files = sorted(p.name for p in path.iterdir() if p.suffix.lower() in (".csv", ".tsv"))
+    if all((path / name).is_file() for name in SST2_FILES) and _has_no_header(path):
+        return of_sst2(path)
+    files = sorted(p.name for p in path.iterdir() if p.suffix.lower() in FILES)
     folders = [p for p in path.iterdir() if p.is_dir() and not p.name.startswith(".")]
     if files and not folders:
         raise UsageError(f"{path}: has {brief(', '.join(files), 200)}; name one file")
     return of_folder(path)
 
 
-def _refuse_hints(path: Path, hints: Hints) -> None:
-    if hints != Hints():
-        raise UsageError(f"--target, --text and --task are for files with columns, not for {path}")
+def _has_no_header(folder: Path) -> bool:
+    """Whether the first line of SST-2's first file is a sentence and a label."""
+    first = one_line_end(read_utf8(folder / next(iter(SST2_FILES)))).partition("\n")[0]
+    return first.endswith(("\t0", "\t1"))
 
 
-def _of_table(path: Path, delimiter: str | None, hints: Hints) -> Suggestion:
-    header = one_line_end(read_utf8(path)).partition("\n")[0]
-    delimiter = delimiter or max(DELIMITERS, key=header.count)
-    table = read_table(path, delimiter, any_cell=True)
-    _require_header(table, hints)
+def _of_columns(path: Path, hints: Hints) -> Suggestion:
+    """For files with columns: texts where there are some, else a table."""
+    delimiter, is_jsonl = None, path.suffix.lower() in JSONL_SUFFIXES
+    if is_jsonl:
+        table = scan_jsonl(path)
+    else:
+        delimiter = _delimiter(path)
+        table = read_table(path, delimiter, any_cell=True)
+        _require_header(table, hints)
     columns = [look_at(name, cells, table.lines) for name, cells in table.columns.items()]
-    target = find_target(path, columns, hints.target)
+    texts = _texts(table, columns, hints)
+    target = find_target(path, [c for c in columns if c not in texts], hints.target)
+    texts = [cells for cells in texts if cells is not target.cells]
+    others = [c for c in columns if c.kind in ("number", "category") and c is not target.cells]
+    if texts and (hints.text or is_jsonl or not others or _are_long(texts)):
+        if hints.task == "regression":
+            raise UsageError("--task regression: texts are told apart by classes only")
+        if others and not hints.text:
+            target.doubts.append(_unused(others, texts, is_jsonl))
+        known = delimiter == ("\t" if path.suffix.lower() == ".tsv" else ",")
+        return of_texts(table, None if known else delimiter, texts, target)
+    if is_jsonl or delimiter is None:
+        raise DataError(f"{path}: no column has texts, and tables are read from .csv files only")
     _require_cells(table, delimiter)
     return of_table(table, delimiter, columns, target, hints.task)
+
+
+def _delimiter(path: Path) -> str:
+    if path.suffix.lower() == ".tsv":
+        return "\t"
+    header = one_line_end(read_utf8(path)).partition("\n")[0]
+    return max(DELIMITERS, key=header.count)
+
+
+def _texts(table: Table, columns: Sequence[Cells], hints: Hints) -> list[Cells]:
+    """The columns of text that the user names, or those that look so."""
+    if hints.text is None:
+        return [c for c in columns if c.kind == "text" and c.name != hints.target]
+    for name in hints.text:
+        if name not in table.columns:
+            names = brief(", ".join(table.columns), 300)
+            raise UsageError(f"--text: {table.path} has no column {name!r}; it has {names}")
+        if name == hints.target:
+            raise UsageError(f"--text and --target both name {name!r}")
+    return [cells for cells in columns if cells.name in hints.text]
+
+
+def _are_long(texts: Sequence[Cells]) -> bool:
+    return max(cells.words for cells in texts) >= LONG_CELL
+
+
+def _unused(others: Sequence[Cells], texts: Sequence[Cells], is_jsonl: bool) -> str:
+    names, text = (brief(", ".join(c.name for c in cells), 200) for cells in (others, texts))
+    told = f"only the text is learnt from ({text}), not {names}"
+    return told if is_jsonl else f"{told}; --no-text takes those instead"
 
 
 def _require_header(table: Table, hints: Hints) -> None:

@@ -32,7 +32,10 @@ def splits(samples: int, noun: str, *, apart: Collection[str] = ()) -> tuple[dic
     """
     share, kept = held_out(samples), samples
     options: dict[str, Any] = {}
-    for name, use in (("test", "are read once, at the end"), ("validation", "choose the epoch")):
+    for name, use in (
+        ("test", "are read once, at the end"),
+        ("validation", "choose the best epoch"),
+    ):
         if name not in apart:
             count = round(share * kept)
             kept -= count
@@ -64,7 +67,7 @@ def stopping(metric: str, epochs: int) -> dict[str, Any]:
     """`checkpoint` and `early_stop`, by a scalar of the validation split."""
     patience = max(5, epochs // 3)
     return {
-        "checkpoint": {"best": Because(metric, "the best epoch is kept, and tested")},
+        "checkpoint": {"best": Because(metric, "the weights of the best epoch are kept")},
         "early_stop": Because(
             {"monitor": metric, "patience": patience},
             f"ends the run after {patience} epochs without a better value",

@@ -54,3 +54,16 @@ def flowers(counts: dict[str, int]) -> list[list[object]]:
     ]
     draw.shuffle(rows)
     return rows
+
+
+def reviews(count: int = 240) -> list[tuple[str, str]]:
+    """Sentences whose words tell the class, none like another."""
+    draw = random.Random(0)
+    moods = {"good": ("fine", "moving", "bright"), "bad": ("dull", "loud", "stale")}
+    rows = []
+    for number in range(count):
+        label = ("good", "bad")[number % 2]
+        things = " and ".join(draw.sample(["plot", "cast", "score", "end", "humour", "pace"], 3))
+        word = draw.choice(moods[label])
+        rows.append((f'the {things} of film {number} are, "all in all", {word}', label))
+    return rows

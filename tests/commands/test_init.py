@@ -1,13 +1,14 @@
 """A config of one's own data: it fits, it trains, it says why; and it is not written in vain."""
 
 import json
+import random
 import shutil
 from pathlib import Path
 
 import pytest
 import yaml
-from made_data import HOUSES, flowers, houses, pictures, table
-from small_data import write_images
+from made_data import HOUSES, flowers, houses, pictures, reviews, table
+from small_data import write_images, write_sentences, write_text
 
 import dltrain
 from dltrain.commands.init import init
@@ -58,6 +59,51 @@ def numbered_classes() -> str:
     return "data.tsv"
 
 
+def texts() -> str:
+    table(Path("reviews.csv"), ["review", "label"], reviews())
+    return "reviews.csv"
+
+
+def texts_apart_by_tabs() -> str:
+    rows = [[n, *row] for n, row in enumerate(reviews())]
+    table(Path("my reviews.tsv"), ["id", "what they\nwrote", "stars"], rows, dialect=TAB)
+    return "my reviews.tsv"
+
+
+def texts_apart_by_semicolons() -> str:
+    table(Path("reviews.csv"), ["review", "label"], reviews(), delimiter=";")
+    return "reviews.csv"
+
+
+def objects() -> str:
+    lines = [{"text": text, "label": label, "tags": []} for text, label in reviews()]
+    Path("reviews.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return "reviews.jsonl"
+
+
+def without_spaces() -> str:
+    draw = random.Random(0)
+    words = {"好": "很好看的电影推荐大家去看", "坏": "太差了浪费时间不要去看它"}
+    rows = [["".join(draw.sample(words[k], 9)), k] for k in words for _ in range(60)]
+    table(Path("影评.csv"), ["text", "label"], rows)
+    return "影评.csv"
+
+
+def sst2_layout() -> str:
+    write_sentences(Path("sst2"))
+    for name, offset in (("train", 0), ("dev", 1000), ("test", 2000)):
+        lines = [
+            f"a {('dull', 'fine')[i % 2]} film of {offset + i} hours\t{i % 2}" for i in range(60)
+        ]
+        Path("sst2", f"{name}.tsv").write_text("\n".join(lines) + "\n")
+    return "sst2"
+
+
+def running_text() -> str:
+    write_text(Path("Müllers novel.txt"), lines=300)
+    return "Müllers novel.txt"
+
+
 TAB = "excel-tab"
 CORPUS = {
     picture_folder: ("image_folder", "val/accuracy"),
@@ -68,6 +114,13 @@ CORPUS = {
     semicolons: ("csv", "val/mae"),
     classes: ("csv", "val/accuracy"),
     numbered_classes: ("csv", "val/accuracy"),
+    texts: ("text_csv", "val/accuracy"),
+    texts_apart_by_tabs: ("text_csv", "val/accuracy"),
+    texts_apart_by_semicolons: ("text_csv", "val/accuracy"),
+    objects: ("text_csv", "val/accuracy"),
+    without_spaces: ("text_csv", "val/accuracy"),
+    sst2_layout: ("sst2", "val/accuracy"),
+    running_text: ("text_file", "val/loss"),
 }
 
 
@@ -96,6 +149,8 @@ def test_what_is_proposed_is_sound_and_trains(make, call):
         (idx_files, "test/accuracy", 0.6),
         (values, "test/r2", 0.8),
         (classes, "test/accuracy", 0.8),
+        (texts, "test/accuracy", 0.8),
+        (running_text, "val/accuracy", 0.5),
     ],
 )
 def test_what_is_proposed_learns_easy_data(make, metric, chance):
@@ -197,6 +252,47 @@ def test_values_far_from_the_others_ask_for_a_loss_that_bears_them():
     assert yaml.safe_load(Path("houses.yaml").read_text())["loss"] == "huber"
 
 
+def with_numbers() -> str:
+    draw = random.Random(0)
+    rows = [[draw.random(), draw.random(), *row] for row in reviews()]
+    table(Path("mixed.csv"), ["age", "hours", "review", "label"], rows)
+    return "mixed.csv"
+
+
+@pytest.mark.parametrize(
+    ("words", "learnt_from", "doubts"),
+    [
+        ([], ["review"], 1),
+        (["--text", "review"], ["review"], 0),
+        (["--no-text"], ["age", "hours"], 0),
+    ],
+)
+def test_text_beside_numbers_is_learnt_from_unless_the_user_says_no(
+    words, learnt_from, doubts, call
+):
+    ended = call("init", with_numbers(), *words)
+    assert ended.code == 0, ended.err
+    data = yaml.safe_load(Path("mixed.yaml").read_text())["data"]
+    assert data["text" if "review" in learnt_from else "features"] == learnt_from
+    assert ended.out.count("note: ") == doubts
+    assert ("--no-text takes those instead" in ended.out) == bool(doubts)
+
+
+def test_short_names_do_not_make_a_table_a_text():
+    rows = [[f"{n} Main Street", *row] for n, row in enumerate(flowers({"u": 50, "v": 60}))]
+    table(Path("f.csv"), ["address", "a", "b", "kind"], rows)
+    found = init("f.csv")
+    assert found.kind == "a table"
+    assert "--text COLUMN" in found.seen["left out address"]
+
+
+def test_long_texts_are_cut():
+    rows = [(f"{text} {'and so on ' * 300}", label) for text, label in reviews()]
+    table(Path("long.csv"), ["review", "label"], rows)
+    init("long.csv")
+    assert yaml.safe_load(Path("long.yaml").read_text())["data"]["max_tokens"] == 400
+
+
 # ------------------------------------------------------------------------------- what is refused
 
 
@@ -252,11 +348,40 @@ def one_class() -> str:
     return "cats"
 
 
+def no_object() -> str:
+    lines = Path(objects()).read_text().splitlines()
+    Path("reviews.jsonl").write_text("\n".join([*lines[:2], "[", *lines[2:]]))
+    return "reviews.jsonl"
+
+
+def no_text() -> str:
+    lines = Path(objects()).read_text().splitlines()
+    lines[4] = json.dumps({"text": None, "label": "good"})
+    Path("reviews.jsonl").write_text("\n".join(lines))
+    return "reviews.jsonl"
+
+
+def empty_text() -> str:
+    rows = reviews()
+    rows[2] = ("", "good")
+    table(Path("reviews.csv"), ["review", "label"], rows)
+    return "reviews.csv"
+
+
+def little_text() -> str:
+    Path("short.txt").write_text("to be or not")
+    return "short.txt"
+
+
 REFUSED = {
     ragged: "houses.csv:17: 7 cells, the header has 6",
     missing: "houses.csv:6: 'area' is empty",
     not_utf8: "houses.csv:1: is not UTF-8",
     no_header: "houses.csv:1: '1' stands where the name of a column is wanted",
+    no_object: "reviews.jsonl:3: not a JSON object",
+    no_text: "reviews.jsonl:5: 'text' is null",
+    empty_text: "reviews.csv:4: 'review' is empty",
+    little_text: "short.txt: has 12 characters",
     lonely_class: "f.csv: column 'kind': each class needs 3 rows",
     too_few: "f.csv: has 8 rows",
     empty_class: "my pictures/yellow: has no picture",
@@ -299,11 +424,16 @@ def test_what_is_there_is_not_overwritten(call):
         (["my pictures", "--target", "x"], "are for files with columns"),
         (["my pictures/red/1.png"], "one picture"),
         (["list.zip"], "not known"),
+        (["houses.csv", "--text", "prose"], "--text: houses.csv has no column 'prose'"),
+        (["houses.csv", "--text", "area", "--target", "area"], "both name 'area'"),
+        (["houses.csv", "--text", "area", "--no-text"], "exclude each other"),
+        (["reviews.csv", "--task", "regression"], "told apart by classes only"),
         (["tables"], "has houses.csv; name one file"),
     ],
 )
 def test_a_wrong_command_line_is_told(words, message, call):
     values()
+    texts()
     picture_folder()
     Path("list.zip").touch()
     Path("tables").mkdir()
