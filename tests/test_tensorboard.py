@@ -196,6 +196,20 @@ def test_the_phases_of_a_gan_share_a_chart(experiment, tmp_path):
     ]
 
 
+def test_a_model_that_takes_two_sequences_has_a_graph_too(tmp_path):
+    from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+    from tensorboard.compat.proto.graph_pb2 import GraphDef
+
+    chosen = dltrain.load(TINY / "seq2seq_reverse.yaml", ["train.epochs=1"])
+    dltrain.train(chosen, run_dir=tmp_path / "run", quiet=True)
+    (path,) = (tmp_path / "run" / "tensorboard").iterdir()
+    found = [event.graph_def for event in EventFileLoader(str(path)).Load() if event.graph_def]
+    (graph,) = found
+    operations = [node.op for node in GraphDef.FromString(graph).node]
+    assert operations.count("IO Node") >= 3  # two inputs, and the output
+    assert "aten::lstm" in operations
+
+
 # ---------------------------------------------------------------------------------------- projector
 
 

@@ -92,9 +92,7 @@ def profile(experiment: Experiment, trace: Path, *, steps: int = 50, warmup: int
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         metrics = MetricsFile(folder / "metrics.jsonl")
-        board = TensorBoard(
-            folder / "tensorboard", "", {}, lambda: next(data.train.batches(1)).inputs
-        )
+        board = TensorBoard(folder / "tensorboard", "", {}, lambda: next(data.train.batches(1)))
         recorders = [metrics, board] if experiment.recording.tensorboard else [metrics]
         trainer = build_trainer(
             experiment, data, task, machine, Checkpoints(folder / "checkpoints"), recorders

@@ -12,8 +12,6 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, nullco
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from dltrain import inputs
 from dltrain.build import (
     Machine,
@@ -41,7 +39,7 @@ from dltrain.run import (
     plugin_paths,
 )
 from dltrain.shards import on_main
-from dltrain.spec import Data, World
+from dltrain.spec import Batch, Data, World
 from dltrain.trainer import Trainer
 from dltrain.world import joined, launch, restarts
 
@@ -246,10 +244,10 @@ def _recorders(
     for text in notices:  # the terminal has shown them already
         print(text, file=log)
 
-    def example() -> Tensor:
+    def example() -> Batch:
         if machine.shards:
             raise RuntimeError("each process has a part of its weights")
-        return next(data.train.batches(1)).inputs
+        return next(data.train.batches(1))
 
     shown = Live(log) if in_kernel() and not quiet else Progress(log, quiet)
     recorders: list[Recorder] = [shown, MetricsFile(run.metrics_path)]

@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy
-from torch import Tensor, nn
+from torch import Tensor
 
 from dltrain.recording.base import Recorder
+from dltrain.spec import Batch
 from dltrain.task import Embedding, Page, Task
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ class TensorBoard(Recorder):
         directory: Where.
         config: The resolved YAML, shown as text.
         hyperparameters: Flat; shown beside the last scalars in the HParams table.
-        example: Gives inputs of one sample, (1, *input_shape), to draw the model's graph with.
+        example: Gives a batch of one sample, to draw the model's graph with.
         histograms: Whether to write histograms of the weights at each evaluation.
     """
 
@@ -48,7 +49,7 @@ class TensorBoard(Recorder):
         directory: Path,
         config: str,
         hyperparameters: Mapping[str, Any],
-        example: Callable[[], Tensor],
+        example: Callable[[], Batch],
         histograms: bool = False,
     ) -> None:
         self._directory, self._config, self._example = directory, config, example
@@ -96,7 +97,7 @@ class TensorBoard(Recorder):
         """Writes what the task has to show, and histograms of the weights where wanted."""
         if not self._introduced:
             self.writer.add_text("config", f"```yaml\n{self._config}\n```", 0)
-            self._graph(task.model)
+            self._graph(task)
             self.writer.add_custom_scalars(charts(task))
             self._introduced = True
         for page in task.pages():
@@ -138,14 +139,17 @@ class TensorBoard(Recorder):
         """Keeps it for the HParams table."""
         self._status = status
 
-    def _graph(self, model: nn.Module) -> None:
+    def _graph(self, task: Task) -> None:
+        model, arguments = task.model, getattr(task, "arguments", None)
         training = model.training
         model.eval()
         try:
             # add_graph() prints an error before it raises it.
             with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
                 warnings.simplefilter("ignore")
-                self.writer.add_graph(model, self._example())
+                batch = self._example()
+                inputs = batch.inputs if arguments is None else arguments(batch)
+                self.writer.add_graph(model, inputs)
         except Exception as error:  # a user's model may raise anything while it is traced
             self.writer.add_text("graph", f"This model can't be traced: {error}", 0)
         finally:

@@ -60,8 +60,12 @@ class Seq2Seq:
         """Summed loss of the output tokens, a scalar."""
         return summed_token_loss(self.loss_function, self._outputs(batch), batch.targets)
 
+    def arguments(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Input tokens, and the right token before each output token."""
+        return batch.inputs, self._after_start(batch.targets)[:, :-1]
+
     def _outputs(self, batch: Batch) -> Tensor:
-        return self.model(batch.inputs, self._after_start(batch.targets)[:, :-1])
+        return self.model(*self.arguments(batch))
 
     def _after_start(self, targets: Tensor) -> Tensor:
         """The end of one sequence is the start of the next."""

@@ -43,7 +43,7 @@ def _of(network: str, epochs: int) -> dict[str, float]:
         recorders: list[Recorder] = [
             Progress(log, quiet=True),
             MetricsFile(folder / "metrics.jsonl"),
-            TensorBoard(folder / "tensorboard", "", {}, lambda: next(data.train.batches(1)).inputs),
+            TensorBoard(folder / "tensorboard", "", {}, lambda: next(data.train.batches(1))),
         ]
 
         def trainer(recorded: bool) -> Trainer:
