@@ -40,7 +40,7 @@ class Run:
 
     @property
     def state(self) -> str:
-        """`running`, `done`, `stopped`, `failed` or `killed`."""
+        """`running`, `done`, `stopped`, `pruned`, `failed` or `killed`."""
         return self._run.state
 
     @property

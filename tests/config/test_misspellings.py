@@ -20,7 +20,9 @@ from dltrain.plugins import register_builtins
 from dltrain.registry import REGISTRIES, Choice, Component, Option, options_of
 
 CONFIGS = Path(__file__).parents[2] / "configs"
-FILES = sorted(path.relative_to(CONFIGS) for path in CONFIGS.glob("**/*.yaml"))
+FILES = sorted(
+    path.relative_to(CONFIGS) for place in ("*.yaml", "tiny/*.yaml") for path in CONFIGS.glob(place)
+)
 TOP_LEVEL = {option.name: option for option in options_of(Experiment) if option.name != "tree"}
 
 
