@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from dltrain.commands.check import check
     from dltrain.commands.compare import compare
     from dltrain.commands.evaluate import evaluate
+    from dltrain.commands.export import export
     from dltrain.commands.init import init
     from dltrain.commands.open_run import Run
     from dltrain.commands.predict import predict
@@ -38,6 +39,7 @@ _PLACES = {
     "dltrain.commands.check": ("check",),
     "dltrain.commands.compare": ("compare",),
     "dltrain.commands.evaluate": ("evaluate",),
+    "dltrain.commands.export": ("export",),
     "dltrain.commands.init": ("init",),
     "dltrain.commands.open_run": ("Run",),
     "dltrain.commands.predict": ("predict",),
@@ -80,6 +82,7 @@ __all__ = [
     "check",
     "compare",
     "evaluate",
+    "export",
     "init",
     "load",
     "predict",

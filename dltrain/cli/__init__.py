@@ -39,6 +39,7 @@ for command in (
         using.evaluate,
         using.predict,
         using.sample,
+        using.export,
     ),
     *(finished.runs, finished.rm, finished.compare, finished.report),
     *(measuring.profile, measuring.tune_lr, measuring.tune_batch, sweeping.sweep),

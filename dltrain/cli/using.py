@@ -176,6 +176,68 @@ def sample(run: Path, plugins: Sequence[Path], as_json: bool, **options: Any) ->
     show(None, as_json, text)
 
 
+@click.command()
+@click.argument("run", type=DIRECTORY)
+@click.option(
+    "--to",
+    type=click.Choice(["onnx", "pt2", "safetensors"]),
+    required=True,
+    help="onnx for any runtime, pt2 for torch.export.load, safetensors for the weights alone.",
+)
+@click.option(
+    "-o",
+    "--output",
+    type=FILE,
+    metavar="FILE",
+    help="Where the file goes; default: exports/model.FORMAT in RUN.",
+)
+@click.option(
+    "--tolerance",
+    type=click.FloatRange(min=0),
+    metavar="SHARE",
+    help="Largest difference from the model that is allowed; 1e-4 by default.",
+)
+@checkpoint_option
+@plugin_option
+@json_option
+def export(
+    run: Path,
+    to: Any,
+    output: Path | None,
+    tolerance: float | None,
+    checkpoint: str | None,
+    plugins: Sequence[Path],
+    as_json: bool,
+) -> None:
+    """Write a run's model as a file for other programs, with a model card.
+
+    The file takes raw inputs, such as pixels. It is compared with the model on samples of the run's
+    data before it is written; one that differs is not.
+    """
+    load_plugins(plugins)
+    from dltrain.commands.export import export as export_command
+
+    given = {} if tolerance is None else {"tolerance": tolerance}
+    result = export_command(run, to, output, checkpoint=checkpoint, **given)
+
+    def table() -> None:
+        for note in result.notes:
+            click.echo(f"note: {note}")
+        compared = result.comparison
+        for kind, port in (("input", result.inputs), ("output", result.outputs)):
+            shape = " x ".join(map(str, port["shape"]))
+            click.echo(f"{kind:8} {port['name']}, {port['dtype']}, {shape}: {port['meaning']}")
+        click.echo(
+            f"checked  {compared.samples} samples in batches of "
+            f"{', '.join(map(str, compared.batch_sizes))}: differs by "
+            f"{compared.largest_difference:.1e} at most; {result.tolerance:g} is allowed"
+        )
+        click.echo(f"card     {result.card}")
+        click.echo(f"{result.path}  ({result.bytes / 1000:,.0f} kB)")
+
+    show(result, as_json, table)
+
+
 @click.command("import")
 @click.argument("source", type=FILE, metavar="FILE")
 @click.option(

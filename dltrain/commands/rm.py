@@ -17,8 +17,8 @@ from dltrain.run import Run
 
 # The config is the last to go: what is left of a removal that was cut short is a run still.
 WRITTEN = (
-    *("tensorboard", "checkpoints", "report.html", "samples.png", "log.txt", "record.json"),
-    *("inputs.json", "summary.json", "metrics.jsonl", "config.yaml", "lock"),
+    *("tensorboard", "checkpoints", "exports", "report.html", "samples.png", "log.txt"),
+    *("record.json", "inputs.json", "summary.json", "metrics.jsonl", "config.yaml", "lock"),
 )
 """What dltrain writes into a run directory; see also the `.NAME.part` of a write cut short."""
 

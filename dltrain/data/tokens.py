@@ -25,7 +25,8 @@ SPECIAL = ("<pad>", "<unk>")
 """The first two entries of a vocabulary; see `spec.PADDING` and `spec.UNKNOWN`."""
 
 # Runs of letters and digits, with apostrophes inside or before them ("don't", "'s"), or a sign.
-_WORD = re.compile(r"'?\w+(?:['-]\w+)*|[^\w\s]")
+WORD = re.compile(r"'?\w+(?:['-]\w+)*|[^\w\s]")
+"""What tokenizer `word` finds in a text, one after another."""
 
 
 def text_inputs(
@@ -73,7 +74,7 @@ def split_text(text: str, inputs: TextInputs) -> list[str]:
     text = text.lower() if inputs.lowercase else text
     if inputs.tokenizer == "file":
         return _parsed(inputs.definition).encode(text, add_special_tokens=False).tokens
-    return list(text) if inputs.tokenizer == "character" else _WORD.findall(text)
+    return list(text) if inputs.tokenizer == "character" else WORD.findall(text)
 
 
 def joined(inputs: TextInputs, tokens: Sequence[str]) -> str:

@@ -1,0 +1,211 @@
+"""The model card: what a file is, how it came about, and how to use it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from dltrain.exporting.checking import Comparison
+from dltrain.exporting.formats import Format
+from dltrain.exporting.preparation import Port
+
+MOST_NAMES = 20
+"""Classes or columns that are listed; a file's own description has all of them."""
+NEEDED = {
+    "onnx": "`pip install onnxruntime numpy`",
+    "pt2": "`pip install torch`",
+    "safetensors": "dltrain, since the file has weights and no network",
+}
+
+
+def model_card(
+    file: str,
+    to: Format,
+    about: Mapping[str, Any],
+    comparison: Comparison,
+    *,
+    config: str,
+    record: Mapping[str, Any],
+    summary: Mapping[str, Any] | None,
+    layers: str | None,
+) -> str:
+    """Markdown.
+
+    Args:
+        file: The file's name.
+        to: Its format.
+        about: See `description`.
+        comparison: Of the file with the model.
+        config: Of the run, YAML.
+        record: Of the run; see `run.Record`.
+        summary: How the run ended; None while it has not.
+        layers: Which were quantised; None where that was not wanted.
+    """
+    inputs, outputs = Port(**about["inputs"]), Port(**about["outputs"])
+    sections = {
+        "Model": _model(about, comparison, layers),
+        "Inputs and outputs": _ports(inputs, outputs, about),
+        "How to use it": f"Needs {NEEDED[to]}.\n\n```python\n{example(file, to, about)}```",
+        "Data": _data(record["data"]),
+        "Training": _training(record, summary, config),
+        "Metrics": _metrics(summary, about["checkpoint"]),
+        "Limits": _limits(about, inputs),
+    }
+    parts = [f"# {about['name']}", *(f"## {title}\n\n{text}" for title, text in sections.items())]
+    return "\n\n".join(parts) + "\n"
+
+
+def example(file: str, to: Format, about: Mapping[str, Any]) -> str:
+    """Python that runs in the file's folder and prints what the file makes of one input."""
+    inputs, outputs = Port(**about["inputs"]), Port(**about["outputs"])
+    shape = tuple(
+        8 if size == "tokens" else 1 if isinstance(size, str) else size for size in inputs.shape
+    )
+    if to == "onnx":
+        lines = [
+            "import json, numpy, onnxruntime",
+            "",
+            f'session = onnxruntime.InferenceSession("{file}")',
+            'about = json.loads(session.get_modelmeta().custom_metadata_map["dltrain"])',
+            f'{inputs.name} = numpy.ones({shape}, dtype="{inputs.dtype}")  # yours instead',
+            f'({outputs.name},) = session.run(None, {{"{inputs.name}": {inputs.name}}})',
+        ]
+    elif to == "pt2":
+        lines = [
+            "import json, torch",
+            "",
+            'extra = {"dltrain.json": ""}',
+            f'model = torch.export.load("{file}", extra_files=extra).module()',
+            'about = json.loads(extra["dltrain.json"])',
+            f"{inputs.name} = torch.ones({shape}, dtype=torch.{inputs.dtype})  # yours instead",
+            f"{outputs.name} = model({inputs.name})",
+        ]
+    else:
+        lines = [
+            "import torch",
+            "from dltrain.commands.export import read_exported",
+            "",
+            f'model, about = read_exported("{file}")',
+            f"{inputs.name} = torch.ones({shape}, dtype=torch.{inputs.dtype})  # yours instead",
+            f"{outputs.name} = model({inputs.name})",
+        ]
+    printed = f"{outputs.name}.shape"
+    if outputs.name == "probabilities":
+        printed = f'about["class_names"][{outputs.name}[0].argmax()]'
+    return "\n".join([*lines, f"print({printed})", ""])
+
+
+def _model(about: Mapping[str, Any], comparison: Comparison, layers: str | None) -> str:
+    options = ", ".join(f"{k}: {v}" for k, v in about["model"].items() if k != "name")
+    sizes = ", ".join(map(str, comparison.batch_sizes))
+    lines = [
+        f"- network: `{about['model']['name']}`" + (f" ({options})" if options else ""),
+        f"- task: `{about['task']}`",
+        f"- weights: `{about['checkpoint']}` of the run `{about['run']}`",
+        f"- made by: dltrain {about['dltrain']}",
+        f"- checked: {comparison.samples} samples in batches of {sizes}; the file differs from the "
+        f"model by {comparison.largest_difference:.1e} at most, as a share of the largest value",
+    ]
+    if layers is not None:
+        lines.append(f"- int8: {layers}")
+    return "\n".join(lines)
+
+
+def _ports(inputs: Port, outputs: Port, about: Mapping[str, Any]) -> str:
+    lines = ["| | name | type | shape | what |", "| --- | --- | --- | --- | --- |"]
+    for kind, port in (("input", inputs), ("output", outputs)):
+        shape = " x ".join(map(str, port.shape))
+        lines.append(f"| {kind} | `{port.name}` | {port.dtype} | {shape} | {port.meaning} |")
+    text = "\n".join(lines)
+    if names := about.get("class_names"):
+        text += f"\n\nClasses, in order: {_listed(names)}."
+    if columns := about.get("columns"):
+        described = [
+            f"{column['name']} ({_listed(column['categories'])})"
+            if column["categories"]
+            else column["name"]
+            for column in columns
+        ]
+        text += f"\n\nColumns, in order: {_listed(described)}."
+    if tokenizer := about.get("tokenizer"):
+        how = {
+            "word": f"the matches of `{tokenizer['pattern']}`",
+            "character": "its characters",
+            "file": "what the tokenizers library makes of `tokenizer.definition`",
+        }[tokenizer["kind"]]
+        lowered = "in lower case, " if tokenizer["lowercase"] else ""
+        cut = f"; at most {tokenizer['max_tokens']}" if tokenizer["max_tokens"] else ""
+        text += (
+            f"\n\nTokens of a text: {lowered}{how}{cut}. The vocabulary has "
+            f"{len(about['vocabulary']):,}; 0 is padding, and 1 stands for any other token."
+        )
+    return text + "\n\nThe file's own description, JSON under `dltrain`, has all of this."
+
+
+def _listed(names: list[str]) -> str:
+    shown = ", ".join(str(name) for name in names[:MOST_NAMES])
+    return shown if len(names) <= MOST_NAMES else f"{shown} and {len(names) - MOST_NAMES} more"
+
+
+def _data(data: Mapping[str, Any]) -> str:
+    sizes = ", ".join(f"{count:,} {name}" for name, count in data["sizes"].items())
+    lines = [
+        f"- source: `{data['name']}`, from {data['source']}",
+        f"- samples: {sizes}",
+        f"- fingerprint: SHA-256 {data['fingerprint']}",
+        *(f"- note: {notice}" for notice in data["notices"]),
+    ]
+    return "\n".join(lines)
+
+
+def _training(record: Mapping[str, Any], summary: Mapping[str, Any] | None, config: str) -> str:
+    device, versions = record["device"], record["versions"]
+    lines = [
+        f"- begun: {record['started']}",
+        f"- on: {device['name']}, {device['precision']}, processes: {device['processes']}",
+        f"- with: torch {versions['torch']}, Python {versions['python']}",
+    ]
+    if record["git"] is not None:
+        changed = ", with changes" if record["git"]["diff"] else ""
+        lines.append(f"- code: commit {record['git']['commit']}{changed}")
+    if summary is not None:
+        took = f"{summary['epoch']:.3g} epochs in {summary['seconds']:.0f} s"
+        lines.append(f"- ended: {summary['status']} after {summary['step']} steps, {took}")
+    return "\n".join(lines) + f"\n\nThe config:\n\n```yaml\n{config}```"
+
+
+def _metrics(summary: Mapping[str, Any] | None, checkpoint: str) -> str:
+    shown = {
+        name: value
+        for name, value in (summary["metrics"] if summary else {}).items()
+        if name.startswith(("val/", "test/"))
+    }
+    if summary is None or not shown:
+        return "The run has not recorded any."
+    rows = "\n".join(
+        f"| {name} | {'not finite' if value is None else f'{value:.6g}'} |"
+        for name, value in shown.items()
+    )
+    text = f"| metric | value |\n| --- | --- |\n{rows}"
+    if any(name.startswith("test/") for name in shown):
+        tested = summary["tested_weights"]
+        which = "these weights" if tested == checkpoint else f"`{tested}`, not of these weights"
+        text += f"\n\nTest metrics are of {which}; validation metrics are the last of the run."
+    return text
+
+
+def _limits(about: Mapping[str, Any], inputs: Port) -> str:
+    lines = [
+        "- It was measured on the data above alone; on other data it may be wrong more often.",
+        "- Probabilities are the model's own and need not be calibrated."
+        if about["outputs"]["name"] == "probabilities"
+        else "- It says nothing of how sure it is.",
+    ]
+    if inputs.name == "pixels":
+        lines.append("- Pictures must have exactly this size; the file scales and cuts nothing.")
+    if inputs.name == "tokens":
+        limit = f" more than {inputs.longest} tokens, nor" if inputs.longest else ""
+        lines.append(f"- It takes no{limit} text: tokens must be made outside.")
+    if inputs.name == "rows":
+        lines.append("- Missing values are not handled.")
+    return "\n".join(lines)

@@ -1,0 +1,40 @@
+"""What a file says of itself: enough to use it without dltrain."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+import dltrain
+from dltrain.data.tokens import WORD
+from dltrain.exporting.interface import Interface
+from dltrain.spec import DataSpec, TableInputs, TextInputs
+
+
+def description(interface: Interface, spec: DataSpec, trained: dict[str, Any]) -> dict[str, Any]:
+    """As JSON holds it.
+
+    Args:
+        interface: Inputs and outputs.
+        spec: Of the data.
+        trained: What else to say: the run, the model's options.
+    """
+    about: dict[str, Any] = {"dltrain": dltrain.__version__, **trained}
+    about |= {"inputs": asdict(interface.inputs), "outputs": asdict(interface.outputs)}
+    if spec.class_names:
+        about["class_names"] = list(spec.class_names)
+    if isinstance(spec.inputs, TableInputs):
+        about["columns"] = [
+            {"name": column.name, "categories": list(column.categories)}
+            for column in spec.inputs.columns
+        ]
+    if isinstance(spec.inputs, TextInputs):
+        about["vocabulary"] = list(spec.inputs.vocabulary)
+        about["tokenizer"] = {
+            "kind": spec.inputs.tokenizer,
+            "pattern": WORD.pattern if spec.inputs.tokenizer == "word" else None,
+            "lowercase": spec.inputs.lowercase,
+            "max_tokens": spec.inputs.max_tokens,
+            "definition": spec.inputs.definition,
+        }
+    return about

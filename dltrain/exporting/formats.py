@@ -1,0 +1,149 @@
+"""The files: how each is made of a model, and how it is run again, from its bytes alone."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, redirect_stderr
+from typing import Any, Literal
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from dltrain.checkpoint import plain
+from dltrain.errors import RunError, UsageError, told_by
+from dltrain.exporting.interface import Interface
+from dltrain.exporting.lstm import LoopedLstm, OnnxLstm, replaced_lstms
+
+Format = Literal["onnx", "pt2", "safetensors"]
+Run = Callable[[Tensor], Tensor]
+"""Raw inputs to predictions, by a file."""
+
+KEY = "dltrain"
+"""Under which a file holds its description, as JSON."""
+
+
+def to_pt2(interface: Interface, example: Tensor, about: Mapping[str, Any]) -> bytes:
+    """A file of `torch.export.save`.
+
+    Args:
+        interface: The model, in evaluation mode.
+        example: Raw inputs of several samples.
+        about: The description.
+
+    Raises:
+        RunError: PyTorch can't write down what the model does.
+    """
+    with replaced_lstms(interface.model, LoopedLstm):
+        program = _program(interface, example)
+    buffer = io.BytesIO()
+    torch.export.save(program, buffer, extra_files={f"{KEY}.json": json.dumps(about)})
+    return buffer.getvalue()
+
+
+def run_pt2(content: bytes) -> Run:
+    """See `Run`."""
+    return torch.export.load(io.BytesIO(content)).module()
+
+
+def to_onnx(interface: Interface, example: Tensor, about: Mapping[str, Any]) -> bytes:
+    """A file in ONNX's format; see `to_pt2`.
+
+    Raises:
+        RunError: PyTorch can't write down what the model does, or ONNX has no word for it.
+        UsageError: The libraries are not installed.
+    """
+    require_onnx()
+    with replaced_lstms(interface.model, OnnxLstm):
+        program = _program(interface, example)
+    with _told("ONNX can't hold this model"):
+        exported = torch.onnx.export(
+            program,
+            input_names=[interface.inputs.name],
+            output_names=[interface.outputs.name],
+            dynamo=True,
+            verbose=False,
+        )
+    assert exported is not None
+    proto = exported.model_proto
+    proto.metadata_props.add(key=KEY, value=json.dumps(about))
+    return proto.SerializeToString()
+
+
+def run_onnx(content: bytes) -> Run:
+    """See `Run`."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # errors; it warns of what it makes simpler itself
+    with _told("onnxruntime can't read what was exported"):
+        session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    (given,) = session.get_inputs()
+
+    def run(raw: Tensor) -> Tensor:
+        (outputs,) = session.run(None, {given.name: raw.numpy()})
+        return torch.from_numpy(outputs)
+
+    return run
+
+
+def require_onnx() -> None:
+    """UsageError where a library that ONNX files need is missing."""
+    try:
+        import onnx  # noqa: F401
+        import onnxruntime  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise UsageError(
+            f"ONNX files need {error.name or 'more libraries'}: pip install 'dltrain[export]'"
+        ) from error
+
+
+def to_safetensors(model: nn.Module, about: Mapping[str, Any]) -> bytes:
+    """A model's weights by name, with the description as metadata."""
+    tensors = dict(plain(model.state_dict()))
+    return safetensors.torch.save(tensors, metadata={KEY: json.dumps(about)})
+
+
+def read_safetensors(content: bytes) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Weights and description, of a file of `to_safetensors`."""
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    return safetensors.torch.load(content), json.loads(header["__metadata__"][KEY])
+
+
+def _program(interface: Interface, example: Tensor) -> torch.export.ExportedProgram:
+    """What the model does, for batches of any size and texts of any length."""
+    sizes = {
+        number: torch.export.Dim(size, max=interface.inputs.longest if number else None)
+        for number, size in enumerate(interface.inputs.shape)
+        if isinstance(size, str)
+    }
+    # What the exporter writes to standard error where it fails, the exception says too.
+    log = logging.getLogger("torch.fx.experimental.symbolic_shapes")
+    fast_attention, quiet = torch.backends.mha.get_fastpath_enabled(), log.disabled
+    torch.backends.mha.set_fastpath_enabled(False)  # of one operator that ONNX lacks
+    log.disabled = True
+    try:
+        with (
+            torch.no_grad(),
+            redirect_stderr(io.StringIO()),
+            _told("PyTorch can't export this model"),
+        ):
+            return torch.export.export(interface, (example,), dynamic_shapes=(sizes,))
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast_attention)
+        log.disabled = quiet
+
+
+@contextmanager
+def _told(what: str) -> Iterator[None]:
+    """Whatever an exporter raises, as an error of the run with its first line."""
+    try:
+        yield
+    except Exception as error:  # exporters raise of all kinds, for what a model may do
+        first = told_by(error).strip().partition("\n")[0]
+        raise RunError(f"{what}: {first}") from error
