@@ -86,8 +86,9 @@ def _batches(
             yield noise.to(interface.preparation.dtype), None
         return
     available = math.ceil(len(split) / BATCH_SIZE)
-    for place in range(min(num_batches, available)):
-        offset = place * available // min(num_batches, available)
+    count = min(num_batches, available)
+    offsets = [place * available // count for place in range(count)]
+    for place, offset in enumerate(offsets):
         batch = next(split.batches(BATCH_SIZE, offset=offset))
         if place == 0:
             yield batch.inputs[:1], batch.targets[:1]
@@ -95,6 +96,8 @@ def _batches(
     last = next(split.batches(BATCH_SIZE, offset=available - 1))
     if len(last) == BATCH_SIZE:
         last = next(last.split(BATCH_SIZE - 1))
+    elif available - 1 in offsets:  # it was there already
+        return
     yield last.inputs, last.targets
 
 
