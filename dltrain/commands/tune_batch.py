@@ -2,33 +2,21 @@
 
 from __future__ import annotations
 
-import gc
-import json
-import os
-import signal
-import subprocess
-import sys
-import tempfile
-import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
-from itertools import islice
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import torch
-
-from dltrain.build import Machine, build_data, build_machine, build_task, build_trainer
-from dltrain.checkpoint import Checkpoints
-from dltrain.config import ConfigError, Experiment, load
+from dltrain.build import Machine, build_machine
+from dltrain.commands.batch_trial import (
+    Plan,
+    Trial,
+    of_memory,
+    trials_in_processes,
+    trials_on_gpu,
+)
+from dltrain.config import Experiment
 from dltrain.data.cache import free_bytes
-from dltrain.device import is_out_of_memory, peak_memory_bytes
-from dltrain.errors import DltrainError, RunError, UsageError, told_by
-from dltrain.plugins import load_plugin
-from dltrain.spec import Batch, Data
-from dltrain.trainer import Trainer
+from dltrain.errors import RunError, UsageError
 
 SHARE = 0.5
 """Of the memory that is available, on a CPU, where no budget is given."""
@@ -36,29 +24,6 @@ RESERVE = 1 / 16
 """Of the budget, for what a run has beside steps: recorders, and files being written."""
 PRECISION = 16
 """The search ends where the next size to try would be less than a sixteenth larger."""
-MOST_SECONDS = 2.0
-"""Steps are measured for about so long."""
-POLL_SECONDS = 0.01
-FULL, FULL_AT_ONCE, WRONG_CONFIG = 75, 76, 77
-"""Exit codes of a trial's process: the budget did not do for the batch, or for anything."""
-
-
-@dataclass(frozen=True)
-class Trial:
-    """A few steps with one size of the batch, or of its slices.
-
-    Attributes:
-        size: Samples.
-        fits: Whether the memory was enough.
-        memory_bytes: The most that was in use: of the process, or of the GPU's allocator; None
-            where it did not fit.
-        samples_per_second: Of training steps; None where it did not fit.
-    """
-
-    size: int
-    fits: bool
-    memory_bytes: int | None = None
-    samples_per_second: float | None = None
 
 
 @dataclass(frozen=True)
@@ -85,32 +50,6 @@ class BatchSize:
     trials: list[Trial]
     device: str
     memory_bytes: int | None
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """What a trial is of: it is handed to the process that makes it.
-
-    Attributes:
-        setting: `batch_size` or `micro_batch`.
-        size: Its value.
-        steps: To be measured, at most.
-        memory_bytes: What the trial may have; None where a GPU's own memory is the limit.
-    """
-
-    setting: str
-    size: int
-    steps: int
-    memory_bytes: int | None
-
-    def of(self, experiment: Experiment) -> Experiment:
-        """The experiment with this size; no step is recorded as a graph, which takes memory."""
-        changed: dict[str, Any] = {"micro_batch": None, self.setting: self.size}
-        return replace(experiment, train=replace(experiment.train, cuda_graph="off", **changed))
-
-
-MakeTrial = Callable[[_Plan], tuple[Trial, int | None]]
-"""Gives the trial, and how many training samples there are, where that came out."""
 
 
 def tune_batch(
@@ -148,13 +87,15 @@ def tune_batch(
     machine = build_machine(experiment)
     memory_bytes = memory_bytes or _budget(machine)
     allowed = None if memory_bytes is None else int((1 - RESERVE) * memory_bytes)
-    on_gpu = machine.device.type == "cuda"
-    make = _on_gpu(experiment, machine) if on_gpu else _in_processes(experiment, plugins)
+    if machine.device.type == "cuda":
+        make = trials_on_gpu(experiment, machine)
+    else:
+        make = trials_in_processes(experiment, plugins)
     samples = configured
 
     def attempt(size: int) -> Trial:
         nonlocal samples
-        trial, found = make(_Plan(setting, size, steps, allowed))
+        trial, found = make(Plan(setting, size, steps, allowed))
         samples = found or samples
         say(trial)
         return trial
@@ -166,8 +107,8 @@ def tune_batch(
     fitting = [trial for trial in trials if trial.fits]
     if not fitting:
         raise RunError(
-            f"not even one sample fits into the memory{_of(memory_bytes)}: make the model or its "
-            "inputs smaller, or give more"
+            f"not even one sample fits into the memory{of_memory(memory_bytes)}: make the model or "
+            "its inputs smaller, or give more"
         )
     speeds = {trial.size: trial.samples_per_second or 0.0 for trial in fitting}
     fast = min(size for size, speed in speeds.items() if speed >= 0.95 * max(speeds.values()))
@@ -193,10 +134,6 @@ def _budget(machine: Machine) -> int | None:
     if free is None:
         raise UsageError("this system does not tell what memory is free: give --memory")
     return int(SHARE * free)
-
-
-def _of(memory_bytes: int | None) -> str:
-    return "" if memory_bytes is None else f", {memory_bytes / 2**20:,.0f} MiB"
 
 
 def search(attempt: Callable[[int], Trial], start: int, most: Callable[[], int]) -> list[Trial]:
@@ -227,146 +164,3 @@ def search(attempt: Callable[[int], Trial], start: int, most: Callable[[], int])
         middle = (low + high) // 2
         low, high = (middle, high) if fits(middle) else (low, middle)
     return sorted(trials.values(), key=lambda trial: trial.size)
-
-
-# ------------------------------------------------------------------------------------- one trial
-
-
-def _on_gpu(experiment: Experiment, machine: Machine) -> MakeTrial:
-    """Makes trials in this process, one after another."""
-    data = build_data(experiment, machine, lambda text: print(text, file=sys.stderr))
-
-    def make(plan: _Plan) -> tuple[Trial, int | None]:
-        gc.collect()  # of a trial that failed, its frames hold what has to be freed
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats(machine.device)
-        try:
-            trial = _steps(plan, experiment, data, machine)
-        except DltrainError:
-            raise
-        except Exception as error:  # a model may raise anything
-            if not is_out_of_memory(error):
-                raise RunError(f"a step fails: {told_by(error)}") from error
-            trial = Trial(plan.size, fits=False)
-        taken = torch.cuda.max_memory_reserved(machine.device)
-        if plan.memory_bytes is not None and taken > plan.memory_bytes:
-            trial = Trial(trial.size, fits=False)
-        return trial, len(data.train)
-
-    return make
-
-
-def _steps(plan: _Plan, experiment: Experiment, data: Data, machine: Machine) -> Trial:
-    """Takes steps, evaluates a batch, and copies what a checkpoint holds, as training does."""
-    experiment = plan.of(experiment)
-    task = build_task(experiment, data.spec, machine)
-    with tempfile.TemporaryDirectory() as place:
-        trainer = build_trainer(experiment, data, task, machine, Checkpoints(Path(place)))
-        task.model.train()
-        trainer.total_steps = max(trainer.total_steps, plan.steps + 1)  # schedules end there
-        batches = trainer.batches()
-        trainer.train_step(next(batches))
-        seconds, samples = _measured(plan.steps, trainer, batches, machine)
-        task.model.eval()
-        with torch.inference_mode(), machine.numerics.autocast():
-            size = experiment.train.samples_at_once
-            task.evaluate(iter([next((data.validation or data.train).batches(size))]))
-        trainer.snapshot().copied()
-    return Trial(
-        size=min(plan.size, len(data.train)),
-        fits=True,
-        memory_bytes=peak_memory_bytes(machine.device),
-        samples_per_second=samples / seconds,
-    )
-
-
-def _measured(
-    steps: int, trainer: Trainer, batches: Iterator[Batch], machine: Machine
-) -> tuple[float, int]:
-    """Seconds, and samples trained in them."""
-    _wait(machine)
-    samples, started = 0, time.perf_counter()
-    for batch in islice(batches, steps):
-        trainer.train_step(batch)
-        samples += len(batch)
-        _wait(machine)
-        if time.perf_counter() - started > MOST_SECONDS:
-            break
-    return time.perf_counter() - started, samples
-
-
-def _wait(machine: Machine) -> None:
-    if machine.device.type == "cuda":
-        torch.cuda.synchronize(machine.device)
-
-
-# -------------------------------------------------------------------------- a process for a trial
-
-
-def _in_processes(experiment: Experiment, plugins: Sequence[Path]) -> MakeTrial:
-    """Makes each trial in a process of its own."""
-
-    def make(plan: _Plan) -> tuple[Trial, int | None]:
-        with tempfile.TemporaryDirectory() as place:
-            config = Path(place) / "config.yaml"
-            config.write_text(experiment.to_yaml(), encoding="utf-8")
-            words = [str(config), json.dumps(asdict(plan)), *map(str, plugins)]
-            ended = subprocess.run(  # noqa: S603
-                [sys.executable, "-m", "dltrain.commands.tune_batch", *words],
-                capture_output=True,
-                check=False,
-                text=True,
-            )
-        if ended.returncode == 0:
-            found = json.loads(ended.stdout.splitlines()[-1])
-            return Trial(**found["trial"]), found["samples"]
-        if ended.returncode == FULL_AT_ONCE:
-            raise RunError(f"the data alone does not fit into the memory{_of(plan.memory_bytes)}")
-        if ended.returncode in (FULL, -signal.SIGKILL):  # the system's own guard may be quicker
-            return Trial(plan.size, fits=False), None
-        if ended.returncode == WRONG_CONFIG:  # told at the line of the user's own file
-            raise experiment.problem(*json.loads(ended.stdout.splitlines()[-1]))
-        raise RunError(ended.stderr.strip() or f"a trial ended with exit code {ended.returncode}")
-
-    return make
-
-
-def _trial_process(config: str, words: str, *plugins: str) -> None:
-    """What such a process does."""
-    plan, begun = _Plan(**json.loads(words)), threading.Event()
-    assert plan.memory_bytes is not None
-    threading.Thread(target=_guard, args=(plan.memory_bytes, begun), daemon=True).start()
-    try:
-        for plugin in plugins:
-            load_plugin(Path(plugin))
-        experiment = load(config)
-        machine = build_machine(experiment)
-        data = build_data(experiment, machine, lambda _: None)
-        begun.set()
-        trial = _steps(plan, experiment, data, machine)
-    except ConfigError as error:
-        print(json.dumps([error.problems[0].path, error.problems[0].message]))
-        sys.exit(WRONG_CONFIG)
-    except DltrainError as error:
-        print(error, file=sys.stderr)
-        sys.exit(error.exit_code)
-    except Exception as error:  # a model may raise anything
-        if is_out_of_memory(error):
-            sys.exit(FULL)
-        print(f"a step fails: {told_by(error)}", file=sys.stderr)
-        sys.exit(RunError.exit_code)
-    if trial.memory_bytes is not None and trial.memory_bytes > plan.memory_bytes:
-        sys.exit(FULL)  # it was quicker than the guard
-    print(json.dumps({"trial": asdict(trial), "samples": len(data.train)}))
-
-
-def _guard(memory_bytes: int, begun: threading.Event) -> None:
-    """Ends the process as soon as it has had more than the budget."""
-    while peak_memory_bytes(torch.device("cpu")) <= memory_bytes:
-        time.sleep(POLL_SECONDS)
-    os._exit(FULL if begun.is_set() else FULL_AT_ONCE)
-
-
-if __name__ == "__main__":
-    with suppress(KeyboardInterrupt):
-        _trial_process(*sys.argv[1:])

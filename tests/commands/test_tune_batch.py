@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import dltrain
+from dltrain.commands import batch_trial
 from dltrain.commands import tune_batch as command
 from dltrain.commands.tune_batch import Trial, search
 from dltrain.device import is_out_of_memory
@@ -69,7 +70,9 @@ def pretended_gpu(monkeypatch):
     }.items():
         monkeypatch.setattr(torch.cuda, name, lambda *_, value=value: value)
     monkeypatch.setattr(
-        command, "_in_processes", lambda experiment, _: command._on_gpu(experiment, a_cpu())
+        command,
+        "trials_in_processes",
+        lambda experiment, _: command.trials_on_gpu(experiment, a_cpu()),
     )
 
 
@@ -136,13 +139,13 @@ def test_a_graph_is_never_recorded_and_the_experiment_stays_as_it_is(
     chosen = hungry("train.micro_batch=auto")
     chosen = replace(chosen, train=replace(chosen.train, cuda_graph="auto"))
     seen = []
-    build = command.build_trainer
+    build = batch_trial.build_trainer
 
     def note(experiment, *others):
         seen.append((experiment.train.cuda_graph, experiment.train.micro_batch))
         return build(experiment, *others)
 
-    monkeypatch.setattr(command, "build_trainer", note)
+    monkeypatch.setattr(batch_trial, "build_trainer", note)
     dltrain.tune_batch(chosen)
     assert set(seen) == {("off", None)}
     assert chosen.train.micro_batch == "auto"
@@ -161,7 +164,7 @@ def test_another_error_of_a_step_is_told(hungry, pretended_gpu, monkeypatch):
     def steps(*_):
         raise error
 
-    monkeypatch.setattr(command, "_steps", steps)
+    monkeypatch.setattr(batch_trial, "_steps", steps)
     with pytest.raises(dltrain.errors.RunError, match="a step fails: shapes differ"):
         dltrain.tune_batch(hungry())
 
