@@ -174,15 +174,17 @@ def test_a_processes_memory_stays_within_the_budget(hungry, call, monkeypatch):
     hungry()
     words = ("tune-batch", "config.yaml", "--plugin", "hungry.py", "--steps", 1)
     base = json.loads(call(*words, "--micro-batch", "--json").out)["trials"][0]["memory_bytes"]
-    budget = int((base + 200 * 2**20) / (1 - command.RESERVE))
-    ended = call(*words, "model.mib=4", "--memory", budget)  # 64 samples take 256 MiB, 32 128
+    # What is mapped of torch's own files varies by some ten MiB, so the steps are wide: 64 samples
+    # take 768 MiB, 32 take 384.
+    budget = int((base + 576 * 2**20) / (1 - command.RESERVE))
+    ended = call(*words, "model.mib=12", "--memory", budget)
     assert ended.code == 0, ended.err
     assert "tried 64: does not fit" in ended.err
     lines = ended.out.splitlines()
     assert lines[0].split() == ["batch_size", "memory", "samples/s"]
     assert [line.split()[0] for line in lines[1:3]] == ["32", "64"]
     taken = int(lines[1].split()[1].replace(",", "")) * 2**20
-    assert base < taken <= base + 200 * 2**20
+    assert base < taken <= base + 576 * 2**20
     assert "in the config:  train: {batch_size: 32}" in lines
     assert "train: {micro_batch: 32}" in lines[-1]
     assert "dltrain tune-lr config.yaml train.batch_size=32" in ended.out
