@@ -208,8 +208,13 @@ def accuracies(root: Path) -> dict[str, float]:
     """mnist_cnn's test accuracy in each precision, and what mnist_fast needs to 99 %."""
     figures = {}
     for precision in ("fp32", "bf16", "fp16"):
-        _, accuracy = _trained("mnist_cnn", root, f"train.precision={precision}")
+        seconds, accuracy = _trained("mnist_cnn", root, f"train.precision={precision}")
         figures[f"mnist_cnn, {precision}: test accuracy"] = accuracy
+        figures[f"mnist_cnn, {precision}: s"] = seconds
+    for graph in ("off", "on"):
+        options = ("train.deterministic=true", f"train.cuda_graph={graph}")
+        seconds, _ = _trained("mnist_cnn", root, "train.precision=bf16", *options)
+        figures[f"mnist_cnn, bf16, deterministic, graph {graph}: s"] = seconds
     for graph in ("off", "on"):
         options = ("train.precision=bf16", f"train.cuda_graph={graph}")
         seconds, accuracy = _trained("mnist_fast", root, *options)

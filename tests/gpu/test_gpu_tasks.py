@@ -4,8 +4,10 @@ import math
 
 import pytest
 import torch
-from gpu_config import IMAGES
+from gpu_config import CONFIG, IMAGES
 from gpu_steps import train_steps, weights
+
+import dltrain
 
 pytestmark = pytest.mark.gpu
 
@@ -70,3 +72,21 @@ def test_a_full_memory_halves_the_micro_batch(make, images):
     assert trainer.state.micro_batch is not None
     assert trainer.state.micro_batch < 65536
     assert trainer.state.step == 1
+
+
+def test_the_largest_batch_is_found_by_filling_the_memory(cuda, experiment):
+    wide = {"name": "mlp", "hidden": [4096, 4096]}
+    data = {"name": "toy_blobs", "samples": 80000}
+    chosen = experiment(CONFIG | {"model": wide, "data": data}, "train.batch_size=4096")
+    total = torch.cuda.get_device_properties(0).total_memory
+    torch.cuda.empty_cache()
+    used = torch.cuda.memory_reserved()
+    torch.cuda.set_per_process_memory_fraction((used + 1.5 * 2**30) / total)
+    try:
+        found = dltrain.tune_batch(chosen, steps=1)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    fitting = {trial.size: trial.memory_bytes for trial in found.trials if trial.fits}
+    assert found.suggestion == max(fitting) >= 4096
+    assert any(not trial.fits for trial in found.trials)
+    assert 0.5 * 2**30 < fitting[found.suggestion] <= used + 1.5 * 2**30
