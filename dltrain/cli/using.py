@@ -195,7 +195,18 @@ def sample(run: Path, plugins: Sequence[Path], as_json: bool, **options: Any) ->
     "--tolerance",
     type=click.FloatRange(min=0),
     metavar="SHARE",
-    help="Largest difference from the model that is allowed; 1e-4 by default.",
+    help="Largest difference from the model that is allowed; default: 1e-4, with --quantize 0.1.",
+)
+@click.option(
+    "--quantize",
+    type=click.Choice(["int8"]),
+    help="Keep the weights of linear layers in eight bits; they are made by torchao.",
+)
+@click.option(
+    "--samples",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="How many are compared, at least; default: 100, with --quantize 1000.",
 )
 @checkpoint_option
 @plugin_option
@@ -205,6 +216,8 @@ def export(
     to: Any,
     output: Path | None,
     tolerance: float | None,
+    quantize: Any,
+    samples: int | None,
     checkpoint: str | None,
     plugins: Sequence[Path],
     as_json: bool,
@@ -215,23 +228,36 @@ def export(
     data before it is written; one that differs is not.
     """
     load_plugins(plugins)
+    from dltrain.commands.export import TOLERANCE
     from dltrain.commands.export import export as export_command
 
-    given = {} if tolerance is None else {"tolerance": tolerance}
-    result = export_command(run, to, output, checkpoint=checkpoint, **given)
+    result = export_command(
+        run,
+        to,
+        output,
+        checkpoint=checkpoint,
+        quantize=quantize,
+        tolerance=tolerance,
+        samples=samples,
+    )
 
     def table() -> None:
         for note in result.notes:
             click.echo(f"note: {note}")
-        compared = result.comparison
+        compared = result.exactness or result.comparison
+        allowed = result.tolerance if result.exactness is None else TOLERANCE
         for kind, port in (("input", result.inputs), ("output", result.outputs)):
             shape = " x ".join(map(str, port["shape"]))
             click.echo(f"{kind:8} {port['name']}, {port['dtype']}, {shape}: {port['meaning']}")
+        if result.quantized is not None:
+            click.echo(f"{result.quantized.method:8} {result.quantized.told()}")
         click.echo(
-            f"checked  {compared.samples} samples in batches of "
+            f"checked  {compared.samples:,} samples in batches of "
             f"{', '.join(map(str, compared.batch_sizes))}: differs by "
-            f"{compared.largest_difference:.1e} at most; {result.tolerance:g} is allowed"
+            f"{compared.largest_difference:.1e} at most; {allowed:g} is allowed"
         )
+        if result.quantized is not None:
+            click.echo(f"cost     {result.comparison.cost()}; {result.tolerance:g} is allowed")
         click.echo(f"card     {result.card}")
         click.echo(f"{result.path}  ({result.bytes / 1000:,.0f} kB)")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import tempfile
 from dataclasses import asdict, dataclass
@@ -9,16 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dltrain.build import Trained, build_data, build_machine, build_task, load_trained
 from dltrain.config import load
 from dltrain.errors import RunError, UsageError
 from dltrain.exporting.card import model_card
-from dltrain.exporting.checking import Comparison, Reference, compare, references
+from dltrain.exporting.checking import BATCH_SIZE, Comparison, compare, references
 from dltrain.exporting.description import description
 from dltrain.exporting.formats import (
     Format,
+    Use,
     read_safetensors,
     require_onnx,
     run_onnx,
@@ -28,13 +30,27 @@ from dltrain.exporting.formats import (
     to_safetensors,
 )
 from dltrain.exporting.interface import Interface, interface_of
+from dltrain.exporting.quantization import (
+    Method,
+    Quantized,
+    by_torchao,
+    described,
+    int8_layers,
+    require_torchao,
+    with_int8_layers,
+)
+from dltrain.exporting.replacing import replaced
 from dltrain.files import make_directory, write_atomically
 from dltrain.run import Run
 from dltrain.spec import spec_from_json, spec_to_json
 
 TOLERANCE = 1e-4
 """Largest difference from the model, as a share of the largest value: rounding, and no more."""
-NUM_BATCHES = 3
+INT8_TOLERANCE = 0.1
+"""Of a quantised file from the trained model, in the same way: what eight bits may cost."""
+NUM_SAMPLES = 100
+INT8_NUM_SAMPLES = 1000
+"""That are compared by default."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +65,11 @@ class Exported:
         checkpoint: Where the weights came from.
         inputs: Name, dtype, shape and meaning of what goes in.
         outputs: Of what comes out.
-        comparison: With the model, on real samples.
-        tolerance: The largest difference that was allowed.
+        comparison: With the model as it was trained, on real samples.
+        tolerance: The largest difference that was allowed there.
+        quantized: What is in eight bits; None without `quantize`.
+        exactness: How the file compares with the quantised model, as torchao computes it, where at
+            most `TOLERANCE` is allowed; None without `quantize`.
         notes: What to know beside.
     """
 
@@ -63,6 +82,8 @@ class Exported:
     outputs: dict[str, Any]
     comparison: Comparison
     tolerance: float
+    quantized: Quantized | None
+    exactness: Comparison | None
     notes: list[str]
 
 
@@ -72,7 +93,9 @@ def export(
     output: Path | str | None = None,
     *,
     checkpoint: str | None = None,
-    tolerance: float = TOLERANCE,
+    quantize: Method | None = None,
+    tolerance: float | None = None,
+    samples: int | None = None,
 ) -> Exported:
     """Writes a run's model as a file that takes raw inputs, and a model card beside it.
 
@@ -85,33 +108,53 @@ def export(
         to: `onnx`, `pt2` for `torch.export.load`, or `safetensors`: weights without the network.
         output: The file, with the format's ending; `exports/model.FORMAT` in the run if not given.
         checkpoint: See `load_trained`.
-        tolerance: The largest difference allowed, as a share of the largest prediction, or of 1
-            where all are smaller.
+        quantize: `int8` keeps the weights of linear layers in eight bits; see `by_torchao`.
+        tolerance: The largest difference from the trained model that is allowed, as a share of the
+            largest prediction, or of 1 where all are smaller; None for `TOLERANCE`, and for
+            `INT8_TOLERANCE` with `quantize`.
+        samples: How many are compared, at least, of those that the split has; None for
+            `NUM_SAMPLES`, and with `quantize` for `INT8_NUM_SAMPLES`, where predictions are classes
+            or values.
 
     Raises:
         RunError: There is no such checkpoint, the model can't be exported, or the file differs.
         DataError: The run's data is missing.
-        UsageError: The task's model can't be exported, a library is missing, or `output` has
-            another ending.
+        UsageError: The task's model can't be exported, none of its layers can be quantised, a
+            library is missing, or `output` has another ending.
     """
     run, path = Run.open(Path(run_dir)), _path(Path(run_dir), to, output)
     if to == "onnx":
         require_onnx()
+    if quantize is not None:
+        require_torchao()
     trained = _loaded(run, checkpoint)
     interface = _interface(trained)
+    of_torchao = by_torchao(interface.model) if quantize else {}
+    quantized = described(interface.model, of_torchao) if quantize else None
     data = build_data(trained.experiment, trained.machine, lambda s: print(s, file=sys.stderr))
     split = data.test or data.validation or data.train
-    found = references(interface, split, NUM_BATCHES, trained.experiment.seed)
+    if samples is None:
+        samples = _num_samples(interface, quantize)
+    taken = split, math.ceil(samples / BATCH_SIZE), trained.experiment.seed
+    found = references(interface, *taken)
     record, ended = run.record(), run.summary()
     about = description(interface, trained.spec, _of_run(run, trained))
     if to == "safetensors":
         about |= _to_build(run, trained)
-    content, comparison = _made(trained, interface, to, about, found)
-    if not comparison.largest_difference <= tolerance:
-        raise RunError(
-            f"nothing written: the file would differ from the model by "
-            f"{comparison.largest_difference:.2e}, and {tolerance:g} is allowed (--tolerance)"
-        )
+    if quantized is not None:
+        about["quantized"] = asdict(quantized)
+    example = max((reference.raw for reference in found), key=len)
+    with replaced(interface.model, int8_layers(of_torchao)):
+        content, use = _made(trained, interface, to, about, example)
+    exactness = None
+    if quantized is not None:
+        with replaced(interface.model, of_torchao):
+            exactness = compare(use, references(interface, *taken))
+        _check(exactness, TOLERANCE, "the quantised model", "")
+    comparison = compare(use, found)
+    if tolerance is None:
+        tolerance = TOLERANCE if quantize is None else INT8_TOLERANCE
+    _check(comparison, tolerance, "the model", " (--tolerance)")
     card = model_card(
         path.name,
         to,
@@ -120,7 +163,8 @@ def export(
         config=run.config_path.read_text(encoding="utf-8"),
         record=record,
         summary=asdict(ended) if ended else None,
-        layers=None,
+        quantized=quantized,
+        exactness=exactness,
     )
     place = path.with_name(f"{path.name}.md")
     try:
@@ -142,6 +186,8 @@ def export(
         outputs=about["outputs"],
         comparison=comparison,
         tolerance=tolerance,
+        quantized=quantized,
+        exactness=exactness,
         notes=notes,
     )
 
@@ -163,6 +209,7 @@ def read_exported(path: Path | str) -> tuple[nn.Module, dict[str, Any]]:
     try:
         weights, about = read_safetensors(content)
         config, spec = about["config"], spec_from_json(about["spec"])
+        in_eight = list(about["quantized"]["layers"]) if "quantized" in about else []
     except Exception as error:  # a stranger's bytes lead to all kinds of them
         raise RunError(f"{path}: no safetensors file of dltrain export") from error
     with tempfile.TemporaryDirectory() as folder:
@@ -171,8 +218,9 @@ def read_exported(path: Path | str) -> tuple[nn.Module, dict[str, Any]]:
         experiment = load(file, ["train.device=cpu", "metrics=[]", "train.compile=false"])
     machine = build_machine(experiment)
     task = build_task(experiment, spec, machine)
-    task.model.load_state_dict(weights)
     interface = interface_of(task, spec, machine.numerics.dtype)
+    with_int8_layers(interface.model, in_eight)
+    task.model.load_state_dict(weights)
     return interface.eval().requires_grad_(False), about
 
 
@@ -197,6 +245,12 @@ def _interface(trained: Trained) -> Interface:
     return interface.eval().requires_grad_(False)
 
 
+def _num_samples(interface: Interface, quantize: Method | None) -> int:
+    """To compare. All predictions are kept, and those that are pictures or texts are large."""
+    is_small = interface.outputs.name in ("probabilities", "values")
+    return INT8_NUM_SAMPLES if quantize is not None and is_small else NUM_SAMPLES
+
+
 def _of_run(run: Run, trained: Trained) -> dict[str, Any]:
     """What a file says of the run."""
     config = trained.experiment.to_dict()
@@ -219,22 +273,25 @@ def _to_build(run: Run, trained: Trained) -> dict[str, Any]:
 
 
 def _made(
-    trained: Trained,
-    interface: Interface,
-    to: Format,
-    about: dict[str, Any],
-    found: list[Reference],
-) -> tuple[bytes, Comparison]:
-    """The file's bytes, and how what they hold compares with the model."""
-    example = max((reference.raw for reference in found), key=len)
+    trained: Trained, interface: Interface, to: Format, about: dict[str, Any], example: Tensor
+) -> tuple[bytes, Use]:
+    """The file's bytes, and what they hold as a function."""
     if to == "onnx":
         content = to_onnx(interface, example, about)
-        return content, compare(run_onnx(content), found)
+        return content, run_onnx(content)
     if to == "pt2":
         content = to_pt2(interface, example, about)
-        return content, compare(run_pt2(content), found)
+        return content, run_pt2(content)
     content = to_safetensors(trained.task.model, about)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "model.safetensors")
         file.write_bytes(content)
-        return content, compare(read_exported(file)[0], found)
+        return content, read_exported(file)[0]
+
+
+def _check(found: Comparison, allowed: float, model: str, option: str) -> None:
+    if not found.largest_difference <= allowed:
+        raise RunError(
+            f"nothing written: the file would differ from {model} by "
+            f"{found.largest_difference:.2e}, and {allowed:g} is allowed{option}"
+        )

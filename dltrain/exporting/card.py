@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from dltrain.exporting.checking import Comparison
+from dltrain.exporting.description import listed
 from dltrain.exporting.formats import Format
 from dltrain.exporting.preparation import Port
+from dltrain.exporting.quantization import Quantized
 
-MOST_NAMES = 20
-"""Classes or columns that are listed; a file's own description has all of them."""
 NEEDED = {
     "onnx": "`pip install onnxruntime numpy`",
     "pt2": "`pip install torch`",
@@ -27,7 +27,8 @@ def model_card(
     config: str,
     record: Mapping[str, Any],
     summary: Mapping[str, Any] | None,
-    layers: str | None,
+    quantized: Quantized | None,
+    exactness: Comparison | None,
 ) -> str:
     """Markdown.
 
@@ -35,20 +36,21 @@ def model_card(
         file: The file's name.
         to: Its format.
         about: See `description`.
-        comparison: Of the file with the model.
+        comparison: Of the file with the model as it was trained.
         config: Of the run, YAML.
         record: Of the run; see `run.Record`.
         summary: How the run ended; None while it has not.
-        layers: Which were quantised; None where that was not wanted.
+        quantized: What is in eight bits; None where that was not wanted.
+        exactness: Of the file with the quantised model; None where there is none.
     """
     inputs, outputs = Port(**about["inputs"]), Port(**about["outputs"])
     sections = {
-        "Model": _model(about, comparison, layers),
+        "Model": _model(about, comparison, quantized, exactness),
         "Inputs and outputs": _ports(inputs, outputs, about),
         "How to use it": f"Needs {NEEDED[to]}.\n\n```python\n{example(file, to, about)}```",
         "Data": _data(record["data"]),
         "Training": _training(record, summary, config),
-        "Metrics": _metrics(summary, about["checkpoint"]),
+        "Metrics": _metrics(summary, about["checkpoint"], quantized is not None),
         "Limits": _limits(about, inputs),
     }
     parts = [f"# {about['name']}", *(f"## {title}\n\n{text}" for title, text in sections.items())]
@@ -95,19 +97,25 @@ def example(file: str, to: Format, about: Mapping[str, Any]) -> str:
     return "\n".join([*lines, f"print({printed})", ""])
 
 
-def _model(about: Mapping[str, Any], comparison: Comparison, layers: str | None) -> str:
+def _model(
+    about: Mapping[str, Any],
+    comparison: Comparison,
+    quantized: Quantized | None,
+    exactness: Comparison | None,
+) -> str:
     options = ", ".join(f"{k}: {v}" for k, v in about["model"].items() if k != "name")
     sizes = ", ".join(map(str, comparison.batch_sizes))
+    checked, model = (exactness or comparison), "quantised model" if exactness else "model"
     lines = [
         f"- network: `{about['model']['name']}`" + (f" ({options})" if options else ""),
         f"- task: `{about['task']}`",
         f"- weights: `{about['checkpoint']}` of the run `{about['run']}`",
         f"- made by: dltrain {about['dltrain']}",
-        f"- checked: {comparison.samples} samples in batches of {sizes}; the file differs from the "
-        f"model by {comparison.largest_difference:.1e} at most, as a share of the largest value",
+        f"- checked: {checked.samples:,} samples in batches of {sizes}; the file differs from the "
+        f"{model} by {checked.largest_difference:.1e} at most, as a share of the largest value",
     ]
-    if layers is not None:
-        lines.append(f"- int8: {layers}")
+    if quantized is not None:
+        lines += [f"- {quantized.method}: {quantized.told()}", f"- cost of it: {comparison.cost()}"]
     return "\n".join(lines)
 
 
@@ -118,15 +126,15 @@ def _ports(inputs: Port, outputs: Port, about: Mapping[str, Any]) -> str:
         lines.append(f"| {kind} | `{port.name}` | {port.dtype} | {shape} | {port.meaning} |")
     text = "\n".join(lines)
     if names := about.get("class_names"):
-        text += f"\n\nClasses, in order: {_listed(names)}."
+        text += f"\n\nClasses, in order: {listed(names)}."
     if columns := about.get("columns"):
         described = [
-            f"{column['name']} ({_listed(column['categories'])})"
+            f"{column['name']} ({listed(column['categories'])})"
             if column["categories"]
             else column["name"]
             for column in columns
         ]
-        text += f"\n\nColumns, in order: {_listed(described)}."
+        text += f"\n\nColumns, in order: {listed(described)}."
     if tokenizer := about.get("tokenizer"):
         how = {
             "word": f"the matches of `{tokenizer['pattern']}`",
@@ -140,11 +148,6 @@ def _ports(inputs: Port, outputs: Port, about: Mapping[str, Any]) -> str:
             f"{len(about['vocabulary']):,}; 0 is padding, and 1 stands for any other token."
         )
     return text + "\n\nThe file's own description, JSON under `dltrain`, has all of this."
-
-
-def _listed(names: list[str]) -> str:
-    shown = ", ".join(str(name) for name in names[:MOST_NAMES])
-    return shown if len(names) <= MOST_NAMES else f"{shown} and {len(names) - MOST_NAMES} more"
 
 
 def _data(data: Mapping[str, Any]) -> str:
@@ -174,7 +177,7 @@ def _training(record: Mapping[str, Any], summary: Mapping[str, Any] | None, conf
     return "\n".join(lines) + f"\n\nThe config:\n\n```yaml\n{config}```"
 
 
-def _metrics(summary: Mapping[str, Any] | None, checkpoint: str) -> str:
+def _metrics(summary: Mapping[str, Any] | None, checkpoint: str, quantized: bool) -> str:
     shown = {
         name: value
         for name, value in (summary["metrics"] if summary else {}).items()
@@ -191,7 +194,7 @@ def _metrics(summary: Mapping[str, Any] | None, checkpoint: str) -> str:
         tested = summary["tested_weights"]
         which = "these weights" if tested == checkpoint else f"`{tested}`, not of these weights"
         text += f"\n\nTest metrics are of {which}; validation metrics are the last of the run."
-    return text
+    return text + ("\n\nAll were measured before the weights were quantised." if quantized else "")
 
 
 def _limits(about: Mapping[str, Any], inputs: Port) -> str:

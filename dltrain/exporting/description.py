@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -9,6 +10,9 @@ import dltrain
 from dltrain.data.tokens import WORD
 from dltrain.exporting.interface import Interface
 from dltrain.spec import DataSpec, TableInputs, TextInputs
+
+MOST_NAMES = 20
+"""That are listed in a text; a file's own description has all of them."""
 
 
 def description(interface: Interface, spec: DataSpec, trained: dict[str, Any]) -> dict[str, Any]:
@@ -38,3 +42,9 @@ def description(interface: Interface, spec: DataSpec, trained: dict[str, Any]) -
             "definition": spec.inputs.definition,
         }
     return about
+
+
+def listed(names: Sequence[object]) -> str:
+    """Names in a text: the first ones, and how many more there are."""
+    shown = ", ".join(map(str, names[:MOST_NAMES]))
+    return shown if len(names) <= MOST_NAMES else f"{shown} and {len(names) - MOST_NAMES} more"

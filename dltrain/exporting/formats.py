@@ -17,9 +17,11 @@ from dltrain.checkpoint import plain
 from dltrain.errors import RunError, UsageError, told_by
 from dltrain.exporting.interface import Interface
 from dltrain.exporting.lstm import LoopedLstm, OnnxLstm, replaced_lstms
+from dltrain.exporting.quantization import Int8Linear, OnnxInt8Linear
+from dltrain.exporting.replacing import replaced
 
 Format = Literal["onnx", "pt2", "safetensors"]
-Run = Callable[[Tensor], Tensor]
+Use = Callable[[Tensor], Tensor]
 """Raw inputs to predictions, by a file."""
 
 KEY = "dltrain"
@@ -44,8 +46,8 @@ def to_pt2(interface: Interface, example: Tensor, about: Mapping[str, Any]) -> b
     return buffer.getvalue()
 
 
-def run_pt2(content: bytes) -> Run:
-    """See `Run`."""
+def run_pt2(content: bytes) -> Use:
+    """See `Use`."""
     return torch.export.load(io.BytesIO(content)).module()
 
 
@@ -57,7 +59,12 @@ def to_onnx(interface: Interface, example: Tensor, about: Mapping[str, Any]) -> 
         UsageError: The libraries are not installed.
     """
     require_onnx()
-    with replaced_lstms(interface.model, OnnxLstm):
+    in_eight = {
+        name: OnnxInt8Linear(layer)
+        for name, layer in interface.model.named_modules()
+        if isinstance(layer, Int8Linear)
+    }
+    with replaced_lstms(interface.model, OnnxLstm), replaced(interface.model, in_eight):
         program = _program(interface, example)
     with _told("ONNX can't hold this model"):
         exported = torch.onnx.export(
@@ -73,8 +80,8 @@ def to_onnx(interface: Interface, example: Tensor, about: Mapping[str, Any]) -> 
     return proto.SerializeToString()
 
 
-def run_onnx(content: bytes) -> Run:
-    """See `Run`."""
+def run_onnx(content: bytes) -> Use:
+    """See `Use`."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

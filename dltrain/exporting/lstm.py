@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dltrain.errors import UsageError
+from dltrain.exporting.replacing import replaced
 
 State = tuple[Tensor, Tensor]
 """Hidden and cell state, each (layers, batch, hidden_size)."""
@@ -33,13 +34,8 @@ def replaced_lstms(model: nn.Module, form: Callable[[nn.LSTM], nn.Module]) -> It
                 f"layer {name!r} can't be exported: an nn.LSTM must be batch_first, have biases, "
                 "read in one direction and project nothing"
             )
-    try:
-        for name, layer in found.items():
-            model.set_submodule(name, form(layer))
+    with replaced(model, {name: form(layer) for name, layer in found.items()}):
         yield
-    finally:
-        for name, layer in found.items():
-            model.set_submodule(name, layer)
 
 
 class _Replacement(nn.Module):

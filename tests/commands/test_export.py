@@ -11,13 +11,16 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from safetensors.torch import load_file
 from small_data import write_sentences
 from small_runs import CONFIG, write_folder
+from torch import nn
 
 import dltrain
 from dltrain.build import load_trained
 from dltrain.commands.export import read_exported
 from dltrain.errors import RunError, UsageError
+from dltrain.exporting.quantization import by_torchao
 from dltrain.plugins import load_plugin, register_builtins
 from dltrain.registry import MODELS
 
@@ -64,6 +67,11 @@ def gated(spec, /):
 class Branches(Fickle):
     def forward(self, inputs):
         return self.net(inputs) if inputs.sum() > 0 else self.net(-inputs)
+
+@MODELS.register
+def convolution(spec, /):
+    """No layer of it can be quantised."""
+    return nn.Sequential(nn.Conv2d(1, spec.num_outputs, 8), nn.Flatten())
 
 @MODELS.register
 def branches(spec, /):
@@ -204,9 +212,12 @@ def test_a_rows_numbers_and_categories():
     assert found == pytest.approx(np.array(predicted("table", ["new.csv"])), rel=1e-5)
 
 
-@pytest.mark.parametrize("to", ["onnx", "pt2"])
-def test_texts_of_any_length(to):
-    exported = dltrain.export("text", to)
+@pytest.mark.parametrize(
+    ("to", "quantize", "allowed"),
+    [("onnx", None, 1e-5), ("pt2", None, 1e-5), ("onnx", "int8", 0.01)],
+)
+def test_texts_of_any_length(to, quantize, allowed):
+    exported = dltrain.export("text", to, quantize=quantize)
     about = about_of(exported.path, to)
     texts = ["fine", "a dull film of 3 hours", "words never seen " * 20]
     batches = []
@@ -218,7 +229,7 @@ def test_texts_of_any_length(to):
     for found, expected in zip(
         outside(exported.path, to, *batches), predicted("text", texts), strict=True
     ):
-        assert found == pytest.approx(np.array([expected] * 2), abs=1e-5)
+        assert found == pytest.approx(np.array([expected] * 2), abs=allowed)
 
 
 def about_of(path: str, to: str) -> dict:
@@ -348,7 +359,136 @@ def test_what_the_command_line_shows(call):
     lines = ended.out.splitlines()
     assert lines[0] == "input    pixels, uint8, batch x 1 x 8 x 8: pixels from 0 to 255; grey"
     assert re.fullmatch(
-        r"checked  41 samples in batches of 1, 3, 37: differs by \S+ at most; 0.0001 is allowed",
+        r"checked  40 samples in batches of 1, 3, 37: differs by \S+ at most; 0.0001 is allowed",
         lines[2],
     )
     assert lines[-1].startswith("mine_mlp/exports/model.safetensors  (")
+
+
+def kept_in_eight(path: str, to: str) -> list[str]:
+    """Names of the tensors of eight bits in a file."""
+    if to == "onnx":
+        import onnx
+
+        kinds = {tensor.name: tensor.data_type for tensor in onnx.load(path).graph.initializer}
+        return [name for name, kind in kinds.items() if kind == onnx.TensorProto.INT8]
+    weights = torch.export.load(path).state_dict if to == "pt2" else load_file(path)
+    return [name for name, weight in weights.items() if weight.dtype == torch.int8]
+
+
+@pytest.mark.parametrize("to", ["onnx", "pt2"])
+def test_eight_bits_in_a_process_without_dltrain_and_torchao(to):
+    files, pixels = pictures(30)
+    exported = dltrain.export("mine_mlp", to, "small." + to, quantize="int8")
+    (found,) = outside(exported.path, to, pixels)
+    expected = np.array(predicted("mine_mlp", files))
+    assert found == pytest.approx(expected, abs=0.05)
+    assert np.abs(found - expected).max() > 1e-6  # it is not the model in float
+    _, second, first = np.sort(expected, axis=1).T
+    is_clear = first - second > 0.05  # noise is often between two classes
+    assert is_clear.sum() > 15
+    assert (found.argmax(axis=1) == expected.argmax(axis=1))[is_clear].all()
+    assert len(kept_in_eight(exported.path, to)) == len(exported.quantized.layers) == 2
+    assert about_of(exported.path, to)["quantized"]["layers"] == exported.quantized.layers
+    assert exported.exactness.largest_difference < 1e-5
+    assert exported.bytes < dltrain.export("mine_mlp", to).bytes
+
+
+def test_eight_bits_are_the_weights_rounded_row_by_row():
+    files, pixels = pictures()
+    exported = dltrain.export("mine_mlp", "safetensors", "small.safetensors", quantize="int8")
+    rounded = load_file(exported.path)
+    weights = load_file(dltrain.export("mine_mlp", "safetensors").path)
+    for name in exported.quantized.layers:
+        scale, weight = rounded[f"{name}.weight_scale"], weights[f"{name}.weight"]
+        assert (rounded[f"{name}.weight_int8"] * scale - weight).abs().le(0.501 * scale).all()
+        assert scale.flatten() == pytest.approx(weight.abs().amax(dim=1) / 127.5, rel=1e-5)
+        assert torch.equal(rounded[f"{name}.bias"], weights[f"{name}.bias"])
+    np.save("inputs.npy", pixels)
+    code = f"""
+import json, numpy, torch
+from dltrain.commands.export import read_exported
+model, about = read_exported({exported.path!r})
+print(json.dumps(model(torch.from_numpy(numpy.load("inputs.npy"))).tolist()))
+"""
+    found = np.array(without({"torchao"}, code))
+    assert found == pytest.approx(np.array(predicted("mine_mlp", files)), abs=0.05)
+
+
+def test_the_layers_in_eight_bits_and_the_cost_are_told():
+    words = ["export", "cnn", "--to", "onnx", "--quantize", "int8", "-o", "cnn8.onnx"]
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-m", "dltrain", *words],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    layers = done.stdout.splitlines()[2]
+    assert re.fullmatch(
+        r"int8     1 of 3 layers with weights, 69\.7% of the weights: 6 \(Linear\); "
+        r"in float: 0 \(Conv2d\), 1 \(BatchNorm2d\)",
+        layers,
+    )
+    assert re.fullmatch(
+        r"cost     differs from the trained model by \S+ at most; the same class for \S+%; "
+        r"accuracy \S+%, trained model \S+%; 0\.1 is allowed",
+        done.stdout.splitlines()[4],
+    )
+    card = Path("cnn8.onnx.md").read_text()
+    assert f"- int8: {layers[9:]}\n- cost of it: differs from the trained model by " in card
+    assert "All were measured before the weights were quantised." in card
+
+
+def test_eight_bits_as_json_and_on_the_whole_split(call):
+    words = ["--to", "pt2", "--quantize", "int8", "--samples", "1000", "--json"]
+    told = json.loads(call("export", "mine_mlp", *words).out)
+    assert told["quantized"]["method"] == "int8"
+    assert list(told["quantized"]["layers"].values()) == ["Linear", "Linear"]
+    assert told["quantized"]["float_layers"] == {}
+    compared = told["comparison"]
+    assert (compared["samples"], compared["batch_sizes"]) == (40, [1, 3, 37])
+    assert compared["model_accuracy"] == pytest.approx(
+        dltrain.evaluate(Path("mine_mlp")).metrics["accuracy"]
+    )
+    assert told["exactness"]["largest_difference"] < compared["largest_difference"]
+
+
+def test_eight_bits_that_cost_too_much_or_are_not_exact(call):
+    load_plugin(Path("fickle.py"))
+    ended = call(
+        "export", "mine_mlp", "--to", "pt2", "-o", "a.pt2", "--quantize", "int8", "--tolerance", 0
+    )
+    assert ended.code == 1
+    assert re.search(r"differ from the model by \S+, and 0 is allowed \(--tol", ended.err)
+    run = trained("differs8", CONFIG | {"model": "fickle"})
+    ended = call(
+        "export", run, "--to", "pt2", "-o", "a.pt2", "--quantize", "int8", "--tolerance", 9
+    )
+    assert ended.code == 1
+    assert re.search(r"differ from the quantised model by \S+, and 0.0001 is allowed$", ended.err)
+    assert not Path("a.pt2").exists()
+
+
+def test_only_layers_that_torchao_supports_are_quantised(call):
+    class Doubled(nn.Linear):
+        def forward(self, inputs):
+            return 2 * super().forward(inputs)
+
+    model = nn.Sequential(*(nn.Linear(4, 4) for _ in range(3)), nn.Linear(1, 4), Doubled(4, 4))
+    model.append(nn.Linear(4, 4).double())
+    model[2].weight = model[1].weight
+    assert list(by_torchao(model)) == ["0"]
+    load_plugin(Path("fickle.py"))
+    run = trained("unsupported", CONFIG | {"model": "convolution"})
+    ended = call("export", run, "--to", "pt2", "--quantize", "int8")
+    assert (ended.code, ended.out, ended.err.count("\n")) == (2, "", 1)
+    assert ended.err.startswith("nothing of this model can be quantised")
+
+
+def test_torchao_is_wanted_only_for_eight_bits(call, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torchao", None)
+    ended = call("export", "mine_mlp", "--to", "pt2", "--quantize", "int8")
+    assert ended.code == 2
+    assert ended.err == "--quantize needs torchao: pip install 'dltrain[export]'\n"
+    assert call("export", "mine_mlp", "--to", "pt2").code == 0

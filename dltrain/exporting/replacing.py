@@ -1,0 +1,21 @@
+"""Other layers in the place of a model's, for a while."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+from torch import nn
+
+
+@contextmanager
+def replaced(model: nn.Module, layers: Mapping[str, nn.Module]) -> Iterator[None]:
+    """Puts layers in the place of those of the same names inside a model."""
+    originals = {name: model.get_submodule(name) for name in layers}
+    try:
+        for name, layer in layers.items():
+            model.set_submodule(name, layer)
+        yield
+    finally:
+        for name, layer in originals.items():
+            model.set_submodule(name, layer)
