@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from dltrain.commands.reproduce import reproduce
     from dltrain.commands.runs import runs
     from dltrain.commands.sample import sample
+    from dltrain.commands.serve import serve
     from dltrain.commands.sweep import sweep
     from dltrain.commands.train import resume, train
     from dltrain.commands.tune_batch import tune_batch
@@ -47,6 +48,7 @@ _PLACES = {
     "dltrain.commands.reproduce": ("reproduce",),
     "dltrain.commands.runs": ("runs",),
     "dltrain.commands.sample": ("sample",),
+    "dltrain.commands.serve": ("serve",),
     "dltrain.commands.sweep": ("sweep",),
     "dltrain.commands.train": ("resume", "train"),
     "dltrain.commands.tune_batch": ("tune_batch",),
@@ -91,6 +93,7 @@ __all__ = [
     "resume",
     "runs",
     "sample",
+    "serve",
     "sweep",
     "train",
     "tune_batch",

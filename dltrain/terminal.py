@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
-import math
 import os
 import sys
 from collections.abc import Callable
@@ -14,6 +12,7 @@ from typing import Any
 import click
 
 from dltrain.errors import RunError
+from dltrain.plain import as_plain
 
 
 def show(result: Any, as_json: bool, table: Callable[[], None]) -> None:
@@ -32,17 +31,6 @@ def show(result: Any, as_json: bool, table: Callable[[], None]) -> None:
         pass  # whoever read has gone; what is on the disk is complete
     except OSError as error:
         raise RunError(f"standard output: {error.strerror}") from error
-
-
-def as_plain(value: Any) -> Any:
-    """Results as JSON holds them; a number that is not finite becomes null."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        value = dataclasses.asdict(value)
-    if isinstance(value, dict):
-        return {key: as_plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [as_plain(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def as_yaml(value: Any) -> str:

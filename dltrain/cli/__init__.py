@@ -39,6 +39,7 @@ for command in (
         using.evaluate,
         using.predict,
         using.sample,
+        using.serve,
         using.export,
     ),
     *(finished.runs, finished.rm, finished.compare, finished.report),

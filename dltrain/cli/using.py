@@ -16,7 +16,9 @@ from dltrain.cli.options import (
     json_option,
     load_plugins,
     plugin_option,
+    quiet_option,
 )
+from dltrain.serving.limits import DEFAULTS, Limits
 from dltrain.terminal import show
 
 TEXT_OPTIONS = {
@@ -262,6 +264,122 @@ def export(
         click.echo(f"{result.path}  ({result.bytes / 1000:,.0f} kB)")
 
     show(result, as_json, table)
+
+
+@click.command()
+@click.argument("run", type=DIRECTORY)
+@click.option(
+    "--host",
+    metavar="ADDRESS",
+    default="127.0.0.1",
+    show_default=True,
+    help="Where to listen; others than this machine reach it at 0.0.0.0, without a password.",
+)
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=8000,
+    show_default=True,
+    help="0 takes one that is free.",
+)
+@click.option(
+    "--max-batch",
+    type=click.IntRange(min=1),
+    default=DEFAULTS.max_batch,
+    show_default=True,
+    help="Most items that are computed together.",
+)
+@click.option(
+    "--wait-ms",
+    type=click.FloatRange(min=0),
+    default=1000 * DEFAULTS.wait_seconds,
+    show_default=True,
+    help="How long the first item of a batch waits for others.",
+)
+@click.option(
+    "--max-requests",
+    type=click.IntRange(min=1),
+    default=DEFAULTS.max_requests,
+    show_default=True,
+    help="Requests in work at once; more are told to come again.",
+)
+@click.option(
+    "--max-body-mib",
+    type=click.FloatRange(min=0, min_open=True),
+    default=DEFAULTS.max_body / 2**20,
+    show_default=True,
+    help="Longest body of a request.",
+)
+@click.option(
+    "--max-items",
+    type=click.IntRange(min=1),
+    default=DEFAULTS.max_items,
+    show_default=True,
+    help="Most pictures, rows or texts in a request.",
+)
+@click.option(
+    "--max-pixels",
+    type=click.IntRange(min=1),
+    default=DEFAULTS.max_pixels,
+    show_default=True,
+    help="Largest picture that is decoded.",
+)
+@click.option(
+    "--max-characters",
+    type=click.IntRange(min=1),
+    default=DEFAULTS.max_characters,
+    show_default=True,
+    help="Longest text.",
+)
+@click.option(
+    "--read-seconds",
+    type=click.FloatRange(min=0, min_open=True),
+    default=DEFAULTS.read_seconds,
+    show_default=True,
+    help="How long the body of a request may take to arrive.",
+)
+@checkpoint_option
+@plugin_option
+@device_option
+@quiet_option
+@json_option
+def serve(
+    run: Path,
+    host: str,
+    port: int,
+    checkpoint: str | None,
+    plugins: Sequence[Path],
+    device: str | None,
+    wait_ms: float,
+    max_body_mib: float,
+    quiet: bool,
+    as_json: bool,
+    **limits: Any,
+) -> None:
+    """Answer requests for predictions over HTTP, until Ctrl-C or SIGTERM.
+
+    The page to try it is at /, what programs may ask at /docs. There is no authentication.
+    """
+    load_plugins(plugins)
+    from dltrain.commands.serve import serve as serve_command
+
+    result = serve_command(
+        run,
+        host=host,
+        port=port,
+        checkpoint=checkpoint,
+        device=device,
+        limits=Limits(wait_seconds=wait_ms / 1000, max_body=round(max_body_mib * 2**20), **limits),
+        say=lambda text: None if quiet else click.echo(text, err=True),
+    )
+
+    def line() -> None:
+        click.echo(
+            f"requests answered: {result.requests:,}, "
+            f"predictions: {result.predictions:,}, in batches: {result.batches:,}"
+        )
+
+    show(result, as_json, line)
 
 
 @click.command("import")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -44,6 +45,7 @@ class Predictor:
     Attributes:
         trained: The model with its weights.
         spec: What its data was like.
+        gives: Which of a `Prediction`'s parts it gives: `label`, with probabilities, or another.
 
     Raises:
         RunError: There is no such checkpoint.
@@ -60,6 +62,9 @@ class Predictor:
         if self._predict is None and self._transduce is None:
             name = self.trained.experiment.task.name
             raise UsageError(f"task {name!r} gives no predictions")
+        self.gives: Literal["label", "values", "text"] = (
+            "text" if self._transduce else "label" if self.spec.class_names else "values"
+        )
 
     def __call__(self, inputs: Sequence[str | Path]) -> list[Prediction]:
         """Predictions for image files, the rows of CSV files, or texts; see `predict`.

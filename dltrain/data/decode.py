@@ -48,7 +48,11 @@ def decode_image(path: Path, shape: tuple[int, ...]) -> Tensor:
 
 
 def decode_picture(
-    content: bytes, name: str, shape: tuple[int, ...], max_pixels: int | None = None
+    content: bytes,
+    name: str,
+    shape: tuple[int, ...],
+    max_pixels: int | None = None,
+    formats: tuple[str, ...] | None = None,
 ) -> Tensor:
     """What `decode_image` makes of a file, of its content.
 
@@ -57,16 +61,18 @@ def decode_picture(
         name: What to call it in an error.
         shape: (channels, height, width).
         max_pixels: The most that are decoded; None for as many as Pillow thinks safe.
+        formats: Pillow's names of those that are read; None for all, of which some, such as EPS,
+            start other programs.
     """
     from PIL import Image, ImageOps
 
     with _told(name):
-        with Image.open(io.BytesIO(content)) as opened:
+        with Image.open(io.BytesIO(content), formats=formats) as opened:
             if max_pixels is not None and opened.width * opened.height > max_pixels:
                 size = f"{opened.width} x {opened.height}"
                 raise DataError(f"{name}: {size} pixels; at most {max_pixels:,} are taken")
             opened.verify()  # checks the sums of a PNG, which decoding does not
-        with Image.open(io.BytesIO(content)) as opened:
+        with Image.open(io.BytesIO(content), formats=formats) as opened:
             ImageOps.exif_transpose(opened, in_place=True)
             return fit_picture(_eight_bit(opened, name), shape)
 

@@ -78,13 +78,20 @@ font-size:.85rem;white-space:pre-wrap;overflow-wrap:anywhere}
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 
-def document(title: str, body: str) -> str:
-    """A whole page."""
+def document(title: str, body: str, *, head: str = "", policy: str = POLICY) -> str:
+    """A whole page.
+
+    Args:
+        title: Its title.
+        body: What it shows.
+        head: Links to style sheets and scripts.
+        policy: What a browser may load and run for it.
+    """
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(title)}</title><style>{STYLE}</style></head>"
+        f"<title>{escape(title)}</title><style>{STYLE}</style>{head}</head>"
         f"<body>{body}</body></html>\n"
     )
 

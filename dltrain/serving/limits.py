@@ -1,0 +1,34 @@
+"""What a service takes, and how much of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much one request, and all of them together, may ask for.
+
+    Attributes:
+        max_body: Bytes of a request's body.
+        max_items: Pictures, rows or texts in a request.
+        max_pixels: Of a picture, as it is sent.
+        max_characters: Of a text.
+        max_requests: Requests in work at once; more are told to come again.
+        max_batch: Items that are computed together.
+        wait_seconds: How long the first item of a batch waits for others.
+        read_seconds: How long a request's body may take to arrive.
+    """
+
+    max_body: int = 10 * 2**20
+    max_items: int = 256
+    max_pixels: int = 2**24
+    max_characters: int = 10_000
+    max_requests: int = 256
+    max_batch: int = 64
+    wait_seconds: float = 0.005
+    read_seconds: float = 30.0
+
+
+DEFAULTS = Limits()
+"""What is taken where nothing else is asked for."""

@@ -1,0 +1,157 @@
+"""`dltrain serve` as a process: what it answers, how it starts and how it ends."""
+
+import json
+import re
+import signal
+import socket
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+from processes import Started, command_line
+from small_runs import CONFIG, write_folder
+
+import dltrain
+from dltrain.commands import serve as command
+from dltrain.plugins import register_builtins
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A run, and 200 pictures that it did not see."""
+    folder = tmp_path_factory.mktemp("serve")
+    random = np.random.default_rng(0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        register_builtins()
+        write_folder(folder)
+        Path("config.yaml").write_text(yaml.safe_dump(CONFIG, sort_keys=False))
+        dltrain.train(dltrain.load("config.yaml"), run_dir=Path("run"), quiet=True)
+    for number in range(200):
+        pixels = random.integers(0, 256, (8, 8), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+    return folder
+
+
+@pytest.fixture
+def start(folder, tmp_path):
+    """Starts a service on a free port, and gives its process and its address."""
+    processes = []
+
+    def start(*words: object) -> tuple[Started, str]:
+        name = tmp_path.name + str(len(processes))
+        line = ("serve", folder / "run", "--port", 0, *words)
+        process = Started(name, folder, command_line, *line)
+        processes.append(process)
+        deadline = time.monotonic() + 60
+        while not (found := re.search(r"on (http://\S+)\n", _err(process))):
+            assert process.running, _err(process)
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        return process, found[1]
+
+    yield start
+    for process in processes:
+        process.end()
+
+
+def _err(process: Started) -> str:
+    try:
+        return process.err
+    except FileNotFoundError:  # it has not opened it yet
+        return ""
+
+
+def picture(path: Path) -> dict:
+    return {"files": {"files": (str(path), path.read_bytes())}}
+
+
+def test_two_hundred_at_once_get_what_predict_says(start, folder):
+    process, url = start("--json")
+    paths = [folder / f"{number}.png" for number in range(200)]
+    expected = dltrain.predict(folder / "run", paths)
+    with httpx.Client() as client, ThreadPoolExecutor(50) as threads:
+        found = [*threads.map(lambda path: client.post(f"{url}/predict", **picture(path)), paths)]
+    for response, wanted in zip(found, expected, strict=True):
+        assert response.status_code == 200
+        (given,) = response.json()["predictions"]
+        assert (given["input"], given["label"]) == (wanted.input, wanted.label)
+        assert given["probabilities"] == pytest.approx(wanted.probabilities, abs=1e-6)
+    process.signal(signal.SIGTERM)
+    assert process.wait() == 0
+    told = json.loads(process.out)
+    assert (told["url"], told["requests"], told["predictions"]) == (url, 200, 200)
+    assert 1 <= told["batches"] < 200
+    assert process.err == f"{folder / 'run'} (step-0000000010) on {url}\n"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_it_when_what_is_in_work_is_answered(start, folder, number):
+    process, url = start("--wait-ms", 1500)
+    with ThreadPoolExecutor(1) as thread:
+        answer = thread.submit(httpx.post, f"{url}/predict", **picture(folder / "0.png"))
+        while "in_progress 1.0" not in httpx.get(f"{url}/metrics").text:
+            time.sleep(0.02)
+        process.signal(number)
+        assert answer.result().status_code == 200
+    assert process.wait() == 0
+    assert "predictions: 1, in batches: 1" in process.out
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(url)
+
+
+def test_a_client_that_stops_in_the_middle(start):
+    """Others are answered meanwhile, and it is told and left in the end."""
+    process, url = start("--read-seconds", 0.5)
+    address = httpx.URL(url)
+    with socket.create_connection((address.host, address.port), timeout=30) as slow:
+        slow.sendall(
+            b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+            b'Content-Length: 1000\r\n\r\n{"images"'
+        )
+        assert httpx.get(f"{url}/healthz").status_code == 200
+        answer = b"".join(iter(lambda: slow.recv(4096), b""))
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    process.signal(signal.SIGINT)
+    assert process.wait() == 0
+
+
+def test_a_warning_where_others_can_reach_it(start):
+    process, url = start("--host", "0.0.0.0")
+    port = httpx.URL(url).port
+    response = httpx.get(f"http://127.0.0.1:{port}/healthz", headers={"Host": "some.name"})
+    assert response.status_code == 200
+    assert "warning: 0.0.0.0 is not loopback" in process.err
+    assert "no authentication" in process.err
+
+
+def test_a_port_in_use(call, folder):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        ended = call("serve", folder / "run", "--port", port)
+    assert (ended.code, ended.out) == (1, "")
+    assert ended.err.count("\n") == 1
+    assert f"127.0.0.1:{port}: can't be listened on: Address already in use" in ended.err
+
+
+def test_no_address_of_this_machine(call, folder):
+    ended = call("serve", folder / "run", "--host", "192.0.2.1")
+    assert (ended.code, ended.err.count("\n")) == (1, 1)
+    assert "192.0.2.1:8000: can't be listened on" in ended.err
+
+
+def test_a_directory_that_is_no_run(call, folder):
+    ended = call("serve", folder / "images", "--port", 0)
+    assert (ended.code, ended.err.count("\n")) == (1, 1)
+
+
+def test_a_library_that_is_missing(call, folder, monkeypatch):
+    monkeypatch.setattr(command, "find_spec", lambda name: None if name == "uvicorn" else name)
+    ended = call("serve", folder / "run")
+    assert (ended.code, ended.out) == (2, "")
+    assert "serving needs uvicorn: pip install 'dltrain[serve]'" in ended.err
