@@ -1,7 +1,10 @@
 """`dltrain serve` as a process: what it answers, how it starts and how it ends."""
 
+import base64
 import json
+import math
 import re
+import shutil
 import signal
 import socket
 import time
@@ -12,6 +15,7 @@ import httpx
 import numpy as np
 import pytest
 import yaml
+from browser import chromium
 from PIL import Image
 from processes import Started, command_line
 from small_runs import CONFIG, write_folder
@@ -43,9 +47,9 @@ def start(folder, tmp_path):
     """Starts a service on a free port, and gives its process and its address."""
     processes = []
 
-    def start(*words: object) -> tuple[Started, str]:
+    def start(*words: object, run: Path = folder / "run") -> tuple[Started, str]:
         name = tmp_path.name + str(len(processes))
-        line = ("serve", folder / "run", "--port", 0, *words)
+        line = ("serve", run, "--port", 0, *words)
         process = Started(name, folder, command_line, *line)
         processes.append(process)
         deadline = time.monotonic() + 60
@@ -155,3 +159,60 @@ def test_a_library_that_is_missing(call, folder, monkeypatch):
     ended = call("serve", folder / "run")
     assert (ended.code, ended.out) == (2, "")
     assert "serving needs uvicorn: pip install 'dltrain[serve]'" in ended.err
+
+
+# ---------------------------------------------------------------- the page
+
+needs_chromium = pytest.mark.skipif(not shutil.which("chromium"), reason="needs chromium")
+
+
+def drawn(tab, points: list[tuple[float, float]]) -> str:
+    """Draws with the mouse, in shares of the sheet; the answer's label."""
+    tab.value("document.getElementById('clear').click()")
+    box = tab.value("(({x, y, width}) => [x, y, width])(pad.getBoundingClientRect())")
+    left, top, width = box
+    tab.drag([(left + x * width, top + y * width) for x, y in points])
+    return tab.wait_for("document.querySelector('#answer .label')?.textContent")
+
+
+@needs_chromium
+def test_a_drawing_is_answered_on_the_page_as_predict_says(start, folder, tmp_path):
+    _, url = start()
+    with chromium(tmp_path) as tab:
+        tab.open(f"{url}/")
+        # What the page sends is kept, to be asked again.
+        tab.value(
+            "sent = []; fetched = fetch; fetch = (path, words) => "
+            "{ sent.push(words.body); return fetched(path, words); }; null"
+        )
+        label = drawn(tab, [(0.3, 0.2), (0.6, 0.5), (0.6, 0.8)])
+        shares = tab.value("[...document.querySelectorAll('.share')].map((s) => s.innerText)")
+        (body,) = tab.value("sent")
+        tab.open(f"{url}/docs")
+        assert tab.complaints == []
+    (picture,) = json.loads(body)["images"]
+    (tmp_path / "drawn.png").write_bytes(base64.b64decode(picture.partition(",")[2]))
+    (expected,) = dltrain.predict(folder / "run", [tmp_path / "drawn.png"])
+    assert label == expected.label
+    assert len(shares) == len(expected.probabilities)
+    assert f"{100 * expected.probabilities[label]:.1f}%" in shares[0]
+
+
+@needs_chromium
+def test_digits_drawn_with_the_mouse_are_read(start, tmp_path, mnist_root):
+    config = dltrain.load(
+        Path(__file__).parents[2] / "configs" / "mnist_mlp.yaml",
+        [f"data.root={mnist_root}", "train.epochs=1", "recording.tensorboard=false"],
+    )
+    dltrain.train(config, run_dir=tmp_path / "digits", quiet=True)
+    _, url = start(run=tmp_path / "digits")
+    with chromium(tmp_path) as tab:
+        tab.open(f"{url}/")
+        ring = [
+            (0.5 + 0.22 * math.sin(n * math.pi / 12), 0.5 - 0.35 * math.cos(n * math.pi / 12))
+            for n in range(25)
+        ]
+        assert drawn(tab, ring) == "0"
+        assert drawn(tab, [(0.5, 0.15), (0.5, 0.5), (0.5, 0.85)]) == "1"
+        assert drawn(tab, [(0.25, 0.2), (0.75, 0.2), (0.6, 0.5), (0.45, 0.85)]) == "7"
+        assert tab.complaints == []

@@ -1,0 +1,122 @@
+"""Chromium without a window, driven over its DevTools protocol."""
+
+from __future__ import annotations
+
+import base64
+import itertools
+import json
+import os
+import subprocess
+import time
+import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import websocket
+
+SECONDS = 60
+COMPLAINTS = ("Runtime.exceptionThrown", "Log.entryAdded", "Runtime.consoleAPICalled")
+
+
+class Tab:
+    """A page in the browser.
+
+    Attributes:
+        complaints: What it wrote to the console, and what went wrong in it.
+    """
+
+    def __init__(self, address: str) -> None:
+        self._socket = websocket.create_connection(address, timeout=SECONDS, suppress_origin=True)
+        self._numbers = itertools.count()
+        self.complaints: list[dict] = []
+        for domain in ("Page", "Runtime", "Log", "Network"):
+            self.do(f"{domain}.enable")
+
+    def close(self) -> None:
+        """Leaves the page."""
+        self._socket.close()
+
+    def do(self, method: str, **parameters: Any) -> dict:
+        """Sends a command, and waits for its result."""
+        number = next(self._numbers)
+        self._socket.send(json.dumps({"id": number, "method": method, "params": parameters}))
+        while True:
+            told = json.loads(self._socket.recv())
+            if told.get("method") in COMPLAINTS:
+                self.complaints.append(told)
+            if told.get("id") == number:
+                assert "error" not in told, told
+                return told["result"]
+
+    def value(self, script: str) -> Any:
+        """What an expression gives."""
+        result = self.do("Runtime.evaluate", expression=script, returnByValue=True)
+        assert "exceptionDetails" not in result, result
+        return result["result"].get("value")
+
+    def wait_for(self, script: str) -> Any:
+        """Waits until an expression gives something true."""
+        deadline = time.monotonic() + SECONDS
+        while not (value := self.value(script)):
+            assert time.monotonic() < deadline, f"never true: {script}"
+            time.sleep(0.02)
+        return value
+
+    def open(self, url: str) -> None:
+        """Goes to a page, and waits until it is there."""
+        self.do("Page.navigate", url=url)
+        self.wait_for(f"location.href === {url!r} && document.readyState === 'complete'")
+
+    def drag(self, points: Sequence[tuple[float, float]]) -> None:
+        """Presses the mouse at the first point, moves it over the others, and lets go."""
+        for number, (x, y) in enumerate(points):
+            self._mouse("mouseMoved" if number else "mousePressed", x, y)
+        self._mouse("mouseReleased", *points[-1])
+
+    def _mouse(self, kind: str, x: float, y: float) -> None:
+        self.do(
+            "Input.dispatchMouseEvent",
+            **{"type": kind, "x": x, "y": y, "button": "left", "buttons": 1, "clickCount": 1},
+        )
+
+    def photograph(self, path: Path) -> None:
+        """What is to be seen, as a PNG file."""
+        path.write_bytes(base64.b64decode(self.do("Page.captureScreenshot")["data"]))
+
+
+@contextmanager
+def chromium(folder: Path) -> Iterator[Tab]:
+    """A browser with one empty page, and its profile in the folder."""
+    profile = folder / "profile"
+    words = (
+        *("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-sync"),
+        *("--disable-background-networking", "--disable-component-update"),
+        *("--remote-debugging-port=0", f"--user-data-dir={profile}", "about:blank"),
+    )
+    with (folder / "chromium.log").open("w") as log:
+        process = subprocess.Popen(
+            ["chromium", *words], stdout=log, stderr=log, env=dict(os.environ, HOME=str(folder))
+        )
+    try:
+        tab = Tab(_address(process, profile / "DevToolsActivePort"))
+        try:
+            yield tab
+        finally:
+            tab.close()
+    finally:
+        process.terminate()
+        process.wait(SECONDS)
+
+
+def _address(process: subprocess.Popen, written: Path) -> str:
+    """Where the page is driven, once the browser has written its port down."""
+    deadline = time.monotonic() + SECONDS
+    while not (written.exists() and written.read_text()):
+        assert process.poll() is None, "chromium ended"
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    port = written.read_text().splitlines()[0]
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/json") as answer:
+        return next(t["webSocketDebuggerUrl"] for t in json.load(answer) if t["type"] == "page")
