@@ -40,7 +40,9 @@ function showPrediction(prediction) {
     return show(...prediction.values.map((value) => element("p", shortest(value), "label")));
   }
   const shares = Object.entries(prediction.probabilities).sort((a, b) => b[1] - a[1]);
-  show(element("p", prediction.label, "label"), ...shares.slice(0, MOST_SHOWN).map(share));
+  const table = element("div", undefined, "shares");
+  table.append(...shares.slice(0, MOST_SHOWN).map(share));
+  show(element("p", prediction.label, "label"), table);
 }
 
 function shortest(value) {
