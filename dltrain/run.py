@@ -189,6 +189,10 @@ class Run:
             self.start_over()
             self.config_path.unlink()
 
+    def begin_again(self) -> None:
+        """Forgets how it ended: it goes on, and may be killed this time."""
+        self.summary_path.unlink(missing_ok=True)
+
     def start_over(self) -> None:
         """Forgets what was recorded before anything was saved."""
         for path in (self.metrics_path, self.summary_path, self.directory / inputs.NAME):

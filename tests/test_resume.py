@@ -12,6 +12,7 @@ from small_data import write_images
 from dltrain import resume, train
 from dltrain.checkpoint import Checkpoints, load
 from dltrain.errors import StoppedError
+from dltrain.recording import Recorder
 from dltrain.run import Run
 
 # Shuffling, dropout, augmentation, EMA, a schedule, clipping and micro-batches are all on.
@@ -153,6 +154,25 @@ def test_what_was_recorded_after_the_checkpoint_is_forgotten(make, tmp_path, who
     stopped(make("model.stop_at=30"), run)
     shutil.rmtree(Checkpoints(run / "checkpoints").all()[0])  # as if killed before it was saved
     disarm(run)
+    assert outcome(resume(run, quiet=True), run) == whole
+
+
+class Killed(Recorder):
+    """Ends the process as it begins, without a word of how."""
+
+    def begin(self, step: int, total_steps: int, batch_size: int) -> None:
+        raise SystemExit
+
+
+def test_a_stopped_run_that_is_killed_as_it_goes_on_does_not_say_that_it_stopped(
+    make, tmp_path, whole
+):
+    run = tmp_path / "run"
+    stopped(make("model.stop_at=30"), run)
+    disarm(run)
+    with pytest.raises(SystemExit):
+        resume(run, quiet=True, recorders=[Killed()])
+    assert (Run.open(run).state, Run.open(run).summary()) == ("killed", None)
     assert outcome(resume(run, quiet=True), run) == whole
 
 

@@ -200,6 +200,8 @@ def _resume(
             _tell(own, f"note: {change}; results may differ in their last bits")
         for text in (*passed_over, f"going on from {path}"):
             _tell(own, text)
+        if world.main:
+            run.begin_again()
         return _train_to_the_end(trainer, run, machine, described)
 
 
