@@ -261,7 +261,7 @@ class Trainer:
         finite = self.guard.allows(self.state, loss if scaler.is_enabled() else loss + whole_norm)
         if finite:
             if phase.clip_norm is not None:
-                clip_grads_with_norm_(parameters, phase.clip_norm, norm)
+                clip_grads_with_norm_(parameters, phase.clip_norm, whole_norm)
             for optimizer in phase.optimizers:
                 scaler.step(optimizer)
         scaler.update()
