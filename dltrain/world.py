@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -164,7 +165,8 @@ def joined(timeout: float) -> Iterator[World]:
     launcher, rank, size = next(rendezvous("env://", timeout=wait))
     # Processes that are started again may find the launcher's store as the last ones left it.
     store = PrefixStore(f"dltrain/{launcher.add(_MEETINGS, 0)}", launcher)
-    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=wait)
+    with _silent():
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=wait)
     if rank == 0:
         launcher.add(_MEETINGS, 1)  # all have met: none will look at the old number any more
     world = Processes(store, timeout)
@@ -176,6 +178,20 @@ def joined(timeout: float) -> Iterator[World]:
             raise SystemExit(failure.exit_code) from error
         raise failure from error
     dist.destroy_process_group()
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Standard output is for results: torch 2.9's gloo prints there, below Python, as it meets."""
+    sys.stdout.flush()
+    kept, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 1)
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(nowhere)
+        os.close(kept)
 
 
 def launch() -> dict[str, Any] | None:
