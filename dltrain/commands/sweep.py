@@ -6,6 +6,7 @@ import math
 import shutil
 import sys
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -64,15 +65,16 @@ def sweep(
         with _search(plan, run_dir, Path(space)) as search:
             _work(search, plugins, quiet)
             return _found(search)
-    search = _search(plan, run_dir, Path(space))
-    words = ["sweep", str(config), str(space), *overrides, "--run-dir", str(search.directory)]
-    words += [word for path in plugins for word in ("--plugin", str(path))]
-    try:
-        run_workers([*words, "--worker", *(["--quiet"] if quiet else [])], min(jobs, plan.trials))
-    except (RunError, StoppedError) as error:
-        error.add_note("go on with the same command")
-        raise
-    return _found(search)
+    with closing(_search(plan, run_dir, Path(space))) as search:
+        words = ["sweep", str(config), str(space), *overrides, "--run-dir", str(search.directory)]
+        words += [word for path in plugins for word in ("--plugin", str(path))]
+        words += ["--worker", *(["--quiet"] if quiet else [])]
+        try:
+            run_workers(words, min(jobs, plan.trials))
+        except (RunError, StoppedError) as error:
+            error.add_note("go on with the same command")
+            raise
+        return _found(search)
 
 
 def work(

@@ -86,7 +86,11 @@ class Search:
                     sampler=optuna.samplers.RandomSampler(),
                     pruner=self._pruner,
                 )
-            self._refuse_another()
+            try:
+                self._refuse_another()
+            except UsageError:
+                self.close()
+                raise
 
     @property
     def metric(self) -> str:
@@ -119,11 +123,20 @@ class Search:
 
     def __exit__(self, *_error: object) -> None:
         """What it has taken and not told is free for others; files of dead processes go too."""
+        self.close()
         with held(self.directory / "lock"):
             self._stack.close()
             for path in (self.directory / "workers").iterdir():
                 if not is_held(path):
                     path.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Lets go of the study's file; it is opened anew where it is asked again."""
+        from optuna.storages import RDBStorage
+
+        if isinstance(self._storage, RDBStorage):
+            self._storage.remove_session()
+            self._storage.engine.dispose()
 
     def trials(self) -> list[FrozenTrial]:
         """All of them, by number."""
