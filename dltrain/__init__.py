@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from dltrain.commands.init import init
     from dltrain.commands.open_run import Run
     from dltrain.commands.predict import predict
+    from dltrain.commands.profile import profile
     from dltrain.commands.report import report
     from dltrain.commands.reproduce import reproduce
     from dltrain.commands.runs import runs
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from dltrain.commands.sweep import sweep
     from dltrain.commands.train import resume, train
     from dltrain.commands.tune_batch import tune_batch
+    from dltrain.commands.tune_lr import tune_lr
     from dltrain.config import Experiment, load
     from dltrain.registry import DATA, LOSSES, METRICS, MODELS, OPTIMIZERS, SCHEDULES, TASKS
     from dltrain.spec import Batch, Data, DataContext, DataSpec, Loss, Metric
@@ -44,6 +46,7 @@ _PLACES = {
     "dltrain.commands.init": ("init",),
     "dltrain.commands.open_run": ("Run",),
     "dltrain.commands.predict": ("predict",),
+    "dltrain.commands.profile": ("profile",),
     "dltrain.commands.report": ("report",),
     "dltrain.commands.reproduce": ("reproduce",),
     "dltrain.commands.runs": ("runs",),
@@ -52,6 +55,7 @@ _PLACES = {
     "dltrain.commands.sweep": ("sweep",),
     "dltrain.commands.train": ("resume", "train"),
     "dltrain.commands.tune_batch": ("tune_batch",),
+    "dltrain.commands.tune_lr": ("tune_lr",),
     "dltrain.config": ("Experiment", "load"),
     "dltrain.registry": (
         "DATA",
@@ -88,6 +92,7 @@ __all__ = [
     "init",
     "load",
     "predict",
+    "profile",
     "report",
     "reproduce",
     "resume",
@@ -97,6 +102,7 @@ __all__ = [
     "sweep",
     "train",
     "tune_batch",
+    "tune_lr",
 ]
 
 

@@ -10,7 +10,7 @@ import pytest
 from small_data import write_pictures
 
 import dltrain
-from dltrain.commands.profile import profile
+from dltrain import profile
 from dltrain.data.image_folder import _Reader
 
 CONFIG = {

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from dltrain.commands.tune_lr import tune_lr
+from dltrain import tune_lr
 from dltrain.errors import RunError, UsageError
 
 CONFIGS = Path(__file__).parent.parent.parent / "configs"
