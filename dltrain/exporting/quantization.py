@@ -113,11 +113,16 @@ class OnnxInt8Linear(Int8Linear):
 
 
 def require_torchao() -> None:
-    """UsageError where the library is missing."""
+    """UsageError where the library is missing, or made for another torch."""
     try:
         with _quiet():
             import torchao.quantization  # noqa: F401
     except ImportError as error:
+        if not isinstance(error, ModuleNotFoundError):  # it is there, and finds something amiss
+            raise UsageError(
+                f"--quantize: the torchao that is installed can't work with torch "
+                f"{torch.__version__} ({error}); torchao 0.17 works with torch 2.9 to 2.14"
+            ) from error
         raise UsageError(
             f"--quantize needs {error.name or 'torchao'}: pip install 'dltrain[export]'"
         ) from error

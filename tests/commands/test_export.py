@@ -492,3 +492,15 @@ def test_torchao_is_wanted_only_for_eight_bits(call, monkeypatch):
     assert ended.code == 2
     assert ended.err == "--quantize needs torchao: pip install 'dltrain[export]'\n"
     assert call("export", "mine_mlp", "--to", "pt2").code == 0
+
+
+def test_a_torchao_for_another_torch_is_told_in_one_line(call, monkeypatch, tmp_path):
+    (tmp_path / "torchao").mkdir()
+    (tmp_path / "torchao" / "__init__.py").write_text("from torch import of_the_next_release")
+    for name in [name for name in sys.modules if name.partition(".")[0] == "torchao"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.syspath_prepend(tmp_path)
+    ended = call("export", "mine_mlp", "--to", "pt2", "--quantize", "int8")
+    assert (ended.code, ended.out, ended.err.count("\n")) == (2, "", 1)
+    assert "the torchao that is installed can't work with torch" in ended.err
+    assert "of_the_next_release" in ended.err
