@@ -62,6 +62,34 @@ def test_words_alone_do_not_import_torch(words):
     assert done.returncode == (2 if words == ["nonsense"] else 0)
 
 
+@pytest.mark.parametrize(
+    ("theirs", "expected"),
+    [
+        ({}, "10000 None"),
+        ({"GOMP_SPINCOUNT": "7"}, "7 None"),
+        ({"OMP_WAIT_POLICY": "active"}, "None active"),
+    ],
+)
+def test_waiting_threads_soon_leave_the_core_unless_the_environment_says_otherwise(
+    theirs, expected
+):
+    code = (
+        "import os, sys\nfrom dltrain.cli import main\nsys.argv[1:] = ['--version']\n"
+        "try:\n    main()\nfinally:\n"
+        "    print(os.environ.get('GOMP_SPINCOUNT'), os.environ.get('OMP_WAIT_POLICY'))"
+    )
+    names = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
+    inherited = {name: value for name, value in os.environ.items() if name not in names}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**inherited, **theirs},
+    )
+    assert done.stdout.splitlines()[-1] == expected
+
+
 def test_version():
     assert CliRunner().invoke(cli, ["--version"]).output == "dltrain, version 0.1.0\n"
 

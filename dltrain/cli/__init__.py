@@ -13,6 +13,7 @@ from dltrain.cli import beginning, finished, looking, measuring, sweeping, train
 from dltrain.commands.launch import is_launched
 from dltrain.errors import DltrainError
 from dltrain.terminal import drop_unread_output, open_closed_streams
+from dltrain.threads import wait_briefly
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -67,6 +68,7 @@ def main() -> None:
 def _main() -> None:
     debug = "--debug" in sys.argv[1:]
     open_closed_streams()
+    wait_briefly()
     try:
         cli(standalone_mode=False, prog_name="dltrain")
         sys.exit(0)

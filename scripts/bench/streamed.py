@@ -27,6 +27,9 @@ def streamed(quick: bool) -> dict[str, float]:
 
     The model is one linear layer, so that what is measured is the way of the data.
     """
+    from dltrain.threads import wait_briefly
+
+    wait_briefly()
     import torch
     from torch.utils.data import DataLoader
 
