@@ -193,12 +193,22 @@ def peak_memory_bytes(device: torch.device) -> int:
     """The most memory used so far: the allocator's on a GPU, the process's on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    # Linux hands getrusage's figure down to children; this one is the process's own: proc(5).
+    # Linux hands getrusage's figure down to children: it is the process's own when it has grown.
+    # What proc(5) has is always its own, and takes long to read.
+    if sys.platform == "linux" and (peak := _peak_kib()) > _INHERITED_PEAK_KIB:
+        return peak * 1024
     try:
         told = re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())
     except OSError:
         told = None
     if told is not None:
         return int(told[1]) * 1024
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+    return _peak_kib() if sys.platform == "darwin" else _peak_kib() * 1024
+
+
+def _peak_kib() -> int:
+    """In KiB on Linux, in bytes on macOS: getrusage(2)."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+_INHERITED_PEAK_KIB = _peak_kib()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol
 
@@ -116,14 +117,20 @@ class DataSpec:
         return len(self.class_names)
 
 
+@cache
+def _json_of_spec() -> TypeAdapter[DataSpec]:
+    """Made once: making it takes as long as some training steps."""
+    return TypeAdapter(DataSpec)
+
+
 def spec_to_json(spec: DataSpec) -> dict[str, Any]:
     """A spec as JSON holds it."""
-    return TypeAdapter(DataSpec).dump_python(spec, mode="json")
+    return _json_of_spec().dump_python(spec, mode="json")
 
 
 def spec_from_json(value: Any) -> DataSpec:
     """What `spec_to_json` gave; pydantic's ValidationError where it is something else."""
-    return TypeAdapter(DataSpec).validate_python(value)
+    return _json_of_spec().validate_python(value)
 
 
 @dataclass(frozen=True)

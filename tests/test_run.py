@@ -235,8 +235,11 @@ def test_paths_of_every_kind(call, experiment, tmp_path):
 def test_the_peak_of_memory_is_the_process_s_own_and_not_its_parent_s():
     ballast = bytearray(b"x") * (900 << 20)
     script = "import torch; from dltrain.device import peak_memory_bytes as peak\n"
+    script += "print(peak(torch.device('cpu')))\nown = bytearray(b'x') * (1000 << 20)\n"
     script += "print(peak(torch.device('cpu')))"
     done = subprocess.run(
         [sys.executable, "-c", script], check=True, capture_output=True, text=True
     )
-    assert 20 << 20 < int(done.stdout) < len(ballast)
+    before, after = map(int, done.stdout.split())
+    assert 20 << 20 < before < len(ballast)
+    assert before + (990 << 20) < after < before + (1100 << 20)

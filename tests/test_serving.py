@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import io
+import json
 import threading
 from pathlib import Path
 
@@ -96,7 +97,7 @@ def ask(app, *requests: dict) -> list[httpx.Response]:
                 )
             )
 
-    return asyncio.run(send())
+    return asyncio.run(asyncio.wait_for(send(), 60))
 
 
 def get(app, path: str, **words) -> httpx.Response:
@@ -191,6 +192,24 @@ def test_requests_that_come_together_are_computed_together(service, models):
         assert_same(predictions(response), [expected])
     assert (metrics.requests, metrics.predictions) == (200, 200)
     assert metrics.batches < 100
+
+
+async def later(content: bytes, seconds: float):
+    yield content[:10]
+    await asyncio.sleep(seconds)
+    yield content[10:]
+
+
+@pytest.mark.parametrize("companions", [0, 1])
+def test_a_batch_waits_for_requests_that_arrive_and_for_no_others(service, companions):
+    """A wait of an hour would be seen."""
+    metrics, hour = Metrics(), 3600
+    app = service("pictures", metrics=metrics, wait_seconds=hour, max_batch=2)
+    told = json.dumps({"images": [picture((8, 8)).tolist()]}).encode()
+    slow = {"content": later(told, 0.3), "headers": {"Content-Type": "application/json"}}
+    found = ask(app, {"json": json.loads(told)}, *[slow] * companions)
+    assert [response.status_code for response in found] == [200] * (1 + companions)
+    assert metrics.batches == 1
 
 
 def test_a_batch_is_no_larger_than_was_asked_for(service):
@@ -289,7 +308,10 @@ GOOD = [[0, 1], [2, 255]]
         ("rows", {"json": {"rows": [{"weight": 1}]}}, 422, "rows[0].colour: is missing"),
         ("rows", {"json": {"rows": [{"weight": "1", "colour": "red"}]}}, 422, "rows[0].weight"),
         ("rows", {"json": {"rows": [{"weight": 1, "colour": None}]}}, 422, "rows[0].colour"),
-        ("rows", {"json": {"rows": [{"weight": 1e300, "colour": "red"}]}}, 422, "rows[0]"),
+        (
+            *("rows", {"json": {"rows": [{"weight": 1e300, "colour": "red"}]}}),
+            *(422, "rows[0]: 'weight' is"),
+        ),
         (
             "rows",
             {

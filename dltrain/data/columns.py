@@ -57,7 +57,7 @@ def _require_finite(table: Table, name: str, values: Tensor, standardised: Tenso
     if not standardised.isfinite().all():
         row = int(values.abs().argmax())
         raise DataError(
-            f"{table.path}:{table.lines[row]}: {brief(name)!r} is {values[row].item()}; "
+            f"{table.place(row)}: {brief(name)!r} is {values[row].item()}; "
             "so large a number can't be computed with"
         )
 

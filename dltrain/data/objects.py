@@ -91,7 +91,7 @@ def _rows(inputs: TableInputs, given: Sequence[Any]) -> Tensor:
             if row[name] is None or cell.lower() in MISSING:
                 raise DataError(f"input {number}: {name!r} is {cell or 'empty'}; a value is wanted")
             cells.append(cell)
-    table = Table(Path("input"), [*range(len(given))], columns)
+    table = Table(Path("input"), [*range(len(given))], columns, "{path} {line}")
     return encode(inputs.columns, table, torch.float32)
 
 

@@ -23,11 +23,17 @@ class Table:
         path: The file.
         lines: The line number of each row.
         columns: Name to cells.
+        naming: What a row is called in errors.
     """
 
     path: Path
     lines: list[int]
     columns: dict[str, list[str]]
+    naming: str = "{path}:{line}"
+
+    def place(self, row: int) -> str:
+        """What the row is called in errors."""
+        return self.naming.format(path=self.path, line=self.lines[row])
 
     def column(self, name: str) -> list[str]:
         """The cells of a column; DataError if there is none of that name."""
@@ -40,11 +46,11 @@ class Table:
     def numbers(self, name: str) -> list[float]:
         """The cells of a column as numbers; DataError, with the line, where one is none."""
         values = []
-        for line, cell in zip(self.lines, self.column(name), strict=True):
+        for row, cell in enumerate(self.column(name)):
             value = number(cell)
             if value is None:
                 raise DataError(
-                    f"{self.path}:{line}: {brief(name)!r} is {brief(cell)!r}; a number is wanted"
+                    f"{self.place(row)}: {brief(name)!r} is {brief(cell)!r}; a number is wanted"
                 )
             values.append(value)
         return values

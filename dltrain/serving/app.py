@@ -135,7 +135,8 @@ class _Service:
 
     async def predict(self, request: Request) -> Response:
         with self._admitted():
-            samples, names = await self._read(request)
+            with self.batcher.expecting():
+                samples, names = await self._read(request)
             return JSONResponse({"predictions": await self.batcher.ask(samples, names)})
 
     @contextmanager

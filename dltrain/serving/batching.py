@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
@@ -34,7 +34,7 @@ class Batcher:
     Args:
         answer: Computes a batch.
         max_batch: Most samples in a call of it.
-        wait_seconds: How long the first of them waits for others.
+        wait_seconds: How long the first of them waits for others that are expected.
         observe: Is told the size of each batch.
     """
 
@@ -49,7 +49,17 @@ class Batcher:
         self._answer, self._observe = answer, observe
         self._max_batch, self._wait_seconds = max_batch, wait_seconds
         self._jobs: asyncio.Queue[_Job] = asyncio.Queue()
+        self._expected = 0
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="dltrain-model")
+
+    @contextmanager
+    def expecting(self) -> Iterator[None]:
+        """While this lasts, samples may follow that a batch had better wait for."""
+        self._expected += 1
+        try:
+            yield
+        finally:
+            self._expected -= 1
 
     async def ask(self, samples: Sequence[Tensor], names: Sequence[str]) -> list[Any]:
         """An answer for each sample; raises what computing them alone raised."""
@@ -84,6 +94,8 @@ class Batcher:
         """Another job, if one is here or comes in time."""
         with suppress(asyncio.QueueEmpty):
             return self._jobs.get_nowait()
+        if not self._expected:
+            return None
         with suppress(TimeoutError):
             async with asyncio.timeout_at(until):
                 return await self._jobs.get()

@@ -196,7 +196,7 @@ def _features(inputs: TableInputs, row: BaseModel, name: str) -> Tensor:
         column.name: [str(getattr(row, f"column_{number}"))]
         for number, column in enumerate(inputs.columns)
     }
-    return encode(inputs.columns, Table(Path(name), [1], cells), torch.float32)[0]
+    return encode(inputs.columns, Table(Path(name), [0], cells, "{path}"), torch.float32)[0]
 
 
 def _problem(told: ErrorDetails, key: str) -> Problem:

@@ -7,6 +7,7 @@ import re
 import shutil
 import signal
 import socket
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -96,12 +97,25 @@ def test_two_hundred_at_once_get_what_predict_says(start, folder):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_it_when_what_is_in_work_is_answered(start, folder, number):
-    process, url = start("--wait-ms", 1500)
+    process, url = start()
+    signalled = threading.Event()
+    request = httpx.Request("POST", f"{url}/predict", **picture(folder / "0.png"))
+    body = request.read()
+
+    def half_and_the_rest():
+        yield body[:100]
+        signalled.wait(30)
+        yield body[100:]
+
+    headers = {"Content-Type": request.headers["Content-Type"]}
     with ThreadPoolExecutor(1) as thread:
-        answer = thread.submit(httpx.post, f"{url}/predict", **picture(folder / "0.png"))
+        answer = thread.submit(
+            *(httpx.post, f"{url}/predict"), content=half_and_the_rest(), headers=headers
+        )
         while "in_progress 1.0" not in httpx.get(f"{url}/metrics").text:
             time.sleep(0.02)
         process.signal(number)
+        signalled.set()
         assert answer.result().status_code == 200
     assert process.wait() == 0
     assert "predictions: 1, in batches: 1" in process.out
