@@ -111,11 +111,13 @@ class Run:
             run.config_path.touch(exist_ok=False)  # of two at once, one makes the run
             run._write_config(experiment)
         except FileExistsError as error:
-            if error.filename != str(cls(directory or Path()).config_path):
+            held = cls(directory or Path())
+            if error.filename != str(held.config_path):
                 raise RunError(f"{error.filename}: is in the way of the run directory") from error
-            raise RunError(
-                f"{directory} holds a run already; go on with: dltrain resume {directory}"
-            ) from error
+            way_on = f"go on with: dltrain resume {directory}"
+            if not held.checkpoints().all():
+                way_on = f"nothing is saved of it yet; remove it with: dltrain rm {directory}"
+            raise RunError(f"{directory} holds a run already; {way_on}") from error
         except OSError as error:
             raise RunError(
                 f"{directory or 'runs'}: can't make the run directory: {error}"

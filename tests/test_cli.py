@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -351,6 +352,19 @@ def test_a_run_directory_is_used_once(call, trained, folder):
     assert ended.err == told
     assert (trained / "config.yaml").read_bytes() == before
     assert not (folder / "runs").exists()
+
+
+def test_a_run_directory_in_which_nothing_is_saved_can_be_used_again(call, trained, folder):
+    run = folder / "begun"
+    run.mkdir()
+    for name in ("config.yaml", "metrics.jsonl"):
+        shutil.copy(trained / name, run)
+    ended = call("train", "config.yaml", "--run-dir", run)
+    assert (ended.code, ended.out) == (1, "")
+    told = f"{run} holds a run already; nothing is saved of it yet; remove it with: "
+    assert ended.err == f"{told}dltrain rm {run}\n"
+    assert call("rm", run, "--yes").code == 0
+    assert call("train", "config.yaml", "--run-dir", run).code == 0
 
 
 @pytest.mark.parametrize(
