@@ -41,7 +41,7 @@ class Task(Protocol):
     A class in `TASKS` may have two attributes more. `phase_names` are those of its phases, so that
     a config's `phases` can be checked before anything is built. `learns`, a static method, is what
     the task makes of the data's spec before loss, model and metrics are built from it. A method
-    `embed(batches, num_samples)` gives an `Embedding` of the first samples of a split, and one
+    `embed(batches, num_samples)` gives an `Embedding` of at most so many samples, and one
     `arguments(batch)` what the model takes where it takes more than a batch's inputs.
 
     Attributes:

@@ -18,6 +18,7 @@ from dltrain.checkpoint import (
     Checkpoints,
     Snapshot,
 )
+from dltrain.data.spread import spread
 from dltrain.device import (
     Numerics,
     peak_memory_bytes,
@@ -324,7 +325,7 @@ class Trainer:
 
     def evaluate(self, split: Split, name: str) -> dict[str, float]:
         """Loss and metrics over a whole split, with the averaged weights where EMA is on."""
-        with self._evaluating(split) as batches:
+        with self._evaluating(self._batches(split)) as batches:
             values = self.task.evaluate(batches)
         values = self.world.from_main(lambda: values)
         self._record(name, values)
@@ -332,11 +333,13 @@ class Trainer:
             recorder.evaluated(self.state.step, name, self.task)
         return values
 
+    def _batches(self, split: Split) -> Iterator[Batch]:
+        return split.batches(self.settings.samples_at_once, share=self.world.share)
+
     @contextmanager
-    def _evaluating(self, split: Split) -> Iterator[Iterator[Batch]]:
-        """The batches of a split, and inside this context all as evaluation wants it."""
+    def _evaluating(self, batches: Iterator[Batch]) -> Iterator[Iterator[Batch]]:
+        """The same batches, and inside this context all as evaluation wants it."""
         self.task.model.eval()
-        batches = split.batches(self.settings.samples_at_once, share=self.world.share)
         self.world.copy_from_main(self.task.model.buffers())
         with self.average.applied(), torch.inference_mode(), self.numerics.autocast():
             yield self._until_stopped(batches)
@@ -356,7 +359,12 @@ class Trainer:
     def _embed(self, split: Split) -> None:
         """Shows samples as the model sees them; only where the task can, which `build.py` asks."""
         embed = getattr(self.task, "embed")  # noqa: B009
-        with self._evaluating(split) as batches, torch.compiler.set_stance("force_eager"):
+        some = (
+            self._batches(split)
+            if self.num_embeddings >= len(split)
+            else spread(split, self.num_embeddings, self.world.share)
+        )
+        with self._evaluating(some) as batches, torch.compiler.set_stance("force_eager"):
             embedding = embed(batches, self.num_embeddings)
         for recorder in self.recorders:
             recorder.embedded(self.state.step, embedding)

@@ -18,8 +18,9 @@ from small_runs import CONFIG, recorded, write_folder
 import dltrain
 from dltrain.errors import StoppedError
 from dltrain.recording import MetricsFile, Progress, TensorBoard
-from dltrain.spec import DataSpec, ImageInputs
+from dltrain.spec import Batch, DataSpec, ImageInputs, World
 from dltrain.tasks import pages
+from dltrain.tasks.examples import Examples
 
 TINY_CNN = Path(__file__).parent.parent / "configs" / "tiny" / "mnist_cnn.yaml"
 
@@ -229,11 +230,43 @@ def test_the_examples_picture_holds_the_samples(cnn):
     shown = images(cnn, "val/examples")
     assert [picture.shape for picture in shown] == 2 * [(3 * 150 + 4, 3 * 116 + 4, 3)]
     (batch,) = dataset(cnn).validation.batches(64)
-    for i, target in enumerate(batch.targets[:9].tolist()):
+    distinct = list(dict.fromkeys(batch.targets.tolist()))[:9]  # of ten classes, one of each
+    assert len(distinct) == 9
+    for i, target in enumerate(distinct):
         top, left = 4 + i // 3 * 150 + 34, 4 + i % 3 * 116
         cell = shown[0][top : top + 112, left : left + 112].astype(float)
         assert cell.std(2).max() == 0  # grey
         assert cell.mean((1, 2)).argmax() // 4 == 2 * target
+
+
+@pytest.mark.parametrize(
+    ("num_classes", "most", "expected"),
+    [
+        (3, 4, [0, 0, 1, 2]),  # of classes that can't have equally many, the first have one more
+        (3, 6, [0, 0, 1, 1, 2, 2]),
+        (3, 2, [0, 1]),
+        (0, 3, [0, 0, 0]),
+        (3, 100, 5 * [0] + 3 * [1] + 2 * [2]),
+        (5, 5, [0, 1, 2]),  # two classes have no sample: one of each, and no more
+    ],
+)
+@pytest.mark.parametrize("batch_size", [1, 4, 10])
+def test_examples_are_of_all_classes_where_the_split_is_sorted(
+    num_classes, most, expected, batch_size
+):
+    """Each sample's number is its input and its prediction."""
+    targets, numbers = torch.tensor(5 * [0] + 3 * [1] + 2 * [2]), torch.arange(10)
+    examples = Examples(most, num_classes, World())
+    for index in numbers.split(batch_size):
+        examples.update(Batch(index, targets[index], index), index, targets[index])
+    chosen = examples.chosen()
+    assert chosen is not None
+    inputs, predictions, found = chosen
+    assert found.tolist() == expected
+    assert torch.equal(inputs, predictions)
+    assert torch.equal(targets[inputs], found)
+    examples.reset()
+    assert examples.chosen() is None
 
 
 def dataset(run: Path):

@@ -224,18 +224,22 @@ def test_points_are_what_the_last_layer_gets(two_runs):
     test = build_data(chosen, build_machine(chosen), print).test
     assert test is not None
     (batch,) = test.batches(40)
+    samples = [int(row["index"]) for row in shown.rows]
+    assert samples[0] < 2  # from all over the split
+    assert samples[-1] > 37
+    assert samples == sorted(set(samples))
     with torch.inference_mode():
-        probabilities = trained.task.predict(batch.inputs)[:30]
+        probabilities = trained.task.predict(batch.inputs)[samples]
         by_points = trained.task.model[-1](shown.points).softmax(1)
     assert torch.allclose(by_points, probabilities, atol=1e-4)
     names = trained.spec.class_names
-    for number, row in enumerate(shown.rows):
-        guess, truth = int(probabilities[number].argmax()), int(batch.targets[number])
+    for number, (sample, row) in enumerate(zip(samples, shown.rows, strict=True)):
+        guess, truth = int(probabilities[number].argmax()), int(batch.targets[sample])
         assert row == {
             "label": names[truth],
             "prediction": names[guess],
             "verdict": "right" if guess == truth else "wrong",
-            "index": str(number),
+            "index": str(sample),
         }
 
 

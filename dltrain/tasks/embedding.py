@@ -50,12 +50,12 @@ def embedding_of(
     points_and_predictions: Callable[[Batch], tuple[Tensor, Tensor]],
     known: Callable[[Tensor, Tensor], dict[str, str]],
 ) -> Embedding:
-    """The first samples of a split, as a task sees them.
+    """Samples of a split, as a task sees them.
 
     Args:
         spec: What the samples are like.
         world: The processes that read them.
-        batches: Of the split; no more are read than needed.
+        batches: Of samples of the split; no more are read than needed.
         num_samples: At most so many.
         points_and_predictions: (batch, features), and (batch, ...) for `known`.
         known: What is known of one sample, of its prediction and its target.
@@ -65,23 +65,24 @@ def embedding_of(
     for batch in batches:
         points, predictions = points_and_predictions(batch)
         # Texts are longer in one batch than in another, so a batch becomes words before the next.
-        gathered = world.gather(batch, points, predictions, batch.targets, batch.inputs)
+        columns = (points, predictions, batch.targets, batch.inputs, batch.index)
+        gathered = world.gather(batch, *columns)
         parts.append([part[: num_samples - count].cpu() for part in gathered])
         count += len(parts[-1][0])
         if count >= num_samples:
             break
     rows = []
-    for _, predictions, targets, inputs in parts:
-        for prediction, target, sample in zip(predictions, targets, inputs, strict=True):
+    for _, *columns in parts:
+        for prediction, target, sample, number in zip(*columns, strict=True):
             row = known(prediction, target)
             if isinstance(spec.inputs, TextInputs):
                 row["text"] = _text(spec.inputs, sample)
-            rows.append({**row, "index": str(len(rows))})
+            rows.append({**row, "index": str(int(number))})
     return Embedding(
         points=narrowed(torch.cat([points.float() for points, *_ in parts])),
         columns=tuple(rows[0]),
         rows=[tuple(row.values()) for row in rows],
-        pictures=three_channels(torch.cat([to_pixels(spec, inputs) for *_, inputs in parts]))
+        pictures=three_channels(torch.cat([to_pixels(spec, inputs) for *_, inputs, _ in parts]))
         if spec.inputs.kind == "image"
         else None,
     )

@@ -12,6 +12,7 @@ from dltrain.spec import Batch, DataSpec, World
 from dltrain.task import Embedding, Page, Phase, TaskParts
 from dltrain.tasks import pages
 from dltrain.tasks.embedding import embedding_of, features_and_outputs
+from dltrain.tasks.examples import Examples
 from dltrain.tasks.parts import comparing_loss, model_of_inputs, outputs_of, scalars_of
 
 PR_THRESHOLDS = 127
@@ -96,22 +97,21 @@ class _Shown:
     """What evaluation keeps to be looked at: a few inputs, and counts of fixed size."""
 
     def __init__(self, spec: DataSpec, num_images: int, world: World) -> None:
-        self.spec, self.num_images, self.world = spec, num_images, world
+        self.spec = spec
+        wanted = num_images if spec.inputs.kind == "image" else 0
+        self.examples = Examples(wanted, spec.num_classes, world)
         drawn = 2 <= spec.num_classes <= pages.MOST_CLASSES
         self.confusion = ConfusionMatrix(spec) if drawn else None
         self.reset()
 
     def reset(self) -> None:
-        self.examples: tuple[Tensor, Tensor, Tensor] | None = None
+        self.examples.reset()
         if self.confusion is not None:
             self.confusion.reset()
         self.curves: Tensor | None = None
 
     def update(self, batch: Batch, predictions: Tensor, targets: Tensor) -> None:
-        if self.examples is None and self.spec.inputs.kind == "image" and self.num_images:
-            shown = slice(self.num_images)
-            (inputs,) = self.world.gather(batch, batch.inputs[shown])
-            self.examples = (inputs[shown], predictions[shown], targets[shown])
+        self.examples.update(batch, predictions, targets)
         if self.confusion is not None:
             self.confusion.update(predictions, targets)
             curves = pages.curve_counts(predictions, targets, PR_THRESHOLDS)
@@ -119,8 +119,8 @@ class _Shown:
 
     def pages(self) -> list[Page]:
         shown = []
-        if self.examples is not None:
-            shown.append(Page("examples", "image", pages.examples(self.spec, *self.examples)))
+        if (examples := self.examples.chosen()) is not None:
+            shown.append(Page("examples", "image", pages.examples(self.spec, *examples)))
         if self.confusion is not None and self.curves is not None:
             names = self.spec.class_names
             matrix = pages.confusion_matrix(self.confusion.matrix.cpu(), names)
