@@ -116,7 +116,7 @@ class Run:
                 raise RunError(f"{error.filename}: is in the way of the run directory") from error
             way_on = f"go on with: dltrain resume {directory}"
             if not held.checkpoints().all():
-                way_on = f"nothing is saved of it yet; remove it with: dltrain rm {directory}"
+                way_on = f"nothing is saved of it; if it does not run: dltrain rm {directory}"
             raise RunError(f"{directory} holds a run already; {way_on}") from error
         except OSError as error:
             raise RunError(

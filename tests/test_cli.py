@@ -361,7 +361,7 @@ def test_a_run_directory_in_which_nothing_is_saved_can_be_used_again(call, train
         shutil.copy(trained / name, run)
     ended = call("train", "config.yaml", "--run-dir", run)
     assert (ended.code, ended.out) == (1, "")
-    told = f"{run} holds a run already; nothing is saved of it yet; remove it with: "
+    told = f"{run} holds a run already; nothing is saved of it; if it does not run: "
     assert ended.err == f"{told}dltrain rm {run}\n"
     assert call("rm", run, "--yes").code == 0
     assert call("train", "config.yaml", "--run-dir", run).code == 0

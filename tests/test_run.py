@@ -63,7 +63,7 @@ def test_of_many_that_want_one_directory_one_gets_it(folder):
     outcomes = at_once(8, lambda: Run.create(experiment, folder / "mine"))
     assert sorted(type(outcome).__name__ for outcome in outcomes) == ["Run"] + 7 * ["RunError"]
     refused = next(outcome for outcome in outcomes if isinstance(outcome, RunError))
-    assert str(refused).endswith(f"go on with: dltrain resume {folder / 'mine'}")
+    assert str(refused).endswith(f"if it does not run: dltrain rm {folder / 'mine'}")
 
 
 def test_a_place_that_cannot_be_made(folder):
