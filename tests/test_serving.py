@@ -5,6 +5,7 @@ import base64
 import io
 import json
 import threading
+import time
 from pathlib import Path
 
 import httpx
@@ -22,6 +23,7 @@ from dltrain.plugins import register_builtins
 from dltrain.serving.app import About, make_app
 from dltrain.serving.limits import Limits
 from dltrain.serving.metrics import Metrics
+from dltrain.serving.reading import Reader
 
 SMALL = {"optimizer": {"name": "adamw", "lr": 0.02}, "recording": {"tensorboard": False}}
 TEXTS = SMALL | {
@@ -200,15 +202,32 @@ async def later(content: bytes, seconds: float):
     yield content[10:]
 
 
-@pytest.mark.parametrize("companions", [0, 1])
-def test_a_batch_waits_for_requests_that_arrive_and_for_no_others(service, companions):
+@pytest.mark.parametrize("slow_ones", [0, 1])
+def test_a_request_waits_neither_alone_nor_for_a_client_that_sends_slowly(service, slow_ones):
     """A wait of an hour would be seen."""
     metrics, hour = Metrics(), 3600
-    app = service("pictures", metrics=metrics, wait_seconds=hour, max_batch=2)
+    app = service("pictures", metrics=metrics, wait_seconds=hour)
     told = json.dumps({"images": [picture((8, 8)).tolist()]}).encode()
     slow = {"content": later(told, 0.3), "headers": {"Content-Type": "application/json"}}
-    found = ask(app, {"json": json.loads(told)}, *[slow] * companions)
-    assert [response.status_code for response in found] == [200] * (1 + companions)
+    found = ask(app, {"json": json.loads(told)}, *[slow] * slow_ones)
+    assert [response.status_code for response in found] == [200] * (1 + slow_ones)
+    assert metrics.batches == 1 + slow_ones
+
+
+def test_a_batch_waits_for_a_request_that_is_being_read(service, monkeypatch):
+    metrics, hour, reading = Metrics(), 3600, threading.Event()
+    app = service("pictures", metrics=metrics, wait_seconds=hour, max_batch=2)
+    of_json = Reader.of_json
+
+    def slow_second(reader, body):
+        if reading.is_set():
+            time.sleep(0.3)
+        reading.set()
+        return of_json(reader, body)
+
+    monkeypatch.setattr(Reader, "of_json", slow_second)
+    found = ask(app, *[{"json": {"images": [picture((8, 8)).tolist()]}}] * 2)
+    assert [response.status_code for response in found] == [200, 200]
     assert metrics.batches == 1
 
 

@@ -294,7 +294,7 @@ def export(
     type=click.FloatRange(min=0),
     default=1000 * DEFAULTS.wait_seconds,
     show_default=True,
-    help="How long the first item of a batch waits for requests that are arriving.",
+    help="How long the first item of a batch waits for requests that are being read.",
 )
 @click.option(
     "--max-requests",

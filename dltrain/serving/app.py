@@ -135,8 +135,7 @@ class _Service:
 
     async def predict(self, request: Request) -> Response:
         with self._admitted():
-            with self.batcher.expecting():
-                samples, names = await self._read(request)
+            samples, names = await self._read(request)
             return JSONResponse({"predictions": await self.batcher.ask(samples, names)})
 
     @contextmanager
@@ -186,7 +185,9 @@ class _Service:
             return [(part.filename or "unnamed", await part.read()) for part in uploads]
 
     async def _in_thread(self, read: Callable[[Any], Any], given: Any) -> Any:
-        return await asyncio.get_running_loop().run_in_executor(self._reading, read, given)
+        # From here on it is quick: nobody waits for a client that sends slowly.
+        with self.batcher.expecting():
+            return await asyncio.get_running_loop().run_in_executor(self._reading, read, given)
 
     async def health(self, request: Request) -> Response:
         return JSONResponse({"status": "ok", **asdict(self.about)})

@@ -16,7 +16,7 @@ class Limits:
         max_characters: Of a text.
         max_requests: Requests in work at once; more are told to come again.
         max_batch: Items that are computed together.
-        wait_seconds: How long the first item of a batch waits for requests that are arriving.
+        wait_seconds: How long the first item of a batch waits for requests that are being read.
         read_seconds: How long a request's body may take to arrive.
     """
 
