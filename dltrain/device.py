@@ -195,20 +195,21 @@ def peak_memory_bytes(device: torch.device) -> int:
         return torch.cuda.max_memory_allocated(device)
     # Linux hands getrusage's figure down to children: it is the process's own when it has grown.
     # What proc(5) has is always its own, and takes long to read.
-    if sys.platform == "linux" and (peak := _peak_kib()) > _INHERITED_PEAK_KIB:
-        return peak * 1024
+    if sys.platform == "linux" and (peak := _peak_bytes()) > _INHERITED_PEAK:
+        return peak
     try:
         told = re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())
     except OSError:
         told = None
     if told is not None:
         return int(told[1]) * 1024
-    return _peak_kib() if sys.platform == "darwin" else _peak_kib() * 1024
+    return _peak_bytes()
 
 
-def _peak_kib() -> int:
-    """In KiB on Linux, in bytes on macOS: getrusage(2)."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+def _peak_bytes() -> int:
+    """What getrusage(2) has, in bytes on macOS and in KiB elsewhere."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
 
 
-_INHERITED_PEAK_KIB = _peak_kib()
+_INHERITED_PEAK = _peak_bytes()

@@ -1,4 +1,4 @@
-"""The run directory: its place, its lock, what is recorded of the environment, how it ended."""
+"""The run directory: its place, its lock, its files, how it ended."""
 
 from __future__ import annotations
 
@@ -9,27 +9,20 @@ import os
 import platform
 import re
 import shlex
-import sys
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy
-import torch
 import yaml
 
-import dltrain
 from dltrain import inputs
 from dltrain.checkpoint import Checkpoints
 from dltrain.config import ConfigError, Experiment, load
 from dltrain.errors import RunError
 from dltrain.files import make_directory, sync, write_atomically
-from dltrain.git import git_state
-from dltrain.spec import Data
-from dltrain.world import launch
+from dltrain.record import Record, plugin_paths
 
 State = Literal["running", "done", "stopped", "pruned", "failed", "killed"]
 Status = Literal["done", "stopped", "pruned", "failed"]
@@ -319,110 +312,6 @@ class Run:
     def write_record(self, record: Record) -> None:
         """Keeps what is known of the environment."""
         write_atomically(self.record_path, json.dumps(asdict(record), indent=1).encode())
-
-
-def plugin_paths(record: Mapping[str, Any]) -> list[Path]:
-    """Where the files of the user's own components are, as a record has them."""
-    return [Path(record["directory"]) / file for file in record["plugins"]]
-
-
-def versions() -> dict[str, str | None]:
-    """Of everything that decides a result."""
-    return {**_deciding_versions(), "platform": platform.platform()}
-
-
-def _deciding_versions() -> dict[str, str | None]:
-    """Of what decides its bits."""
-    return {
-        "dltrain": dltrain.__version__,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "numpy": numpy.__version__,
-        "cuda": torch.version.cuda if torch.cuda.is_available() else None,
-    }
-
-
-def device_record(device: torch.device, precision: str, processes: int = 1) -> dict[str, Any]:
-    """The device by name, how many threads torch uses, and how many processes train together."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name()
-    return {
-        "type": str(device),
-        "name": name,
-        "precision": precision,
-        "threads": torch.get_num_threads(),
-        "processes": processes,
-    }
-
-
-def cpu_name() -> str:
-    """The processor's model, as far as the system tells."""
-    try:
-        info = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return platform.processor()
-    found = re.search(r"^model name\s*: (.+)$", info, re.MULTILINE)
-    return found[1] if found else platform.processor() or platform.machine()
-
-
-def differences(record: dict[str, Any], device: dict[str, Any]) -> list[str]:
-    """What decides bits and is not as it was when the run started, a line each.
-
-    Args:
-        record: What `Run.record` gives.
-        device: What `device_record` gives now.
-    """
-    # Runs of earlier versions were of one process.
-    before = {f"device {k}": value for k, value in {"processes": 1, **record["device"]}.items()}
-    now = {f"device {key}": value for key, value in device.items()}
-    before |= record["versions"]
-    now |= _deciding_versions()
-    return [
-        f"{name} was {before.get(name)} and is {now[name]}"
-        for name in now
-        if before.get(name) != now[name]
-    ]
-
-
-def data_record(name: str, data: Data, notices: Sequence[str]) -> dict[str, Any]:
-    """Name, source, sizes and fingerprint of the data."""
-    splits = {"train": data.train, "val": data.validation, "test": data.test}
-    return {
-        "name": name,
-        "source": data.source,
-        "notices": list(notices),
-        "sizes": {split: len(samples) for split, samples in splits.items() if samples is not None},
-        "fingerprint": data.fingerprint,
-    }
-
-
-@dataclass(frozen=True)
-class Record:
-    """What a run ran with; `record.json`.
-
-    Attributes:
-        data: Name, source, sizes, fingerprint.
-        device: Its name, the precision, torch's threads, the processes.
-        plugins: Files of the user's own components.
-        timings: Seconds that reading the data and building the model took; `summary.json` has
-            those of training.
-        versions: Of everything that decides a result.
-        command: The words on the command line.
-        directory: The working directory.
-        git: Its commit and uncommitted changes; None outside a repository.
-        started: When, in ISO 8601.
-        launch: What `world.launch` says of the launcher that started it; None without one.
-    """
-
-    data: dict[str, Any]
-    device: dict[str, Any]
-    plugins: list[str]
-    timings: dict[str, float]
-    versions: dict[str, str | None] = field(default_factory=versions)
-    command: list[str] = field(default_factory=lambda: list(sys.argv))
-    directory: str = field(default_factory=lambda: str(Path.cwd()))
-    git: dict[str, Any] | None = field(default_factory=git_state)
-    started: str = field(default_factory=lambda: time.strftime("%Y-%m-%dT%H:%M:%S%z"))
-    launch: dict[str, Any] | None = field(default_factory=launch)
 
 
 def next_directory(parent: Path) -> Path:

@@ -325,16 +325,14 @@ class Trainer:
 
     def evaluate(self, split: Split, name: str) -> dict[str, float]:
         """Loss and metrics over a whole split, with the averaged weights where EMA is on."""
-        with self._evaluating(self._batches(split)) as batches:
+        whole = split.batches(self.settings.samples_at_once, share=self.world.share)
+        with self._evaluating(whole) as batches:
             values = self.task.evaluate(batches)
         values = self.world.from_main(lambda: values)
         self._record(name, values)
         for recorder in self.recorders:
             recorder.evaluated(self.state.step, name, self.task)
         return values
-
-    def _batches(self, split: Split) -> Iterator[Batch]:
-        return split.batches(self.settings.samples_at_once, share=self.world.share)
 
     @contextmanager
     def _evaluating(self, batches: Iterator[Batch]) -> Iterator[Iterator[Batch]]:
@@ -359,11 +357,8 @@ class Trainer:
     def _embed(self, split: Split) -> None:
         """Shows samples as the model sees them; only where the task can, which `build.py` asks."""
         embed = getattr(self.task, "embed")  # noqa: B009
-        some = (
-            self._batches(split)
-            if self.num_embeddings >= len(split)
-            else spread(split, self.num_embeddings, self.world.share)
-        )
+        size, share = self.settings.samples_at_once, self.world.share
+        some = spread(split, self.num_embeddings, size, share)
         with self._evaluating(some) as batches, torch.compiler.set_stance("force_eager"):
             embedding = embed(batches, self.num_embeddings)
         for recorder in self.recorders:

@@ -160,7 +160,7 @@ def work(task: dict[str, Any]) -> None:
 
     import torch
 
-    from dltrain.run import device_record
+    from dltrain.record import device_record
 
     told = {
         "epochs": clock.epochs,

@@ -20,7 +20,9 @@ from small_runs import CONFIG, recorded, write_folder
 
 import dltrain
 from dltrain.errors import RunError
-from dltrain.run import Record, Run, git_state
+from dltrain.git import git_state
+from dltrain.record import Record
+from dltrain.run import Run
 
 
 @pytest.fixture

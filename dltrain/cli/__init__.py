@@ -9,7 +9,16 @@ from contextlib import suppress
 import click
 
 import dltrain
-from dltrain.cli import beginning, finished, looking, measuring, sweeping, training, using
+from dltrain.cli import (
+    beginning,
+    exchanging,
+    finished,
+    looking,
+    measuring,
+    sweeping,
+    training,
+    using,
+)
 from dltrain.commands.launch import is_launched
 from dltrain.errors import DltrainError
 from dltrain.terminal import drop_unread_output, open_closed_streams
@@ -40,12 +49,12 @@ for command in (
         using.evaluate,
         using.predict,
         using.sample,
-        using.serve,
-        using.export,
+        exchanging.serve,
+        exchanging.export,
     ),
     *(finished.runs, finished.rm, finished.compare, finished.report),
     *(measuring.profile, measuring.tune_lr, measuring.tune_batch, sweeping.sweep),
-    *(training.check, using.import_, looking.list_, looking.schema, looking.completion),
+    *(training.check, exchanging.import_, looking.list_, looking.schema, looking.completion),
 ):
     cli.add_command(command)
 

@@ -17,8 +17,9 @@ from dltrain.checkpoint import load
 from dltrain.commands.train import device_of, refuse_other_data, train_if
 from dltrain.errors import RunError
 from dltrain.git import git_changes
+from dltrain.record import data_record, differences
 from dltrain.recording.metrics_file import read_scalars
-from dltrain.run import Run, data_record, differences
+from dltrain.run import Run
 from dltrain.spec import Data
 
 CLOCK = "system/"

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import gc
-import shlex
-import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,22 +19,21 @@ from dltrain.build import (
     misfit,
 )
 from dltrain.checkpoint import Snapshot, read_by_main, weights_sha256
+from dltrain.commands.guards import (
+    collector_spared,
+    disk_errors,
+    in_words,
+    signals,
+    start_again,
+)
 from dltrain.config import Experiment
-from dltrain.device import is_out_of_memory, peak_memory_bytes
-from dltrain.errors import DltrainError, PrunedError, RunError, StoppedError, told_by
+from dltrain.device import peak_memory_bytes
+from dltrain.errors import PrunedError, RunError, StoppedError
 from dltrain.files import sync
 from dltrain.notebook import Live, in_kernel
+from dltrain.record import Record, data_record, device_record, differences, plugin_paths
 from dltrain.recording import MetricsFile, Progress, Recorder, TensorBoard
-from dltrain.run import (
-    Record,
-    Run,
-    Status,
-    Summary,
-    data_record,
-    device_record,
-    differences,
-    plugin_paths,
-)
+from dltrain.run import Run, Status, Summary
 from dltrain.shards import on_main
 from dltrain.spec import Batch, Data, World
 from dltrain.trainer import Trainer
@@ -102,7 +98,7 @@ def train_if(
         # What a trainer refuses, it refuses before there is a directory.
         build_trainer(experiment, data, task, machine, Run(Path()).checkpoints())
         run = begun or world.from_main(lambda: Run.create(experiment, run_dir))
-        with _disk_errors(run), ExitStack() as stack:
+        with disk_errors(run), ExitStack() as stack:
             stack.enter_context(run.locked() if world.main else nullcontext())
             if begun is not None and world.main:
                 run.start_over()
@@ -161,7 +157,7 @@ def _resume(
     exact: bool = False,
     recorders: Sequence[Recorder] = (),
 ) -> Summary:
-    with _disk_errors(run), ExitStack() as stack:
+    with disk_errors(run), ExitStack() as stack:
         stack.enter_context(run.locked() if world.main else nullcontext())
         ended = world.from_main(run.summary)
         if ended is not None and ended.status == "done":
@@ -174,7 +170,7 @@ def _resume(
             try:
                 path, snapshot, passed_over = checkpoints.newest()
             except RunError as error:
-                error.add_note(_start_again(run))
+                error.add_note(start_again(run))
                 raise
             return snapshot
 
@@ -310,9 +306,9 @@ def _train_to_the_end(
         return result
 
     # A second signal ends the process at once, also while it writes how the first one ended it.
-    with _signals(trainer):
+    with signals(trainer):
         try:
-            with _collector_spared(), _inputs_recorded(trainer, run, machine):
+            with collector_spared(), _inputs_recorded(trainer, run, machine):
                 trainer.fit()
         except StoppedError as error:
             summary("stopped")
@@ -321,7 +317,7 @@ def _train_to_the_end(
         except PrunedError:
             return summary("pruned")
         except Exception as error:  # a model may raise anything, and so may a disk
-            failure = machine.world.failure(_in_words(error, trainer.state.step + 1, machine))
+            failure = machine.world.failure(in_words(error, trainer.state.step + 1, machine))
             with suppress(OSError):
                 summary("failed", str(failure))
             if failure is error:
@@ -337,76 +333,6 @@ def _inputs_recorded(trainer: Trainer, run: Run, machine: Machine) -> AbstractCo
     start, plugins = trainer.state.step, plugin_paths(run.record())
     files = trainer.data.files
     return inputs.recorded(run.directory, files, plugins, lambda: trainer.state.step > start)
-
-
-def _in_words(error: Exception, step: int, machine: Machine) -> Exception:
-    """What a step failed of, as an error of the run; a disk's is put in words further out."""
-    if isinstance(error, DltrainError | OSError) or machine.world.lost(error):
-        return error
-    if is_out_of_memory(error):
-        return RunError(
-            f"step {step}: the memory of {machine.device} is full; try "
-            "train.micro_batch=auto, or a smaller train.evaluate_batch_size"
-        )
-    return RunError(f"step {step} fails: {told_by(error)}")
-
-
-@contextmanager
-def _disk_errors(run: Run) -> Iterator[None]:
-    """A full disk can refuse any write, also those of recorders as they close."""
-    try:
-        yield
-    except OSError as error:
-        message = f"{error.filename or run.directory}: {error.strerror or error}"
-        if run.checkpoints().all():
-            way_on = "earlier checkpoints are untouched, go on with: "
-            way_on += f"dltrain resume {run.directory}"
-        else:
-            way_on = f"nothing was saved yet, {_start_again(run)}"
-        raise RunError(f"{message}; {way_on}") from error
-
-
-def _start_again(run: Run) -> str:
-    words = ["dltrain train", shlex.quote(str(run.config_path)), run.plugin_options()]
-    return f"start again with: {' '.join(filter(None, words))}"
-
-
-@contextmanager
-def _collector_spared() -> Iterator[None]:
-    """Python's collector of cycles passes over all that has been imported and built before.
-
-    Going through it takes a hundred steps of a small network, again and again.
-    """
-    gc.freeze()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
-
-
-@contextmanager
-def _signals(trainer: Trainer) -> Iterator[None]:
-    """SIGINT and SIGTERM ask the trainer to stop; the second one ends the process at once."""
-
-    def handle(number: int, _frame: object) -> None:
-        if trainer.stop_signal is not None:
-            signal.signal(number, signal.SIG_DFL)
-            signal.raise_signal(number)
-        trainer.stop_signal = number
-
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    try:
-        before = {number: signal.signal(number, handle) for number in numbers}
-    except ValueError:  # not the main thread: whoever called has the signals
-        yield
-        return
-    try:
-        yield
-    finally:
-        # A launcher that sees one process end asks the others to: they may say how it was first.
-        if trainer.world.size == 1:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
 
 def _say(text: str, notices: list[str], quiet: bool) -> None:

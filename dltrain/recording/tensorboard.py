@@ -72,22 +72,23 @@ class TensorBoard(Recorder):
 
     def scalars(self, step: int, epoch: float, split: str, values: Mapping[str, float]) -> None:
         """Writes each under SPLIT/NAME."""
+        from torch.utils.tensorboard.summary import scalar
+
+        if not values:
+            return
         if not self._in_table:
             self._add_to_table("session_start_info")
             self._in_table = True
-        self._add_summary(
-            *({"tag": f"{split}/{name}", "simple_value": value} for name, value in values.items()),
-            step=step,
-        )
+        # One event of all: `add_scalar` makes one of each value, which takes three times as long.
+        all_of_them, *others = (scalar(f"{split}/{name}", v) for name, v in values.items())
+        for other in others:
+            all_of_them.MergeFrom(other)
+        self._add(all_of_them, step)
 
-    def _add_summary(self, *values: Mapping[str, Any], step: int) -> None:
-        """As one event: `add_scalar` makes one of each value, which takes three times as long."""
-        from tensorboard.compat.proto import summary_pb2
-
-        summary: Any = getattr(summary_pb2, "Summary")  # noqa: B009 - protobuf makes it at import
+    def _add(self, summary: Any, step: int | None = None) -> None:
         writer = self.writer.file_writer
         assert writer is not None
-        writer.add_summary(summary(value=[summary.Value(**value) for value in values]), step)
+        writer.add_summary(summary, step)
 
     def _add_to_table(self, part: str) -> None:
         """The HParams table has a row for each run that is begun, and finds its scalars itself.
@@ -98,11 +99,9 @@ class TensorBoard(Recorder):
         """
         from torch.utils.tensorboard.summary import hparams
 
-        writer = self.writer.file_writer
-        assert writer is not None
         for summary in hparams(dict(self._hyperparameters), {}):
             if summary.value[0].tag.endswith(part):
-                writer.add_summary(summary)
+                self._add(summary)
 
     def evaluated(self, step: int, split: str, task: Task) -> None:
         """Writes what the task has to show, and histograms of the weights where wanted."""

@@ -15,14 +15,15 @@ class Examples:
 
     Args:
         most: How many to keep.
-        num_classes: 0 where the targets are no classes.
+        num_classes: 0 where the targets are no classes; all samples are of one then.
         world: The processes that read the split.
     """
 
     def __init__(self, most: int, num_classes: int, world: World) -> None:
         self.most, self.world = most, world
-        self._of_each = -(-most // num_classes) if num_classes else most
-        self._wanted = self._of_each * min(num_classes, most) if num_classes else most
+        self._classes = max(1, num_classes)
+        self._of_each = -(-most // self._classes)
+        self._wanted = self._of_each * min(self._classes, most)
         self.reset()
 
     def reset(self) -> None:
@@ -42,8 +43,7 @@ class Examples:
         if len(self._turns) == self._wanted:
             return
         places = []
-        by_class = self._of_each < self.most
-        for place, kind in enumerate(targets.tolist() if by_class else [0] * len(targets)):
+        for place, kind in enumerate(targets.tolist() if self._classes > 1 else [0] * len(targets)):
             if self._kept[kind] < self._of_each and len(self._turns) < self._wanted:
                 self._kept[kind] += 1
                 self._turns.append(self._kept[kind])

@@ -1,0 +1,86 @@
+"""What holds around training: signals, the collector of cycles, and errors put in words."""
+
+from __future__ import annotations
+
+import gc
+import shlex
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from dltrain.build import Machine
+from dltrain.device import is_out_of_memory
+from dltrain.errors import DltrainError, RunError, told_by
+from dltrain.run import Run
+from dltrain.trainer import Trainer
+
+
+def in_words(error: Exception, step: int, machine: Machine) -> Exception:
+    """What a step failed of, as an error of the run; a disk's is put in words further out."""
+    if isinstance(error, DltrainError | OSError) or machine.world.lost(error):
+        return error
+    if is_out_of_memory(error):
+        return RunError(
+            f"step {step}: the memory of {machine.device} is full; try "
+            "train.micro_batch=auto, or a smaller train.evaluate_batch_size"
+        )
+    return RunError(f"step {step} fails: {told_by(error)}")
+
+
+@contextmanager
+def disk_errors(run: Run) -> Iterator[None]:
+    """A full disk can refuse any write, also those of recorders as they close."""
+    try:
+        yield
+    except OSError as error:
+        message = f"{error.filename or run.directory}: {error.strerror or error}"
+        if run.checkpoints().all():
+            way_on = "earlier checkpoints are untouched, go on with: "
+            way_on += f"dltrain resume {run.directory}"
+        else:
+            way_on = f"nothing was saved yet, {start_again(run)}"
+        raise RunError(f"{message}; {way_on}") from error
+
+
+def start_again(run: Run) -> str:
+    """The command for a run of which nothing was saved."""
+    words = ["dltrain train", shlex.quote(str(run.config_path)), run.plugin_options()]
+    return f"start again with: {' '.join(filter(None, words))}"
+
+
+@contextmanager
+def collector_spared() -> Iterator[None]:
+    """Python's collector of cycles passes over all that has been imported and built before.
+
+    Going through it takes a hundred steps of a small network, again and again.
+    """
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+
+
+@contextmanager
+def signals(trainer: Trainer) -> Iterator[None]:
+    """SIGINT and SIGTERM ask the trainer to stop; the second one ends the process at once."""
+
+    def handle(number: int, _frame: object) -> None:
+        if trainer.stop_signal is not None:
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+        trainer.stop_signal = number
+
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    try:
+        before = {number: signal.signal(number, handle) for number in numbers}
+    except ValueError:  # not the main thread: whoever called has the signals
+        yield
+        return
+    try:
+        yield
+    finally:
+        # A launcher that sees one process end asks the others to: they may say how it was first.
+        if trainer.world.size == 1:
+            for number, handler in before.items():
+                signal.signal(number, handler)
