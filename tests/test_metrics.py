@@ -11,7 +11,7 @@ from torch import Tensor
 
 import dltrain.metrics  # noqa: F401  (registers them)
 from dltrain.errors import UsageError
-from dltrain.metrics.generation import GeneratorMetric
+from dltrain.metrics.generation import GeneratorMetric, Judged
 from dltrain.registry import METRICS
 from dltrain.spec import Column, DataSpec, Metric, TableInputs
 
@@ -176,10 +176,48 @@ def test_top_k_of_all_classes_is_1_and_of_more_is_refused() -> None:
 
 
 @pytest.mark.parametrize("name", COMPARING)
-def test_predictions_that_are_no_numbers_end_nothing(name: str) -> None:
+@pytest.mark.parametrize("rows", [slice(None), slice(80, 81)], ids=["all", "one"])
+@pytest.mark.parametrize("columns", [slice(None), slice(2, 3)], ids=["all", "one"])
+def test_a_prediction_that_is_nan_makes_every_scalar_nan(
+    name: str, rows: slice, columns: slice
+) -> None:
     spec = VALUES if name in REGRESSION else FIVE
     predictions, targets = classified("all")
     if name in REGRESSION:
         predictions, targets = predictions[:, :3], predictions[:, 2:]
-    found = fed(of(name, spec), torch.full_like(predictions, math.nan), targets, 64)
-    assert set(found) == set(of(name, spec).scalars)
+    spoilt = predictions.clone()
+    spoilt[rows, columns] = math.nan
+    metric = of(name, spec)
+    found = fed(metric, spoilt, targets, 64)
+    assert set(found) == set(metric.scalars)
+    assert all(math.isnan(value) for value in found.values())
+    assert all(map(math.isfinite, fed(metric, predictions, targets, 64).values()))
+
+
+def test_the_confusion_matrix_leaves_out_samples_whose_scores_are_nan() -> None:
+    predictions, targets = classified("all")
+    predictions[targets == 1] = math.nan
+    metric: Any = of("confusion_matrix", FIVE)
+    fed(metric, predictions, targets, 64)
+    kept = targets != 1
+    wanted = sklearn_metrics.confusion_matrix(
+        targets[kept], predictions[kept].argmax(dim=1), labels=range(5)
+    )
+    assert torch.equal(metric.matrix, torch.from_numpy(wanted))
+
+
+def test_what_a_judge_cannot_tell_of_made_samples_is_nan() -> None:
+    generator = torch.Generator().manual_seed(0)
+    real = Judged(
+        torch.rand(20, 5, generator=generator).softmax(1), torch.rand(20, 3, generator=generator)
+    )
+    bad = Judged(real.probabilities.clone(), real.features.clone())
+    bad.probabilities[3] = math.nan
+    bad.features[3] = math.nan
+    for name in ("classifier_confidence", "class_coverage", "frechet_distance"):
+        metric = METRICS[name].builder(FIVE)
+        metric.update(bad, real)
+        assert all(map(math.isnan, metric.compute().values())), name
+        metric.reset()
+        metric.update(real, real)
+        assert all(map(math.isfinite, metric.compute().values())), name

@@ -56,6 +56,17 @@ def test_a_confidence_on_an_edge_belongs_to_the_bin_below_it():
     assert filled == [8, 14]  # (8/15, 9/15] and (14/15, 1]
 
 
+def test_probabilities_that_are_nan_are_mistakes_without_a_class_or_a_confidence():
+    inputs, probabilities, targets = drawn()
+    targets[5], probabilities[5] = 0, math.nan
+    found = Classified(SPEC, 1)
+    found.update(inputs, probabilities, targets, torch.arange(200))
+    assert [mistake.index for mistake in found.worst.found] == [5]
+    assert sum(count for count, _, _ in found.calibration.bins) == 199
+    assert math.isfinite(found.calibration.error)
+    assert int(found.confusion.matrix.sum()) == 199
+
+
 def test_without_samples_there_is_no_error():
     assert Calibration().error == 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from dltrain.build import load_trained
 from dltrain.data.readers import read_inputs
-from dltrain.errors import UsageError
+from dltrain.errors import RunError, UsageError
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,7 @@ class Predictor:
 
         Raises:
             DataError: A file can't be read.
+            RunError: The probabilities of an input are NaN.
         """
         return self.of_tensor(*read_inputs(self.spec, inputs))
 
@@ -100,6 +102,11 @@ class Predictor:
         classes = self.spec.class_names
         if not classes:
             return Prediction(name, values=row)
+        if any(map(math.isnan, row)):
+            raise RunError(
+                f"{name}: the model's probabilities are NaN, so no class is the most probable; "
+                "check the input for values that are not finite, or choose another checkpoint"
+            )
         label = classes[max(range(len(row)), key=row.__getitem__)]
         return Prediction(name, label=label, probabilities=dict(zip(classes, row, strict=True)))
 

@@ -9,15 +9,31 @@ import torch
 from torch import Tensor
 
 from dltrain.errors import UsageError
-from dltrain.metrics.ratio import NAN, ratio
+from dltrain.metrics.ratio import NAN, ratio, widest_float
 from dltrain.registry import METRICS
 from dltrain.spec import DataSpec, Metric, PositiveInt
 
 Average = Literal["macro", "micro", "none"]
 
 
+def predicted_classes(scores: Tensor) -> Tensor:
+    """The class with the highest score, -1 where a score is NaN: argmax would give class 0.
+
+    Args:
+        scores: (..., classes).
+
+    Returns:
+        (...) int64.
+    """
+    return scores.argmax(dim=-1).masked_fill(scores.isnan().any(dim=-1), -1)
+
+
 class ConfusionCounts:
-    """Counts how often each class was predicted as each other; what most metrics are made of."""
+    """Counts how often each class was predicted as each other; what most metrics are made of.
+
+    A sample with a NaN score belongs to no predicted class: the matrix leaves it out, and every
+    scalar is NaN.
+    """
 
     scalars: Mapping[str, bool]
 
@@ -34,8 +50,11 @@ class ConfusionCounts:
         """Adds a batch: (batch, classes) probabilities and (batch,) int64 classes."""
         counts = self._counts
         if counts is None:
-            counts = torch.zeros(self.num_classes**2, dtype=torch.int64, device=targets.device)
-        cells = targets * self.num_classes + predictions.argmax(dim=1)
+            size = self.num_classes**2 + 1
+            counts = torch.zeros(size, dtype=torch.int64, device=targets.device)
+        predicted = predicted_classes(predictions)
+        cells = targets * self.num_classes + predicted
+        cells = cells.masked_fill(predicted < 0, self.num_classes**2)
         # bincount would wait for a GPU to learn its output's size. Integers add up to the same
         # sum in any order, so index_add is deterministic here.
         self._counts = counts.index_add(0, cells, torch.ones_like(cells))
@@ -45,7 +64,12 @@ class ConfusionCounts:
         """Samples by true class (row) and predicted class (column), (classes, classes) int64."""
         if self._counts is None:
             return torch.zeros(self.num_classes, self.num_classes, dtype=torch.int64)
-        return self._counts.view(self.num_classes, self.num_classes)
+        return self._counts[:-1].view(self.num_classes, self.num_classes)
+
+    @property
+    def is_undefined(self) -> bool:
+        """Whether there was no sample, or one whose scores are NaN; waits for the device."""
+        return self._counts is None or bool(self._counts[-1] > 0)
 
 
 @METRICS.register("accuracy")
@@ -59,7 +83,9 @@ class Accuracy(ConfusionCounts):
         super().__init__(spec, "accuracy")
 
     def compute(self) -> dict[str, float]:
-        """The accuracy; NaN without samples."""
+        """The accuracy; NaN without samples or with a NaN score."""
+        if self.is_undefined:
+            return {"accuracy": NAN}
         matrix = self.matrix.cpu()
         return {"accuracy": ratio(int(matrix.trace()), int(matrix.sum()))}
 
@@ -97,15 +123,15 @@ class _PerClass(ConfusionCounts):
         self.scalars: Mapping[str, bool] = dict.fromkeys(names, True)
 
     def compute(self) -> dict[str, float]:
-        """The average, or one scalar a class; NaN without samples.
+        """The average, or one scalar a class; NaN without samples or with a NaN score.
 
         A ratio whose denominator is 0 counts as 0. A class that neither targets nor predictions
         contain takes no part in the average.
         """
+        if self.is_undefined:
+            return dict.fromkeys(self.scalars, NAN)
         matrix = self.matrix.cpu()
         hits, predicted, actual = matrix.diag(), matrix.sum(dim=0), matrix.sum(dim=1)
-        if not actual.any():
-            return dict.fromkeys(self.scalars, NAN)
         above, below = self.terms(hits, predicted, actual)
         if self.average == "micro":
             values = [ratio(int(above.sum()), int(below.sum()))]
@@ -183,13 +209,16 @@ class TopK:
     def update(self, predictions: Tensor, targets: Tensor) -> None:
         """Adds a batch: (batch, classes) probabilities and (batch,) int64 classes."""
         best = predictions.topk(self.k, dim=1).indices
-        hits = (best == targets[:, None]).sum()
+        # A NaN score would rank first; it makes the sum NaN. Counts are exact in float64.
+        undefined = predictions.isnan().any(dim=1, keepdim=True)
+        hits = (best == targets[:, None]).to(widest_float(predictions.device))
+        hits = hits.masked_fill(undefined, NAN).sum()
         self._hits = hits if self._hits is None else self._hits + hits
         self._num_samples += len(targets)
 
     def compute(self) -> dict[str, float]:
-        """The share; NaN without samples."""
-        hits = 0 if self._hits is None else int(self._hits)
+        """The share; NaN without samples or with a NaN score."""
+        hits = 0.0 if self._hits is None else float(self._hits)
         return {self.name: ratio(hits, self._num_samples)}
 
 
@@ -221,10 +250,15 @@ class Auroc:
         self._targets.append(targets)
 
     def compute(self) -> dict[str, float]:
-        """The area; NaN where no class has both samples and others to compare them with."""
+        """The area; NaN where no class has both samples and others to compare them with.
+
+        A NaN score, which has no rank, makes it NaN too.
+        """
         if not self._scores:
             return {"auroc": NAN}
         scores, targets = torch.cat(self._scores).cpu(), torch.cat(self._targets).cpu()
+        if scores.isnan().any():
+            return {"auroc": NAN}
         areas = [_auroc(scores[:, c], targets == c) for c in self.classes]
         return {"auroc": float(torch.tensor(areas, dtype=torch.float64).nanmean())}
 

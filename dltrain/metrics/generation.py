@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from dltrain.metrics.classification import predicted_classes
 from dltrain.metrics.ratio import NAN
 from dltrain.registry import METRICS
 from dltrain.spec import DataSpec
@@ -102,15 +103,19 @@ class ClassCoverage(GeneratorMetric):
 
     def update(self, fake: Judged, real: Judged) -> None:
         """See `GeneratorMetric`."""
-        classes = fake.probabilities.argmax(dim=1)
-        counts = torch.zeros(fake.probabilities.shape[1], dtype=torch.int64, device=classes.device)
+        num_classes = fake.probabilities.shape[1]
+        classes = predicted_classes(fake.probabilities)
+        # The last count is of the samples that have a NaN probability.
+        counts = torch.zeros(num_classes + 1, dtype=torch.int64, device=classes.device)
+        classes = classes.masked_fill(classes < 0, num_classes)
         self._counts = self._counts + counts.index_add(0, classes, torch.ones_like(classes))
 
     def compute(self) -> dict[str, float]:
-        """Coverage, smallest and largest share."""
-        if isinstance(self._counts, int):
+        """Coverage, smallest and largest share; NaN without samples or with a NaN probability."""
+        counts = None if isinstance(self._counts, int) else self._counts.cpu()
+        if counts is None or counts[-1] > 0:
             return dict.fromkeys(self.scalars, NAN)
-        shares = self._counts.cpu().double() / self._counts.sum().cpu()
+        shares = counts[:-1].double() / counts.sum()
         entropy = float(torch.special.entr(shares).sum())
         return {
             "class_coverage": math.exp(entropy) / len(shares),
@@ -176,10 +181,15 @@ class Moments:
 
 
 def frechet_distance(one: Moments, other: Moments) -> float:
-    """Between the normal distributions of these moments; NaN for fewer than two samples."""
+    """Between the normal distributions of these moments; NaN where they are not finite.
+
+    NaN for fewer than two samples as well.
+    """
     if min(one.count, other.count) < 2:
         return NAN
     first, second = one.covariance, other.covariance
+    if not (first.isfinite().all() and second.isfinite().all()):
+        return NAN
     # The trace of (C D)^(1/2) is that of (C^(1/2) D C^(1/2))^(1/2), whose matrix is symmetric.
     values, vectors = torch.linalg.eigh(first)
     root = vectors * values.clamp(min=0).sqrt() @ vectors.T

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from dltrain.errors import UsageError
-from dltrain.metrics.ratio import NAN, ratio
+from dltrain.metrics.ratio import NAN, ratio, widest_float
 from dltrain.registry import METRICS
 from dltrain.spec import DataSpec, Metric
 
@@ -101,5 +101,4 @@ def _require_values(spec: DataSpec, name: str) -> None:
 
 
 def _widest(values: Tensor) -> Tensor:
-    """The widest floating type of the device, for long sums; Apple's GPUs have no float64."""
-    return values.to(torch.float32 if values.device.type == "mps" else torch.float64)
+    return values.to(widest_float(values.device))

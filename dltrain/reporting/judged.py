@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dltrain.metrics.classification import ConfusionMatrix
+from dltrain.metrics.classification import ConfusionMatrix, predicted_classes
 from dltrain.spec import DataSpec
 
 BINS = 15
@@ -59,9 +59,13 @@ class Calibration:
         self.sums = torch.zeros(3, BINS, dtype=torch.float64)
 
     def update(self, probabilities: Tensor, targets: Tensor) -> None:
-        """Adds a batch: (batch, classes) probabilities and (batch,) int64 classes."""
-        confidence, guesses = probabilities.double().cpu().max(dim=1)
-        right = (guesses == targets.cpu()).double()
+        """Adds a batch: (batch, classes) probabilities and (batch,) int64 classes.
+
+        Samples with a NaN probability are left out: they have no confidence.
+        """
+        defined = ~probabilities.isnan().any(dim=1)
+        confidence, guesses = probabilities[defined].double().cpu().max(dim=1)
+        right = (guesses == targets[defined].cpu()).double()
         place = ((confidence * BINS).ceil().long() - 1).clamp(0, BINS - 1)
         self.sums.index_add_(1, place, torch.stack([torch.ones_like(right), confidence, right]))
 
@@ -104,8 +108,9 @@ class Classified:
         self.calibration.update(probabilities, targets)
         truth = probabilities.gather(1, targets[:, None]).squeeze(1).double()
         losses = -truth.clamp(min=1e-300).log()
-        wrong = probabilities.argmax(dim=1) != targets
-        self.worst.update(inputs, probabilities, targets, index, losses * wrong)
+        losses = losses.nan_to_num(nan=float("inf"))
+        wrong = predicted_classes(probabilities) != targets
+        self.worst.update(inputs, probabilities, targets, index, losses.where(wrong, 0.0))
 
     def per_class(self) -> list[tuple[str, int, float, float, float]]:
         """Name, samples, precision, recall and F1 of each class; 0 where undefined."""

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from dltrain.data.tokens import joined
+from dltrain.metrics.classification import predicted_classes
 from dltrain.recording.metrics_file import Scalars
 from dltrain.reporting.charts import Series, line_chart, reliability, scatter
 from dltrain.reporting.html import (
@@ -210,9 +211,11 @@ def _worst(found: Evaluated, mistakes: Sequence[Mistake], longest: int) -> str:
 
 def _mistake(spec: DataSpec, mistake: Mistake, longest: int) -> str:
     if spec.num_classes:
-        guess, truth = int(mistake.prediction.argmax()), int(mistake.target)
+        guess, truth = int(predicted_classes(mistake.prediction)), int(mistake.target)
         name, right = spec.class_names[guess], spec.class_names[truth]
         share = f"{float(mistake.prediction[guess]):.1%}"
+        if guess < 0:
+            name, share = "no class", "NaN"
         told = f"sample {mistake.index}: {right}, taken for {name}"
         said = f'<span class="bad">{escape(name)} {share}</span><br>is {escape(right)}'
     else:

@@ -14,7 +14,7 @@ from dltrain.registry import TASKS
 from dltrain.spec import PADDING, UNKNOWN, Batch, DataSpec, TextInputs
 from dltrain.task import Page, Phase, TaskParts
 from dltrain.tasks.parts import comparing_loss, model_of_inputs, outputs_of, scalars_of
-from dltrain.tasks.tokens import summed_token_loss, token_weight
+from dltrain.tasks.tokens import summed_cross_entropy, summed_token_loss, token_weight
 
 SAMPLE_TOKENS = 200
 """Length of the text that each evaluation shows."""
@@ -22,7 +22,11 @@ SAMPLE_TOKENS = 200
 
 @TASKS.register("language_model")
 class LanguageModel:
-    """Learns the next token of a text; every token counts alike, padding not at all."""
+    """Learns the next token of a text; every token counts alike, padding not at all.
+
+    `perplexity` and `bits_per_token` are those of the plain cross-entropy of the softmax, whatever
+    label smoothing or class weights the loss has.
+    """
 
     phase_names = ("main",)
 
@@ -65,29 +69,35 @@ class LanguageModel:
         return outputs_of(self.model, batch, *shape)
 
     def evaluate(self, batches: Iterator[Batch]) -> dict[str, float]:
-        """Loss in nats a token, what follows from it, and metrics, over all tokens."""
+        """Loss, perplexity, bits per token and metrics, over all tokens."""
         total: Tensor | float = 0.0
         weight: Tensor | float = 0.0
+        nats: Tensor | float = 0.0
+        tokens: Tensor | int = 0
         for metric in self.metrics:
             metric.reset()
         for batch in batches:
             outputs = self._outputs(batch)
             own = summed_token_loss(self.loss_function, outputs, batch.targets)
             own_weight = torch.as_tensor(self.weight(batch, self.phases[0])).to(own.device)
-            losses, weights = self.world.gather(batch, own.view(1), own_weight.view(1))
-            total, weight = total + losses.sum(), weight + weights.sum()
+            counts = batch.targets != PADDING
+            sums = own, own_weight, summed_cross_entropy(outputs, batch.targets), counts.sum()
+            parts = self.world.gather(batch, *(value.view(1) for value in sums))
+            own, own_weight, own_nats, own_tokens = (values.sum() for values in parts)
+            total, weight = total + own, weight + own_weight
+            nats, tokens = nats + own_nats, tokens + own_tokens
             if self.metrics:
-                counts = batch.targets != PADDING
                 predictions, targets = self.world.gather(
                     batch, self.loss_function.predict(outputs[counts]), batch.targets[counts]
                 )
                 for metric in self.metrics:
                     metric.update(predictions, targets)
-        loss = float(total / weight)
+        mean_nats = float(nats / tokens)
         values = {
-            "loss": loss,
-            "perplexity": math.exp(loss) if loss < 700 else math.inf,
-            "bits_per_token": loss / math.log(2),
+            "loss": float(total / weight),
+            # exp would overflow; a NaN stays one.
+            "perplexity": math.inf if mean_nats > 700 else math.exp(mean_nats),
+            "bits_per_token": mean_nats / math.log(2),
         }
         for metric in self.metrics:
             values |= metric.compute()

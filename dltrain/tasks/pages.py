@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from dltrain.metrics.classification import predicted_classes
 from dltrain.spec import DataSpec, ImageInputs
 
 MOST_CLASSES = 100
@@ -81,8 +82,10 @@ def examples(spec: DataSpec, inputs: Tensor, predictions: Tensor, targets: Tenso
 def _caption(spec: DataSpec, prediction: Tensor, target: Tensor) -> tuple[str, tuple[int, ...]]:
     if not spec.num_classes:
         return f"{prediction[0]:.3g} ({target.reshape(-1)[0]:.3g})", _INK
-    guess, truth = int(prediction.argmax()), int(target)
+    guess, truth = int(predicted_classes(prediction)), int(target)
     name, share = spec.class_names[guess][:12], f"{prediction[guess]:.0%}"
+    if guess < 0:
+        name, share = "no class", "NaN"
     if guess == truth:
         return f"{name} {share}", _GOOD
     return f"{name} {share}\nis {spec.class_names[truth][:12]}", _BAD

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import cast
 
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from dltrain.data.tokens import joined
 from dltrain.errors import OptionError, UsageError
+from dltrain.metrics.ratio import widest_float
 from dltrain.models.seq2seq import Seq2SeqLstm
 from dltrain.registry import TASKS
 from dltrain.spec import PADDING, Batch, DataSpec, TextInputs
@@ -23,7 +25,8 @@ class Seq2Seq:
     """Learns output sequences for input sequences; every output token counts alike.
 
     In training the model sees the right tokens before each one; `exact_match` counts the sequences
-    that it writes on its own, each time taking its most probable token, without a mistake.
+    that it writes on its own, each time taking its most probable token, without a mistake; it is
+    NaN where scores are.
     """
 
     phase_names = ("main",)
@@ -76,7 +79,7 @@ class Seq2Seq:
         count = 0
         total: Tensor | float = 0.0
         weight: Tensor | float = 0.0
-        exact: Tensor | int = 0
+        exact: Tensor | float = 0.0
         self._shown = []
         for metric in self.metrics:
             metric.reset()
@@ -91,7 +94,11 @@ class Seq2Seq:
             total = total + summed_token_loss(self.loss_function, outputs, targets)
             weight = weight + token_weight(self.loss_function, targets)
             counts = targets != PADDING
-            exact = exact + ((written == targets) | ~counts).all(dim=1).sum()
+            right = ((written == targets) | ~counts).all(dim=1)
+            right = right.to(widest_float(right.device))
+            # The most probable of NaN scores would be token 0.
+            undefined = outputs.isnan().any(dim=2).any(dim=1)
+            exact = exact + right.masked_fill(undefined, math.nan).sum()
             count += len(targets)
             if self.metrics:
                 predictions = self.loss_function.predict(outputs[counts])

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from torch import Tensor
 
-from dltrain.metrics.classification import ConfusionMatrix
+from dltrain.metrics.classification import ConfusionMatrix, predicted_classes
 from dltrain.registry import TASKS
 from dltrain.spec import Batch, DataSpec, World
 from dltrain.task import Embedding, Page, Phase, TaskParts
@@ -84,9 +84,10 @@ class Supervised:
             values = truth.reshape(-1).tolist(), prediction.reshape(-1).tolist()
             shown = [" ".join(f"{value:.6g}" for value in side) for side in values]
             return {"target": shown[0], "prediction": shown[1]}
-        names, guess = self.spec.class_names, int(prediction.argmax())
+        names, guess = self.spec.class_names, int(predicted_classes(prediction))
         right = "right" if guess == int(truth) else "wrong"
-        return {"label": names[int(truth)], "prediction": names[guess], "verdict": right}
+        guessed = names[guess] if guess >= 0 else "no class (NaN)"
+        return {"label": names[int(truth)], "prediction": guessed, "verdict": right}
 
     def pages(self) -> list[Page]:
         """Inputs with predictions, the confusion matrix and precision-recall curves."""

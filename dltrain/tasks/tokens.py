@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from torch import Tensor
+from torch.nn import functional as F
 
+from dltrain.losses.supervised import at_least_float32
 from dltrain.spec import PADDING, Loss
 
 
@@ -20,3 +22,17 @@ def summed_token_loss(loss: Loss, outputs: Tensor, targets: Tensor) -> Tensor:
     flat = targets.flatten()
     losses = loss(outputs.flatten(0, 1), flat)
     return losses.masked_fill(flat == PADDING, 0.0).sum()
+
+
+def summed_cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Plain cross-entropy of the softmax, summed over the tokens that are not padding, in nats.
+
+    What perplexity and bits per token are made of: unlike a loss, it knows neither label smoothing
+    nor class weights.
+
+    Args:
+        outputs: (batch, tokens, classes).
+        targets: (batch, tokens) int64.
+    """
+    logits = at_least_float32(outputs.flatten(0, 1))
+    return F.cross_entropy(logits, targets.flatten(), ignore_index=PADDING, reduction="sum")

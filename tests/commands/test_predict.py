@@ -1,6 +1,7 @@
 """Predictions for new files are those of the model called by hand."""
 
 import json
+import math
 import shutil
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from small_runs import CONFIG, write_folder
 import dltrain
 from dltrain.commands.predict import Predictor
 from dltrain.data.readers import read_inputs
-from dltrain.errors import DataError
+from dltrain.errors import DataError, RunError
 
 
 @pytest.fixture
@@ -112,6 +113,16 @@ def test_a_predictor_reads_the_run_once(folder):
     tensor, read = read_inputs(predictor.spec, names)
     assert predictor.of_tensor(tensor, read) == expected
     assert predictor.of_tensor(tensor, ["a", "b", "c"])[1].input == "b"
+
+
+def test_nan_is_no_class(folder):
+    write_folder(folder)
+    trained(folder, LINEAR)
+    predictor = Predictor(folder / "run", device="cpu")
+    inputs = torch.zeros(2, 1, 8, 8)
+    inputs[1] = math.nan
+    with pytest.raises(RunError, match=r"^b: the model's probabilities are NaN"):
+        predictor.of_tensor(inputs, ["a", "b"])
 
 
 def table(folder, target) -> None:

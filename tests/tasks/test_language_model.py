@@ -61,6 +61,37 @@ def test_the_loss_is_the_mean_over_all_tokens(make, tmp_path, size):
     assert values["accuracy"] == pytest.approx(torch.cat(hits).double().mean().item(), rel=1e-12)
 
 
+@pytest.mark.parametrize(
+    "loss",
+    [
+        "{name: cross_entropy, label_smoothing: 0.3}",
+        "{name: cross_entropy, class_weights: balanced}",
+        "bce",
+    ],
+)
+def test_perplexity_is_that_of_the_probabilities_whatever_the_loss_adds(make, tmp_path, loss):
+    chosen = make(f"loss={loss}")
+    if "balanced" in loss:  # every token of the vocabulary needs a weight, the two first as well
+        classes = trainer_of(make(), tmp_path).data.spec.num_classes
+        weights = [1 + 9 * (number % 3) for number in range(classes)]
+        chosen = make(f"loss={{name: cross_entropy, class_weights: {weights}}}")
+    trainer = trainer_of(chosen, tmp_path)
+    trainer.fit()  # of untrained models, all these are about the logarithm of the vocabulary
+    for split in (trainer.data.validation, trainer.data.test):
+        values = trainer.evaluate(split, "val")
+        trainer.task.model.eval()
+        nats, tokens = 0.0, 0
+        for batch in split.batches(5):
+            counts = batch.targets != PADDING
+            with torch.no_grad():
+                logits = trainer.task.model(batch.inputs)[counts]
+            nats += F.cross_entropy(logits, batch.targets[counts], reduction="sum").item()
+            tokens += int(counts.sum())
+        assert values["perplexity"] == pytest.approx(math.exp(nats / tokens), rel=1e-12)
+        assert values["bits_per_token"] == pytest.approx(nats / tokens / math.log(2), rel=1e-12)
+        assert values["loss"] != pytest.approx(nats / tokens, rel=1e-4)
+
+
 def test_padding_counts_in_neither_loss_nor_weight(task):
     inputs, targets = torch.randint(2, 9, (3, 9)), torch.randint(2, 9, (3, 9))
     targets[1, 4:] = PADDING

@@ -1,5 +1,7 @@
 """Sequences from sequences: padding changes nothing, and what is written is what is counted."""
 
+import math
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -127,6 +129,14 @@ def test_exact_match_counts_whole_sequences(experiment, tmp_path, monkeypatch):
     values = trainer.evaluate(trainer.data.test, "test")
     assert len(trainer.data.test) == 16
     assert values["exact_match"] == pytest.approx(15 / 16)
+
+
+def test_scores_that_are_nan_match_nothing(experiment, tmp_path):
+    trainer = trainer_of(experiment(CONFIG), tmp_path)
+    with torch.no_grad():
+        next(trainer.task.model.parameters()).fill_(math.nan)
+    values = trainer.evaluate(trainer.data.test, "test")
+    assert all(map(math.isnan, values.values())), values
 
 
 def test_what_is_learnt_is_predicted(experiment, tmp_path, call):
