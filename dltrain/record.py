@@ -99,6 +99,7 @@ class Record:
     """What a run ran with; `record.json`.
 
     Attributes:
+        config: The resolved config, as `Experiment.to_dict` returns it.
         data: Name, source, sizes, fingerprint.
         device: Its name, the precision, torch's threads, the processes.
         plugins: Files of the user's own components.
@@ -112,6 +113,7 @@ class Record:
         launch: What `world.launch` says of the launcher that started it; None without one.
     """
 
+    config: dict[str, Any]
     data: dict[str, Any]
     device: dict[str, Any]
     plugins: list[str]

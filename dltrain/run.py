@@ -102,7 +102,7 @@ class Run:
             make_directory(directory)
             run = cls(directory)
             run.config_path.touch(exist_ok=False)  # of two at once, one makes the run
-            run._write_config(experiment)
+            run._prepare(experiment)
         except FileExistsError as error:
             held = cls(directory or Path())
             if error.filename != str(held.config_path):
@@ -117,18 +117,22 @@ class Run:
             ) from error
         return run
 
-    def _write_config(self, experiment: Experiment) -> None:
-        """Also tries what the run will write: what can't be is told now, not after an hour."""
+    def _prepare(self, experiment: Experiment) -> None:
+        """Writes the config, and tries what else the run will write, so that errors come early."""
         try:
             for folder in (self.checkpoints().directory, self.tensorboard_path):
                 folder.mkdir(exist_ok=True)
             for file in (self.log_path, self.metrics_path):
                 file.open("ab").close()
-            write_atomically(self.config_path, experiment.to_yaml().encode())
+            self.write_config(experiment)
         except OSError:
             with suppress(OSError):
                 self.config_path.unlink()  # there is no run: the directory can be used again
             raise
+
+    def write_config(self, experiment: Experiment) -> None:
+        """Keeps the resolved config."""
+        write_atomically(self.config_path, experiment.to_yaml().encode())
 
     @classmethod
     def open(cls, directory: Path) -> Run:

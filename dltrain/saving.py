@@ -113,9 +113,10 @@ class Saving:
         self._set_random_states(snapshot.rng, snapshot.state["trainer"]["step"])
         if snapshot.state["scaler"]:  # empty where losses were not scaled, as on a CPU
             self.scaler.load_state_dict(snapshot.state["scaler"])
+        positions = snapshot.state["recorders"]
         for recorder in self.recorders:
-            # One that keeps nothing may have been added since.
-            recorder.restore(snapshot.state["recorders"].get(type(recorder).__name__, {}))
+            if type(recorder).__name__ in positions:  # else it was added since
+                recorder.restore(positions[type(recorder).__name__])
         return TrainerState.from_json(snapshot.state["trainer"])
 
     def _random_states(self) -> dict[str, Tensor]:

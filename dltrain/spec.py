@@ -269,7 +269,7 @@ class Data:
         validation: Cut from the training split; chooses the best checkpoint. None if not wanted.
         test: Never chooses; read once, at the end. None where the source has none.
         source: Where the samples came from: a folder, a package's sample, a formula.
-        fingerprint: SHA-256 over the decoded samples.
+        fingerprint: SHA-256 over the decoded samples of each split, in the split's order.
         files: Every file that was read, or will be; empty where a source does not name them.
     """
 

@@ -6,6 +6,8 @@ from pathlib import Path
 import yaml
 from small_data import write_images
 
+import dltrain
+
 CONFIG = {
     "model": {"name": "mlp", "hidden": [8]},
     "data": {"name": "idx", "root": "images", "validation": 30},
@@ -28,3 +30,14 @@ def recorded(run: Path) -> list[dict]:
     """The lines of metrics.jsonl, less what the clock decides."""
     lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     return [line for line in map(json.loads, lines) if line["split"] != "system"]
+
+
+def rewrite_config(run: Path, *replacements: tuple[str, str]) -> None:
+    """Edits a run's config as if the run had been started with it."""
+    text = (run / "config.yaml").read_text(encoding="utf-8")
+    for old, new in replacements:
+        text = text.replace(old, new)
+    (run / "config.yaml").write_text(text, encoding="utf-8")
+    record = json.loads((run / "record.json").read_bytes())
+    record["config"] = dltrain.load(run / "config.yaml").to_dict()
+    (run / "record.json").write_text(json.dumps(record), encoding="utf-8")

@@ -17,7 +17,7 @@ import yaml
 from click.testing import CliRunner
 from processes import Started, command_line
 from small_data import write_images
-from small_runs import recorded, write_folder
+from small_runs import recorded, rewrite_config, write_folder
 
 import dltrain
 from dltrain.cli import cli
@@ -408,7 +408,7 @@ def test_a_model_that_the_weights_do_not_fit(call, folder):
     run = folder / "run"
     assert call("train", "config.yaml", "--run-dir", run, "--quiet").code == 0
     config = run / "config.yaml"
-    config.write_text(config.read_text().replace("hidden: [8]", "hidden: [9]"))
+    rewrite_config(run, ("hidden: [8]", "hidden: [9]"))
     (run / "summary.json").unlink()
     for verb in ("evaluate", "resume"):
         ended = call(verb, run)

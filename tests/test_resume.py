@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 from small_data import write_images
+from small_runs import rewrite_config
 
+import dltrain
 from dltrain import resume, train
 from dltrain.checkpoint import Checkpoints, load
 from dltrain.errors import StoppedError
@@ -106,14 +108,14 @@ def stopped(chosen, run: Path) -> None:
 
 def disarm(run: Path) -> None:
     """Lets the model of a stopped run behave from now on."""
-    config = run / "config.yaml"
-    text = config.read_text()
-    for option in ("stop_at", "signal_at_evaluation"):
-        text = "\n".join(
-            f"  {option}: 0" if line.strip().startswith(f"{option}:") else line
-            for line in text.splitlines()
-        )
-    config.write_text(text)
+    set_option(run, stop_at=0, signal_at_evaluation=0)
+
+
+def set_option(run: Path, **options: int) -> None:
+    """Changes options of a run's model, as if it had been started with them."""
+    config = dltrain.load(run / "config.yaml").to_dict()["model"]
+    lines = [(f"  {k}: {config[k]}\n", f"  {k}: {value}\n") for k, value in options.items()]
+    rewrite_config(run, *lines)
 
 
 # A forward pass of training sees a micro-batch of at most 10 samples: the stops fall at the first,
@@ -139,10 +141,7 @@ def test_a_run_can_be_stopped_again_and_again(make, tmp_path, whole):
     run = tmp_path / "stopped"
     stopped(make("model.stop_at=5"), run)
     for stop_at in (9, 22, 35):
-        config = run / "config.yaml"
-        lines = config.read_text().splitlines()
-        changed = [f"  stop_at: {stop_at}" if "stop_at" in line else line for line in lines]
-        config.write_text("\n".join(changed))
+        set_option(run, stop_at=stop_at)
         with pytest.raises(StoppedError):
             resume(run, quiet=True)
     disarm(run)

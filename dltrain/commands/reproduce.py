@@ -14,7 +14,14 @@ from torch import Tensor
 from dltrain import inputs
 from dltrain.build import Machine
 from dltrain.checkpoint import load
-from dltrain.commands.train import device_of, refuse_other_data, train_if
+from dltrain.commands.train import (
+    device_of,
+    refuse_another_config,
+    refuse_other_data,
+    train_if,
+)
+from dltrain.config import LENGTH, ROUNDING
+from dltrain.config import changes as changed
 from dltrain.errors import RunError
 from dltrain.git import git_changes
 from dltrain.record import data_record, differences
@@ -126,7 +133,8 @@ def reproduce(
             f"{original} is not done, so there is no outcome to compare with; "
             f"go on with: dltrain resume {original}"
         )
-    changes: list[str] = []
+    refuse_another_config(experiment, record, (*ROUNDING, *LENGTH))
+    changes = [*map(str, changed(record["config"], experiment.to_dict()))]
     notes: list[str] = []
 
     def accept(machine: Machine, data: Data) -> None:

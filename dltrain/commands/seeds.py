@@ -8,7 +8,8 @@ from pathlib import Path
 
 from dltrain.commands.compare import Group, compare
 from dltrain.commands.train import resume, train
-from dltrain.config import Experiment
+from dltrain.config import HARMLESS, ROUNDING, Experiment, changes
+from dltrain.errors import UsageError
 from dltrain.run import Run, Summary, next_directory
 
 
@@ -45,11 +46,14 @@ def train_seeds(
         plugins: Files of the user's own components, for the record.
 
     Raises:
+        UsageError: The directory holds seeds of another config; nothing was trained.
         RunError: A run failed; later ones are not begun.
         StoppedError: A signal stopped one, after a checkpoint.
     """
     if directory is None:
         directory = next_directory(Path("runs") / experiments[0].name)
+    else:
+        _refuse_others(directory, experiments[0])
     summaries = []
     for experiment in experiments:
         run = Run(directory / f"seed-{experiment.seed}")
@@ -59,3 +63,18 @@ def train_seeds(
             run.give_up_unsaved()
             summaries.append(train(experiment, run_dir=run.directory, quiet=quiet, plugins=plugins))
     return Seeds(str(directory), summaries, compare([directory]))
+
+
+def _refuse_others(directory: Path, experiment: Experiment) -> None:
+    """Raises a UsageError where a seed that is there already is one of another config."""
+    for place in sorted(directory.glob("seed-*")):
+        run, seed = Run(place), place.name.removeprefix("seed-")
+        if not seed.isdecimal() or not any(run.checkpoints().all()):
+            continue  # it is no run of a seed, or starts over
+        now = {**experiment.to_dict(), "seed": int(seed)}
+        if found := changes(run.record()["config"], now, (*HARMLESS, *ROUNDING)):
+            described = ", ".join(map(str, found))
+            raise UsageError(
+                f"{directory} holds seeds of another config ({place.name}: {described}); "
+                "choose another --run-dir"
+            )

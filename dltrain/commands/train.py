@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,8 @@ from dltrain.commands.guards import (
     signals,
     start_again,
 )
-from dltrain.config import Experiment
+from dltrain.config import HARMLESS, LENGTH, ROUNDING, Experiment, refuse_changes
+from dltrain.config import changes as changed
 from dltrain.device import peak_memory_bytes
 from dltrain.errors import PrunedError, RunError, StoppedError
 from dltrain.files import sync
@@ -102,8 +103,10 @@ def train_if(
             stack.enter_context(run.locked() if world.main else nullcontext())
             if begun is not None and world.main:
                 run.start_over()
+                run.write_config(experiment)
             described = data_record(experiment.data.name, data, notices)
             record = Record(
+                config=experiment.to_dict(),
                 data=described,
                 device=device_of(machine),
                 plugins=[str(path) for path in plugins],
@@ -161,6 +164,7 @@ def _resume(
         stack.enter_context(run.locked() if world.main else nullcontext())
         ended = world.from_main(run.summary)
         if ended is not None and ended.status == "done":
+            refuse_another_config(experiment, world.from_main(run.record))
             return ended
         checkpoints = run.checkpoints(experiment.checkpoint.keep)
         path, passed_over = Path(), []
@@ -175,13 +179,16 @@ def _resume(
             return snapshot
 
         snapshot = read_by_main(world, newest)
+        record = world.from_main(run.record)
+        refuse_another_config(experiment, record, (*ROUNDING, *LENGTH))
         notices: list[str] = []
         machine = build_machine(experiment, world)
         data = _data(experiment, machine, notices, quiet)
         described = data_record(experiment.data.name, data, notices)
-        record = world.from_main(run.record)
         refuse_other_data(run, record["data"], described)
+        edits = changed(record["config"], experiment.to_dict())
         changes = differences(record, device_of(machine))
+        changes += [str(edit) for edit in edits if edit.key not in LENGTH]
         if changes and exact:
             raise RunError(f"can't go on bit for bit: {'; '.join(changes)}")
         task = build_task(experiment, data.spec, machine)
@@ -194,6 +201,9 @@ def _resume(
             raise RunError(misfit(path, run, error)) from error
         for change in changes:
             _tell(own, f"note: {change}; results may differ in their last bits")
+        for edit in edits:
+            if edit.key in LENGTH:
+                _tell(own, f"note: {edit}")
         for text in (*passed_over, f"going on from {path}"):
             _tell(own, text)
         if world.main:
@@ -214,6 +224,20 @@ def _data(experiment: Experiment, machine: Machine, notices: list[str], quiet: b
 def device_of(machine: Machine) -> dict[str, Any]:
     """See `device_record`."""
     return device_record(machine.device, machine.numerics.name, machine.world.size)
+
+
+def refuse_another_config(
+    experiment: Experiment, record: Mapping[str, Any], but: Sequence[str] = ()
+) -> None:
+    """Raises a ConfigError where the config is not the one that the run was started with.
+
+    Args:
+        experiment: The config now.
+        record: See `Run.record`.
+        but: Keys that may change, beside those that change no outcome.
+    """
+    way_on = "change it back, or train the changed config as a new run"
+    refuse_changes(experiment, record["config"], (*HARMLESS, *but), way_on)
 
 
 def refuse_other_data(run: Run, before: dict[str, Any], described: dict[str, Any]) -> None:

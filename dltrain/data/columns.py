@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from dltrain.data.resident import class_counts, resident_data
-from dltrain.data.splits import TEST_SEED, hold_out
+from dltrain.data.splits import TEST_SEED, hold_out, split_fingerprint
 from dltrain.data.table import Table, number
 from dltrain.errors import DataError, brief
 from dltrain.spec import Column, Data, DataContext, DataSpec, TableInputs
@@ -91,7 +91,7 @@ def table_data(
     columns = tuple(fit_column(name, table.column(name), train.tolist()) for name in names)
     target = Column("target")
     content = hashlib.sha256(repr([table.column(name) for name in names]).encode())
-    content.update(repr(targets.tolist()).encode())
+    content.update(repr((targets.tolist(), class_names)).encode())
     if not class_names:
         if standardise_target:
             target = fit_numbers("target", targets[train].flatten())
@@ -118,6 +118,8 @@ def table_data(
         spec,
         parts,
         source=source,
-        fingerprint=content.hexdigest(),
+        fingerprint=split_fingerprint(
+            content.hexdigest(), train=train, validation=held, test=tested
+        ),
         files=(table.path,),
     )

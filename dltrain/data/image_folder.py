@@ -58,7 +58,7 @@ def image_folder(
 
     Pictures are read while training, scaled until their shorter side is `size` and cut to a square.
     A split that has no folder of its own is cut from the training pictures. The fingerprint is
-    over the files' names and sizes.
+    over the names and sizes of each split's files.
 
     Args:
         root: Folder of the pictures.
@@ -208,8 +208,11 @@ def _cut(parts: dict[str, Pictures], name: str, amount: float, seed: int) -> Non
 
 
 def _fingerprint(root: Path, parts: dict[str, Pictures]) -> str:
-    """SHA-256 over names and sizes: reading every picture would take as long as an epoch."""
+    """SHA-256 over names and sizes of each split's files: reading all would take an epoch."""
     digest = hashlib.sha256()
-    for path in sorted(path for part in parts.values() for path in part.paths):
-        digest.update(f"{path.relative_to(root).as_posix()}\0{path.stat().st_size}\n".encode())
+    for name, part in sorted(parts.items()):
+        digest.update(f"{name} {len(part.paths)}\n".encode())
+        for path in part.paths:
+            place = path.relative_to(root).as_posix()
+            digest.update(f"{place}\0{path.stat().st_size}\n".encode())
     return digest.hexdigest()

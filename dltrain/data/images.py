@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dltrain.data.augment import Augment
 from dltrain.data.resident import class_counts, fingerprint, resident_data
-from dltrain.data.splits import hold_out
+from dltrain.data.splits import hold_out, split_fingerprint
 from dltrain.spec import Data, DataContext, DataSpec, ImageInputs
 
 
@@ -107,6 +107,8 @@ def resident_images(
             seed=context.seed,
             augment=augment,
         ),
-        fingerprint=fingerprint(*train, *(test or ())),
+        fingerprint=split_fingerprint(
+            fingerprint(*train, *(test or ())), train=kept, validation=held
+        ),
         files=files,
     )

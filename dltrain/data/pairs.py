@@ -11,7 +11,7 @@ from torch.nn.utils.rnn import pad_sequence
 from dltrain.data.bucketed import Bucketed
 from dltrain.data.draws import key
 from dltrain.data.resident import fingerprint
-from dltrain.data.splits import TEST_SEED, HeldOut, hold_out
+from dltrain.data.splits import TEST_SEED, HeldOut, hold_out, split_fingerprint
 from dltrain.data.tokens import SPECIAL, Encoder
 from dltrain.errors import OptionError
 from dltrain.registry import DATA
@@ -82,7 +82,12 @@ def toy_digits(
         split(rest[held]),
         split(tested),
         source=f"made sequences to {order}, seed {context.seed}",
-        fingerprint=fingerprint(pad_sequence(sequences, batch_first=True), targets),
+        fingerprint=split_fingerprint(
+            fingerprint(pad_sequence(sequences, batch_first=True), targets),
+            train=rest[kept],
+            validation=rest[held],
+            test=tested,
+        ),
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import torch
 from torch import Tensor
 
@@ -77,3 +79,17 @@ def largest_remainder(sizes: Tensor, count: int) -> Tensor:
     extra = remainder.argsort(descending=True, stable=True)[: count - int(share.sum())]
     share[extra] += 1
     return share
+
+
+def split_fingerprint(content: str, **splits: Tensor) -> str:
+    """SHA-256, in hexadecimal, over what the samples are and which of them each split has.
+
+    Args:
+        content: SHA-256 over all samples.
+        **splits: The samples of each split, (samples,) int64, in the split's order.
+    """
+    digest = hashlib.sha256(content.encode())
+    for name, index in splits.items():
+        digest.update(f"{name} {len(index)}\n".encode())
+        digest.update(index.numpy().data)
+    return digest.hexdigest()

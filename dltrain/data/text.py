@@ -331,7 +331,7 @@ def _text_data(
     tokens = (split_text(text, bare) for text in parts["train"].texts)
     inputs = replace(bare, vocabulary=build_vocabulary(tokens, min_count, max_size))
     encode = Encoder(inputs)
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(json.dumps(class_names).encode())
     splits: dict[str, Bucketed] = {}
     for name, part in parts.items():
         digest.update(json.dumps([name, part.texts, part.targets]).encode())

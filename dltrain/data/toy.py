@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dltrain.data.draws import key
 from dltrain.data.resident import class_counts, fingerprint, resident_data
-from dltrain.data.splits import TEST_SEED, HeldOut, hold_out
+from dltrain.data.splits import TEST_SEED, HeldOut, hold_out, split_fingerprint
 from dltrain.errors import OptionError
 from dltrain.registry import DATA
 from dltrain.spec import (
@@ -190,5 +190,10 @@ def _toy(
         name: (x[index], y[index])
         for name, index in {"train": train, "validation": held, "test": tested}.items()
     }
-    source = f"formula: {formula}"
-    return resident_data(context, spec, parts, source=source, fingerprint=content)
+    return resident_data(
+        context,
+        spec,
+        parts,
+        source=f"formula: {formula}",
+        fingerprint=split_fingerprint(content, train=train, validation=held, test=tested),
+    )

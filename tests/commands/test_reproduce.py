@@ -11,7 +11,7 @@ from threading import Event
 import pytest
 import yaml
 from small_data import write_images
-from small_runs import CONFIG, recorded, write_folder
+from small_runs import CONFIG, recorded, rewrite_config, write_folder
 
 import dltrain
 from dltrain import inputs
@@ -102,15 +102,13 @@ def test_dropout_augmentation_and_what_was_resumed_come_out_again(experiment, tm
         dltrain.reproduce(tmp_path / "run", quiet=True)
     dltrain.resume(tmp_path / "run", quiet=True)
     # the model stops no more at the sixth step: as if no signal had come
-    change = (tmp_path / "run" / "config.yaml").read_text().replace("stop_at: 6", "stop_at: 0")
-    (tmp_path / "run" / "config.yaml").write_text(change)
+    rewrite_config(tmp_path / "run", ("stop_at: 6", "stop_at: 0"))
     assert dltrain.reproduce(tmp_path / "run", quiet=True).identical
 
 
 def test_where_it_differs_and_by_how_much(folder, call):
     run = trained()
-    config = run / "config.yaml"
-    config.write_text(config.read_text().replace("lr: 0.01", "lr: 0.0101"))
+    rewrite_config(run, ("lr: 0.01", "lr: 0.0101"))
     ended = call("reproduce", run, "--json", "--quiet", "--run-dir", "two")
     assert ended.code == 1
     found = json.loads(ended.out)

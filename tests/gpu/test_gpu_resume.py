@@ -116,8 +116,6 @@ def test_a_stopped_process_goes_on_bit_for_bit(command, tmp_path, precision):
     command("train", config, *words, "--run-dir", whole)
     # A step takes four passes: the stop falls into the second epoch's second step.
     command("train", config, *words, "model.stop_at=26", "--run-dir", stopped, code=143)
-    saved = stopped / "config.yaml"
-    saved.write_text(saved.read_text().replace("stop_at: 26", "stop_at: 0"))
     command("resume", stopped, "--plugin", PLUGIN, "--quiet")
     for run in (whole, stopped):
         device = device_of(run)
@@ -150,8 +148,7 @@ def test_a_run_of_a_cpu_goes_on_on_the_gpu(command, tmp_path):
     (newest, *_) = Checkpoints(run / "checkpoints").all()
     assert not any(name.startswith("cuda") for name in load(newest).rng)
     saved = run / "config.yaml"
-    changed = saved.read_text().replace("stop_at: 7", "stop_at: 0")
-    saved.write_text(changed.replace("device: cpu", "device: cuda"))
+    saved.write_text(saved.read_text().replace("device: cpu", "device: cuda"))
     command("resume", run, *words)
     summary = json.loads((run / "summary.json").read_text())
     assert (summary["status"], summary["step"]) == ("done", 15)
