@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -97,6 +98,7 @@ def image_folder(
             _Reader(part.paths, shape),
             part.targets.to(context.device),
             names=part.paths,
+            sample_bytes=math.prod(shape),
             seed=context.seed,
             workers=workers,
             timeout=timeout,

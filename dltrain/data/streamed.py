@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from multiprocessing.process import BaseProcess
 
 import torch
 from torch import Tensor
@@ -18,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 from dltrain.data.cache import MemoryCache
 from dltrain.data.draws import epoch_order
 from dltrain.data.resident import Transform, without_waiting
+from dltrain.data.shared_memory import require_shared_memory, shared_memory_error
 from dltrain.errors import DataError, brief
 from dltrain.spec import WHOLE, Batch, Share
 
@@ -25,6 +27,10 @@ Read = Callable[[int], Tensor]
 """A sample's number to the sample, on the CPU; deterministic, and can be pickled."""
 
 _LOOK_SECONDS = 1.0  # how often it is looked whether the workers live
+_SEND_SECONDS = 30.0  # how long a batch that was read may take to arrive
+_PREFETCHED = 2  # batches that each worker reads ahead
+_BUS_ERROR = -7 if not hasattr(signal, "SIGBUS") else -signal.SIGBUS
+_ALL_READ = -1  # the sample that a worker is at, once it has read the whole batch
 
 
 class Streamed:
@@ -39,6 +45,7 @@ class Streamed:
         targets: Tensor,
         *,
         names: Sequence[object],
+        sample_bytes: int,
         seed: int,
         workers: int,
         timeout: float,
@@ -49,6 +56,7 @@ class Streamed:
         read: Reads a sample.
         targets: (samples,) int64 or (samples, values) float, on the device.
         names: What each sample is called in errors, such as its file.
+        sample_bytes: Size of a sample, which decides whether shared memory has room for batches.
         seed: Decides the order of each epoch.
         workers: Processes that read; 0 reads in the training process.
         timeout: Seconds that a batch of the workers may take.
@@ -58,6 +66,7 @@ class Streamed:
         self.read = read
         self.targets = targets
         self.names = names
+        self.sample_bytes = sample_bytes
         self.seed = seed
         self.workers = workers
         self.timeout = timeout
@@ -79,7 +88,8 @@ class Streamed:
         """See `spec.Split.batches`; the workers end with the iteration, however it ends.
 
         Raises:
-            DataError: A sample can't be read, or its worker died or did not answer.
+            DataError: A sample can't be read, its worker died or did not answer, or shared memory
+                is too small for the workers.
         """
         total, device = len(self), self.targets.device
         order = torch.arange(total) if epoch is None else epoch_order(total, self.seed, epoch)
@@ -87,12 +97,18 @@ class Streamed:
         cuts = tuple(samples[share.of(len(samples))] for samples in whole)
         on_device = without_waiting(order, device).split(batch_size)
         wanted = [n for n in range(offset, len(cuts)) if self._lacks(cuts[n])]
-        reading = torch.full((max(1, self.workers), 3), -1).share_memory_()
+        reading = torch.full((max(1, self.workers), 3), -1)
+        if self.workers and wanted:
+            # besides those that are read ahead there is the one that the device gets
+            at_once = min(len(wanted), _PREFETCHED * self.workers + 1)
+            require_shared_memory(len(cuts[wanted[0]]) * self.sample_bytes, at_once)
+            reading.share_memory_()
         loader = DataLoader(
             _Batches(self.read, self.names, [cuts[number] for number in wanted], reading),
             batch_size=None,  # an item is a batch already
             sampler=range(len(wanted)),
             num_workers=self.workers,
+            prefetch_factor=_PREFETCHED if self.workers else None,
             worker_init_fn=partial(_of_a_run, deaf=share.size > 1),
             pin_memory=device.type == "cuda",
             timeout=min(self.timeout, _LOOK_SECONDS) if self.workers else 0,
@@ -100,13 +116,15 @@ class Streamed:
         )
         copy = _copier(device)
         arriving = _started(loader) if wanted else iter(())
+        processes = multiprocessing.active_children()  # the workers among them
         places = dict(zip(wanted, range(len(wanted)), strict=True))
         try:
             for number in range(offset, len(cuts)):
                 index = on_device[number][share.of(len(whole[number]))]
                 if number in places:
                     place = places[number]
-                    samples = self._next(arriving, place, int(cuts[number][0]), reading)
+                    first = int(cuts[number][0])
+                    samples = self._next(arriving, place, first, reading, processes)
                     if isinstance(samples, DataError):
                         raise samples
                     inputs = copy(samples)
@@ -131,9 +149,11 @@ class Streamed:
         number: int,
         first: int,
         reading: Tensor,
+        processes: Sequence[BaseProcess],
     ) -> Tensor | DataError:
         """The item of that number, which begins with that sample; an error if it does not come."""
         deadline = time.monotonic() + self.timeout
+        arrives_by = deadline
         while True:
             try:
                 return next(arriving)
@@ -142,39 +162,53 @@ class Streamed:
             # behind the handler, whose error would hold the iterator and with it the workers
             if "timed out" not in told:
                 break
-            if time.monotonic() >= deadline:
-                return self._hanging(number, first, reading)
-        places = _places_of_the_dead(reading)
+            now = time.monotonic()
+            if not self._was_read(number, reading):
+                arrives_by = now + _SEND_SECONDS
+            if now >= min(deadline, arrives_by):
+                return self._missing(number, first, reading)
+        dead = _dead(reading, processes)
+        places = [sample for sample, _ in dead if sample >= 0]
+        if _BUS_ERROR in [exit_code for _, exit_code in dead]:  # a page that has no room
+            return shared_memory_error(self.sample_bytes, 1)
         name = self.names[[first, *places][-1]]
-        if places or "exited unexpectedly" in told:
+        if dead or "exited unexpectedly" in told:
             return DataError(
                 f"{name}: the worker process that was reading it died, perhaps for lack of "
                 "memory; fewer data.workers need less"
             )
         return DataError(f"{name}: its batch can't be had of the worker: {brief(told, 300)}")
 
-    def _hanging(self, number: int, first: int, reading: Tensor) -> DataError:
-        """Ends the workers: one that is stopped does not heed a request."""
-        notes = reading.tolist()
+    def _was_read(self, number: int, reading: Tensor) -> bool:
+        """Whether the worker of that batch, which takes turns, has nothing left to read."""
+        _, at, sample = reading[number % self.workers].tolist()
+        return at >= number and sample == _ALL_READ
+
+    def _missing(self, number: int, first: int, reading: Tensor) -> DataError:
+        """Ends the workers, one of which may heed no request, and says what became of a batch."""
         for child in multiprocessing.active_children():
-            if child.pid in [pid for pid, _, _ in notes]:
+            if child.pid in reading[:, 0].tolist():
                 child.kill()
-        # workers take turns; one may be at a later batch, if it could not send the one awaited
-        places = [s for _, at, s in notes if at >= number and (at - number) % self.workers == 0]
+        if self._was_read(number, reading):
+            return DataError(
+                "a worker process read a batch and could not send it, perhaps for lack of shared "
+                "memory or of open files (ulimit -n); data.workers=0 needs neither"
+            )
+        _, at, sample = reading[number % self.workers].tolist()
         return DataError(
-            f"{self.names[[first, *places][-1]]}: its worker process hangs: no batch in "
-            f"{self.timeout:g} s; data.timeout is how long to wait"
+            f"{self.names[sample if at >= number else first]}: its worker process hangs: no batch "
+            f"in {self.timeout:g} s; data.timeout is how long to wait"
         )
 
 
-def _places_of_the_dead(reading: Tensor) -> list[int]:
-    """The samples at which workers ended; one that just ends may still seem to live."""
+def _dead(reading: Tensor, processes: Sequence[BaseProcess]) -> list[tuple[int, int]]:
+    """Sample and exit code of each worker that ended; one that just ends may still seem to live."""
     deadline = time.monotonic() + _LOOK_SECONDS
     while True:
-        alive = {child.pid for child in multiprocessing.active_children()}
-        places = [sample for pid, _, sample in reading.tolist() if pid >= 0 and pid not in alive]
-        if places or time.monotonic() >= deadline:
-            return places
+        codes = {p.pid: p.exitcode for p in processes if p.exitcode is not None}
+        dead = [(sample, codes[pid]) for pid, _, sample in reading.tolist() if pid in codes]
+        if dead or time.monotonic() >= deadline:
+            return dead
         time.sleep(0.01)
 
 
@@ -186,7 +220,7 @@ class _Batches(Dataset[Tensor | DataError]):
         names: Of the samples, for errors.
         cuts: The samples of each batch.
         reading: (workers, 3) int64, shared: the process of each worker, the batch and the sample
-            that it is at. It tells where one that died or hangs was.
+            that it is at, or `_ALL_READ`. It tells where one that died or hangs was.
     """
 
     def __init__(
@@ -210,7 +244,20 @@ class _Batches(Dataset[Tensor | DataError]):
             except Exception as error:  # whatever it is, the sample is where to look
                 told = brief(f"{type(error).__name__}: {error}", 300)
                 return DataError(f"{self.names[sample]}: reading it failed: {told}")
-        return torch.stack(samples)
+        batch = torch.stack(samples)
+        if worker is not None:
+            try:  # here, for a thread of torch's would send it, and nobody would hear why it failed
+                batch.share_memory_()
+            except RuntimeError as error:
+                return _not_shared(error, batch)
+        place[2] = _ALL_READ
+        return batch
+
+
+def _not_shared(error: RuntimeError, batch: Tensor) -> DataError:
+    if "No space left" in str(error) or "Cannot allocate" in str(error):
+        return shared_memory_error(batch.nbytes, 1)
+    return DataError(f"a worker process can't send a batch: {brief(str(error), 300)}")
 
 
 def _of_a_run(_worker: int, deaf: bool) -> None:

@@ -99,6 +99,31 @@ def test_a_cache_that_has_no_room_is_refused_before_it_is_filled(build, folder, 
     make(build, folder, cache="memory")
 
 
+@pytest.mark.parametrize("free", [0, 5 * 4 * 3 * 8 * 8 - 1])
+def test_too_little_shared_memory_is_told_before_a_worker_starts(build, folder, monkeypatch, free):
+    monkeypatch.setattr("dltrain.data.shared_memory.shared_memory_room", lambda: (free, 2**26))
+    batches = make(build, folder, workers=2, test=0, validation=0).train.batches(4, epoch=0)
+    with pytest.raises(
+        DataError, match=r"^/dev/shm: shared memory is too small .*up to 5 of "
+    ) as e:
+        next(batches)
+    assert "64.0 MiB" in str(e.value)
+    assert "--shm-size" in str(e.value)
+    assert "data.workers=0" in str(e.value)
+    assert not multiprocessing.active_children()
+
+
+@pytest.mark.parametrize(
+    ("workers", "room"), [(2, (5 * 4 * 3 * 8 * 8, 2**26)), (2, None), (0, (0, 0))]
+)
+def test_shared_memory_that_is_large_enough_or_not_needed(
+    build, folder, monkeypatch, workers, room
+):
+    monkeypatch.setattr("dltrain.data.shared_memory.shared_memory_room", lambda: room)
+    batches = make(build, folder, workers=workers, test=0, validation=0).train.batches(4, epoch=0)
+    assert sum(len(batch) for batch in batches) == 20
+
+
 def test_offset_is_skipping(build, folder):
     train = make(build, folder, augment=Augment(crop=1)).train
     whole = list(train.batches(3, epoch=4))

@@ -25,7 +25,9 @@ def split_of(kind: str):
             [torch.ones(1 + n // 50, dtype=torch.int64) for n in range(1000)], CLASSES, seed=0
         )
     workers = {"streamed": 0, "streamed by workers": 2}[kind]
-    return Streamed(value, CLASSES, names=range(1000), seed=0, workers=workers, timeout=60)
+    return Streamed(
+        value, CLASSES, names=range(1000), sample_bytes=8, seed=0, workers=workers, timeout=60
+    )
 
 
 @pytest.mark.parametrize("kind", ["resident", "bucketed", "streamed", "streamed by workers"])

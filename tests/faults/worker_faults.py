@@ -1,16 +1,21 @@
-"""Processes that read pictures for the training, and end or hang while it waits for them."""
+"""Processes that read images for the training, and end, hang, or lack shared memory."""
 
 from __future__ import annotations
 
 import multiprocessing
+import multiprocessing.util
 import os
 import signal
 import time
+from contextlib import nullcontext
+from multiprocessing.queues import Queue
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from random import Random
 from typing import Any
 from unittest import mock
 
+import torch
 import yaml
 from processes import Started, command_line
 from rows import Row
@@ -18,8 +23,19 @@ from small_data import write_pictures
 
 from dltrain.data import image_folder
 
-KINDS = ("killed", "killed while idle", "raises", "asleep", "leaves", "stops")
+KINDS = (
+    "killed",
+    "killed while idle",
+    "raises",
+    "asleep",
+    "leaves",
+    "stops",
+    "no shared memory",
+    "bus error",
+    "batch lost",
+)
 HANG_SECONDS = 2
+SHARED = ("no shared memory", "bus error")
 CONFIG: dict[str, Any] = {
     "model": {"name": "mlp", "hidden": [4]},
     "data": {
@@ -49,8 +65,32 @@ def run_with_a_fault(kind: str, name: str) -> None:
         return decode(path, shape)
 
     multiprocessing.set_start_method("fork", force=True)  # so that workers have the fault, too
-    with mock.patch.object(image_folder, "decode_image", faulty):
+    patched: Any = mock.patch.object(image_folder, "decode_image", faulty)
+    with patched, without_shared_memory() if kind == "no shared memory" else nullcontext():
+        if kind == "batch lost":
+            multiprocessing.util.register_after_fork(Queue, lose_batches)
         command_line("train", "config.yaml", "--quiet")
+
+
+def without_shared_memory() -> Any:
+    """What torch says in a process that is not the first, where /dev/shm is full."""
+    share, main = torch.Tensor.share_memory_, os.getpid()
+
+    def full(tensor: torch.Tensor) -> torch.Tensor:
+        if os.getpid() != main:
+            raise RuntimeError(
+                "unable to allocate shared memory(shm) for file </torch_1_2_3>: "
+                "No space left on device (28)"
+            )
+        return share(tensor)
+
+    return mock.patch.object(torch.Tensor, "share_memory_", full)
+
+
+def lose_batches(_: object) -> None:
+    """Has this process drop what it should send, as a queue does that can't pickle it."""
+    mock.patch.object(ForkingPickler, "dumps", side_effect=OSError(24, "no more files")).start()
+    mock.patch.object(Queue, "_on_queue_feeder_error").start()
 
 
 def fail(kind: str) -> None:
@@ -65,6 +105,8 @@ def fail(kind: str) -> None:
             os._exit(0)
         case "stops":
             os.kill(os.getpid(), signal.SIGSTOP)
+        case "bus error":
+            os.kill(os.getpid(), signal.SIGBUS)
 
 
 def alive(pid: int) -> bool:
@@ -80,7 +122,8 @@ def trial(number: int, folder: Path) -> None:
     random = Random(number)
     kind = KINDS[number % len(KINDS)]
     write_pictures(folder / "pictures", a_class=12)
-    data = CONFIG["data"] | ({"timeout": HANG_SECONDS} if kind in ("asleep", "stops") else {})
+    hangs = kind in ("asleep", "stops", "batch lost")
+    data = CONFIG["data"] | ({"timeout": HANG_SECONDS} if hangs else {})
     (folder / "config.yaml").write_text(yaml.safe_dump(CONFIG | {"data": data}))
     name = f"{random.choice(('red', 'blue'))}/{random.randrange(12)}.png"
     process = Started("run", folder, run_with_a_fault, kind, name)
@@ -100,10 +143,20 @@ def trial(number: int, folder: Path) -> None:
     assert code == 1, (code, process.err)
     assert 1 <= len(lines) <= 2, process.err
     assert len(process.err) < 700, process.err
-    said = {"raises": "reading it failed", "asleep": "hangs", "stops": "hangs"}.get(kind, "died")
+    said = {
+        "raises": "reading it failed",
+        "asleep": "hangs",
+        "stops": "hangs",
+        "batch lost": "could not send it",
+        **dict.fromkeys(SHARED, "/dev/shm: shared memory is too small"),
+    }.get(kind, "died")
     assert said in process.err, process.err
-    wanted = ".png" if kind == "killed while idle" else name
-    assert wanted in lines[0], process.err
+    if kind in SHARED or kind == "batch lost":
+        assert ".png" not in process.err, process.err
+        assert "data.workers=0" in lines[-1], process.err
+    else:
+        wanted = ".png" if kind == "killed while idle" else name
+        assert wanted in lines[0], process.err
     deadline = time.monotonic() + 60  # nothing waits for so long
     pids = {int(pid) for pid in workers.read_text().split()}
     while left := {pid for pid in pids if alive(pid)}:
@@ -113,8 +166,8 @@ def trial(number: int, folder: Path) -> None:
 
 ROWS = [
     Row(
-        "a process that reads pictures: killed, raising, asleep, stopped, leaving",
-        "within the timeout exit code 1, in one or two lines that name the picture; "
+        "a process that reads images: killed, raising, asleep, stopped, leaving, unable to send",
+        "within the timeout exit code 1, in one or two lines that name the image, or /dev/shm; "
         "no process is left",
         trial,
         pr=len(KINDS),

@@ -1,0 +1,51 @@
+"""The shared memory through which worker processes hand over batches."""
+
+from __future__ import annotations
+
+import os
+
+from dltrain.errors import DataError
+
+DIRECTORY = "/dev/shm"  # noqa: S108
+"""Where Linux keeps shared memory; a container's is often small, 64 MiB in Docker."""
+
+
+def shared_memory_room() -> tuple[int, int] | None:
+    """Free and total bytes of shared memory; None where it has no limit of its own."""
+    try:
+        room = os.statvfs(DIRECTORY)
+    except (AttributeError, OSError):  # another system than Linux
+        return None
+    if not room.f_blocks:  # a tmpfs that was mounted without a limit
+        return None
+    return room.f_bavail * room.f_frsize, room.f_blocks * room.f_frsize
+
+
+def require_shared_memory(batch_bytes: int, batches: int) -> None:
+    """Refuses to start workers whose batches do not fit into shared memory together.
+
+    Args:
+        batch_bytes: Of the largest batch.
+        batches: How many may be there at once.
+
+    Raises:
+        DataError: They do not fit.
+    """
+    room = shared_memory_room()
+    if room is not None and batch_bytes * batches > room[0]:
+        raise shared_memory_error(batch_bytes, batches)
+
+
+def shared_memory_error(batch_bytes: int, batches: int) -> DataError:
+    """Says that shared memory is too small for the workers, and what to do; see above."""
+    room = shared_memory_room()
+    size = "" if room is None else f" ({_mebibytes(room[0])} of {_mebibytes(room[1])} are free)"
+    return DataError(
+        f"{DIRECTORY}: shared memory is too small{size} for the batches of data.workers: up to "
+        f"{batches} of {_mebibytes(batch_bytes)} each; enlarge it (docker run --shm-size=1g), "
+        "or set data.workers=0 or a smaller train.batch_size"
+    )
+
+
+def _mebibytes(count: int) -> str:
+    return f"{count / 2**20:,.1f} MiB"
