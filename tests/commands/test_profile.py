@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
 
 import pytest
+import torch
 from small_data import write_pictures
 
 import dltrain
@@ -42,21 +42,42 @@ def test_operators_and_trace_are_of_the_steps(experiment, tmp_path):
     assert len([event for event in steps if event.get("cat") == "user_annotation"]) == 20
 
 
-def test_slow_pictures_are_told_from_a_slow_model(experiment, tmp_path, monkeypatch):
+class Clock:
+    """A time that passes only where a test says so."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def perf_counter(self) -> float:
+        return self.now
+
+    def slow(self, seconds, function):
+        """The same function, which takes so long."""
+
+        def call(*arguments, **options):
+            self.now += seconds
+            return function(*arguments, **options)
+
+        return call
+
+
+@pytest.mark.parametrize("slow", ["images", "model"])
+def test_slow_images_are_told_from_a_slow_model(experiment, tmp_path, monkeypatch, slow):
     write_pictures(tmp_path / "my_images", 20)
-    read = _Reader.__call__
-
-    def slowly(self, number):
-        time.sleep(0.005)
-        return read(self, number)
-
-    monkeypatch.setattr(_Reader, "__call__", slowly)
+    clock, read, forward = Clock(), _Reader.__call__, torch.nn.Flatten.forward
+    image, model = (0.024, 0.004) if slow == "images" else (0.001, 0.036)
+    monkeypatch.setattr("dltrain.commands.profile.time", clock)
+    monkeypatch.setattr(_Reader, "__call__", clock.slow(image, read))
+    monkeypatch.setattr(torch.nn.Flatten, "forward", clock.slow(model, forward))
     data = {"name": "image_folder", "root": "my_images", "size": 8, "workers": 0}
     config = {**CONFIG, "data": data, "train": {**CONFIG["train"], "batch_size": 4}}
-    advice = profile(experiment(config), tmp_path / "t.json", steps=5).advice
-    assert "waits for the data" in advice
-    assert "data.cache=memory" in advice
-    assert "more data.workers than 0" in advice
+    result = profile(experiment(config), tmp_path / "t.json", steps=5)
+    if slow == "images":
+        assert result.advice.startswith("96% of a step waits for the data")
+        assert "data.cache=memory" in result.advice
+        assert "more data.workers than 0" in result.advice
+    else:
+        assert result.advice == "the model takes 90% of a step, and the data 10%"
 
 
 def test_from_the_command_line(call, tmp_path, monkeypatch):
