@@ -19,6 +19,8 @@ PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Probability = Annotated[float, Field(ge=0, lt=1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Quote = Literal["auto"] | Annotated[str, Field(pattern=r"^[^\r\n]$")] | None
+"""What encloses the cells of a table; None for nothing, `auto` for what its delimiter suggests."""
 
 
 # ---------------------------------------------------------------- what data promises a model
@@ -50,9 +52,15 @@ class Column:
 
 @dataclass(frozen=True)
 class TableInputs:
-    """Rows of numbers: (features,), the columns side by side."""
+    """Rows of numbers: (features,), the columns side by side.
+
+    Attributes:
+        columns: In the order of their features.
+        quote: Option that the training file was read with; new files are read so as well.
+    """
 
     columns: tuple[Column, ...]
+    quote: Quote = "auto"
     kind: Literal["table"] = "table"
 
 
@@ -68,6 +76,7 @@ class TextInputs:
         lowercase: Whether text is lowercased first.
         max_tokens: Longer texts are cut.
         definition: What the tokenizer's file holds, JSON; empty for the others.
+        quote: Option that a training table was read with; new tables are read so as well.
     """
 
     tokenizer: Literal["word", "character", "file"]
@@ -75,6 +84,7 @@ class TextInputs:
     lowercase: bool = False
     max_tokens: int | None = None
     definition: str = ""
+    quote: Quote = "auto"
     kind: Literal["text"] = "text"
 
 

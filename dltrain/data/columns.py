@@ -102,7 +102,7 @@ def table_data(
     spec = DataSpec(
         input_shape=(inputs.shape[1],),
         num_outputs=len(class_names) or 1,
-        inputs=TableInputs(columns),
+        inputs=TableInputs(columns, table.quote),
         class_names=class_names,
         class_counts=class_counts(targets[train], len(class_names)) if class_names else (),
         target_mean=target.mean,

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from dltrain.data.columns import table_data
 from dltrain.data.splits import HeldOut
-from dltrain.data.table import Table, number, read_table
+from dltrain.data.table import Delimiter, Table, number, read_table
 from dltrain.errors import DataError, OptionError, brief
 from dltrain.registry import DATA
-from dltrain.spec import Data, DataContext
+from dltrain.spec import Data, DataContext, Quote
 
 MAX_AUTO_CLASSES = 20
 """Whole numbers of more values than this are no classes, unless `target_kind` says so."""
@@ -30,14 +29,16 @@ def csv_table(
     features: tuple[str, ...] | None = None,
     target_kind: Literal["auto", "class", "value"] = "auto",
     standardise_target: bool = False,
-    delimiter: Annotated[str, Field(min_length=1, max_length=1)] = ",",
+    delimiter: Delimiter | None = None,
+    quote: Quote = "auto",
     validation: HeldOut = 0.1,
     test: HeldOut = 0.1,
 ) -> Data:
     """Your own table: a CSV file with a header, each row a sample.
 
     Columns of numbers are standardised by the training rows; columns with any cell that is no
-    number are categories, each of which becomes a feature of 0 or 1. Empty cells are refused.
+    number are categories, each of which becomes a feature of 0 or 1. An empty cell of a column that
+    is used is refused.
 
     Args:
         path: The file, from the working directory or else from the common data folder.
@@ -47,18 +48,23 @@ def csv_table(
             has a cell that is no number, or whole numbers of at most 20 values.
         standardise_target: Train on values with mean 0 and standard deviation 1; predictions are
             converted back.
-        delimiter: The character between cells.
+        delimiter: The character between cells; if not given, a tab in .tsv and a comma otherwise.
+        quote: The character that encloses cells with delimiters or line ends in them; auto takes a
+            double quote, or none where cells are separated by tabs; null takes none.
         validation: Training rows to validate on: a number, or a fraction.
         test: Rows to test on: a number, or a fraction.
     """
     file = Path(path).expanduser()
     if not file.exists() and (context.root / file).exists():
         file = context.root / file
-    table = read_table(file, delimiter)
+    table = read_table(file, delimiter, quote)
+    if features is None:
+        table.require_names()
     cells = table.column(target)
     names = features if features is not None else tuple(n for n in table.columns if n != target)
     if not names or target in names or len(set(names)) != len(names):
         raise OptionError("features", f"{', '.join(names) or 'none'}; give columns but {target!r}")
+    table.require_values((*names, target))
     for name in names:
         _warn_of_mixture(context, table, name)
     if target_kind == "class" or (target_kind == "auto" and _looks_like_classes(cells)):

@@ -13,13 +13,18 @@ from torch.nn.utils.rnn import pad_sequence
 from dltrain.data.columns import encode
 from dltrain.data.decode import decode_image
 from dltrain.data.images import ImageTransform
-from dltrain.data.table import Table, read_table
+from dltrain.data.table import (
+    DELIMITERS,
+    Layout,
+    Table,
+    read_header,
+    read_table,
+    usual_quote,
+)
 from dltrain.data.tokens import Encoder
 from dltrain.data.utf8 import one_line_end, read_utf8
 from dltrain.errors import DataError
-from dltrain.spec import PADDING, DataSpec, ImageInputs, TableInputs, TextInputs
-
-DELIMITERS = (",", ";", "\t", "|")
+from dltrain.spec import PADDING, DataSpec, ImageInputs, Quote, TableInputs, TextInputs
 
 
 def read_inputs(spec: DataSpec, given: Sequence[str | Path]) -> tuple[Tensor, list[str]]:
@@ -99,14 +104,29 @@ def read_rows(spec: DataSpec, path: Path) -> Tensor:
 
 def _table(inputs: TableInputs, path: Path) -> Table:
     """The table, read with the delimiter that gives its header the columns that training had."""
-    header = one_line_end(read_utf8(path)).partition("\n")[0]
     wanted = [column.name for column in inputs.columns]
+    table = read_new_table(path, wanted, inputs.quote)
+    table.require_values(wanted)
+    return table
+
+
+def read_new_table(path: Path, wanted: Sequence[str], quote: Quote) -> Table:
+    """A table to predict from, of any delimiter.
+
+    Args:
+        path: The file.
+        wanted: Columns that it must have; others may be there, and hold anything.
+        quote: Option that the training file was read with.
+
+    Raises:
+        DataError: The file can't be read, or lacks a column.
+    """
 
     def found(delimiter: str) -> int:
-        cells = {cell.strip().strip('"') for cell in header.split(delimiter)}
-        return sum(name in cells for name in wanted)
+        enclosing = usual_quote(delimiter) if quote == "auto" else quote
+        return len(set(wanted) & set(read_header(path, Layout(delimiter, enclosing))))
 
-    table = read_table(path, max(DELIMITERS, key=found))
+    table = read_table(path, max(DELIMITERS, key=found), quote)
     for name in wanted:
         table.column(name)
     return table

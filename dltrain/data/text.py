@@ -9,17 +9,16 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import torch
-from pydantic import Field
 
 from dltrain.data.bucketed import Bucketed
 from dltrain.data.download import fetch
 from dltrain.data.draws import key
 from dltrain.data.resident import class_counts
 from dltrain.data.splits import TEST_SEED, HeldOut, hold_out
-from dltrain.data.table import Table, read_table
+from dltrain.data.table import Delimiter, Table, read_table
 from dltrain.data.tokens import (
     Encoder,
     Tokenizer,
@@ -31,7 +30,7 @@ from dltrain.data.tokens import (
 from dltrain.data.utf8 import one_line_end, read_utf8
 from dltrain.errors import DataError, OptionError, brief
 from dltrain.registry import DATA
-from dltrain.spec import Data, DataContext, DataSpec, PositiveInt
+from dltrain.spec import Data, DataContext, DataSpec, PositiveInt, Quote
 
 SST2_FILES = {
     "train.tsv": "sha256:ec192f833a64da08f475488a77b0d0b47db47acd0f458bd18433fc793b569920",
@@ -128,7 +127,8 @@ def text_csv(
     path: str,
     text: tuple[str, ...],
     label: str,
-    delimiter: Annotated[str, Field(min_length=1, max_length=1)] | None = None,
+    delimiter: Delimiter | None = None,
+    quote: Quote = "auto",
     tokenizer: Tokenizer = "word",
     lowercase: bool = True,
     min_count: PositiveInt = 1,
@@ -145,6 +145,8 @@ def text_csv(
         text: The columns that hold the text; several are joined by a space.
         label: The column that holds the class.
         delimiter: The character between cells; if not given, a tab in .tsv and a comma otherwise.
+        quote: The character that encloses cells with delimiters or line ends in them; auto takes a
+            double quote, or none where cells are separated by tabs; null takes none.
         tokenizer: word splits at white space and signs, character takes each character; or a file,
             tokenizer.json, of the tokenizers library.
         lowercase: Whether text is lowercased first.
@@ -159,7 +161,7 @@ def text_csv(
         file = context.root / file
     if not text:
         raise OptionError("text", "give at least one column")
-    columns = _read_columns(file, (*text, label), delimiter)
+    columns = _read_columns(file, (*text, label), delimiter, quote)
     texts = [" ".join(cells) for cells in zip(*(columns[name] for name in text), strict=True)]
     class_names = sorted(set(columns[label]))
     if len(class_names) < 2:
@@ -175,18 +177,20 @@ def text_csv(
         min_count=min_count,
         max_size=max_size,
         max_tokens=max_tokens,
+        quote=quote,
         source=str(file),
         files=(file,),
     )
 
 
-def _read_columns(path: Path, names: Sequence[str], delimiter: str | None) -> dict[str, list[str]]:
+def _read_columns(
+    path: Path, names: Sequence[str], delimiter: str | None, quote: Quote
+) -> dict[str, list[str]]:
     """Some columns' cells, none of them empty; what the other columns hold does not matter."""
     if path.suffix.lower() in JSONL_SUFFIXES:
         numbers, columns = _read_jsonl(path, names)
     else:
-        delimiter = delimiter or ("\t" if path.suffix.lower() == ".tsv" else ",")
-        table = read_table(path, delimiter, any_cell=True)
+        table = read_table(path, delimiter, quote)
         numbers, columns = table.lines, {name: table.column(name) for name in names}
     for name, cells in columns.items():
         for number, cell in zip(numbers, cells, strict=True):
@@ -325,11 +329,13 @@ def _text_data(
     min_count: int = 1,
     max_size: int | None = None,
     max_tokens: int | None = None,
+    quote: Quote = "auto",
 ) -> Data:
     """Splits of numbered tokens; the vocabulary is the training texts'."""
     bare = text_inputs(context, tokenizer, lowercase=lowercase, max_tokens=max_tokens)
     tokens = (split_text(text, bare) for text in parts["train"].texts)
-    inputs = replace(bare, vocabulary=build_vocabulary(tokens, min_count, max_size))
+    vocabulary = build_vocabulary(tokens, min_count, max_size)
+    inputs = replace(bare, vocabulary=vocabulary, quote=quote)
     encode = Encoder(inputs)
     digest = hashlib.sha256(json.dumps(class_names).encode())
     splits: dict[str, Bucketed] = {}

@@ -8,8 +8,12 @@ from pathlib import Path
 
 from dltrain.data.decode import SUFFIXES
 from dltrain.data.idx import TRAIN_FILES, missing
-from dltrain.data.readers import DELIMITERS
-from dltrain.data.table import MISSING, Table, number, read_table
+from dltrain.data.table import (
+    Table,
+    likely_layout,
+    number,
+    read_table,
+)
 from dltrain.data.text import JSONL_SUFFIXES, SST2_FILES, scan_jsonl
 from dltrain.data.utf8 import one_line_end, read_utf8
 from dltrain.errors import DataError, UsageError, brief
@@ -90,12 +94,12 @@ def _has_no_header(folder: Path) -> bool:
 
 def _of_columns(path: Path, hints: Hints) -> Suggestion:
     """For files with columns: texts where there are some, else a table."""
-    delimiter, is_jsonl = None, path.suffix.lower() in JSONL_SUFFIXES
+    reading, is_jsonl = {}, path.suffix.lower() in JSONL_SUFFIXES
     if is_jsonl:
         table = scan_jsonl(path)
     else:
-        delimiter = _delimiter(path)
-        table = read_table(path, delimiter, any_cell=True)
+        reading = likely_layout(path).options(path)
+        table = read_table(path, **reading)
         _require_header(table, hints)
     columns = [look_at(name, cells, table.lines) for name, cells in table.columns.items()]
     texts = _texts(table, columns, hints)
@@ -107,19 +111,10 @@ def _of_columns(path: Path, hints: Hints) -> Suggestion:
             raise UsageError("--task regression: texts are told apart by classes only")
         if others and not hints.text:
             target.doubts.append(_unused(others, texts, is_jsonl))
-        known = delimiter == ("\t" if path.suffix.lower() == ".tsv" else ",")
-        return of_texts(table, None if known else delimiter, texts, target)
-    if is_jsonl or delimiter is None:
+        return of_texts(table, reading, texts, target)
+    if is_jsonl:
         raise DataError(f"{path}: no column has texts, and tables are read from .csv files only")
-    _require_cells(table, delimiter)
-    return of_table(table, delimiter, columns, target, hints.task)
-
-
-def _delimiter(path: Path) -> str:
-    if path.suffix.lower() == ".tsv":
-        return "\t"
-    header = one_line_end(read_utf8(path)).partition("\n")[0]
-    return max(DELIMITERS, key=header.count)
+    return of_table(table, reading, columns, target, hints.task)
 
 
 def _texts(table: Table, columns: Sequence[Cells], hints: Hints) -> list[Cells]:
@@ -153,19 +148,3 @@ def _require_header(table: Table, hints: Hints) -> None:
             f"{table.path}:1: {brief(odd[0])!r} stands where the name of a column is wanted; put "
             "a line with names above the rows, or say --target COLUMN if this is one"
         )
-
-
-def _require_cells(table: Table, delimiter: str) -> None:
-    """What the source refuses, with all columns that lack something."""
-    try:
-        read_table(table.path, delimiter)
-    except DataError as error:
-        for name, cells in table.columns.items():
-            empty = [n for n, c in zip(table.lines, cells, strict=True) if c.lower() in MISSING]
-            if empty:
-                lines = brief(", ".join(map(str, empty)), 60)
-                error.add_note(
-                    f"{brief(name)!r} has no value in {len(empty):,} of {len(cells):,} rows: "
-                    f"line{'s' if len(empty) > 1 else ''} {lines}"
-                )
-        raise

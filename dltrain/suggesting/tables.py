@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from dltrain.data.table import Table, number
+from dltrain.data.table import Table, is_missing, number
 from dltrain.errors import DataError, UsageError, brief
 from dltrain.suggesting.cells import Cells, could_be_classes
 from dltrain.suggesting.draft import Because, Suggestion
@@ -30,19 +30,23 @@ FAR = 6.0
 
 
 def of_table(
-    table: Table, delimiter: str, columns: Sequence[Cells], target: Target, task: Task | None
+    table: Table,
+    reading: Mapping[str, str | None],
+    columns: Sequence[Cells],
+    target: Target,
+    task: Task | None,
 ) -> Suggestion:
     """For a CSV file.
 
     Args:
         table: Its cells.
-        delimiter: What separates them.
+        reading: Options that it must be read with.
         columns: What each column holds.
         target: The one to predict.
         task: What the user says.
 
     Raises:
-        DataError: A class is too rare, or no column is left to predict from.
+        DataError: A cell is empty, a class is too rare, or no column is left to predict from.
         UsageError: The target can't be what `task` says.
     """
     path, rows, cells = table.path, len(table.lines), target.cells
@@ -51,12 +55,11 @@ def of_table(
     left_out = [c for c in columns if c not in features and c is not cells]
     if not features:
         raise DataError(f"{path}: no column is left to predict {cells.name!r} from")
+    _require_cells(table, [*(c.name for c in features), cells.name])
     doubts = list(target.doubts)
     is_class = _is_class(path, cells, task, doubts)
     cut, kept = splits(rows, "rows")
-    data: dict[str, Any] = {"name": "csv", "path": str(path)}
-    if delimiter != ",":
-        data["delimiter"] = delimiter
+    data: dict[str, Any] = {"name": "csv", "path": str(path), **reading}
     counts = _class_counts(cells) if is_class else {}
     told = told_counts(counts, "rows") if is_class else _told_values(cells)
     data["target"] = Because(cells.name, told)
@@ -69,8 +72,10 @@ def of_table(
     else:
         data["standardise_target"] = Because(True, "so that the loss begins near 1, whatever unit")
         chosen = _regression(cells)
-    if left_out:
-        why = "left out: " + "; ".join(f"{brief(c.name, 40)!r} {_reason(c)}" for c in left_out)
+    if left_out or table.unusable:
+        reasons = {c.name: _reason(c) for c in left_out}
+        reasons |= dict.fromkeys(table.unusable, "is no name for one column")
+        why = "left out: " + "; ".join(f"{brief(n, 40)!r} {why}" for n, why in reasons.items())
         data["features"] = Because([c.name for c in features], why)
     data |= cut
     train = how_long(kept, steps=2000, most_epochs=60)
@@ -92,6 +97,23 @@ def of_table(
     for column in left_out:
         seen[f"left out {brief(column.name, 40)}"] = _reason(column)
     return Suggestion("a table", config, seen, doubts)
+
+
+def _require_cells(table: Table, names: Sequence[str]) -> None:
+    """What the source refuses, with all columns that lack something."""
+    try:
+        table.require_values(names)
+    except DataError as error:
+        for name in names:
+            cells = table.column(name)
+            empty = [n for n, c in zip(table.lines, cells, strict=True) if is_missing(c)]
+            if empty:
+                lines = brief(", ".join(map(str, empty)), 60)
+                error.add_note(
+                    f"{brief(name)!r} has no value in {len(empty):,} of {len(cells):,} rows: "
+                    f"line{'s' if len(empty) > 1 else ''} {lines}"
+                )
+        raise
 
 
 def _is_class(path: Path, cells: Cells, task: Task | None, doubts: list[str]) -> bool:

@@ -32,13 +32,13 @@ LONG_TEXT = 200
 
 
 def of_texts(
-    table: Table, delimiter: str | None, columns: Sequence[Cells], target: Target
+    table: Table, reading: Mapping[str, str | None], columns: Sequence[Cells], target: Target
 ) -> Suggestion:
     """For texts with a class each.
 
     Args:
         table: All columns.
-        delimiter: What separates the cells, where the source would not know.
+        reading: Options that the file must be read with.
         columns: Those with the text.
         target: The column with the class.
 
@@ -56,9 +56,8 @@ def of_texts(
         "path": str(path),
         "text": Because(names, _joined(names)),
         "label": label,
+        **reading,
     }
-    if delimiter is not None:
-        data["delimiter"] = delimiter
     seen = {"text": brief(", ".join(names), 200), "label": f"{brief(label)}: {told}"}
     return _suggestion(data, texts, counts, seen, doubts=target.doubts)
 

@@ -201,6 +201,38 @@ def test_columns_that_say_nothing_are_left_out():
     assert "'EUR'" in found.seen["left out currency"]
 
 
+def test_gaps_and_odd_names_of_columns_that_are_left_out_do_not_matter():
+    rows = [
+        [n, *row, "" if n % 3 else f"note {n}"] for n, row in enumerate(flowers({"u": 60, "v": 50}))
+    ]
+    table(Path("f.csv"), ["", "a", "b", "kind", "notes"], rows)
+    found = init("f.csv")
+    data = yaml.safe_load(Path("f.yaml").read_text())["data"]
+    assert (data["target"], data["features"]) == ("kind", ["a", "b"])
+    assert found.findings == []
+
+
+@pytest.mark.parametrize(
+    ("name", "changed", "options"),
+    [
+        ("reviews.csv", {4: '"a dull film', 9: 'a fine film"'}, {"quote": None}),
+        ("reviews.csv", {4: '"a dull film'}, {"quote": None}),
+        ("reviews.tsv", {4: '"a dull film', 9: 'a fine film"'}, {}),
+        ("reviews.txt.csv", {}, {"delimiter": ";"}),
+    ],
+)
+def test_a_layout_is_proposed_that_keeps_every_row(name, changed, options):
+    delimiter = options.get("delimiter", "\t" if name.endswith(".tsv") else ",")
+    texts = [(text.replace(",", ""), label) for text, label in reviews()]
+    rows = [(changed.get(n, text), label) for n, (text, label) in enumerate(texts)]
+    lines = [delimiter.join(row) for row in [("review", "label"), *rows]]
+    Path(name).write_text("\ufeff" + "\n".join(lines), encoding="utf-8")
+    found = init(name, "config.yaml")
+    data = yaml.safe_load(Path("config.yaml").read_text())["data"]
+    assert {key: data[key] for key in ("delimiter", "quote") if key in data} == options
+    assert found.seen["texts"] == str(len(rows))
+
+
 def test_unbalanced_classes_are_told_with_what_helps():
     table(Path("f.csv"), ["a", "b", "kind"], flowers({"common": 200, "rare": 40}))
     init("f.csv")

@@ -128,7 +128,7 @@ def test_the_test_rows_do_not_move_with_the_seed(build, write):
     first, second = (build("csv", seed=seed, **options) for seed in (0, 1))
     assert torch.equal(gather(first.test)[1], gather(second.test)[1])
     assert not torch.equal(gather(first.train)[1], gather(second.train)[1])
-    assert first.fingerprint == second.fingerprint
+    assert first.fingerprint != second.fingerprint  # it covers the splits
 
 
 def test_other_delimiters_and_marks(build, write):
@@ -162,7 +162,10 @@ def test_a_slip_in_a_column_of_numbers_is_said(build, write):
         ("x,\n1,2\n", r"t\.csv:1: column names"),
         ("", r"t\.csv:1: column names"),
         ("x,y\n", r"t\.csv: has no rows"),
-        ('x,y\n1,"2\n', r"t\.csv:2: not a CSV file"),
+        (
+            'x,y\n1,"2\n',
+            r"t\.csv:2: the cell in quotes \(\"\) never ends; it reads as a table with quote: null",
+        ),
         ("x,z\n1,2\n", r"t\.csv: has no column 'y'; it has x, z"),
         ("y\n1\n", r"none"),
         ("x,y\n1,a\n2,a\n", r"t\.csv: 'y' is 'a' in every row"),
@@ -209,3 +212,38 @@ def test_breast_cancer_splits(build):
     assert len(data.train) + len(data.validation) + len(data.test) == 569
     assert torch.bincount(gather(data.test)[1]).tolist() == [42, 72]  # 114 of 212 : 357
     assert gather(data.train)[0].mean(0).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("cell", ["", "nan", "NA", "?", "inf", "1e999", "\u202e", "x" * 200_000])
+def test_cells_of_columns_that_are_not_used_do_not_matter(build, write, cell):
+    lines = [f"{n},{cell if n % 3 else 'n'},{n % 2}" for n in range(40)]
+    path = write("\n".join(["x,note,y", *lines]))
+    data = build("csv", path=path, target="y", features=("x",))
+    plain = write("x,y\n" + "".join(f"{n},{n % 2}\n" for n in range(40)), "plain.csv")
+    assert torch.equal(gather(data.train)[0], gather(build("csv", path=plain, target="y").train)[0])
+    assert build.said == []
+
+
+def test_columns_that_are_not_used_may_lack_a_name(build, write):
+    path = write(",x,x,a,y\n" + "".join(f"{n},1,2,{n},{n % 2}\n" for n in range(40)))
+    data = build("csv", path=path, target="y", features=("a",))
+    assert [column.name for column in data.spec.inputs.columns] == ["a"]
+    with pytest.raises(DataError, match=r"t\.csv:1: column names must be there, and differ"):
+        build("csv", path=path, target="y")
+    with pytest.raises(DataError, match=r"t\.csv:1: several columns are called 'x'"):
+        build("csv", path=path, target="y", features=("x",))
+
+
+def test_the_delimiter_follows_the_files_name(build, write):
+    text = "x\ty\n" + "".join(f'"{n}\t{n % 2}\n' for n in range(40))
+    data = build("csv", path=write(text, "t.tsv"), target="y", validation=0, test=0)
+    assert data.spec.inputs.columns[0].categories[:2] == ('"0', '"1')
+
+
+def test_quotes_can_be_characters(build, write):
+    path = write("x,y\n" + "".join(f'"{n % 4},{n % 2}\n' for n in range(40)))
+    with pytest.raises(DataError, match=r"t\.csv:2: .*quote: null"):
+        build("csv", path=path, target="y")
+    data = build("csv", path=path, target="y", quote=None)
+    assert data.spec.inputs.columns[0].categories == ('"0', '"1', '"2', '"3')
+    assert data.spec.inputs.quote is None

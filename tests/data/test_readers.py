@@ -56,6 +56,27 @@ def test_rows_that_cannot_be_read_are_named(table, tmp_path):
         read_images(data.spec, [other])
 
 
+@pytest.mark.parametrize("cell", ["", "nan", "?", "inf", "what"])
+def test_targets_and_other_columns_may_hold_anything(table, tmp_path, cell):
+    data, path = table
+    other = tmp_path / "new.csv"
+    other.write_text(f"kind,colour,more,,more,width\n{cell},red,{cell},{cell},{cell},0\n")
+    assert torch.equal(read_rows(data.spec, other), read_rows(data.spec, path)[:1])
+    other.write_text("kind,colour,width\n1,red,0\n1,red,0,1\n")
+    with pytest.raises(DataError, match=r"new\.csv:3: 4 cells, the header has 3"):
+        read_rows(data.spec, other)
+    other.write_text(f"kind,colour,width\n1,red,0\n1,red,{cell}\n")
+    with pytest.raises(DataError, match=r"new\.csv:3: 'width' is "):
+        read_rows(data.spec, other)
+
+
+def test_rows_are_read_with_the_quoting_of_training(build, tmp_path):
+    path = tmp_path / "train.csv"
+    path.write_text("width,kind\n" + "".join(f'"{n % 3},{n % 2}\n' for n in range(30)))
+    data = build("csv", path=str(path), target="kind", quote=None, validation=0, test=0)
+    assert torch.equal(read_rows(data.spec, path), gather(data.train)[0])
+
+
 def test_pictures_are_read_as_training_read_them(build, idx_folder, tmp_path):
     data = build("idx", root=str(idx_folder), validation=0)
     paths = []

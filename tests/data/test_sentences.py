@@ -162,6 +162,24 @@ def test_a_damaged_line_of_sst2_is_named(build, tmp_path):
         build("sst2", root=str(tmp_path))
 
 
+def test_a_quote_in_tsv_merges_no_texts(build, tmp_path):
+    texts = [f"film {n}" for n in range(30)]
+    texts[6], texts[10] = '"film 6', 'film 10"'
+    rows = [f"{text}\t{n % 2}" for n, text in enumerate(texts)]
+    (tmp_path / "t.tsv").write_text("\n".join(["text\tlabel", *rows]))
+    data = build("text_csv", path=str(tmp_path / "t.tsv"), text=("text",), label="label")
+    assert len(data.train) + len(data.validation) + len(data.test) == 30
+    csv_rows = [row.replace("\t", ",") for row in rows]
+    (tmp_path / "t.csv").write_text("\n".join(["text,label", *csv_rows]))
+    with pytest.raises(DataError, match=r"t\.csv:8: the cell in quotes holds whole rows.*null"):
+        build("text_csv", path=str(tmp_path / "t.csv"), text=("text",), label="label")
+    same = build(
+        "text_csv", path=str(tmp_path / "t.csv"), text=("text",), label="label", quote=None
+    )
+    assert same.fingerprint == data.fingerprint
+    assert same.spec.inputs.quote is None
+
+
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
 def test_any_word_may_be_a_text_and_other_columns_may_be_empty(build, tmp_path, suffix):
     rows = [(("null", "?", "inf", "good")[i // 2 % 4], "pn"[i % 2]) for i in range(40)]
