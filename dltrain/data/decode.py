@@ -22,28 +22,36 @@ if TYPE_CHECKING:
 SUFFIXES = frozenset(
     {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 )
-"""Endings, in lower case, of the files that are taken for pictures."""
+"""Endings, in lower case, of the files that are taken for images."""
+
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+"""Pillow's names of the formats that are decoded, whatever a file is called.
+
+Others, such as EPS, start programs that interpret what the file says.
+"""
+
+MOST_PIXELS = 2**30 // 12
+"""Pixels of an image; more are taken for a decompression bomb, as Pillow does by default."""
 
 
 def decode_image(path: Path, shape: tuple[int, ...]) -> Tensor:
     """Reads a picture upright, scales it until it covers the shape, and cuts out the centre.
 
     Args:
-        path: Any format that Pillow reads.
+        path: One of `FORMATS`.
         shape: (channels, height, width); one channel is grey, three are red, green and blue.
 
     Returns:
         Pixels of that shape, uint8.
 
     Raises:
-        DataError: The file is missing, damaged, no picture, or one of more pixels than Pillow
-            thinks safe.
+        DataError: The file is missing, damaged, no image, or one of more than `MOST_PIXELS`.
     """
     try:
         content = path.read_bytes()
     except OSError as error:
         reason = brief(str(error), 300)
-        raise DataError(f"{path}: not a picture that can be read: {reason}") from error
+        raise DataError(f"{path}: not an image that can be read: {reason}") from error
     return decode_picture(content, str(path), shape)
 
 
@@ -51,8 +59,7 @@ def decode_picture(
     content: bytes,
     name: str,
     shape: tuple[int, ...],
-    max_pixels: int | None = None,
-    formats: tuple[str, ...] | None = None,
+    max_pixels: int = MOST_PIXELS,
 ) -> Tensor:
     """What `decode_image` makes of a file, of its content.
 
@@ -60,19 +67,17 @@ def decode_picture(
         content: The file's.
         name: What to call it in an error.
         shape: (channels, height, width).
-        max_pixels: The most that are decoded; None for as many as Pillow thinks safe.
-        formats: Pillow's names of those that are read; None for all, of which some, such as EPS,
-            start other programs.
+        max_pixels: The most that are decoded.
     """
     from PIL import Image, ImageOps
 
     with _told(name):
-        with Image.open(io.BytesIO(content), formats=formats) as opened:
-            if max_pixels is not None and opened.width * opened.height > max_pixels:
+        with Image.open(io.BytesIO(content), formats=FORMATS) as opened:
+            if opened.width * opened.height > max_pixels:
                 size = f"{opened.width} x {opened.height}"
                 raise DataError(f"{name}: {size} pixels; at most {max_pixels:,} are taken")
             opened.verify()  # checks the sums of a PNG, which decoding does not
-        with Image.open(io.BytesIO(content), formats=formats) as opened:
+        with Image.open(io.BytesIO(content), formats=FORMATS) as opened:
             ImageOps.exif_transpose(opened, in_place=True)
             return fit_picture(_eight_bit(opened, name), shape)
 
@@ -94,27 +99,27 @@ def read_header(path: Path) -> PictureHeader:
     """
     from PIL import Image
 
-    with _told(str(path)), Image.open(path) as opened:
+    with _told(str(path)), Image.open(path, formats=FORMATS) as opened:
         return PictureHeader(*opened.size, grey=opened.mode in ("1", "L", "LA", "I;16"))
 
 
 @contextmanager
 def _told(name: str) -> Iterator[None]:
     """Whatever a decoder raises, as a DataError that names the file."""
-    from PIL import Image, UnidentifiedImageError
+    from PIL import UnidentifiedImageError
 
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # details, such as a damaged date, spoil no pixel
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
             yield
     except DataError:
         raise
     except UnidentifiedImageError as error:
-        raise DataError(f"{name}: not a picture that can be read: of no known format") from error
+        known = ", ".join(FORMATS)
+        raise DataError(f"{name}: not an image that can be read: none of {known}") from error
     except Exception as error:  # decoders raise whatever a damaged file leads them to
         reason = brief(str(error) or type(error).__name__, 300)
-        raise DataError(f"{name}: not a picture that can be read: {reason}") from error
+        raise DataError(f"{name}: not an image that can be read: {reason}") from error
 
 
 def decode_opened(image: Image, name: str, shape: tuple[int, ...]) -> Tensor:

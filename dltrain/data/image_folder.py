@@ -8,17 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import torch
 from torch import Tensor
 
 from dltrain.data.augment import Augment
 from dltrain.data.cache import MemoryCache, check_room
-from dltrain.data.decode import SUFFIXES, decode_image
+from dltrain.data.decode import decode_image
+from dltrain.data.image_layout import ImageFiles, find_images
 from dltrain.data.images import ImageTransform
 from dltrain.data.resident import class_counts
 from dltrain.data.splits import TEST_SEED, HeldOut, hold_out
 from dltrain.data.streamed import Streamed
-from dltrain.errors import DataError, OptionError
+from dltrain.errors import OptionError
 from dltrain.registry import DATA
 from dltrain.spec import (
     Data,
@@ -55,10 +55,11 @@ def image_folder(
     mean: tuple[Fraction, ...] | None = None,
     std: tuple[PositiveFloat, ...] | None = None,
 ) -> Data:
-    """Your own pictures in ROOT/CLASS, or in ROOT/train/CLASS, ROOT/val/CLASS and ROOT/test/CLASS.
+    """Your own images in ROOT/CLASS, or in ROOT/train/CLASS, ROOT/val/CLASS and ROOT/test/CLASS.
 
-    Pictures are read while training, scaled until their shorter side is `size` and cut to a square.
-    A split that has no folder of its own is cut from the training pictures. The fingerprint is
+    Folders of splits may also be called training, valid, validation, dev or testing, in any case.
+    Images are read while training, scaled until their shorter side is `size` and cut to a square.
+    A split that has no folder of its own is cut from the training images. The fingerprint is
     over the names and sizes of each split's files.
 
     Args:
@@ -81,7 +82,10 @@ def image_folder(
         if len(values) != channels:
             raise OptionError(option, f"{len(values)} values for {channels} channels")
 
-    class_names, parts = find_pictures(folder)
+    layout = find_images(folder)
+    class_names, parts = layout.class_names, layout.splits
+    if layout.notice:
+        context.say(layout.notice)
     _cut(parts, "test", test, TEST_SEED)
     _cut(parts, "validation", validation, context.seed)
 
@@ -93,7 +97,7 @@ def image_folder(
     if cache == "memory":
         check_room(sum(len(part.paths) for part in parts.values()), shape, context.device)
 
-    def split(part: Pictures) -> Streamed:
+    def split(part: ImageFiles) -> Streamed:
         return Streamed(
             _Reader(part.paths, shape),
             part.targets.to(context.device),
@@ -128,18 +132,6 @@ def image_folder(
 
 
 @dataclass(frozen=True)
-class Pictures:
-    """Files and their classes, (files,) int64."""
-
-    paths: list[Path]
-    targets: Tensor
-
-    def take(self, index: Tensor) -> Pictures:
-        """Some of them, by their numbers, (samples,) int64."""
-        return Pictures([self.paths[number] for number in index.tolist()], self.targets[index])
-
-
-@dataclass(frozen=True)
 class _Reader:
     """A sample's number to pixels; what worker processes run."""
 
@@ -150,55 +142,7 @@ class _Reader:
         return decode_image(self.paths[number], self.shape)
 
 
-def find_pictures(root: Path) -> tuple[tuple[str, ...], dict[str, Pictures]]:
-    """The class names, sorted, and the pictures of each split that has a folder.
-
-    Raises:
-        DataError: There are fewer than two classes, or a class has no picture.
-    """
-    # a folder named train is a class if it has no folders in it
-    by_split = (root / "train").is_dir() and bool(_folders(root / "train"))
-    train = root / "train" if by_split else root
-    class_names = tuple(path.name for path in _folders(train))
-    if len(class_names) < 2:
-        raise DataError(
-            f"{train}: has {len(class_names)} folders; a folder for each class, two or more, "
-            "is wanted"
-        )
-    parts = {"train": _pictures(train, class_names)}
-    for split, name in (("validation", "val"), ("test", "test")):
-        if by_split and (root / name).is_dir():
-            parts[split] = _pictures(root / name, class_names)
-    return class_names, parts
-
-
-def _pictures(folder: Path, class_names: tuple[str, ...]) -> Pictures:
-    paths: list[Path] = []
-    targets: list[int] = []
-    for class_folder in _folders(folder):
-        if class_folder.name not in class_names:
-            raise DataError(f"{class_folder}: the training pictures have no such class")
-        found = sorted(
-            path
-            for path in class_folder.iterdir()
-            if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
-        )
-        if not found:
-            raise DataError(f"{class_folder}: has no picture; take the folder away or fill it")
-        paths += found
-        targets += [class_names.index(class_folder.name)] * len(found)
-    return Pictures(paths, torch.tensor(targets, dtype=torch.int64))
-
-
-def _folders(folder: Path) -> list[Path]:
-    """Folders in a folder, sorted by name, without hidden ones."""
-    try:
-        return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
-    except OSError as error:
-        raise DataError(f"{folder}: can't be read: {error.strerror}") from error
-
-
-def _cut(parts: dict[str, Pictures], name: str, amount: float, seed: int) -> None:
+def _cut(parts: dict[str, ImageFiles], name: str, amount: float, seed: int) -> None:
     """Moves pictures from the training split to one that has no folder."""
     if name in parts:
         return
@@ -209,7 +153,7 @@ def _cut(parts: dict[str, Pictures], name: str, amount: float, seed: int) -> Non
         parts[name] = train.take(held)
 
 
-def _fingerprint(root: Path, parts: dict[str, Pictures]) -> str:
+def _fingerprint(root: Path, parts: dict[str, ImageFiles]) -> str:
     """SHA-256 over names and sizes of each split's files: reading all would take an epoch."""
     digest = hashlib.sha256()
     for name, part in sorted(parts.items()):

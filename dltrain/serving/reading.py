@@ -27,9 +27,6 @@ from dltrain.spec import Column, DataSpec, ImageInputs, TableInputs
 KEYS = {"image": "images", "table": "rows", "text": "texts"}
 """Kind of inputs to the one key of a request's JSON object."""
 
-FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
-"""What strangers may send; Pillow reads these alone, without the help of other programs."""
-
 _STRICT = ConfigDict(strict=True, extra="forbid")
 _VALUE = {"type": "integer", "minimum": 0, "maximum": 255}
 _COLOURS = {"type": "array", "items": _VALUE, "minItems": 3, "maxItems": 3}
@@ -156,7 +153,7 @@ class Reader:
 
     def _file(self, content: bytes, name: str) -> Tensor:
         shape, most = self.spec.input_shape, self.limits.max_pixels
-        return decode_picture(content, name, shape, max_pixels=most, formats=FORMATS)
+        return decode_picture(content, name, shape, max_pixels=most)
 
     def _picture(self, item: Any, name: str) -> Tensor:
         if isinstance(item, str):

@@ -9,7 +9,7 @@ from typing import Any
 
 from dltrain.data.decode import PictureHeader, read_header
 from dltrain.data.idx import TEST_FILES, TRAIN_FILES, missing, read_pair
-from dltrain.data.image_folder import find_pictures
+from dltrain.data.image_layout import UnlabelledSplitError, find_images
 from dltrain.suggesting.draft import Because, Suggestion
 from dltrain.suggesting.training import (
     classification,
@@ -27,17 +27,25 @@ MOST_CACHED_BYTES = 512 * 2**20
 """Decoded pictures that fit into so much are kept in memory."""
 PRETRAINED = "{name: torchvision, arch: resnet18, pretrained: true, freeze: backbone}"
 """A model that needs a download, and so is only named."""
-NAMES_OF_SPLITS = {"valid": "val", "validation": "val", "dev": "val", "testing": "test"}
-"""Folders beside `train` that are not read, and what they are probably meant to be."""
 
 
 def of_folder(root: Path) -> Suggestion:
     """For ROOT/CLASS, or ROOT/train/CLASS and its siblings.
 
+    Where the images beside `train` have no classes, all splits are cut from the training images.
+
     Raises:
-        DataError: The folder is not laid out so, or a picture can't be read.
+        DataError: The folder is not laid out so, or an image can't be read.
     """
-    class_names, parts = find_pictures(root)
+    doubts = []
+    try:
+        layout = find_images(root)
+    except UnlabelledSplitError as error:
+        if error.labelled:
+            raise
+        root, doubts = error.train, [f"only {error.train} is used: {error}"]
+        layout = find_images(root)
+    class_names, parts = layout.class_names, layout.splits
     train = parts["train"]
     numbers = train.targets.bincount(minlength=len(class_names)).tolist()
     counts = dict(zip(class_names, numbers, strict=True))
@@ -79,7 +87,7 @@ def of_folder(root: Path) -> Suggestion:
     for name in ("validation", "test"):
         if name in parts:
             seen[name] = f"{len(parts[name].paths):,} pictures in a folder of their own"
-    return Suggestion("pictures, a folder for each class", config, seen, _misnamed(root))
+    return Suggestion("pictures, a folder for each class", config, seen, doubts)
 
 
 def of_idx(folder: Path) -> Suggestion:
@@ -151,12 +159,3 @@ def _told_sizes(headers: Sequence[PictureHeader]) -> str:
     most = max(headers, key=lambda header: header.width * header.height)
     low, high = f"{least.width} x {least.height}", f"{most.width} x {most.height}"
     return low if low == high else f"{low} to {high}"
-
-
-def _misnamed(root: Path) -> list[str]:
-    """Folders that look like splits and are not read."""
-    return [
-        f"{root / name} is not read: a split's folder is called {wanted!r}; rename it to use it"
-        for name, wanted in NAMES_OF_SPLITS.items()
-        if (root / "train").is_dir() and (root / name).is_dir() and not (root / wanted).is_dir()
-    ]

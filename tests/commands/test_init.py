@@ -174,11 +174,35 @@ def test_splits_of_their_own_are_not_cut():
     assert "validation" not in yaml.safe_load(Path("config.yaml").read_text())["data"]
 
 
-def test_a_folder_that_only_looks_like_a_split_is_told():
-    shutil.move(f"{split_folders()}/val", "photos/valid")
-    (told,) = init("photos").doubts
-    assert "valid is not read" in told
-    assert "'val'" in told
+@pytest.mark.parametrize("names", [("Train", "valid", "Testing"), ("training", "DEV", "test")])
+def test_folders_of_splits_may_have_other_names(names):
+    for old, new in zip(("train", "val", "test"), names, strict=True):
+        shutil.move(f"{split_folders() if old == 'train' else 'photos'}/{old}", f"photos/{new}")
+    found = init("photos", "config.yaml")
+    assert found.sizes == {"train": 90, "val": 24, "test": 18}
+    assert found.doubts == []
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_unlabelled_test_images_are_left_for_predict(nested, call):
+    folder = Path(picture_folder())
+    inside = Path("kaggle", "test", *["images"] * nested)
+    inside.mkdir(parents=True)
+    shutil.copytree(folder, "kaggle/train")
+    shutil.move(next(folder.rglob("*.png")), inside / "0.png")
+    ended = call("init", "kaggle", "-o", "config.yaml")
+    assert ended.code == 0, ended.err
+    assert f"dltrain predict RUN {inside}/*" in ended.out
+    assert dltrain.check(dltrain.load("config.yaml")).sizes == {"train": 77, "val": 19, "test": 24}
+
+
+def test_an_empty_folder_of_a_split_is_told_where_another_has_labels(call):
+    split_folders()
+    shutil.rmtree("photos/val")
+    Path("photos/val").mkdir()
+    ended = call("init", "photos")
+    assert (ended.code, len(ended.err.splitlines())) == (1, 1)
+    assert "photos/val: has no folder of a class" in ended.err
 
 
 def test_grey_pictures_have_one_channel():
@@ -416,8 +440,8 @@ REFUSED = {
     little_text: "short.txt: has 12 characters",
     lonely_class: "f.csv: column 'kind': each class needs 3 rows",
     too_few: "f.csv: has 8 rows",
-    empty_class: "my pictures/yellow: has no picture",
-    damaged_picture: "my pictures/red/3.png: not a picture",
+    empty_class: "my pictures/yellow: has no image",
+    damaged_picture: "my pictures/red/3.png: not an image",
     one_class: "cats: has 1 folders",
 }
 

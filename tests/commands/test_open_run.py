@@ -96,7 +96,7 @@ def test_a_resumed_run_may_be_named_by_a_str(pictures):
         (np.zeros((2, 8, 8), np.uint8), r"an array of shape \(2, 8, 8\)"),
         (np.zeros((0, 8), np.uint8), "an array of shape"),
         ({"x": 1}, "a dict; a path, a picture"),
-        ("nowhere.png", "nowhere.png: not a picture"),
+        ("nowhere.png", "nowhere.png: not an image"),
     ],
 )
 def test_what_is_no_picture_is_told(pictures, item, message):

@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from dltrain.data.decode import decode_image
+from dltrain.data.decode import FORMATS, decode_image, read_header
 from dltrain.errors import DataError
 
 
@@ -93,10 +93,52 @@ def test_damaged_pictures_are_named(tmp_path, suffix):
     content = path.read_bytes()
     for length in (0, 10, 30, len(content) // 2):
         path.write_bytes(content[:length])
-        with pytest.raises(DataError, match=rf"x\.{suffix}: not a picture that can be read"):
+        with pytest.raises(DataError, match=rf"x\.{suffix}: not an image that can be read"):
             decode_image(path, (3, 8, 8))
 
 
 def test_missing_pictures_are_named(tmp_path):
     with pytest.raises(DataError, match=r"no\.png"):
         decode_image(tmp_path / "no.png", (3, 8, 8))
+
+
+EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n%%EOF\n"
+
+
+@pytest.mark.parametrize("name", ["x.png", "x.jpg", "x.tiff"])
+@pytest.mark.parametrize("read", [lambda path: decode_image(path, (3, 8, 8)), read_header])
+def test_postscript_starts_no_other_program(tmp_path, monkeypatch, name, read):
+    started = tmp_path / "started"
+    (tmp_path / "bin").mkdir()
+    for program in ("gs", "gswin64c", "gswin32c"):
+        (tmp_path / "bin" / program).write_text(f"#!/bin/sh\ntouch {started}\n")
+        (tmp_path / "bin" / program).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=":")
+    monkeypatch.setattr("PIL.EpsImagePlugin.gs_binary", None)
+    (tmp_path / name).write_bytes(EPS)
+    with pytest.raises(DataError, match=f"{name}: not an image that can be read: none of BMP"):
+        read(tmp_path / name)
+    assert not started.exists()
+
+
+@pytest.mark.parametrize("kind", ["ICO", "TGA", "PCX", "AVIF", "JPEG2000", "DDS"])
+def test_formats_that_are_not_listed_are_refused_by_content(tmp_path, kind):
+    Image.fromarray(noise(16, 16, 3)).save(tmp_path / "x.png", format=kind)
+    with pytest.raises(DataError, match=", ".join(FORMATS)):
+        decode_image(tmp_path / "x.png", (3, 8, 8))
+    with pytest.raises(DataError, match=", ".join(FORMATS)):
+        read_header(tmp_path / "x.png")
+
+
+def test_listed_formats_are_known_by_content_not_by_name(tmp_path):
+    for kind in FORMATS:
+        Image.fromarray(noise(16, 16, 3)).save(tmp_path / "x.png", format=kind)
+        assert decode_image(tmp_path / "x.png", (3, 8, 8)).shape == (3, 8, 8)
+
+
+def test_more_pixels_than_a_photograph_has_are_refused(tmp_path):
+    content = bytearray(saved(tmp_path / "x.bmp", noise(4, 4, 3)).read_bytes())
+    content[18:26] = (30_000).to_bytes(4, "little") + (3_000).to_bytes(4, "little")
+    (tmp_path / "x.bmp").write_bytes(content)
+    with pytest.raises(DataError, match=r"30000 x 3000 pixels; at most 89,478,485 are taken"):
+        decode_image(tmp_path / "x.bmp", (3, 8, 8))

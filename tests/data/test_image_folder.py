@@ -2,6 +2,7 @@
 
 import multiprocessing
 import pickle
+import shutil
 
 import numpy as np
 import pytest
@@ -151,7 +152,7 @@ def test_a_damaged_picture_is_named(build, folder, workers):
     data = make(build, folder, workers=workers, validation=0, test=0)
     with pytest.raises(DataError) as error:
         list(data.train.batches(4, epoch=0))
-    assert str(error.value).startswith(f"{path}: not a picture")
+    assert str(error.value).startswith(f"{path}: not an image")
     assert not multiprocessing.active_children()
 
 
@@ -196,12 +197,113 @@ def test_mistakes_are_named(build, folder, tmp_path):
     with pytest.raises(DataError, match="ant: has 0 folders"):
         make(build, folder / "ant")
     (folder / "bee").mkdir()
-    with pytest.raises(DataError, match="bee: has no picture"):
+    with pytest.raises(DataError, match="bee: has no image"):
         make(build, folder)
 
 
 def test_a_class_that_training_lacks_is_named(build, tmp_path):
     for split, name in (("train", "a"), ("train", "b"), ("val", "a"), ("val", "c")):
         save(tmp_path / "x" / split / name / "0.png", 0)
-    with pytest.raises(DataError, match="c: the training pictures have no such class"):
+    with pytest.raises(DataError, match="c: the training images have no such class; they have a"):
         make(build, tmp_path / "x")
+
+
+@pytest.mark.parametrize(
+    ("train", "val", "test"),
+    [
+        ("train", "val", "test"),
+        ("Train", "Valid", "Test"),
+        ("TRAIN", "VALIDATION", "TESTING"),
+        ("Training", "dev", "testing"),
+    ],
+)
+def test_folders_of_splits_are_known_by_several_names(build, tmp_path, train, val, test):
+    for split, count in ((train, 4), (val, 3), (test, 2)):
+        for number in range(count):
+            for name in ("ant", "cat"):
+                save(tmp_path / "x" / split / name / f"{number}.png", number)
+    data = make(build, tmp_path / "x")
+    assert [len(split) for split in (data.train, data.validation, data.test)] == [8, 6, 4]
+    assert data.spec.class_names == ("ant", "cat")
+    assert build.said == []
+
+
+@pytest.mark.parametrize("names", [("val", "valid"), ("test", "Testing"), ("train", "Training")])
+def test_two_folders_for_one_split_are_refused(build, folder, tmp_path, names):
+    for name in {"train", *names}:
+        shutil.copytree(folder, tmp_path / "x" / name)
+    names = " and ".join(sorted(names))
+    with pytest.raises(DataError, match=f"x: {names} are both named as the .* split; keep one"):
+        make(build, tmp_path / "x")
+
+
+def test_splits_without_a_training_split_are_not_classes(build, folder, tmp_path):
+    for name in ("Test", "Validation"):
+        shutil.copytree(folder, tmp_path / "x" / name)
+    with pytest.raises(DataError, match="has no folder named train"):
+        make(build, tmp_path / "x")
+
+
+def test_training_images_without_class_folders_are_not_a_class(build, tmp_path):
+    for name in ("Train/1.png", "Train/2.png", "Test/3.png"):
+        save(tmp_path / "x" / name, 0)
+    with pytest.raises(DataError, match=r"Train: has 2 images and no class folders.*CLASS/IMAGE"):
+        make(build, tmp_path / "x")
+
+
+EMPTY = {
+    "flat": (["7.png"], r"has 1 image and no folder of a class.* ant, cat.*predict RUN .*test/\*"),
+    "nested": (["images/7.png"], r"has 1 image and no folder .*predict RUN .*test/images/\*"),
+    "empty": ([], "has no folder of a class.*fill the folder or remove it"),
+    "other files": (["7.heic", "README"], "has no folder of a class.*fill the folder or remove it"),
+}
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+@pytest.mark.parametrize("kind", EMPTY)
+def test_a_split_without_classes_is_named_with_the_layout(build, folder, tmp_path, split, kind):
+    files, message = EMPTY[kind]
+    shutil.copytree(folder, tmp_path / "x" / "train")
+    (tmp_path / "x" / split).mkdir()
+    for name in files:
+        save(tmp_path / "x" / split / "0.png", 0)
+        (tmp_path / "x" / split / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "x" / split / "0.png").rename(tmp_path / "x" / split / name)
+    message = message.replace("test/", f"{split}/")
+    with pytest.raises(DataError, match=f"x/{split}: {message}") as error:
+        make(build, tmp_path / "x")
+    assert f"data.root={tmp_path / 'x' / 'train'}" in str(error.value)
+    assert len(make(build, tmp_path / "x" / "train").test) == 2
+
+
+def test_a_class_of_a_split_without_images_is_named(build, folder, tmp_path):
+    for name in ("train", "test"):
+        shutil.copytree(folder, tmp_path / "x" / name)
+    for path in (tmp_path / "x" / "test" / "ant").iterdir():
+        path.rename(path.with_suffix(".heic"))
+    with pytest.raises(DataError, match=r"test/ant: has no image that is read; it has 10 \.heic"):
+        make(build, tmp_path / "x")
+
+
+def test_files_that_are_not_read_are_counted_once(build, folder):
+    save(folder / "cat" / "more" / "1.png", 0)
+    save(folder / "1.png", 0)
+    for name in ("cat/a.heic", "cat/b.HEIC", "ant/c.avif", "ant/LICENSE", ".x", "cat/.y.png"):
+        (folder / name).touch()
+    (folder / "cat" / "folder.png").mkdir()
+    data = make(build, folder, validation=0, test=0)
+    assert len(data.train) == 20
+    (said,) = build.said
+    for told in ("6 files are ignored", "2 .heic files", "1 .avif files", "1 files without a"):
+        assert told in said
+    assert f"1 images directly in {folder}" in said
+    assert f"1 images in {folder / 'cat' / 'more'}" in said
+    assert ".webp" in said
+
+
+def test_folders_beside_the_splits_are_counted(build, folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "x" / "train")
+    shutil.copytree(folder, tmp_path / "x" / "unlabelled")
+    assert make(build, tmp_path / "x").spec.class_counts
+    assert "20 files are ignored: 20 images in" in build.said[0]
+    assert "SPLIT/CLASS/IMAGE" in build.said[0]

@@ -1,0 +1,256 @@
+"""Which files of a folder are images of which class and split."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from dltrain.data.decode import SUFFIXES
+from dltrain.errors import DataError, brief
+
+SPLIT_FOLDERS = {
+    "train": ("train", "training"),
+    "validation": ("val", "valid", "validation", "dev"),
+    "test": ("test", "testing"),
+}
+"""Names, in any case, of the folder of each split."""
+
+
+class UnlabelledSplitError(DataError):
+    """The folder of a split has no labelled images.
+
+    Attributes:
+        train: Folder of the training images.
+        labelled: Other splits whose folders have labelled images.
+    """
+
+    def __init__(self, message: str, train: Path, labelled: Sequence[str]) -> None:
+        super().__init__(message)
+        self.train, self.labelled = train, labelled
+
+
+@dataclass(frozen=True)
+class ImageFiles:
+    """Files and their classes, (files,) int64."""
+
+    paths: list[Path]
+    targets: Tensor
+
+    def take(self, index: Tensor) -> ImageFiles:
+        """Some of them, by their numbers, (samples,) int64."""
+        return ImageFiles([self.paths[number] for number in index.tolist()], self.targets[index])
+
+
+@dataclass(frozen=True)
+class ImageLayout:
+    """What a folder holds.
+
+    Attributes:
+        class_names: Sorted.
+        splits: Images of each split that has a folder; without such folders all are `train`.
+        notice: A line on the files that are not read; empty where all are.
+    """
+
+    class_names: tuple[str, ...]
+    splits: dict[str, ImageFiles]
+    notice: str
+
+
+@dataclass(frozen=True)
+class _Folder:
+    """What lies directly in a folder, sorted by name, without hidden files and folders."""
+
+    path: Path
+    folders: list[Path] = field(default_factory=list)
+    images: list[Path] = field(default_factory=list)
+    others: list[Path] = field(default_factory=list)
+
+
+def find_images(root: Path) -> ImageLayout:
+    """Images in ROOT/CLASS, or in ROOT/SPLIT/CLASS with the splits of `SPLIT_FOLDERS`.
+
+    Raises:
+        UnlabelledSplitError: The folder of a split has images without a class, or none.
+        DataError: There are fewer than two classes, a class has no images, or two folders are
+            named like one split.
+    """
+    top, ignored = _listed(root), Counter[str]()
+    by_split = _split_folders(top)
+    train = _listed(by_split["train"]) if by_split else top
+    class_names = tuple(path.name for path in train.folders)
+    if len(class_names) < 2:
+        beside = f" and {_counted(train.images)} beside them" if train.images else ""
+        raise DataError(
+            f"{train.path}: has {len(class_names)} folders{beside}; a folder for each class, two "
+            "or more, is wanted"
+        )
+    splits = {"train": _images(train, class_names, ignored)}
+    others = {name: _listed(path) for name, path in by_split.items() if name != "train"}
+    unlabelled = {name: split for name, split in others.items() if not _has_class(split, train)}
+    for name, split in others.items():
+        if name not in unlabelled:
+            splits[name] = _images(split, class_names, ignored)
+    if unlabelled:
+        (name, split), *_ = unlabelled.items()
+        message = _unlabelled(name, split, train.path, class_names)
+        raise UnlabelledSplitError(message, train.path, [n for n in splits if n != "train"])
+    if by_split:
+        _ignore(top, set(by_split.values()), ignored)
+    return ImageLayout(class_names, splits, _notice(root, bool(by_split), ignored))
+
+
+def _split_folders(top: _Folder) -> dict[str, Path]:
+    """The folder of each split that has one; empty where the folders are classes."""
+    named = {
+        split: [path for path in top.folders if path.name.casefold() in names]
+        for split, names in SPLIT_FOLDERS.items()
+    }
+    # a folder named train is a class if it has no folders in it
+    holders = {
+        split: [path for path in paths if _listed(path).folders] for split, paths in named.items()
+    }
+    if not holders["train"]:
+        _refuse_without_train(top.path, named, holders)
+        return {}
+    for split, paths in named.items():
+        if len(paths) > 1:
+            names = " and ".join(path.name for path in paths)
+            raise DataError(f"{top.path}: {names} are both named as the {split} split; keep one")
+    return {split: paths[0] for split, paths in named.items() if paths}
+
+
+def _refuse_without_train(
+    root: Path, named: dict[str, list[Path]], holders: dict[str, list[Path]]
+) -> None:
+    """Raises DataError where folders are splits, and none has classes to train on."""
+    others = [path.name for split in ("validation", "test") for path in named[split]]
+    if named["train"] and others:
+        train = _listed(named["train"][0])
+        raise DataError(
+            f"{train.path}: has {_counted(train.images)} and no class folders; beside "
+            f"{' and '.join(others)} it is the training split, laid out as {train.path}/CLASS/IMAGE"
+        )
+    split = [path for paths in holders.values() for path in paths if not _listed(path).images]
+    if split:
+        raise DataError(
+            f"{split[0]}: is named as a split and has class folders, but {root} has no folder "
+            "named train beside it"
+        )
+
+
+def _images(split: _Folder, class_names: tuple[str, ...], ignored: Counter[str]) -> ImageFiles:
+    paths: list[Path] = []
+    targets: list[int] = []
+    for folder in map(_listed, split.folders):
+        name = folder.path.name
+        if name not in class_names:
+            raise DataError(
+                f"{folder.path}: the training images have no such class; "
+                f"they have {brief(', '.join(class_names), 200)}"
+            )
+        if not folder.images:
+            left_out = Counter[str]()
+            _ignore(folder, set(), left_out)
+            has = f" that is read; it has {_listing(left_out)}" if left_out else ""
+            raise DataError(f"{folder.path}: has no image{has}; fill the folder or remove it")
+        _ignore(folder, set(), ignored, but_images=True)
+        paths += folder.images
+        targets += [class_names.index(name)] * len(folder.images)
+    _ignore(split, {*split.folders}, ignored)
+    return ImageFiles(paths, torch.tensor(targets, dtype=torch.int64))
+
+
+def _has_class(split: _Folder, train: _Folder) -> bool:
+    return bool({path.name for path in split.folders} & {path.name for path in train.folders})
+
+
+def _unlabelled(name: str, split: _Folder, train: Path, class_names: tuple[str, ...]) -> str:
+    """What is wrong with a split without class folders, and what to do."""
+    classes = brief(", ".join(class_names), 200)
+    inside = [path for folder in split.folders for path in _listed(folder).images]
+    images = split.images or inside
+    has = f"has {_counted(images)} and" if images else "has"
+    told = (
+        f"{split.path}: {has} no folder of a class; a {name} split is laid out as "
+        f"{split.path}/CLASS/IMAGE, with the classes {classes}"
+    )
+    cut = f"data.root={train} cuts every split from the training images"
+    if not images:
+        return f"{told}: fill the folder or remove it; {cut}"
+    return f"{told}; {cut}, and unlabelled images are for: dltrain predict RUN {images[0].parent}/*"
+
+
+def _listed(folder: Path) -> _Folder:
+    """See `_Folder`.
+
+    Raises:
+        DataError: It can't be read.
+    """
+    listed = _Folder(folder)
+    try:
+        with os.scandir(folder) as entries:
+            found = sorted((entry for entry in entries), key=lambda entry: entry.name)
+        for entry in found:
+            if entry.name.startswith("."):
+                continue
+            path = folder / entry.name
+            if entry.is_dir():
+                listed.folders.append(path)
+            elif entry.is_file() and path.suffix.lower() in SUFFIXES:
+                listed.images.append(path)
+            else:
+                listed.others.append(path)
+    except OSError as error:
+        raise DataError(f"{folder}: can't be read: {error.strerror}") from error
+    return listed
+
+
+def _ignore(
+    folder: _Folder, read: set[Path], ignored: Counter[str], *, but_images: bool = False
+) -> None:
+    """Counts the files in a folder, less those in the folders that are read.
+
+    Args:
+        folder: Where.
+        read: Folders whose files are accounted for.
+        ignored: What to add to: files by what they are.
+        but_images: Whether images directly in the folder are read.
+    """
+    ignored.update(_kind(path) for path in folder.others)
+    if not but_images and folder.images:
+        ignored[f"images directly in {folder.path}"] += len(folder.images)
+    for inner in folder.folders:
+        if inner not in read:
+            for place, names, files in os.walk(inner):
+                names[:] = [name for name in names if not name.startswith(".")]
+                for path in (Path(place, name) for name in files if not name.startswith(".")):
+                    is_image = path.suffix.lower() in SUFFIXES
+                    ignored[f"images in {inner}" if is_image else _kind(path)] += 1
+
+
+def _kind(path: Path) -> str:
+    return f"{path.suffix.lower()} files" if path.suffix else "files without a suffix"
+
+
+def _notice(root: Path, by_split: bool, ignored: Counter[str]) -> str:
+    if not ignored:
+        return ""
+    wanted = "SPLIT/CLASS/IMAGE" if by_split else "CLASS/IMAGE"
+    return (
+        f"{root}: {ignored.total():,} files are ignored: {_listing(ignored)}; images are read from "
+        f"{wanted} and end in {', '.join(sorted(SUFFIXES))}"
+    )
+
+
+def _listing(ignored: Counter[str]) -> str:
+    return brief(", ".join(f"{count:,} {kind}" for kind, count in ignored.most_common()), 300)
+
+
+def _counted(images: Sequence[Path]) -> str:
+    return f"{len(images):,} image{'' if len(images) == 1 else 's'}"
