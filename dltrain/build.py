@@ -120,7 +120,7 @@ def build_data(experiment: Experiment, machine: Machine, say: Callable[[str], No
 
     Raises:
         DataError: It is missing or damaged.
-        ConfigError: The config asks for something that this data can't give.
+        ConfigError: The config asks for something that this data can't give, or a split is empty.
     """
     context = DataContext(
         root=Path(os.environ.get("DLTRAIN_DATA", "data")),
@@ -129,7 +129,14 @@ def build_data(experiment: Experiment, machine: Machine, say: Callable[[str], No
         dtype=machine.numerics.dtype,
         say=say,
     )
-    return _built(experiment, "data", lambda: experiment.data.build(context))
+    data: Data = _built(experiment, "data", lambda: experiment.data.build(context))
+    for name in ("train", "validation", "test"):
+        split = getattr(data, name)
+        if split is not None and not len(split):
+            none = "" if name == "train" else "; a source without this split gives None for it"
+            message = f"data {experiment.data.name!r} has no samples in its {name} split{none}"
+            raise experiment.problem("data", message)
+    return data
 
 
 def build_task(experiment: Experiment, spec: DataSpec, machine: Machine) -> Task:
@@ -230,10 +237,8 @@ def build_trainer(
     """Puts the trainer together.
 
     Raises:
-        ConfigError: A monitored scalar does not exist, or there is nothing to train on.
+        ConfigError: A monitored scalar does not exist.
     """
-    if not len(data.train):
-        raise experiment.problem("data", "the training split is empty")
     num_embeddings = experiment.recording.embeddings if experiment.recording.tensorboard else 0
     if num_embeddings and not hasattr(task, "embed"):
         message = f"task {experiment.task.name!r} has no points to show; set it to false"

@@ -16,7 +16,7 @@ from dltrain.spec import Batch, DataSpec, NonNegativeFloat
 from dltrain.task import Embedding, Page, Phase, TaskParts
 from dltrain.tasks import pages
 from dltrain.tasks.embedding import embedding_of, features_and_outputs
-from dltrain.tasks.parts import comparing_loss, model_of_inputs, scalars_of
+from dltrain.tasks.parts import comparing_loss, model_of_inputs, require_weight, scalars_of
 
 ROW = 8
 """Pictures in a row of the grid of reconstructions."""
@@ -123,6 +123,7 @@ class Autoencoder:
             wanted = slice(max(0, self._num_images - count))
             shown.append(torch.stack([inputs[wanted], outputs[wanted].to(inputs)]))
             count += len(inputs)
+        require_weight(count)
         values = {"loss": float(total) / count}
         if self.latent is not None:
             values["kl_divergence"] = float(divergences) / count

@@ -20,7 +20,7 @@ from dltrain.spec import Batch, DataSpec
 from dltrain.task import Page, Phase, TaskParts
 from dltrain.tasks import pages
 from dltrain.tasks.judge import Judge
-from dltrain.tasks.parts import scalars_of
+from dltrain.tasks.parts import require_weight, scalars_of
 
 DISCRIMINATOR, GENERATOR = "discriminator", "generator"
 
@@ -133,6 +133,7 @@ class Gan:
                 (made,) = self.world.gather(batch, fake[:wanted])
                 shown.append(made[:wanted])
             count += len(rows[0])
+        require_weight(count)
         if self._num_images:
             self._shown = pages.grid(pages.to_pixels(self.spec, torch.cat(shown)))
         discriminator, generator, real, fake_score = (totals / count).tolist()

@@ -13,7 +13,13 @@ from dltrain.errors import UsageError
 from dltrain.registry import TASKS
 from dltrain.spec import PADDING, UNKNOWN, Batch, DataSpec, TextInputs
 from dltrain.task import Page, Phase, TaskParts
-from dltrain.tasks.parts import comparing_loss, model_of_inputs, outputs_of, scalars_of
+from dltrain.tasks.parts import (
+    comparing_loss,
+    model_of_inputs,
+    outputs_of,
+    require_weight,
+    scalars_of,
+)
 from dltrain.tasks.tokens import summed_cross_entropy, summed_token_loss, token_weight
 
 SAMPLE_TOKENS = 200
@@ -92,6 +98,7 @@ class LanguageModel:
                 )
                 for metric in self.metrics:
                     metric.update(predictions, targets)
+        require_weight(weight)
         mean_nats = float(nats / tokens)
         values = {
             "loss": float(total / weight),

@@ -8,7 +8,7 @@ from typing import cast
 
 from torch import Tensor, nn
 
-from dltrain.errors import OptionError, UsageError
+from dltrain.errors import OptionError, RunError, UsageError
 from dltrain.losses.adversarial import AdversarialLoss
 from dltrain.metrics.generation import GeneratorMetric
 from dltrain.spec import Batch, Loss
@@ -57,6 +57,23 @@ def outputs_of(model: nn.Module, batch: Batch, *shape: int) -> Tensor:
             f"of shape {shape}: choose another model or another task"
         )
     return outputs
+
+
+def require_weight(weight: Tensor | float) -> None:
+    """Refuses an evaluation of nothing, whose loss and metrics would be 0 or NaN.
+
+    Args:
+        weight: Sum of the weights of its samples or tokens, or their number. On a device it is
+            waited for, once an evaluation.
+
+    Raises:
+        RunError: It is 0.
+    """
+    if float(weight) == 0:
+        raise RunError(
+            "loss and metrics are undefined: no sample of this evaluation counts; the split gave "
+            "no batches, its targets are all padding, or the loss weighs every sample with 0"
+        )
 
 
 def comparing_loss(parts: TaskParts) -> Loss:

@@ -16,7 +16,7 @@ from dltrain.models.seq2seq import Seq2SeqLstm
 from dltrain.registry import TASKS
 from dltrain.spec import PADDING, Batch, DataSpec, TextInputs
 from dltrain.task import Page, Phase, TaskParts
-from dltrain.tasks.parts import comparing_loss, scalars_of
+from dltrain.tasks.parts import comparing_loss, require_weight, scalars_of
 from dltrain.tasks.tokens import summed_token_loss, token_weight
 
 
@@ -105,6 +105,7 @@ class Seq2Seq:
                 for metric in self.metrics:
                     metric.update(predictions, targets[counts])
             self._show(inputs, written, targets)
+        require_weight(weight)
         values = {"loss": float(total / weight), "exact_match": float(exact) / count}
         for metric in self.metrics:
             values |= metric.compute()

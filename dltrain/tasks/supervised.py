@@ -13,7 +13,13 @@ from dltrain.task import Embedding, Page, Phase, TaskParts
 from dltrain.tasks import pages
 from dltrain.tasks.embedding import embedding_of, features_and_outputs
 from dltrain.tasks.examples import Examples
-from dltrain.tasks.parts import comparing_loss, model_of_inputs, outputs_of, scalars_of
+from dltrain.tasks.parts import (
+    comparing_loss,
+    model_of_inputs,
+    outputs_of,
+    require_weight,
+    scalars_of,
+)
 
 PR_THRESHOLDS = 127
 
@@ -63,6 +69,7 @@ class Supervised:
             for metric in self.metrics:
                 metric.update(predictions, targets)
             self._shown.update(batch, predictions, targets)
+        require_weight(weight)
         values = {"loss": float(total / weight)}
         for metric in self.metrics:
             values |= metric.compute()
