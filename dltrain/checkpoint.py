@@ -18,26 +18,76 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import os
 import re
-import shutil
-from collections.abc import Callable, Iterable, Mapping
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired
 
 import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor
+from typing_extensions import TypedDict
 
-from dltrain.errors import RunError
-from dltrain.files import make_directory, remove, sync, write, write_atomically
+from dltrain.errors import RunError, brief
+from dltrain.files import (
+    UnsafeFileError,
+    clear_leftovers,
+    make_directory,
+    open_regular,
+    read,
+    remove,
+    sync,
+    temporary_name,
+    write,
+    write_atomically,
+)
+from dltrain.run_files import KIB, MIB, Count, parse_json
 from dltrain.shards import spread_as
 from dltrain.spec import World
 from dltrain.task import Phase
 
 TENSOR_FILES = ("model", "averaged", "optimizer", "rng")
-NAME = re.compile(r"step-[0-9]{10,}")
+NAME = re.compile(r"step-[0-9]{10,19}")
+
+_POINTER_BYTES, _MANIFEST_BYTES = 16 * KIB, 64 * KIB
+_HEADER_BYTES, _STATE_BYTES = 16 * MIB, 64 * MIB
+_DAMAGE = (errno.EISDIR, errno.ENOTDIR, errno.EIO, errno.EFBIG)
+
+
+class Marked(TypedDict):
+    """The best checkpoint; best.json.
+
+    Attributes:
+        step: Its step.
+        directory: Its name.
+        metric: What chose it.
+        value: Of the metric.
+        higher_is_better: Of the metric; None or missing where an earlier version wrote it.
+    """
+
+    step: Count
+    directory: str
+    metric: str
+    value: float
+    higher_is_better: NotRequired[bool | None]
+
+
+class _ManifestFile(TypedDict):
+    bytes: Count
+    sha256: str
+
+
+class _Manifest(TypedDict):
+    step: Count
+    files: dict[str, _ManifestFile]
+
+
+_HEADER = dict[str, dict[str, Any]]
 
 
 class DamagedCheckpointError(RunError):
@@ -83,9 +133,8 @@ class Checkpoints:
         """Writes a checkpoint, of a snapshot that was `copied`, then prunes older ones."""
         make_directory(self.directory)
         final = self.directory / f"step-{step:010d}"
-        part = self.directory / f".{final.name}.part"
+        part = self.directory / temporary_name(final.name)
         try:
-            remove(part)
             part.mkdir()
             files = {
                 f"{name}.safetensors": safetensors.torch.save(dict(tensors))
@@ -110,7 +159,7 @@ class Checkpoints:
             remove(replaced)
             self._point("latest", {"step": step, "directory": final.name})
         except BaseException:
-            self._recover()
+            self.recover()
             raise
         self._prune()
         return final
@@ -141,19 +190,25 @@ class Checkpoints:
         Raises:
             DamagedCheckpointError: best.json does not say which one it is.
         """
-        pointer = self.directory / "best.json"
-        if not pointer.exists():
+        if (marked := self.marked_best()) is None:
             return None
-        marked = _parse(pointer, _read(pointer))
-        name = marked.get("directory") if isinstance(marked, dict) else None
-        if (
-            not isinstance(name, str)
-            or not NAME.fullmatch(name)
-            or int(name.removeprefix("step-")) != marked.get("step")
-        ):
-            raise DamagedCheckpointError(f"{pointer}: names no checkpoint; damaged")
-        path = self.directory / name
+        path = self.directory / marked["directory"]
         return path if path.exists() else None
+
+    def marked_best(self) -> Marked | None:
+        """What best.json says; None where no checkpoint is marked.
+
+        Raises:
+            DamagedCheckpointError: It does not say which checkpoint it is.
+        """
+        pointer = self.directory / "best.json"
+        if not os.path.lexists(pointer):
+            return None
+        marked = _parse(pointer, _read(pointer, _POINTER_BYTES, levels=2), Marked)
+        name, step = marked["directory"], marked["step"]
+        if not NAME.fullmatch(name) or int(name.removeprefix("step-")) != step:
+            raise DamagedCheckpointError(f"{pointer}: names no checkpoint; damaged")
+        return marked
 
     def all(self) -> list[Path]:
         """Complete checkpoints, newest step first."""
@@ -198,7 +253,7 @@ class Checkpoints:
         Raises:
             RunError: There is none.
         """
-        self._recover()
+        self.recover()
         passed_over = []
         for path in self.all():
             try:
@@ -208,19 +263,25 @@ class Checkpoints:
         detail = "".join(f"\n{line}" for line in passed_over)
         raise RunError(f"{self.directory} holds no good checkpoint to go on from{detail}")
 
-    def _recover(self) -> None:
-        """Puts back a checkpoint whose replacement never arrived; clears away other leftovers."""
+    def recover(self) -> None:
+        """Puts back a checkpoint whose replacement never arrived; clears away other leftovers.
+
+        Only for the process that works in the directory: another's part of a checkpoint goes too.
+        """
+        if not self.directory.is_dir():
+            return
         for path in self.directory.glob(".step-*.replaced"):
             place = path.with_name(path.name[1:].removesuffix(".replaced"))
             if place.exists():
-                shutil.rmtree(path)
+                remove(path)
             else:
                 path.rename(place)
         for path in self.directory.glob(".step-*.part"):
-            shutil.rmtree(path)
+            remove(path)
         for name in ("latest.json", "best.json"):
             if (self.directory / name).is_dir():  # no file could take its place
-                shutil.rmtree(self.directory / name)
+                remove(self.directory / name)
+        clear_leftovers(self.directory)
 
     def _point(self, name: str, content: Mapping[str, Any]) -> None:
         path = self.directory / f"{name}.json"
@@ -233,7 +294,7 @@ class Checkpoints:
             return  # it could be any of them
         for path in self.all()[self.keep :]:
             if path != best:
-                shutil.rmtree(path)
+                remove(path)
 
 
 def load(path: Path) -> Snapshot:
@@ -242,26 +303,36 @@ def load(path: Path) -> Snapshot:
     Raises:
         DamagedCheckpointError: A file is missing, or not what the manifest says.
     """
-    manifest = _parse(path / "manifest.json", _read(path / "manifest.json"))
-    try:
-        step, expected = manifest["step"], dict(manifest["files"])
-        sizes = {name: (entry["bytes"], entry["sha256"]) for name, entry in expected.items()}
-        belongs = path.name == f"step-{step:010d}"
-    except (KeyError, TypeError, ValueError) as error:
-        raise DamagedCheckpointError(f"{path / 'manifest.json'}: not a manifest") from error
-    if not belongs:
-        raise DamagedCheckpointError(f"{path / 'manifest.json'}: belongs to step {step}")
+    place = path / "manifest.json"
+    manifest: _Manifest = _parse(place, _read(place, _MANIFEST_BYTES), _Manifest)
+    if path.name != f"step-{manifest['step']:010d}":
+        raise DamagedCheckpointError(f"{place}: belongs to step {manifest['step']}")
     known = {f"{name}.safetensors" for name in TENSOR_FILES} | {"state.json"}
-    if not known - {"averaged.safetensors"} <= sizes.keys() <= known:
-        raise DamagedCheckpointError(f"{path / 'manifest.json'}: names other files than it should")
-    contents = {}
-    for name, (size, sha256) in sizes.items():
-        content = _read(path / name)
-        if len(content) != size or hashlib.sha256(content).hexdigest() != sha256:
-            raise DamagedCheckpointError(f"{path / name}: not what manifest.json says; damaged")
-        contents[name] = content
+    if not known - {"averaged.safetensors"} <= manifest["files"].keys() <= known:
+        raise DamagedCheckpointError(f"{place}: names other files than it should")
+    contents = {name: _verified(path / name, file) for name, file in manifest["files"].items()}
     tensors = {name: _tensors(path, f"{name}.safetensors", contents) for name in TENSOR_FILES}
-    return Snapshot(**tensors, state=_parse(path / "state.json", contents["state.json"]))
+    state = _parse(path / "state.json", contents["state.json"], dict[str, Any])
+    return Snapshot(**tensors, state=state)
+
+
+def _verified(path: Path, expected: _ManifestFile) -> bytes:
+    """The content of a file that is what the manifest says; the size is compared before it is read.
+
+    A header's length is looked at as well, so that a large hole costs no time.
+    """
+    size, most = expected["bytes"], _STATE_BYTES if path.suffix == ".json" else sys.maxsize
+    found, start = _begun(path)
+    header = int.from_bytes(start, "little")
+    is_tensors = path.suffix == ".safetensors"
+    if found == size and size > most:
+        raise DamagedCheckpointError(f"{path}: has {size:,} bytes, and at most {most:,} are read")
+    if found == size and is_tensors and not 2 <= header <= min(size - 8, _HEADER_BYTES):
+        raise DamagedCheckpointError(f"{path}: no safetensors: its header has {header:,} bytes")
+    content = _read(path, size) if found == size else b""
+    if found != size or hashlib.sha256(content).hexdigest() != expected["sha256"]:
+        raise DamagedCheckpointError(f"{path}: not what manifest.json says; damaged")
+    return content
 
 
 def _tensors(path: Path, name: str, contents: Mapping[str, bytes]) -> dict[str, Tensor]:
@@ -269,18 +340,12 @@ def _tensors(path: Path, name: str, contents: Mapping[str, bytes]) -> dict[str, 
         return {}
     content = contents[name]
     try:
-        tensors = safetensors.torch.load(content)
-        header = content[8 : 8 + int.from_bytes(content[:8], "little")]
-        json.loads(header, object_pairs_hook=_each_name_once)  # of two, safetensors takes one
-        return tensors
+        # Of two tensors of one name, safetensors takes one; of entries too deep, it tells nothing.
+        parse_json(content[8 : 8 + int.from_bytes(content[:8], "little")], _HEADER)
+        return safetensors.torch.load(content)
     except Exception as error:  # a stranger's header leads to all kinds of them
-        raise DamagedCheckpointError(f"{path / name}: {error}") from error
-
-
-def _each_name_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    if len(entries := dict(pairs)) < len(pairs):
-        raise ValueError("a name is given twice")
-    return entries
+        told = brief(" ".join(str(error).split()), 200)
+        raise DamagedCheckpointError(f"{path / name}: {told}") from error
 
 
 def read_by_main(world: World, read: Callable[[], Snapshot]) -> Snapshot:
@@ -353,20 +418,34 @@ def _json_bytes(value: Any) -> bytes:
     return json.dumps(value, indent=1, allow_nan=False).encode()
 
 
-def _parse(path: Path, content: bytes) -> Any:
+def _parse(path: Path, content: bytes, schema: Any) -> Any:
     try:
-        return json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise DamagedCheckpointError(f"{path}: not JSON; damaged") from error
+        return parse_json(content, schema)
+    except ValueError as error:
+        raise DamagedCheckpointError(f"{path}: damaged: {error}") from error
 
 
-def _read(path: Path) -> bytes:
+def _read(path: Path, most_bytes: int, levels: int = 3) -> bytes:
+    """A file of a checkpoint, or beside them; none of the run's folders on the way is a link."""
+    with _damage(path):
+        return read(path, most_bytes, levels=levels)
+
+
+def _begun(path: Path) -> tuple[int, bytes]:
+    """The size of a checkpoint's file, and its first eight bytes."""
+    with _damage(path), os.fdopen(open_regular(path, levels=3), "rb") as file:
+        return os.fstat(file.fileno()).st_size, file.read(8)
+
+
+@contextmanager
+def _damage(path: Path) -> Iterator[None]:
+    """What can't be read here is damaged, unless the fault may lie elsewhere."""
     try:
-        return path.read_bytes()
+        yield
     except FileNotFoundError as error:
         raise DamagedCheckpointError(f"{path}: missing") from error
     except OSError as error:
         message = f"{path}: can't be read: {error.strerror}"
-        if error.errno in (errno.EISDIR, errno.ENOTDIR, errno.EIO):
+        if isinstance(error, UnsafeFileError) or error.errno in _DAMAGE:
             raise DamagedCheckpointError(message) from error
         raise RunError(message) from error  # too many open files, say: the file may be good

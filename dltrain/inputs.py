@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import stat
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import Event
-from typing import Any
 
 from dltrain.background import Background
 from dltrain.errors import RunError
 from dltrain.files import write_atomically
+from dltrain.run_files import FILES, Count, read_json, typed
 
 NAME = "inputs.json"
 MOST_HASHED_BYTES = 256 * 2**20
@@ -81,6 +83,11 @@ class Inputs:
     note: str | None
 
 
+_FILES = list[typed(InputFile, bytes=Count | None)]
+_FILE = typed(Inputs, data=_FILES, plugins=_FILES)
+"""The types of `inputs.json`."""
+
+
 @dataclass(frozen=True)
 class Changes:
     """How files differ from what was recorded, a line each.
@@ -140,15 +147,12 @@ def read(directory: Path) -> Inputs | None:
     Raises:
         RunError: The file can't be read.
     """
-    path = directory / NAME
     try:
-        found: Any = json.loads(path.read_bytes())
-        data, plugins = ([InputFile(**file) for file in found[key]] for key in ("data", "plugins"))
-        return Inputs(data, plugins, found["note"])
+        found = read_json(directory / NAME, _FILE, FILES[NAME])
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise RunError(f"{path}: can't be read: {error}") from error
+    data, plugins = ([InputFile(**file) for file in found[key]] for key in ("data", "plugins"))
+    return Inputs(data, plugins, found["note"])
 
 
 def changes(before: Sequence[InputFile], now: Sequence[Path]) -> Changes:
@@ -216,8 +220,11 @@ def _time(found: os.stat_result) -> str:
 
 
 def _sha256(path: Path, given_up: Event | None = None) -> str:
+    """Of a plain file, which may be reached through links; a record can name anything."""
     digest = hashlib.sha256()
-    with path.open("rb") as file:
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "is no file", str(path))
         while chunk := file.read(CHUNK_BYTES):
             digest.update(chunk)
             if given_up is not None and given_up.is_set():

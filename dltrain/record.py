@@ -9,15 +9,61 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NotRequired
 
 import numpy
 import torch
+from pydantic import Field
+from typing_extensions import TypedDict
 
 import dltrain
 from dltrain.git import git_state
+from dltrain.run_files import Count, typed
 from dltrain.spec import Data
 from dltrain.world import launch
+
+
+class DataRecord(TypedDict):
+    """Name, source, notices, sizes of the splits and fingerprint of the data."""
+
+    name: str
+    source: str
+    notices: list[str]
+    sizes: dict[str, Count]
+    fingerprint: str
+
+
+class DeviceRecord(TypedDict):
+    """Where a run computes; runs of earlier versions were of one process."""
+
+    type: str
+    name: str
+    precision: str
+    threads: Count
+    processes: NotRequired[Count]
+
+
+class Timings(TypedDict):
+    """Seconds that a start took."""
+
+    data_seconds: float
+    build_seconds: float
+
+
+class GitRecord(TypedDict):
+    """See `git_state`."""
+
+    commit: Annotated[
+        str, Field(pattern="^[0-9a-f]{7,64}$")
+    ]  # nothing that git takes for an option
+    diff: str | None
+
+
+class LaunchRecord(TypedDict):
+    """See `world.launch`."""
+
+    id: str | None
+    launcher: list[str | int]
 
 
 def plugin_paths(record: Mapping[str, Any]) -> list[Path]:
@@ -124,3 +170,15 @@ class Record:
     git: dict[str, Any] | None = field(default_factory=git_state)
     started: str = field(default_factory=lambda: time.strftime("%Y-%m-%dT%H:%M:%S%z"))
     launch: dict[str, Any] | None = field(default_factory=launch)
+
+
+RECORD_FILE = typed(
+    Record,
+    ("launch",),  # earlier versions wrote none
+    data=DataRecord,
+    device=DeviceRecord,
+    timings=Timings,
+    git=GitRecord | None,
+    launch=LaunchRecord | None,
+)
+"""The types of `record.json`."""

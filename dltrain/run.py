@@ -11,24 +11,36 @@ import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
+from typing_extensions import TypedDict
 
 from dltrain import inputs
 from dltrain.checkpoint import Checkpoints
 from dltrain.config import ConfigError, Experiment, load
-from dltrain.errors import RunError
-from dltrain.files import make_directory, sync, write_atomically
-from dltrain.record import Record, plugin_paths
+from dltrain.config.parse import tree_of
+from dltrain.config.problems import Problem
+from dltrain.config.tree import plain
+from dltrain.errors import RunError, brief
+from dltrain.files import clear_leftovers, make_directory, read, regular, sync, write_atomically
+from dltrain.record import RECORD_FILE, DataRecord, Record, plugin_paths
+from dltrain.run_files import FILES, Count, read_json, typed, verify
 
 State = Literal["running", "done", "stopped", "pruned", "failed", "killed"]
 Status = Literal["done", "stopped", "pruned", "failed"]
 
 _HELD: set[Path] = set()
 """Run directories that this process has locked."""
+
+
+class Best(TypedDict):
+    """The best checkpoint: what chose it, its value and its step."""
+
+    metric: str
+    value: float
+    step: Count
 
 
 @dataclass(frozen=True)
@@ -72,6 +84,18 @@ class Summary:
         return json.dumps(asdict(self), indent=1, allow_nan=False)
 
 
+SUMMARY_FILE = typed(
+    Summary,
+    step=Count,
+    epoch=float,
+    peak_memory_bytes=Count,
+    best=Best | None,
+    skipped_steps=Count,
+    data=DataRecord,
+)
+"""The types of `summary.json`."""
+
+
 @dataclass(frozen=True)
 class Run:
     """A run directory.
@@ -100,6 +124,7 @@ class Run:
             if directory is None:
                 directory = next_directory(Path("runs") / experiment.name)
             make_directory(directory)
+            verify(directory)
             run = cls(directory)
             run.config_path.touch(exist_ok=False)  # of two at once, one makes the run
             run._prepare(experiment)
@@ -123,7 +148,7 @@ class Run:
             for folder in (self.checkpoints().directory, self.tensorboard_path):
                 folder.mkdir(exist_ok=True)
             for file in (self.log_path, self.metrics_path):
-                file.open("ab").close()
+                open(file, "ab", opener=regular).close()
             self.write_config(experiment)
         except OSError:
             with suppress(OSError):
@@ -139,13 +164,18 @@ class Run:
         """An existing run directory.
 
         Raises:
-            RunError: It holds no run.
+            RunError: It holds no run, or something that no run has; see `run_files.verify`.
         """
         run = cls(directory)
-        if not run.config_path.is_file():
+        if not os.path.lexists(run.config_path):
             hint = " (runs are numbered: name one of its folders)" if directory.is_dir() else ""
             raise RunError(f"{directory} is not a run directory: it has no config.yaml{hint}")
+        run.verify()
         return run
+
+    def verify(self) -> None:
+        """See `run_files.verify`."""
+        verify(self.directory)
 
     @classmethod
     def begun_by(
@@ -218,13 +248,33 @@ class Run:
         Raises:
             RunError: It can't be read.
         """
+        problems: list[Problem] = []
         try:
-            tree = yaml.safe_load(self.config_path.read_bytes())
-        except (OSError, yaml.YAMLError, RecursionError) as error:
-            raise RunError(f"{self.config_path}: can't be read: {error}") from error
-        if not isinstance(tree, dict) or not isinstance(tree.get("seed", 0), int):
-            raise RunError(f"{self.config_path}: is not a config")
+            tree = plain(tree_of(self._config_bytes(), str(self.config_path), problems))
+            if problems:
+                raise ConfigError(problems)
+        except ConfigError as error:
+            told = error.problems[0].message
+            raise RunError(f"{self.config_path}: is not a config: {told}") from error
+        seed = tree.get("seed", 0)
+        if type(seed) is not int:
+            told = brief(repr(seed), 40)
+            raise RunError(f"{self.config_path}: is not a config: seed: {told} is no whole number")
         return tree
+
+    def config_text(self) -> str:
+        """The resolved config, YAML.
+
+        Raises:
+            RunError: It can't be read.
+        """
+        return self._config_bytes().decode(errors="replace")
+
+    def _config_bytes(self) -> bytes:
+        try:
+            return read(self.config_path, FILES["config.yaml"])
+        except OSError as error:
+            raise RunError(f"{self.config_path}: can't be read: {error.strerror}") from error
 
     def plugin_options(self) -> str:
         """The words that name its plug-ins on a command line; none where it has none."""
@@ -241,39 +291,40 @@ class Run:
     def summary(self) -> Summary | None:
         """How it ended; None while it has not."""
         try:
-            return Summary(**json.loads(self.summary_path.read_bytes()))
+            found = read_json(self.summary_path, SUMMARY_FILE, FILES["summary.json"])
         except FileNotFoundError:
             return None
-        except (ValueError, TypeError) as error:
-            raise RunError(f"{self.summary_path}: damaged: {error}") from error
+        return Summary(**found)
 
     def record(self) -> dict[str, Any]:
         """What is known of its environment: the fields of `Record`."""
         try:
-            found = json.loads(self.record_path.read_bytes())
-        except (OSError, ValueError, RecursionError) as error:
-            raise RunError(f"{self.record_path}: can't be read: {error}") from error
-        if isinstance(found, dict):
-            found.setdefault("launch", None)  # earlier versions wrote none
-        missing = {f.name for f in fields(Record)} - set(found if isinstance(found, dict) else ())
-        if missing:
-            raise RunError(f"{self.record_path}: damaged: it has no {', '.join(sorted(missing))}")
+            most = FILES["record.json"]
+            found = read_json(self.record_path, RECORD_FILE, most, infinite=True)
+        except FileNotFoundError as error:
+            raise RunError(f"{self.record_path}: can't be read: there is none") from error
+        found.setdefault("launch", None)  # earlier versions wrote none
+        found["device"].setdefault("processes", 1)
         return found
 
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Only one process at a time works in the directory; a dead one holds no lock.
 
+        What a killed process has left of files that it was writing is removed.
+
         Raises:
-            RunError: Another process does; the message names it.
+            RunError: Another process does; the message names it. Or the directory holds something
+                that no run has; see `run_files.verify`.
         """
+        self.verify()
         # A POSIX record lock belongs to the process: worker processes don't inherit it.
-        with (self.directory / "lock").open("a+") as file:
+        with open(self.directory / "lock", "a+", errors="replace", opener=regular) as file:
             try:
                 fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
                 file.seek(0)
-                holder = file.read().strip() or "another process"
+                holder = brief(file.read(200).strip()) or "another process"
                 raise RunError(f"{self.directory} is in use by {holder}") from error
             file.truncate(0)
             file.write(f"process {os.getpid()} on {platform.node()}")
@@ -281,6 +332,8 @@ class Run:
             held = self.directory.resolve()
             _HELD.add(held)
             try:
+                clear_leftovers(self.directory)
+                self.checkpoints().recover()
                 yield
             finally:
                 _HELD.discard(held)
@@ -293,7 +346,7 @@ class Run:
         if self.directory.resolve() in _HELD:
             return True
         try:
-            with (self.directory / "lock").open("rb") as file:
+            with open(self.directory / "lock", "rb", opener=regular) as file:
                 fcntl.lockf(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except FileNotFoundError:
             return False

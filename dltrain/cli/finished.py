@@ -93,7 +93,8 @@ def _print_runs(found: Sequence[Any]) -> None:
         best = one.best and f"{one.best['metric']} {one.best['value']:.6g} at {one.best['step']}"
         state = click.style(f"{one.state:8}", STATE_COLOURS.get(one.state, "red"))
         step = "-" if one.step is None else f"{one.step:,}"
-        click.echo(f"{one.run:{width}}  {state} {step:>9} {_age(one.age):>5}  {best or '-'}")
+        last = one.reason or best or "-"
+        click.echo(f"{one.run:{width}}  {state} {step:>9} {_age(one.age):>5}  {last}")
 
 
 def _age(seconds: float) -> str:
@@ -164,7 +165,8 @@ def print_groups(groups: Sequence[Any]) -> None:
 
     letters = command.letters(groups)
     for letter, group in zip(letters, groups, strict=True):
-        click.echo(f"{letter}  {' '.join(group.runs)}")
+        damage = f"  ({group.reason})" if group.reason else ""
+        click.echo(f"{letter}  {' '.join(group.runs)}{damage}")
     click.echo()
     lines = [["", *letters], *command.rows(groups)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]

@@ -54,6 +54,7 @@ class Group:
             group has no such key.
         outcome: By name: `best SCALAR`, what was last measured on `val` and `test`, `seconds`, and
             `samples_per_second`.
+        reason: Why its one run is `damaged`; None in every other group.
     """
 
     runs: list[str]
@@ -61,6 +62,7 @@ class Group:
     states: list[str]
     config: dict[str, str | None]
     outcome: dict[str, Outcome]
+    reason: str | None = None
 
 
 def compare(paths: Sequence[Path]) -> list[Group]:
@@ -70,12 +72,23 @@ def compare(paths: Sequence[Path]) -> list[Group]:
         paths: Run directories, or directories that hold some.
 
     Raises:
-        RunError: There is no run, or one's config or summary can't be read.
+        RunError: There is no run, or none can be read. One that can't is a group of its own, at
+            the end.
     """
     runs = {run.directory.resolve(): run for path in paths for run in find_runs(path)}
     if not runs:
         raise RunError(f"there is no run in {', '.join(map(str, paths))}")
-    configs = [(run, _flat_config(run)) for run in runs.values()]
+    read, damaged = [], {}
+    for run in runs.values():
+        try:
+            run.verify()
+            read.append((run, run.state, run.summary(), _flat_config(run)))
+        except RunError as error:
+            damaged[str(run.directory)] = error
+    if not read:
+        raise next(iter(damaged.values()))
+    configs = [(run, config) for run, _, _, config in read]
+    ended = {run.directory: (state, summary) for run, state, summary, _ in read}
     groups: dict[tuple, list[tuple[Run, dict[str, str]]]] = {}
     for run, config in configs:
         kind = tuple(sorted((key, value) for key, value in config.items() if key != "seed"))
@@ -83,13 +96,21 @@ def compare(paths: Sequence[Path]) -> list[Group]:
     keys = dict.fromkeys(key for _, config in configs for key in config if key != "seed")
     firsts = [members[0][1] for members in groups.values()]
     differing = [key for key in keys if len({first.get(key) for first in firsts}) > 1]
-    return [_group(members, differing) for members in groups.values()]
+    nothing = dict.fromkeys(differing)
+    return [
+        *(_group(members, differing, ended) for members in groups.values()),
+        *(Group([run], [], ["damaged"], nothing, {}, str(e)) for run, e in damaged.items()),
+    ]
 
 
-def _group(members: Sequence[tuple[Run, dict[str, str]]], differing: Sequence[str]) -> Group:
+def _group(
+    members: Sequence[tuple[Run, dict[str, str]]],
+    differing: Sequence[str],
+    outcomes: Mapping[Path, tuple[str, Summary | None]],
+) -> Group:
     runs = [run for run, _ in members]
     config = members[0][1]
-    ended = [(run.state, run.summary()) for run in runs]
+    ended = [outcomes[run.directory] for run in runs]
     figures: dict[str, list[float]] = {}
     for state, summary in ended:
         if state == "done" and summary is not None:

@@ -160,7 +160,7 @@ def export(
         to,
         about,
         comparison,
-        config=run.config_path.read_text(encoding="utf-8"),
+        config=run.config_text(),
         record=record,
         summary=asdict(ended) if ended else None,
         quantized=quantized,
@@ -268,7 +268,7 @@ def _to_build(run: Run, trained: Trained) -> dict[str, Any]:
     return {
         "network": str(trained.task.model),
         "spec": spec_to_json(trained.spec),
-        "config": run.config_path.read_text(encoding="utf-8"),
+        "config": run.config_text(),
     }
 
 

@@ -105,7 +105,7 @@ def _told(run: Run, checkpoint: str | None, device: str | None) -> Told:
     return Told(
         place=str(run.directory),
         state=run.state,
-        config=run.config_path.read_text(encoding="utf-8", errors="replace"),
+        config=run.config_text(),
         scalars=read_scalars(run.metrics_path),
         summary=asdict(summary) if summary else {},
         record=record,

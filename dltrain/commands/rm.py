@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import shutil
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import yaml
 
 from dltrain.commands.runs import RunInfo, find_runs, higher_is_better, info
 from dltrain.errors import RunError
+from dltrain.files import remove as remove_entry
 from dltrain.recording.metrics_file import read_scalars
 from dltrain.run import Run
 
@@ -20,7 +18,7 @@ WRITTEN = (
     *("tensorboard", "checkpoints", "exports", "report.html", "samples.png", "log.txt"),
     *("record.json", "inputs.json", "summary.json", "metrics.jsonl", "config.yaml", "lock"),
 )
-"""What dltrain writes into a run directory; see also the `.NAME.part` of a write cut short."""
+"""What dltrain writes into a run directory, beside temporary files."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +51,10 @@ def plan(paths: Sequence[Path], *, keep_best: bool = False) -> Removal:
         remove, keep = _but_the_best(found)
     else:
         found = [info(_run_at(path)) for path in paths]
-        remove, keep = [one.run for one in found], {}
+        refused = {one.run: reason for one in found if (reason := _refused(one)) is not None}
+        if len(refused) == len(paths):
+            raise RunError("\n".join(refused.values()))
+        remove, keep = [one.run for one in found], refused
     for one in found:
         if one.state == "running":
             keep[one.run] = "it is running"
@@ -72,21 +73,26 @@ def remove(removal: Removal) -> list[str]:
 def _run_at(path: Path) -> Run:
     if path.is_symlink():
         raise RunError(f"{path} is a link: name the run directory itself")
-    run = Run.open(path)
-    if not run.metrics_path.is_file():
-        raise RunError(f"{path} is not a run directory: it has no metrics.jsonl")
-    return run
+    for name in ("config.yaml", "metrics.jsonl"):
+        if not os.path.lexists(path / name):
+            raise RunError(f"{path} is not a run directory: it has no {name}")
+    return Run(path)
+
+
+def _refused(one: RunInfo) -> str | None:
+    """Why a run must not be touched: something in it may lead out of it."""
+    try:
+        Run(Path(one.run)).verify()
+    except RunError as error:
+        return str(error)
+    return None
 
 
 def _remove(run: Run) -> list[str]:
     try:
-        with run.locked():
+        with run.locked():  # which removes leftovers, and refuses links
             for name in WRITTEN:
-                for path in (run.directory / f".{name}.part", run.directory / name):
-                    if path.is_dir() and not path.is_symlink():
-                        shutil.rmtree(path)
-                    else:
-                        path.unlink(missing_ok=True)
+                remove_entry(run.directory / name)
             others = sorted(path.name for path in run.directory.iterdir())
             if not others:
                 run.directory.rmdir()
@@ -105,7 +111,12 @@ def _but_the_best(found: Sequence[RunInfo]) -> tuple[list[str], dict[str, str]]:
         groups.setdefault(_kind(Path(one.run)), []).append(one)
     remove: list[str] = []
     keep: dict[str, str] = {}
-    for (name, metric), group in groups.items():
+    for (name, metric), members in groups.items():
+        damaged = {one.run: f"damaged: {one.reason}" for one in members if one.state == "damaged"}
+        keep |= damaged
+        group = [one for one in members if one.run not in damaged]
+        if not group:
+            continue
         valued = [one for one in group if one.best and one.best["metric"] == metric]
         higher = _higher_is_better(metric, valued) if metric else None
         if len(group) == 1:
@@ -130,10 +141,11 @@ def _value(one: RunInfo) -> float:
 def _kind(directory: Path) -> tuple[str, str | None]:
     """The config's `name` and `checkpoint.best`; a config that can't be read is of its own kind."""
     try:
-        config: Any = yaml.safe_load(Run(directory).config_path.read_bytes())
-        return config["name"], config["checkpoint"]["best"]
-    except (OSError, yaml.YAMLError, KeyError, TypeError):
+        config = Run(directory).config()
+        name, best = config["name"], config["checkpoint"]["best"]
+    except (RunError, KeyError, TypeError):
         return str(directory), None
+    return (name, best) if isinstance(name, str) and isinstance(best, str) else (str(name), None)
 
 
 def _higher_is_better(metric: str, runs: Sequence[RunInfo]) -> bool | None:
@@ -147,7 +159,10 @@ def _higher_is_better(metric: str, runs: Sequence[RunInfo]) -> bool | None:
     for one in runs:
         if (marked := higher_is_better(Run(Path(one.run)))) is not None:
             return marked
-        scalars = read_scalars(Run(Path(one.run)).metrics_path).get(metric, [])
+        try:
+            scalars = read_scalars(Run(Path(one.run)).metrics_path).get(metric, [])
+        except RunError:
+            continue
         values = [value for _, value in scalars if value is not None]
         if values and min(values) < max(values) and _value(one) in (min(values), max(values)):
             return _value(one) == max(values)

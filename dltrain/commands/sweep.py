@@ -181,7 +181,7 @@ def _write_best(search: Search, trials: Sequence[TrialInfo]) -> TrialInfo | None
     best = next(iter(ranked(trials, search.higher_is_better)), None)
     if best is not None:
         told = f"# Trial {best.number} of {search.directory}: {search.metric} {best.value:.6g}\n"
-        config = search.run_of(best.number).config_path.read_bytes()
+        config = search.run_of(best.number).config_text().encode()
         with held(search.directory / "lock"):
             write_atomically(search.directory / BEST, told.encode() + config)
     return best

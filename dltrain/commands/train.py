@@ -30,7 +30,7 @@ from dltrain.config import HARMLESS, LENGTH, ROUNDING, Experiment, refuse_change
 from dltrain.config import changes as changed
 from dltrain.device import peak_memory_bytes
 from dltrain.errors import PrunedError, RunError, StoppedError
-from dltrain.files import sync
+from dltrain.files import regular, sync
 from dltrain.notebook import Live, in_kernel
 from dltrain.record import Record, data_record, device_record, differences, plugin_paths
 from dltrain.recording import MetricsFile, Progress, Recorder, TensorBoard
@@ -261,8 +261,9 @@ def _recorders(
     if not machine.world.main:
         return []
     # A path may have bytes that are no text here; they are written as they are.
-    log = run.log_path.open("a", encoding="utf-8", errors="surrogateescape")
-    stack.enter_context(log)
+    log = stack.enter_context(
+        open(run.log_path, "a", encoding="utf-8", errors="surrogateescape", opener=regular)  # noqa: SIM115
+    )
     for text in notices:  # the terminal has shown them already
         print(text, file=log)
 

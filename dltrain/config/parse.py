@@ -28,9 +28,16 @@ def read(path: Path, problems: list[Problem]) -> Mapping:
         OSError: The file can't be read.
         ConfigError: It is not UTF-8, not YAML, empty, too large, or uses what a config may not.
     """
-    source = str(path)
     with path.open("rb") as file:
-        data = file.read(MAX_BYTES + 1)
+        return tree_of(file.read(MAX_BYTES + 1), str(path), problems)
+
+
+def tree_of(data: bytes, source: str, problems: list[Problem]) -> Mapping:
+    """The tree of a file's content; see `read`.
+
+    Raises:
+        ConfigError: As in `read`.
+    """
     if len(data) > MAX_BYTES:
         raise _refusal(f"the file is larger than {MAX_BYTES // 1024} KiB", Position(source))
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):

@@ -7,55 +7,108 @@ import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
+from dltrain.errors import RunError
+from dltrain.files import regular
 from dltrain.recording.base import Recorder
+from dltrain.run_files import MIB
 
 Scalars = list[tuple[int, float | None]]
 """A scalar's values, each with its step; None where it was not finite."""
 
 
+MOST_BYTES_READ = 256 * MIB
+MOST_LINE_BYTES = 4096
+MOST_SCALARS = 10_000
+"""Names in one file."""
+
+
 def read_scalars(path: Path) -> dict[str, Scalars]:
     """Every scalar of a `metrics.jsonl`, by SPLIT/NAME; empty where there is no such file.
 
-    A line that a run has not finished writing is left out.
+    A last line that a run has not finished writing is left out.
+
+    Raises:
+        RunError: The file can't be read, is too large, or a line of it is damaged.
     """
     scalars: dict[str, Scalars] = {}
     try:
-        lines = path.read_bytes().split(b"\n")
+        with _opened(path) as file:
+            if os.fstat(file.fileno()).st_size > MOST_BYTES_READ:
+                raise RunError(
+                    f"{path}: has more than the {MOST_BYTES_READ // MIB} MB that are read"
+                )
+            for number, text in enumerate(iter(lambda: file.readline(MOST_LINE_BYTES), b""), 1):
+                if not text.endswith(b"\n") and len(text) < MOST_LINE_BYTES:
+                    break  # not written to its end
+                try:
+                    name, point = _scalar(text)
+                except ValueError as error:
+                    raise RunError(f"{path}: damaged: line {number}: {error}") from error
+                scalars.setdefault(name, []).append(point)
+                if len(scalars) > MOST_SCALARS:
+                    raise RunError(f"{path}: has more than {MOST_SCALARS:,} names of scalars")
     except FileNotFoundError:
         return scalars
-    for text in filter(None, lines):
-        try:
-            line = json.loads(text)
-            name, point = f"{line['split']}/{line['name']}", (line["step"], line["value"])
-        except (ValueError, KeyError, TypeError):
-            continue
-        scalars.setdefault(name, []).append(point)
+    except OSError as error:
+        raise RunError(f"{path}: can't be read: {error.strerror}") from error
     return scalars
 
 
 def last_step(path: Path) -> int | None:
-    """The step of the last line, without reading the others; None where there is none."""
+    """The step of the last line, without reading the others; None where there is none.
+
+    Raises:
+        RunError: The file can't be read.
+    """
     try:
-        with path.open("rb") as file:
-            file.seek(max(0, file.seek(0, os.SEEK_END) - 4096))
-            lines = file.read().split(b"\n")
+        with _opened(path) as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - MOST_LINE_BYTES))
+            lines = file.read(MOST_LINE_BYTES).split(b"\n")
     except FileNotFoundError:
         return None
+    except OSError as error:
+        raise RunError(f"{path}: can't be read: {error.strerror}") from error
     for text in reversed(lines):
         try:
-            return int(json.loads(text)["step"])
-        except (ValueError, KeyError, TypeError):  # cut at either end
+            return _scalar(text)[1][0]
+        except ValueError:  # cut at either end
             continue
     return None
+
+
+def _opened(path: Path) -> BinaryIO:
+    return open(path, "rb", opener=regular)
+
+
+def _scalar(text: bytes) -> tuple[str, tuple[int, float | None]]:
+    """A line's SPLIT/NAME, step and value.
+
+    By hand and not by a schema: a report reads hundreds of thousands.
+
+    Raises:
+        ValueError: It is no such line.
+    """
+    try:
+        line = json.loads(text)
+        split, name, step, value = line["split"], line["name"], line["step"], line["value"]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ValueError("it is not what dltrain writes") from error
+    texts = isinstance(split, str) and isinstance(name, str)
+    if not texts or type(step) is not int or not 0 <= step < 2**63:
+        raise ValueError("expected a split, a name and a step")
+    is_number = type(value) is float or (type(value) is int and abs(value) < 2**63)
+    if value is not None and not (is_number and math.isfinite(value)):
+        raise ValueError("expected a finite value, or null")
+    return f"{split}/{name}", (step, value)
 
 
 class MetricsFile(Recorder):
     """Appends `{"step", "epoch", "split", "name", "value"}` lines; a value not finite is null."""
 
     def __init__(self, path: Path) -> None:
-        self._file = path.open("ab")
+        self._file = open(path, "ab", opener=regular)  # noqa: SIM115
 
     def scalars(self, step: int, epoch: float, split: str, values: Mapping[str, float]) -> None:
         """Appends a line for each scalar."""

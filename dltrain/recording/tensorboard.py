@@ -6,7 +6,6 @@ import io
 import math
 import os
 import re
-import shutil
 import threading
 import time
 import warnings
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy
 from torch import Tensor
 
+from dltrain.files import regular, remove
 from dltrain.recording.base import Recorder
 from dltrain.spec import Batch
 from dltrain.task import Embedding, Page, Task
@@ -131,7 +131,7 @@ class TensorBoard(Recorder):
     def embedded(self, step: int, embedding: Embedding) -> None:
         """Writes the files of the projector, over those of an earlier test of the same run."""
         for folder in self._directory.glob("[0-9]*/test"):
-            shutil.rmtree(folder)
+            remove(folder)
         # A cell must not hold what parts cells and lines.
         rows = [[" ".join(text.split()) for text in row] for row in embedding.rows]
         # Five digits are more than can be seen, and a file of all would be three times as long.
@@ -179,14 +179,16 @@ class TensorBoard(Recorder):
     def sync(self) -> None:
         """Flushes the event files to the disk."""
         for path in self._event_files():
-            with path.open("rb") as file:
+            with open(path, "rb", opener=regular) as file:
                 os.fsync(file.fileno())
 
     def restore(self, position: Mapping[str, Any]) -> None:
         """Cuts off what was written after the checkpoint; what follows goes to a new file."""
         for path in self._event_files():
             if path.name in position["bytes"]:
-                os.truncate(path, min(path.stat().st_size, position["bytes"][path.name]))
+                with open(path, "r+b", opener=regular) as file:
+                    length = os.fstat(file.fileno()).st_size
+                    file.truncate(min(length, position["bytes"][path.name]))
             else:
                 path.unlink()
         self._introduced = position["introduced"]

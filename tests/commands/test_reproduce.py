@@ -241,7 +241,7 @@ def test_a_damaged_record_of_inputs_is_told_in_a_line(folder, call):
         (run / "inputs.json").write_text(text)
         ended = call("reproduce", run)
         assert ended.code == 1
-        assert ended.err.startswith(f"{run}/inputs.json: can't be read:")
+        assert ended.err.startswith(f"{run}/inputs.json: damaged:")
 
 
 def test_sources_name_what_they_read(folder):

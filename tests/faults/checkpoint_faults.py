@@ -166,7 +166,7 @@ def replayed(log: list[tuple], root: str) -> Node:
         parent, name = at(str(Path(path).parent)) if path != root else top, Path(path).name
         match operation:
             case "open":
-                if rest[0] == "w":
+                if rest[0] in ("w", "x"):
                     if name in parent.shown:
                         parent.shown[name].shown = b""
                     else:

@@ -15,14 +15,18 @@ from unittest import mock
 See = Callable[..., None]
 """Called before each operation with its name, the path, and what else it needs; may raise."""
 
+Opener = Callable[[str, int], int]
+_OPEN = os.open
+
 
 class _Raw(io.FileIO):
     """A file whose writes are seen one by one, below the buffers."""
 
-    def __init__(self, path: str, mode: str, see: See) -> None:
+    def __init__(self, path: str, mode: str, see: See, opener: Opener | None) -> None:
         see("open", path, mode)
         self._see, self._path = see, path
-        super().__init__(path, mode)
+        with mock.patch.object(os, "open", _OPEN):  # what the opener does has been told of
+            super().__init__(path, mode, opener=opener)
 
     def write(self, data: Any) -> int:
         self._see("write", self._path, bytes(data))
@@ -43,9 +47,11 @@ def watched(folder: Path, see: See) -> Iterator[None]:
     real_open, real_os_open, real_fsync = io.open, os.open, os.fsync
     places: dict[int, str] = {}
 
-    def absolute(path: Any) -> str | None:
+    def absolute(path: Any, folder: int | None = None) -> str | None:
         if isinstance(path, int):
             return None
+        if folder is not None:
+            return f"{places[folder]}/{os.fsdecode(path)}" if folder in places else None
         path = Path.cwd() / os.fsdecode(path)
         place = str(path.parent.resolve() / path.name)
         inside = place == below or place.startswith(below + os.sep)
@@ -59,11 +65,12 @@ def watched(folder: Path, see: See) -> Iterator[None]:
         errors: str | None = None,
         newline: str | None = None,
         closefd: bool = True,
+        opener: Opener | None = None,
     ) -> Any:
         place = absolute(file)
         if place is None:
-            return real_open(file, mode, buffering, encoding, errors, newline, closefd)
-        raw = _Raw(place, mode.replace("t", "").replace("b", ""), see)
+            return real_open(file, mode, buffering, encoding, errors, newline, closefd, opener)
+        raw = _Raw(place, mode.replace("t", "").replace("b", ""), see, opener)
         places[raw.fileno()] = place
         if "+" in mode:
             binary: Any = io.BufferedRandom(raw)
@@ -74,7 +81,7 @@ def watched(folder: Path, see: See) -> Iterator[None]:
         return io.TextIOWrapper(binary, encoding, errors, newline)
 
     def os_open(path: Any, flags: int, *arguments: Any, **options: Any) -> int:
-        place = absolute(path)
+        place = absolute(path, options.get("dir_fd"))
         if place is not None:
             see("open", place, "r")
         descriptor = real_os_open(path, flags, *arguments, **options)
