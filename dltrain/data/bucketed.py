@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from dltrain.data.draws import epoch_order
+from dltrain.data.resident import without_waiting
 from dltrain.spec import PADDING, WHOLE, Batch, Share
 
 CHUNK = 50
@@ -45,8 +46,8 @@ class Bucketed:
     ) -> Iterator[Batch]:
         """See `spec.Split.batches`; evaluation reads the samples from short to long."""
         for whole in self._plan(batch_size, epoch)[offset:]:
-            longest = int(self.lengths[whole].max())  # on the CPU: nothing waits
-            place = whole[share.of(len(whole))].to(self.targets.device)
+            longest = max(self.lengths[whole].tolist())  # on the CPU: nothing waits
+            place = without_waiting(whole[share.of(len(whole))], self.targets.device)
             inputs = self.tokens[:, :longest].index_select(0, place)
             yield share.batch(inputs, self.targets.index_select(0, place), place, len(whole))
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from dltrain.data.resident import without_waiting
 from dltrain.errors import OptionError
 
 
@@ -31,7 +32,7 @@ class MemoryCache:
 
     def store(self, index: Tensor, samples: Tensor) -> None:
         """Keeps samples, (batch, *shape) uint8 on the device; `index` is int64, on the CPU."""
-        self._samples[index.to(samples.device)] = samples
+        self._samples[without_waiting(index, samples.device)] = samples
         self._has[index] = True
 
     def take(self, index: Tensor) -> Tensor:

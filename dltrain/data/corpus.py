@@ -14,6 +14,7 @@ from torch import Tensor
 
 from dltrain.data.download import fetch
 from dltrain.data.draws import epoch_order, key
+from dltrain.data.resident import without_waiting
 from dltrain.data.splits import HeldOut
 from dltrain.data.tokens import (
     Tokenizer,
@@ -258,7 +259,7 @@ class Windows:
             first = self.first + key(self.seed, epoch, self.window) % self.window
             order = epoch_order(self.num_training_windows, self.seed, epoch)
         places = torch.arange(self.window, device=device)
-        for whole in order.to(device).split(batch_size)[offset:]:
+        for whole in without_waiting(order, device).split(batch_size)[offset:]:
             index = whole[share.of(len(whole))]
             at = first + index[:, None] * self.window + places
             inside = at + 1 < self.stop

@@ -1,54 +1,102 @@
-"""What scripts/gpu_check.py measures on a GPU, each against code written by hand."""
+"""What scripts/gpu_check.py measures on a GPU, each against code written by hand.
+
+    python -m bench.gpu ROW DATA_ROOT
+
+Each function gives its figures one after another, so that those of a process that is killed stay.
+"""
 
 from __future__ import annotations
 
-import json
+import math
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
 import torch
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 import dltrain
+from bench.children import TAIL_LINES, emit
+from bench.gpu_plan import ROWS
 from dltrain.build import build_data, build_machine, build_task, build_trainer
 from dltrain.checkpoint import Checkpoints
 from dltrain.data.images import resident_images
-from dltrain.spec import Data, DataContext
+from dltrain.spec import PADDING, Data, DataContext
 from dltrain.trainer import Trainer
 
 SCRIPTS = Path(__file__).parents[1]
 CONFIGS = SCRIPTS.parent / "configs"
-EPOCHS = 6
+EPOCHS = 4
 
 ENDLESS = (
-    *("train.device=cuda", "train.ema=null", "train.clip_norm=null", "train.epochs=1000"),
+    *("train.ema=null", "train.clip_norm=null", "train.steps=null", "train.epochs=1000"),
     *("train.evaluate=1000 epochs", "checkpoint.best=null", "checkpoint.every=1000 epochs"),
 )
 
+Figures = Iterator[dict[str, float]]
 
-def seconds_an_epoch(epochs: dict[str, Callable[[], None]]) -> dict[str, float]:
-    """Medians over epochs taken in turn; the first two rounds are not counted."""
-    times: dict[str, list[float]] = {name: [] for name in epochs}
-    for round_ in range(EPOCHS + 2):
-        for name, epoch in epochs.items():
+
+class UnavailableError(Exception):
+    """A measurement that this machine can't make, which is no failure."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Where to measure.
+
+    Attributes:
+        root: Holds MNIST, or random images in its files.
+        device: `cuda`, or `cpu` where it stands in.
+    """
+
+    root: Path
+    device: str
+
+    @property
+    def stands_in(self) -> bool:
+        """Whether the CPU stands in: all is made small, and nothing is recorded as a graph."""
+        return self.device == "cpu"
+
+    def synchronize(self) -> None:
+        """Waits for the device."""
+        if not self.stands_in:
             torch.cuda.synchronize()
+
+    def require(self, precision: str) -> None:
+        """UnavailableError where the device has no such precision."""
+        if precision != "bf16" or self.stands_in:
+            return
+        if torch.cuda.get_device_capability() < (8, 0):
+            raise UnavailableError("bf16 needs compute capability 8.0")
+
+
+def seconds_per_epoch(setting: Setting, epochs: dict[str, Callable[[], None]]) -> dict[str, float]:
+    """Medians over epochs taken in turn; the first round, which warms up, is not counted."""
+    times: dict[str, list[float]] = {name: [] for name in epochs}
+    for round_ in range(2 if setting.stands_in else EPOCHS + 1):
+        for name, epoch in epochs.items():
+            setting.synchronize()
             before = time.perf_counter()
             epoch()
-            torch.cuda.synchronize()
-            if round_ > 1:
+            setting.synchronize()
+            if round_ > 0:
                 times[name].append(time.perf_counter() - before)
     return {name: statistics.median(seconds) for name, seconds in times.items()}
 
 
-def _trainer(config: str, data: Data | None, folder: Path, *overrides: str) -> Trainer:
-    """On the GPU, with data of its own unless there is some already."""
-    experiment = dltrain.load(CONFIGS / f"{config}.yaml", [*ENDLESS, *overrides])
+def _trainer(
+    setting: Setting, config: str, data: Data | None, folder: Path, *overrides: str
+) -> Trainer:
+    """On the device, with data of its own unless there is some already."""
+    common = (*ENDLESS, f"train.device={setting.device}", *overrides)
+    experiment = dltrain.load(CONFIGS / f"{config}.yaml", common)
     machine = build_machine(experiment)
     data = data or build_data(experiment, machine, print)
     task = build_task(experiment, data.spec, machine)
@@ -61,39 +109,44 @@ class ByHand:
     def __init__(self, trainer: Trainer) -> None:
         self.model = trainer.task.model.train()
         (self.optimizer,) = trainer.task.phases[0].optimizers
+        device = trainer.device
         for group in self.optimizer.param_groups:
             if "capturable" in group:
-                group["capturable"] = True
+                group["capturable"] = device.type == "cuda"
         whole = next(trainer.data.train.batches(len(trainer.data.train)))
-        assert whole.inputs.is_cuda
-        self.inputs, self.targets, self.autocast = (
-            whole.inputs,
-            whole.targets,
-            trainer.numerics.autocast,
-        )
-        self.size = trainer.settings.batch_size
-        self.index = torch.zeros(self.size, dtype=torch.int64, device="cuda")
+        assert whole.inputs.device.type == device.type
+        self.inputs, self.targets = whole.inputs, whole.targets
+        self.ignored = PADDING if self.targets.ndim > 1 else -100
+        self.autocast, self.size = trainer.numerics.autocast, trainer.settings.batch_size
+        self.index = torch.zeros(self.size, dtype=torch.int64, device=device)
         self.graph: torch.cuda.CUDAGraph | None = None
 
-    def step(self, index: torch.Tensor) -> None:
+    def step(self, index: Tensor) -> None:
         """Forward, backward, update."""
         with self.autocast():
-            loss = F.cross_entropy(self.model(self.inputs[index]), self.targets[index])
+            outputs = self.model(self.inputs[index]).flatten(0, -2)
+            loss = F.cross_entropy(
+                outputs, self.targets[index].flatten(), ignore_index=self.ignored
+            )
         loss.backward()
         self.optimizer.step()
         self.optimizer.zero_grad()
 
+    def _parts(self) -> tuple[Tensor, ...]:
+        """The samples of each step, in a new order."""
+        return torch.randperm(len(self.targets), device=self.index.device).split(self.size)
+
     def epoch(self) -> None:
         """In a new order."""
-        for index in torch.randperm(len(self.targets), device="cuda").split(self.size):
+        for index in self._parts():
             self.step(index)
 
     def replayed_epoch(self) -> None:
-        """The same by a graph of the whole step; a smaller last batch as always."""
+        """The same by a graph of the whole step; a smaller last batch runs without."""
         if self.graph is None:
             self._record()
         assert self.graph is not None
-        for index in torch.randperm(len(self.targets), device="cuda").split(self.size):
+        for index in self._parts():
             if len(index) == self.size:
                 self.index.copy_(index)
                 self.graph.replay()
@@ -112,136 +165,192 @@ class ByHand:
             self.step(self.index)
 
 
-def small_networks(network: str, precision: str, root: Path) -> dict[str, float]:
+def small_network(setting: Setting, network: str, precision: str) -> Figures:
     """Steady epochs of dltrain with and without a graph, and of the loop by hand likewise."""
+    setting.require(precision)
     common = (
-        *(f"train.precision={precision}", f"data.root={root}", "data.validation=0"),
+        *(f"train.precision={precision}", f"data.root={setting.root}", "data.validation=0"),
         *("data.augment=null", "data.offline=error", "optimizer={name: adamw, lr: 1e-3}"),
     )
+    graphs = {"dltrain": "off"} if setting.stands_in else {"dltrain graph": "on", "dltrain": "off"}
     with tempfile.TemporaryDirectory() as folder:
         ways = {
-            name: _trainer(network, None, Path(folder) / name, *common, f"train.cuda_graph={graph}")
-            for name, graph in {"dltrain, graph": "on", "dltrain": "off"}.items()
+            name: _trainer(
+                *(setting, network, None, Path(folder) / name, *common),
+                f"train.cuda_graph={graph}",
+            )
+            for name, graph in graphs.items()
         }
+        epochs = {name: trainer.train_epoch for name, trainer in ways.items()}
         eager, replayed = (
-            ByHand(_trainer(network, None, Path(folder) / "by-hand", *common)) for _ in range(2)
+            ByHand(_trainer(setting, network, None, Path(folder) / "by-hand", *common))
+            for _ in range(2)
         )
-        seconds = seconds_an_epoch(
-            {
-                **{name: trainer.train_epoch for name, trainer in ways.items()},
-                "by hand": eager.epoch,
-                "by hand, graph": replayed.replayed_epoch,
-            }
-        )
+        epochs["by hand"] = eager.epoch
+        if not setting.stands_in:
+            epochs["by hand graph"] = replayed.replayed_epoch
+        seconds = seconds_per_epoch(setting, epochs)
         steps = ways["dltrain"].steps_per_epoch
-    name = f"{network}, {precision}"
-    return {
-        **{f"{name}: {way}, s/epoch": value for way, value in seconds.items()},
-        **{f"{name}: {way}, steps/s": steps / value for way, value in seconds.items()},
-        f"{name}: dltrain / by hand": seconds["dltrain"] / seconds["by hand"],
-        f"{name}: steps/s, dltrain's graph to by hand": seconds["by hand"]
-        / seconds["dltrain, graph"],
-        f"{name}: steps/s, dltrain's graph to a graph by hand": seconds["by hand, graph"]
-        / seconds["dltrain, graph"],
-    }
+    name = f"{network} {precision}"
+    for way, value in seconds.items():
+        yield {f"{name}: {way}, s/epoch": value, f"{name}: {way}, steps/s": steps / value}
+    for way in graphs:
+        for other in ("by hand", "by hand graph"):
+            if other in seconds:
+                yield {f"{name}: {way} / {other}, steps/s": seconds[other] / seconds[way]}
 
 
-def residual_network(samples: int = 25_600) -> dict[str, float]:
-    """A compiled ResNet-18 on made pictures of 32 by 32, batches of 512, bf16, channels last."""
+def residual_network(setting: Setting, compiled: bool) -> Figures:
+    """ResNet-18 on random images of 32 by 32, batches of 512, bf16, channels last."""
+    setting.require("bf16")
+    samples, size = (16, 8) if setting.stands_in else (25_600, 512)
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (samples, 3, 32, 32), generator=generator, dtype=torch.uint8)
     labels = torch.arange(samples) % 10
-    context = DataContext(Path(), device=torch.device("cuda"))
-    names = tuple("0123456789")
     data = resident_images(
-        context,
+        DataContext(Path(), device=torch.device(setting.device)),
         *((pixels, labels), None),
-        **{"class_names": names, "validation": 0, "augment": None, "source": "made"},
+        class_names=tuple("0123456789"),
+        validation=0,
+        augment=None,
+        source="random images",
+        files=(),
     )
     common = (
-        *("train.precision=bf16", "train.batch_size=512", "train.compile=true"),
+        *("train.precision=bf16", f"train.batch_size={size}", f"train.compile={compiled}".lower()),
         *("schedule=constant", "loss=cross_entropy", "metrics=[]"),
     )
     with tempfile.TemporaryDirectory() as folder:
-        ours = _trainer("cifar10_resnet", data, Path(folder), *common)
-        theirs = ByHand(_trainer("cifar10_resnet", data, Path(folder), *common))
-        # The loop by hand takes its pictures from floats in memory, made once.
-        seconds = seconds_an_epoch({"dltrain": ours.train_epoch, "by hand": theirs.epoch})
-    flops = _flops(ours.task.model, (512, 3, 32, 32)) * samples / 512
-    peak = matrix_peak()
-    return {
-        "resnet18, bf16, compiled: dltrain, samples/s": samples / seconds["dltrain"],
-        "resnet18, bf16, compiled: by hand, samples/s": samples / seconds["by hand"],
-        "resnet18: by hand / dltrain": seconds["by hand"] / seconds["dltrain"],
-        "resnet18: dltrain, TFLOP/s": flops / seconds["dltrain"] / 1e12,
-        "bf16 matrix product, TFLOP/s": peak / 1e12,
-        "resnet18: share of the matrix product's": flops / seconds["dltrain"] / peak,
-    }
+        ours = _trainer(setting, "cifar10_resnet", data, Path(folder), *common)
+        theirs = ByHand(_trainer(setting, "cifar10_resnet", data, Path(folder), *common))
+        # The loop by hand takes its images from floats in memory, made once.
+        epochs = {"dltrain": ours.train_epoch, "by hand": theirs.epoch}
+        seconds = seconds_per_epoch(setting, epochs)
+    name = "resnet18 bf16" + " compiled" * compiled
+    inputs = torch.randn((size, 3, 32, 32), device=setting.device)
+    flops = _flops(setting, ours.task.model, inputs) * samples / size
+    yield from _compared(name, seconds, samples, "images/s")
+    yield from _compute(setting, name, flops / seconds["dltrain"])
 
 
-def _flops(model: torch.nn.Module, shape: tuple[int, ...]) -> int:
-    """Of a step, forward and backward."""
+def transformer(setting: Setting, compiled: bool) -> Figures:
+    """The transformer of configs/shakespeare_gpt.yaml on Python's documentation, in bf16."""
+    setting.require("bf16")
+    common = [
+        *("data={name: python_docs, window: 256, validation: 0.1}", "train.precision=bf16"),
+        *("schedule=constant", "metrics=[]", f"train.compile={compiled}".lower()),
+    ]
+    if setting.stands_in:
+        common.append("model={name: gpt, layers: 1, heads: 1, width: 8}")
+    with tempfile.TemporaryDirectory() as folder:
+        ours = _trainer(setting, "shakespeare_gpt", None, Path(folder), *common)
+        theirs = ByHand(_trainer(setting, "shakespeare_gpt", ours.data, Path(folder), *common))
+        epochs = {"dltrain": ours.train_epoch, "by hand": theirs.epoch}
+        seconds = seconds_per_epoch(setting, epochs)
+    name = "gpt bf16" + " compiled" * compiled
+    windows = len(ours.data.train)
+    flops = _flops(setting, ours.task.model, theirs.inputs[:8]) * windows / 8
+    yield from _compared(name, seconds, windows * theirs.inputs.shape[1], "tokens/s")
+    yield from _compute(setting, name, flops / seconds["dltrain"])
+
+
+def _compared(name: str, seconds: dict[str, float], count: int, unit: str) -> Figures:
+    for way, value in seconds.items():
+        yield {f"{name}: {way}, {unit}": count / value}
+    yield {f"{name}: dltrain / by hand, {unit}": seconds["by hand"] / seconds["dltrain"]}
+
+
+def _compute(setting: Setting, name: str, flops_per_second: float) -> Figures:
+    """Its arithmetic, beside what a large matrix product reaches."""
+    yield {f"{name}: dltrain, TFLOP/s": flops_per_second / 1e12}
+    peak = matrix_peak(setting)
+    yield {f"{name}: bf16 matrix product, TFLOP/s": peak / 1e12}
+    yield {f"{name}: fraction of the matrix product's": flops_per_second / peak}
+
+
+def _flops(setting: Setting, model: nn.Module, inputs: Tensor) -> int:
+    """Of a step with these inputs, forward and backward."""
     from torch.utils.flop_counter import FlopCounterMode
 
     with FlopCounterMode(display=False) as counter:
-        with torch.autocast("cuda", dtype=torch.bfloat16), torch.compiler.set_stance("force_eager"):
-            outputs = model(torch.randn(shape, device="cuda"))
+        with (
+            torch.autocast(setting.device, dtype=torch.bfloat16),
+            torch.compiler.set_stance("force_eager"),
+        ):
+            outputs = model(inputs)
         outputs.float().sum().backward()
     model.zero_grad()
     return counter.get_total_flops()
 
 
-def matrix_peak(size: int = 8192, repeats: int = 50) -> float:
-    """Operations a second of a large product of bf16 matrices."""
-    left, right = (torch.randn(size, size, device="cuda", dtype=torch.bfloat16) for _ in range(2))
+def matrix_peak(setting: Setting) -> float:
+    """Operations per second of a large product of bf16 matrices."""
+    size, repeats = (64, 2) if setting.stands_in else (8192, 50)
+    left, right = (
+        torch.randn(size, size, device=setting.device, dtype=torch.bfloat16) for _ in range(2)
+    )
     for _ in range(5):
         left @ right
-    torch.cuda.synchronize()
+    setting.synchronize()
     before = time.perf_counter()
     for _ in range(repeats):
         left @ right
-    torch.cuda.synchronize()
+    setting.synchronize()
     return 2 * size**3 * repeats / (time.perf_counter() - before)
 
 
-def accuracies(root: Path) -> dict[str, float]:
-    """mnist_cnn's test accuracy in each precision, and what mnist_fast needs to 99 %."""
-    figures = {}
-    for precision in ("fp32", "bf16", "fp16"):
-        seconds, accuracy = _trained("mnist_cnn", root, f"train.precision={precision}")
-        figures[f"mnist_cnn, {precision}: test accuracy"] = accuracy
-        figures[f"mnist_cnn, {precision}: s"] = seconds
-    for graph in ("off", "on"):
-        options = ("train.deterministic=true", f"train.cuda_graph={graph}")
-        seconds, _ = _trained("mnist_cnn", root, "train.precision=bf16", *options)
-        figures[f"mnist_cnn, bf16, deterministic, graph {graph}: s"] = seconds
-    for graph in ("off", "on"):
-        options = ("train.precision=bf16", f"train.cuda_graph={graph}")
-        seconds, accuracy = _trained("mnist_fast", root, *options)
-        figures[f"mnist_fast, graph {graph}: s"] = seconds
-        figures[f"mnist_fast, graph {graph}: test accuracy"] = accuracy
-    return figures
-
-
-def _trained(config: str, root: Path, *overrides: str) -> tuple[float, float]:
-    """Seconds of training with its evaluations, and the test accuracy."""
-    common = ["train.device=cuda", f"data.root={root}", "data.offline=error"]
+def trained(setting: Setting, config: str, overrides: tuple[str, ...]) -> Figures:
+    """Seconds of a whole training with its evaluations, and the accuracy on MNIST's test split."""
+    common = [f"train.device={setting.device}", f"data.root={setting.root}", "data.offline=error"]
+    if setting.stands_in:
+        ours = ("cuda_graph", "precision=fp16")
+        overrides = tuple(word for word in overrides if not any(name in word for name in ours))
+        common += ["train.epochs=1", "data.validation=0", "checkpoint.best=null"]
     with tempfile.TemporaryDirectory() as folder:
         experiment = dltrain.load(CONFIGS / f"{config}.yaml", [*common, *overrides])
         summary = dltrain.train(experiment, run_dir=Path(folder) / "run", quiet=True)
-    return summary.seconds, summary.metrics["test/accuracy"] or 0.0
+    accuracy = summary.metrics["test/accuracy"]
+    assert accuracy is not None
+    name = " ".join([config, *(word.removeprefix("train.") for word in overrides)])
+    yield {f"{name}: s": summary.seconds, f"{name}: test accuracy": accuracy}
 
 
-def lightning() -> dict[str, float]:
-    """Seconds an epoch of mnist_cnn in Lightning with its usual pipeline, where it is installed."""
+def lightning(setting: Setting) -> Figures:
+    """Seconds per epoch of mnist_cnn in Lightning with its usual pipeline."""
     if find_spec("lightning") is None:
-        return {}
+        raise UnavailableError("lightning is not installed")
+    from bench.inputs import prepare
+    from bench.lightning import train
+    from bench.work import Clock, Work
+
     with tempfile.TemporaryDirectory() as folder:
-        output = Path(folder) / "out.json"
-        words = ("--only", "mnist_cnn", "lightning-tutorial", "--device", "cuda", "--quick")
-        command = [sys.executable, str(SCRIPTS / "benchmark.py"), *words, "--output", str(output)]
-        done = subprocess.run(command, check=False, timeout=150)
-        if done.returncode or not output.exists():
-            return {}
-        (row,) = json.loads(output.read_text())["rows"]
-    return {"mnist_cnn: Lightning, its usual pipeline, s/epoch": row["seconds_per_epoch"]}
+        root = Path(folder) / "data"
+        prepare(setting.root, root, None, sources=("mnist",))
+        clock = Clock(time.time(), setting.device)
+        train(Work("mnist_cnn", "tutorial", 2, setting.device, root), clock)
+    yield {"mnist_cnn: Lightning, its usual pipeline, s/epoch": statistics.median(clock.epochs)}
+
+
+def main(name: str, root: Path, device: str) -> None:
+    """Measures a row and emits what comes of it."""
+    (row,) = [row for row in ROWS if row.name == name]
+    try:
+        missing = []
+        for figures in globals()[row.function](Setting(root, device), **row.arguments):
+            missing += [key for key, value in figures.items() if not math.isfinite(value)]
+            emit(figures={k: v if math.isfinite(v) else None for k, v in figures.items()})
+        if missing:
+            emit(outcome="failed", message="not finite: " + ", ".join(missing), traceback=[])
+        else:
+            emit(outcome="passed")
+    except UnavailableError as error:
+        emit(outcome="not run", message=str(error))
+    except BaseException as error:  # whatever it is, it belongs into the result
+        message = f"{type(error).__name__}: {error}"[:2000]
+        lines = traceback.format_exc().splitlines()[-TAIL_LINES:]
+        emit(outcome="failed", message=message, traceback=lines)
+        raise
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]), "cpu" if "--stand-in-cpu" in sys.argv else "cuda")

@@ -10,15 +10,30 @@ SIZES = {"images-idx3": 28 * 28, "labels-idx1": 1}
 HEADERS = {"images-idx3": 16, "labels-idx1": 8}
 
 
-def prepare(root: Path, target: Path, samples: int | None) -> dict[str, int]:
+SOURCES = ("mnist", "sst2")
+
+
+def prepare(
+    root: Path, target: Path, samples: int | None, sources: tuple[str, ...] = SOURCES
+) -> dict[str, int]:
     """Copies MNIST and SST-2; the training samples of each.
 
     Args:
         root: Has MNIST/raw, packed or not, and sst2.
         target: A new folder.
         samples: At most so many of each split.
+        sources: Which of the two.
     """
     counts = {}
+    if "mnist" in sources:
+        counts["mnist"] = _prepare_mnist(root, target, samples)
+    if "sst2" in sources:
+        counts["sst2"] = _prepare_sst2(root, target, samples)
+    return counts
+
+
+def _prepare_mnist(root: Path, target: Path, samples: int | None) -> int:
+    count = 0
     (target / "MNIST" / "raw").mkdir(parents=True)
     for split in ("t10k", "train"):
         for kind, size in SIZES.items():
@@ -29,13 +44,17 @@ def prepare(root: Path, target: Path, samples: int | None) -> dict[str, int]:
             head = content[:4] + count.to_bytes(4, "big") + content[8:header]
             path = target / "MNIST" / "raw" / name
             path.write_bytes(head + content[header : header + count * size])
-            counts["mnist"] = count
-    (target / "sst2").mkdir()
+    return count
+
+
+def _prepare_sst2(root: Path, target: Path, samples: int | None) -> int:
+    count = 0
+    (target / "sst2").mkdir(parents=True)
     for split in ("test", "dev", "train"):
         lines = _read(root / "sst2" / f"{split}.tsv").splitlines(keepends=True)[:samples]
         (target / "sst2" / f"{split}.tsv").write_bytes(b"".join(lines))
-        counts["sst2"] = len(lines)
-    return counts
+        count = len(lines)
+    return count
 
 
 def _read(path: Path) -> bytes:

@@ -1,20 +1,34 @@
-"""GPU tests run on a GPU or not at all."""
+"""GPU tests run on a GPU or not at all; a CPU stands in only where that is asked for by name."""
 
 import os
 
 import pytest
 import torch
-from gpu_config import CONFIG
+from gpu_config import CONFIG, DEVICE, STAND_IN
+from gpu_steps import is_on_gpu
 
 
 @pytest.fixture
-def cuda() -> torch.device:
+def cuda(monkeypatch) -> torch.device:
     """The GPU; a test without one is skipped, or fails where a GPU was promised."""
+    if STAND_IN:
+        import stand_in
+
+        assert not os.environ.get("DLTRAIN_REQUIRE_GPU"), "a stand-in is no GPU"
+        stand_in.install(monkeypatch)
+        return torch.device("cpu")
     if not torch.cuda.is_available():
         if os.environ.get("DLTRAIN_REQUIRE_GPU"):
             pytest.fail("DLTRAIN_REQUIRE_GPU is set, and torch sees no CUDA device")
         pytest.skip("no CUDA device")
     return torch.device("cuda")
+
+
+@pytest.fixture
+def only_cuda(cuda):
+    """For tests of what a CPU has no counterpart of."""
+    if STAND_IN:
+        pytest.skip("the CPU can't stand in for this")
 
 
 @pytest.fixture
@@ -36,11 +50,11 @@ def make(cuda, experiment, tmp_path):
         checkpoints = Checkpoints(tmp_path / f"checkpoints-{count}")
         trainer = build_trainer(chosen, data, task, machine, checkpoints)
         if chosen.train.device != "cpu":
-            assert trainer.device.type == machine.numerics.autocast().device == "cuda"
-            assert all(p.is_cuda for p in task.model.parameters())
+            assert trainer.device.type == machine.numerics.autocast().device == DEVICE
+            assert all(is_on_gpu(p) for p in task.model.parameters())
             (batch,) = data.train.batches(len(data.train))
-            assert batch.inputs.is_cuda
-            assert batch.targets.is_cuda
+            assert is_on_gpu(batch.inputs)
+            assert is_on_gpu(batch.targets)
         return trainer
 
     yield make_trainer

@@ -1,6 +1,12 @@
 """What the GPU tests do with a trainer."""
 
 import torch
+from gpu_config import DEVICE
+
+
+def is_on_gpu(tensor: torch.Tensor) -> bool:
+    """Whether it lies on the device that the tests are for."""
+    return tensor.device.type == DEVICE
 
 
 def weights(trainer) -> torch.Tensor:
@@ -13,3 +19,10 @@ def train_steps(trainer, steps: int) -> None:
     batches = trainer.data.train.batches(64, epoch=0)
     for _ in range(steps):
         trainer.train_step(next(batches))
+
+
+def saved_snapshot(trainer):
+    """Saves a checkpoint, and reads it."""
+    trainer.save()
+    trainer.saving.wait()
+    return trainer.saving.checkpoints.newest()[1]

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from gpu_config import CONFIG, IMAGES
-from gpu_steps import weights
+from gpu_steps import is_on_gpu, weights
 
 from dltrain.data import streamed
 
@@ -37,7 +37,7 @@ def assert_same_batches(ours, theirs, atol):
 @pytest.mark.parametrize("offset", [0, 3])
 def test_resident_pictures_are_those_of_the_cpu(make, images, offset):
     ours, theirs = make(config=IMAGES), make("train.device=cpu", config=IMAGES)
-    assert ours.data.train.samples.is_cuda
+    assert is_on_gpu(ours.data.train.samples)
     assert ours.data.train.samples.dtype == torch.uint8
     batches = [list(t.data.train.batches(64, epoch=2, offset=offset)) for t in (ours, theirs)]
     assert len(batches[0]) == 5 - offset
@@ -46,7 +46,7 @@ def test_resident_pictures_are_those_of_the_cpu(make, images, offset):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_streamed_pictures_are_those_of_the_cpu(make, pictures, workers, monkeypatch):
+def test_streamed_pictures_are_those_of_the_cpu(make, only_cuda, pictures, workers, monkeypatch):
     pinned, copier = [], streamed._copier
 
     def watched(device):
@@ -64,7 +64,7 @@ def test_streamed_pictures_are_those_of_the_cpu(make, pictures, workers, monkeyp
     monkeypatch.setattr(streamed, "_copier", watched)
     ours = list(trainer.data.train.batches(5, epoch=1))
     assert pinned == [True] * len(theirs)
-    assert all(batch.inputs.is_cuda and batch.targets.is_cuda for batch in ours)
+    assert all(is_on_gpu(batch.inputs) and is_on_gpu(batch.targets) for batch in ours)
     assert_same_batches(ours, theirs, atol=1e-6)
 
 

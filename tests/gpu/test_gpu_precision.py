@@ -4,7 +4,8 @@ from contextlib import contextmanager
 
 import pytest
 import torch
-from gpu_steps import train_steps, weights
+from gpu_config import CONFIG, DEVICE
+from gpu_steps import saved_snapshot, train_steps, weights
 
 pytestmark = pytest.mark.gpu
 
@@ -20,7 +21,7 @@ def overflowing_gradients(trainer):
         trainer.task.loss = loss
 
 
-def test_auto_takes_the_gpu_and_a_precision_it_has(make):
+def test_auto_takes_the_gpu_and_a_precision_it_has(make, only_cuda):
     trainer = make("train.device=auto", "train.precision=auto")
     assert trainer.device.type == "cuda"
     has_bf16 = torch.cuda.get_device_capability() >= (8, 0)
@@ -36,19 +37,19 @@ def test_the_forward_pass_computes_in_the_precision(make, precision, dtype):
     seen = []
 
     def see(module, inputs, output):
-        autocast = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else None
+        autocast = torch.get_autocast_dtype(DEVICE) if torch.is_autocast_enabled(DEVICE) else None
         seen.append((output.device.type, output.dtype, autocast))
 
     for module in trainer.task.model.modules():
         if isinstance(module, torch.nn.Linear):
             module.register_forward_hook(see)
     train_steps(trainer, 1)
-    assert seen == [("cuda", dtype, None if precision == "fp32" else dtype)] * 2
+    assert seen == [(DEVICE, dtype, None if precision == "fp32" else dtype)] * 2
     (optimizer,) = trainer.task.phases[0].optimizers
     for parameter in trainer.task.model.parameters():
         assert parameter.dtype == torch.float32
         for value in optimizer.state[parameter].values():
-            assert (value.device.type, value.dtype) == ("cuda", torch.float32)
+            assert (value.device.type, value.dtype) == (DEVICE, torch.float32)
 
 
 def test_precisions_reach_the_same_loss(make):
@@ -109,10 +110,8 @@ def test_the_scaler_goes_on_where_it_was(make):
     train_steps(trainer, 3)
     scaler = trainer.numerics.scaler.state_dict()
     assert (scaler["scale"], scaler["_growth_tracker"]) == (2.0**14, 3)
-    trainer.save()
-    trainer.saving.wait()
     again = make("train.precision=fp16")
-    again.restore(trainer.saving.checkpoints.newest()[1])
+    again.restore(saved_snapshot(trainer))
     assert again.numerics.scaler.state_dict() == scaler
     train_steps(trainer, 2)
     train_steps(again, 2)
@@ -123,9 +122,34 @@ def test_the_scaler_goes_on_where_it_was(make):
 def test_a_run_without_loss_scaling_goes_on_with_it(make):
     trainer = make("train.device=cpu")
     train_steps(trainer, 2)
-    trainer.save()
-    trainer.saving.wait()
     again = make("train.precision=fp16")
-    again.restore(trainer.saving.checkpoints.newest()[1])
+    again.restore(saved_snapshot(trainer))
     train_steps(again, 2)
     assert (again.state.step, again.state.updates) == (4, 4)
+
+
+@pytest.mark.parametrize("clip", ["null", "1.0"])
+def test_muon_and_adamw_skip_a_step_together(make, clip):
+    options = [
+        "train.precision=fp16",
+        f"train.clip_norm={clip}",
+        "optimizer={name: muon, lr: 0.01}",
+    ]
+    trainer = make(*options, "model.hidden=[32, 32]", config=CONFIG)
+    train_steps(trainer, 3)
+    before, scale = weights(trainer), trainer.numerics.scaler.get_scale()
+    (phase,) = trainer.task.phases
+    assert len(phase.optimizers) == 2
+    for optimizer in phase.optimizers:
+        # The gradients of one of them overflow; the loss and the other's stay finite.
+        parameter = optimizer.param_groups[0]["params"][0]
+        hook = parameter.register_hook(lambda gradient: gradient * float("inf"))
+        train_steps(trainer, 1)
+        hook.remove()
+        assert torch.equal(weights(trainer), before)
+    assert trainer.state.updates == 3
+    assert trainer.numerics.scaler.get_scale() == scale / 4
+    train_steps(trainer, 1)
+    assert trainer.state.updates == 4
+    assert torch.isfinite(weights(trainer)).all()
+    assert not torch.equal(weights(trainer), before)

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from gpu_config import CONFIG, IMAGES
+from gpu_config import CONFIG, IMAGES, STAND_IN
 from gpu_steps import train_steps, weights
 
 import dltrain
@@ -34,6 +34,8 @@ TASKS = {
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 @pytest.mark.parametrize("task", TASKS)
 def test_tasks_train_in_every_precision(make, images, task, precision):
+    if STAND_IN and (task, precision) == ("seq2seq", "fp16"):
+        pytest.skip("torch has no LSTM in fp16 for a CPU")
     config = IMAGES | TASKS[task]
     trainer = make(f"train.precision={precision}", "train.epochs=20", config=config)
     before = weights(trainer)
@@ -57,7 +59,7 @@ def test_both_cuts_give_the_same_on_a_gpu(make, images, task):
     assert torch.allclose(*results, rtol=1e-9, atol=1e-11)
 
 
-def test_a_full_memory_halves_the_micro_batch(make, images):
+def test_a_full_memory_halves_the_micro_batch(make, only_cuda, images):
     wide = {"name": "mlp", "hidden": [4096, 4096]}
     options = ["train.micro_batch=auto", "train.precision=fp32", "train.batch_size=65536"]
     data = {"name": "toy_blobs", "samples": 80000}
@@ -74,7 +76,7 @@ def test_a_full_memory_halves_the_micro_batch(make, images):
     assert trainer.state.step == 1
 
 
-def test_the_largest_batch_is_found_by_filling_the_memory(cuda, experiment):
+def test_the_largest_batch_is_found_by_filling_the_memory(only_cuda, experiment):
     wide = {"name": "mlp", "hidden": [4096, 4096]}
     data = {"name": "toy_blobs", "samples": 80000}
     chosen = experiment(CONFIG | {"model": wide, "data": data}, "train.batch_size=4096")
