@@ -18,6 +18,7 @@ from dltrain.config.problems import did_you_mean
 from dltrain.data.draws import key
 from dltrain.device import (
     Numerics,
+    benchmark_convolutions,
     keep_large_blocks,
     make_deterministic,
     random_state,
@@ -70,7 +71,8 @@ def build_machine(experiment: Experiment, world: World | None = None) -> Machine
     )
     if settings.keep_memory:
         keep_large_blocks()
-    make_deterministic(experiment.train.deterministic)
+    make_deterministic(settings.deterministic)
+    torch.set_float32_matmul_precision(settings.matmul_precision)
     shards = settings.distributed == "fsdp" and world.size > 1
     if world.size > 1:
         _refuse_together(experiment, numerics, shards)
@@ -161,6 +163,8 @@ def build_task(experiment: Experiment, spec: DataSpec, machine: Machine) -> Task
         raise experiment.problem("train.distributed", message)
     if machine.world.size > 1 and device.type == "cuda":
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    # Batches of texts are each as long as their longest.
+    benchmark_convolutions(spec.inputs.kind != "text")
     if spec.inputs.kind == "image":
         # Convolutions on CPUs and tensor cores work channels-last inside; this spares conversions.
         model = model.to(memory_format=torch.channels_last)

@@ -10,8 +10,8 @@ import random
 import re
 import resource
 import sys
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -146,13 +146,22 @@ def generator_states() -> list[tuple[Callable[[Any], Any], Any]]:
     return states
 
 
+_OUT_OF_MEMORY = re.compile(
+    r"can't allocate memory"
+    r"|\bout of (host |device )?memory\b"
+    r"|std::bad_alloc"
+    # cuBLAS, cuDNN, cuSPARSE, cuSOLVER and the like allocate by themselves, and so does NCCL.
+    r"|\b\w+_STATUS_ALLOC_FAILED\b"
+    r"|\b(CUDA_ERROR_OUT_OF_MEMORY|cudaErrorMemoryAllocation)\b",
+    re.IGNORECASE,
+)
+
+
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that a device's memory, or the machine's, is full."""
-    told = str(error)
-    return isinstance(error, torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError)
-        and any(words in told for words in ("can't allocate memory", "out of memory"))
-    )
+    """Return whether an error says that a device, or the machine, is out of memory."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and _OUT_OF_MEMORY.search(str(error)) is not None
 
 
 def _bytes_of(value: Any) -> Tensor:
@@ -171,7 +180,29 @@ def make_deterministic(wanted: bool) -> None:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     if wanted != torch.are_deterministic_algorithms_enabled():  # the setter imports the compiler
         torch.use_deterministic_algorithms(wanted)
-    torch.backends.cudnn.benchmark = not wanted
+
+
+def benchmark_convolutions(wanted: bool) -> None:
+    """Let cuDNN try its algorithms for each new shape of a convolution, and keep the fastest.
+
+    Each new shape costs a trial of all of them, so that this is for inputs of one shape only.
+    Deterministic algorithms are chosen without a trial.
+    """
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    torch.backends.cudnn.benchmark = wanted and not deterministic
+
+
+@contextmanager
+def global_settings_restored() -> Iterator[None]:
+    """Put back torch's process-wide settings that a run has of its own, on leaving the context."""
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    benchmark, precision = torch.backends.cudnn.benchmark, torch.get_float32_matmul_precision()
+    try:
+        yield
+    finally:
+        make_deterministic(deterministic)
+        torch.backends.cudnn.benchmark = benchmark
+        torch.set_float32_matmul_precision(precision)
 
 
 def keep_large_blocks() -> None:

@@ -7,10 +7,9 @@ step. See docs.nvidia.com/cuda, "CUDA Graphs", and "CUDA Graphs" in torch's note
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 
 from dltrain.data.resident import without_waiting
 from dltrain.device import Numerics
+from dltrain.errors import told_by
 from dltrain.settings import TrainSettings
 from dltrain.spec import Batch, Split, World
 from dltrain.state import TrainerState, Window
@@ -139,13 +139,25 @@ class Recorder:
         return "; ".join(str(w.message) for w in told if "synchronizing" in str(w.message))
 
     def record(self, work: Callable[[], None]) -> Callable[[], None]:
-        """Records it without doing it; gives what does it."""
-        graph = torch.cuda.CUDAGraph()
-        # A checkpoint may be written by a thread meanwhile.
-        with torch.cuda.graph(
-            graph, pool=self.pool, stream=self.stream, capture_error_mode="thread_local"
-        ):
-            work()
+        """Records it without doing it; gives what does it.
+
+        Where that fails, the current stream and the generator are what they were before.
+        """
+        graph, current = torch.cuda.CUDAGraph(), torch.cuda.current_stream(self.device)
+        generator = torch.cuda.default_generators[current.device_index]
+        state = generator.clone_state()
+        try:
+            # A checkpoint may be written by a thread meanwhile.
+            with torch.cuda.graph(
+                graph, pool=self.pool, stream=self.stream, capture_error_mode="thread_local"
+            ):
+                work()
+        except Exception:
+            # A recording that broke off leaves its stream current, and the generator in it.
+            torch.cuda.set_stream(current)
+            generator.graphsafe_set_state(state)
+            torch.cuda.synchronize(self.device)
+            raise
         return graph.replay
 
 
@@ -172,7 +184,7 @@ class StepGraph:
         state: TrainerState,
         refuse: Callable[[str], None],
     ) -> None:
-        self.split, self.batch_size, self.state = split, batch_size, state
+        self.task, self.split, self.batch_size, self.state = task, split, batch_size, state
         self.compute, self.numbers, self.refuse = compute, numbers, refuse
         self.groups = parameter_groups(task.phases)
         order = split.order(0)
@@ -187,6 +199,7 @@ class StepGraph:
         self._windows = {phase.name: Window() for phase in task.phases}
         self._recorder = Recorder(device)
         self._shapes: dict[int, _Shape] = {}
+        self._refused = False
 
     def steps(self, epoch: int, offset: int) -> Iterator[Callable[[], None]]:
         """What makes each step of an epoch, from the one of that number on."""
@@ -208,14 +221,22 @@ class StepGraph:
         shape = self._shapes.get(size)
         if shape is None:
             shape = self._shapes[size] = _Shape(
-                partial(self._work, size), self._recorder, self.refuse
+                partial(self._work, size), self._recorder, self._refuse
             )
         self._go_on_with_windows()
-        shape(list(self._windows.values()))
+        shape(list(self._windows.values()), records=not self._refused)
         self.state.step += 1
         self.state.updates += 1
         for group, rate in zip(self.groups, numbers.rates, strict=True):
             group["lr"] = rate
+
+    def _refuse(self, reason: str) -> None:
+        """Steps of all sizes go on without a recording, which is said once."""
+        self._refused = True
+        for phase in self.task.phases:
+            for optimizer in phase.optimizers:
+                optimizer.zero_grad()  # a recording that broke off may have begun with gradients
+        self.refuse(reason)
 
     def _work(self, size: int) -> None:
         """All that is recorded."""
@@ -249,26 +270,40 @@ class _Shape:
         self.replay: Callable[[], None] | None = None
         self.added: list[tuple[float, Tensor | float]] = []
 
-    def __call__(self, windows: Sequence[Window]) -> None:
-        if self.replay is not None:
+    def __call__(self, windows: Sequence[Window], records: bool) -> None:
+        """Makes a step; `records` is whether one may be recorded."""
+        if not records:
+            self.replay = None
+            self.recorder.run(self.work)
+        elif self.replay is not None:
             self.replay()
             # What Python counts by itself, a graph does not repeat.
             for window, (weight, norm) in zip(windows, self.added, strict=True):
                 if not isinstance(window.weight, Tensor):
                     window.weight += weight
                 window.gradient_norm = norm
-            return
-        if self.warm_up:
+        elif self.warm_up > 0:
             self.warm_up -= 1
             waits = self.recorder.run(self.work)
-            if waits and not self.warm_up:
-                self.warm_up = math.inf
+            if waits and self.warm_up <= 0:
                 self.refuse("something in the step waits for the device: " + waits)
+        else:
+            self._record(windows)
+
+    def _record(self, windows: Sequence[Window]) -> None:
+        """Records the step and makes it; without a recording where that fails."""
+        before = [replace(window) for window in windows]
+        try:
+            replay = self.recorder.record(self.work)
+        except Exception as error:  # a library, a driver or a model may refuse anything
+            for window, old in zip(windows, before, strict=True):
+                vars(window).update(vars(old))
+            self.refuse(f"a step can't be recorded: {told_by(error).partition(chr(10))[0]}")
+            self.recorder.run(self.work)
             return
-        before = [float(w.weight) if not isinstance(w.weight, Tensor) else 0.0 for w in windows]
-        self.replay = self.recorder.record(self.work)
+        self.replay = replay
         self.replay()
         self.added = [
-            (0.0 if isinstance(w.weight, Tensor) else w.weight - weight, w.gradient_norm)
-            for w, weight in zip(windows, before, strict=True)
+            (0.0 if isinstance(w.weight, Tensor) else w.weight - float(old.weight), w.gradient_norm)
+            for w, old in zip(windows, before, strict=True)
         ]

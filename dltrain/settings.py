@@ -50,6 +50,9 @@ class TrainSettings:
         device: auto takes a GPU if there is one.
         precision: auto is bf16 on GPUs that have it, fp16 with loss scaling on older ones, fp32 on
             a CPU.
+        matmul_precision: Of float32 matrix products on a GPU with tensor cores: highest computes in
+            float32, high in TF32, which is faster and keeps 10 bits of the mantissa, medium in
+            bf16.
         deterministic: Refuse operations that have no deterministic form; slower on a GPU.
         clip_norm: Scale gradients down to this total norm.
         ema: Keep an exponential moving average of the weights with this decay; it is what is
@@ -78,6 +81,7 @@ class TrainSettings:
     evaluate_batch_size: PositiveInt | None = None
     device: Device = "auto"
     precision: Precision = "auto"
+    matmul_precision: Literal["highest", "high", "medium"] = "highest"
     deterministic: bool = False
     clip_norm: PositiveFloat | None = None
     ema: Probability | None = None

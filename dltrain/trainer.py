@@ -186,7 +186,8 @@ class Trainer:
         """Learning rates and the like, after so many updates of the weights."""
         rates = []
         for phase in self.task.phases:
-            factor = phase.schedule(updates / self.total_steps)
+            # A graph plans whole epochs, of which the last may end early.
+            factor = phase.schedule(min(updates / self.total_steps, 1.0))
             rates += [group["initial_lr"] * factor for group in parameter_groups([phase])]
         return StepNumbers(rates, self.average.weight(updates + 1))
 

@@ -3,6 +3,7 @@
 import math
 
 import pytest
+import replays
 import torch
 from graph_runs import CLASSIFIER, RUNS
 from replays import stand_in
@@ -74,13 +75,74 @@ def test_a_step_that_waits_for_the_device_goes_on_without_a_graph(make, tmp_path
     monkeypatch.setattr(trainer, "_say", told.append)
     trainer.fit()
     assert made[0].records == 0
-    assert (
-        told == ["no CUDA graph: something in the step waits for the device: a copy to the CPU"] * 2
-    )  # batches of two sizes
+    # Batches of two sizes, and one message.
+    assert told == ["no CUDA graph: something in the step waits for the device: a copy to the CPU"]
     assert trainer.state.step == 32
     wanted = trainer_of(make(CLASSIFIER, "train.cuda_graph=on"), tmp_path / "on")
     with pytest.raises(RunError, match=r"^train.cuda_graph=on: something in the step waits"):
         wanted.fit()
+
+
+CAPTURE_ERROR = "CUDA error: operation not permitted when stream is capturing"
+
+
+def fail_to_record(monkeypatch, after=0):
+    """Of the batches of two sizes, recording succeeds for so many, and then no longer."""
+    record, calls = replays.Recorder.record, []
+
+    def fails(recorder, work):
+        calls.append(work)
+        if len(calls) <= after:
+            return record(recorder, work)
+        raise RuntimeError(f"{CAPTURE_ERROR}\nCompile with TORCH_USE_CUDA_DSA")
+
+    monkeypatch.setattr("replays.Recorder.record", fails)
+    return calls
+
+
+@pytest.mark.parametrize("after", [0, 1])
+def test_a_recording_that_fails_is_said_once_and_training_goes_on(
+    make, tmp_path, monkeypatch, after
+):
+    chosen = make(CLASSIFIER)
+    with monkeypatch.context() as patch:
+        stand_in(patch, record=False)
+        wanted = dltrain.train(chosen, run_dir=tmp_path / "python", quiet=True)
+    stand_in(monkeypatch)
+    calls = fail_to_record(monkeypatch, after)
+    summary = dltrain.train(chosen, run_dir=tmp_path / "run", quiet=True)
+    assert_same_outcome(summary, wanted)
+    assert recorded(tmp_path / "run") == recorded(tmp_path / "python")
+    assert len(calls) == after + 1, "and is not tried again"
+    told = (tmp_path / "run" / "log.txt").read_text()
+    assert told.count("no CUDA graph") == 1
+    assert f"no CUDA graph: a step can't be recorded: {CAPTURE_ERROR}\n" in told
+
+
+def test_a_recording_that_fails_is_an_error_where_a_graph_is_wanted(make, tmp_path, monkeypatch):
+    stand_in(monkeypatch)
+    fail_to_record(monkeypatch)
+    trainer = trainer_of(make(CLASSIFIER, "train.cuda_graph=on"), tmp_path)
+    message = f"^train.cuda_graph=on: a step can't be recorded: {CAPTURE_ERROR}$"
+    with pytest.raises(RunError, match=message):
+        trainer.fit()
+
+
+@pytest.mark.parametrize("schedule", ["constant", "linear", "cosine", "one_cycle", "step"])
+def test_a_warm_up_may_last_the_whole_run(make, tmp_path, monkeypatch, schedule):
+    # Seven steps end within the second epoch, and a graph plans the whole of it.
+    options = [f"schedule={{name: {schedule}, warmup: 1.0}}", "train.steps=7", "train.epochs=null"]
+    outcomes = []
+    for setting in ("off", "auto"):
+        with monkeypatch.context() as patch:
+            stand_in(patch)
+            chosen = make(CLASSIFIER, *options, f"train.cuda_graph={setting}")
+            seed_everything(1)
+            trainer = trainer_of(chosen, tmp_path / setting)
+            trainer.fit()
+        outcomes.append(trainer.state.last["train/learning_rate"])
+        assert trainer.state.step == 7
+    assert outcomes[0] == pytest.approx(outcomes[1])
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ from dltrain.commands.guards import (
 )
 from dltrain.config import HARMLESS, LENGTH, ROUNDING, Experiment, refuse_changes
 from dltrain.config import changes as changed
-from dltrain.device import peak_memory_bytes
+from dltrain.device import global_settings_restored, peak_memory_bytes
 from dltrain.errors import PrunedError, RunError, StoppedError
 from dltrain.files import regular, sync
 from dltrain.notebook import Live, in_kernel
@@ -84,7 +84,7 @@ def train_if(
     recorders: Sequence[Recorder] = (),
 ) -> Summary:
     """See `train`; `accept` may refuse, by an error, what has been found, before anything else."""
-    with joined(experiment.train.timeout) as world:
+    with global_settings_restored(), joined(experiment.train.timeout) as world:
         again = world.largest(restarts()) > 0
         begun = world.from_main(lambda: Run.begun_by(launch(), again, experiment.name, run_dir))
         if begun is not None and world.from_main(lambda: bool(begun.checkpoints().all())):
@@ -147,7 +147,7 @@ def resume(
     """
     run = Run.open(Path(run_dir))
     experiment = run.experiment()
-    with joined(experiment.train.timeout) as world:
+    with global_settings_restored(), joined(experiment.train.timeout) as world:
         return _resume(run, experiment, world, quiet=quiet, exact=exact, recorders=recorders)
 
 

@@ -29,6 +29,7 @@ HARMLESS = (
 ROUNDING = (
     "train.device",
     "train.micro_batch",
+    "train.matmul_precision",
     "train.deterministic",
     "train.compile",
     "train.cuda_graph",

@@ -163,6 +163,8 @@ class Moments:
 
     def add(self, features: Tensor) -> None:
         """Adds vectors, (samples, features)."""
+        if features.device.type == "mps":
+            features = features.cpu()  # an Apple GPU has no float64
         features = features.double()
         self.count += len(features)
         self._sum = self._sum + features.sum(dim=0)

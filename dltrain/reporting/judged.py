@@ -64,7 +64,7 @@ class Calibration:
         Samples with a NaN probability are left out: they have no confidence.
         """
         defined = ~probabilities.isnan().any(dim=1)
-        confidence, guesses = probabilities[defined].double().cpu().max(dim=1)
+        confidence, guesses = probabilities[defined].cpu().double().max(dim=1)
         right = (guesses == targets[defined].cpu()).double()
         place = ((confidence * BINS).ceil().long() - 1).clamp(0, BINS - 1)
         self.sums.index_add_(1, place, torch.stack([torch.ones_like(right), confidence, right]))
@@ -106,10 +106,10 @@ class Classified:
         """Adds a batch; see `Mistake` for the shapes of a sample."""
         self.confusion.update(probabilities, targets)
         self.calibration.update(probabilities, targets)
-        truth = probabilities.gather(1, targets[:, None]).squeeze(1).double()
+        truth = probabilities.gather(1, targets[:, None]).squeeze(1).cpu().double()
         losses = -truth.clamp(min=1e-300).log()
         losses = losses.nan_to_num(nan=float("inf"))
-        wrong = predicted_classes(probabilities) != targets
+        wrong = (predicted_classes(probabilities) != targets).cpu()
         self.worst.update(inputs, probabilities, targets, index, losses.where(wrong, 0.0))
 
     def per_class(self) -> list[tuple[str, int, float, float, float]]:

@@ -163,7 +163,7 @@ class LanguageModel:
                     outputs = self.model(inputs[:, -window:])
                 else:
                     outputs, state = step(inputs, state)
-            token = _draw(outputs[0, -1].double().cpu(), temperature, top_k, generator)
+            token = _draw(outputs[0, -1].cpu().double(), temperature, top_k, generator)
             tokens = [token] if step is not None else [*tokens[-window:], token]
             yield token
 
