@@ -7,9 +7,10 @@ import hashlib
 import torch
 from torch import Tensor
 
+from dltrain.data.labels import in_order, no_number
 from dltrain.data.resident import class_counts, resident_data
 from dltrain.data.splits import TEST_SEED, hold_out, split_fingerprint
-from dltrain.data.table import Table, number
+from dltrain.data.table import Table
 from dltrain.errors import DataError, brief
 from dltrain.spec import Column, Data, DataContext, DataSpec, TableInputs
 
@@ -17,12 +18,13 @@ from dltrain.spec import Column, Data, DataContext, DataSpec, TableInputs
 def fit_column(name: str, cells: list[str], train: list[int]) -> Column:
     """Mean and standard deviation, or the categories, of the training rows.
 
-    A column with a cell that is no number, in whatever row, is one of categories.
+    A column with a cell that is no number in the sense of `no_number`, in whatever row, is one of
+    categories.
     """
-    values = [number(cell) for cell in cells]
-    if any(value is None for value in values):
-        return Column(name, categories=tuple(sorted({cells[row] for row in train})))
-    return fit_numbers(name, torch.tensor(values, dtype=torch.float64)[train])
+    if no_number(set(cells)) is not None:
+        return Column(name, categories=in_order(cells[row] for row in train))
+    values = [float(cells[row]) for row in train]
+    return fit_numbers(name, torch.tensor(values, dtype=torch.float64))
 
 
 def fit_numbers(name: str, seen: Tensor) -> Column:

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from torch import Tensor
 
 from dltrain.data.columns import table_data
+from dltrain.data.labels import in_order, no_number, numbers_of, warn_of_spellings
 from dltrain.data.splits import HeldOut
 from dltrain.data.table import Delimiter, Table, number, read_table
 from dltrain.errors import DataError, OptionError, brief
@@ -37,15 +37,17 @@ def csv_table(
     """Your own table: a CSV file with a header, each row a sample.
 
     Columns of numbers are standardised by the training rows; columns with any cell that is no
-    number are categories, each of which becomes a feature of 0 or 1. An empty cell of a column that
-    is used is refused.
+    number are categories, each of which becomes a feature of 0 or 1. So are columns with leading
+    zeros, such as postal codes, and with whole numbers too large to be told apart. Categories and
+    classes keep their spelling: 1 and 1.0 are two. An empty cell of a column that is used is
+    refused.
 
     Args:
         path: The file, from the working directory or else from the common data folder.
         target: The column to predict.
         features: The columns to predict from; all others if not given.
         target_kind: Whether the target is a class or a value; auto takes it for a class where it
-            has a cell that is no number, or whole numbers of at most 20 values.
+            would be categories as a feature, or has whole numbers of at most 20 values.
         standardise_target: Train on values with mean 0 and standard deviation 1; predictions are
             converted back.
         delimiter: The character between cells; if not given, a tab in .tsv and a comma otherwise.
@@ -66,9 +68,11 @@ def csv_table(
         raise OptionError("features", f"{', '.join(names) or 'none'}; give columns but {target!r}")
     table.require_values((*names, target))
     for name in names:
-        _warn_of_mixture(context, table, name)
+        _warn_of_categories(context, table, name)
     if target_kind == "class" or (target_kind == "auto" and _looks_like_classes(cells)):
-        targets, class_names = _classes(cells)
+        class_names = in_order(cells)
+        targets = torch.tensor(numbers_of(class_names, cells))
+        warn_of_spellings(context.say, target, cells, table.place)
         if len(class_names) < 2:
             raise DataError(f"{file}: {target!r} is {cells[0]!r} in every row")
         if standardise_target:
@@ -89,31 +93,24 @@ def csv_table(
 
 
 def _looks_like_classes(cells: list[str]) -> bool:
-    values = {number(cell) for cell in cells}
-    if None in values:
+    different = set(cells)
+    if no_number(different) is not None:
         return True
-    return len(values) <= MAX_AUTO_CLASSES and all(v is not None and v.is_integer() for v in values)
+    return len(different) <= MAX_AUTO_CLASSES and all(
+        float(cell).is_integer() for cell in different
+    )
 
 
-def _classes(cells: list[str]) -> tuple[Tensor, tuple[str, ...]]:
-    """Class numbers and names, in the order of the numbers if all names are numbers."""
-    values = [number(cell) for cell in cells]
-    if None not in values:
-        cells = [str(value).removesuffix(".0") for value in values]  # 1 and 1.0 are one class
-        class_names = sorted(set(cells), key=float)
-    else:
-        class_names = sorted(set(cells))
-    place = {name: number for number, name in enumerate(class_names)}
-    return torch.tensor([place[cell] for cell in cells]), tuple(class_names)
-
-
-def _warn_of_mixture(context: DataContext, table: Table, name: str) -> None:
+def _warn_of_categories(context: DataContext, table: Table, name: str) -> None:
     """Says which cell makes a column that has numbers one of categories: it may be a slip."""
-    values = [number(cell) for cell in table.column(name)]
-    if None in values and any(value is not None for value in values):
-        row = values.index(None)
+    cells = table.column(name)
+    found = no_number(dict.fromkeys(cells))
+    if found is None:
+        return
+    if any(number(cell) is not None for cell in cells):
+        cell, why = found
         context.say(
-            f"{table.path}:{table.lines[row]}: {brief(name)!r} is "
-            f"{brief(table.column(name)[row])!r}, no number: "
+            f"{table.place(cells.index(cell))}: {brief(name)!r} is {brief(cell)!r}, {why}: "
             "the whole column is taken for categories"
         )
+    warn_of_spellings(context.say, name, cells, table.place)

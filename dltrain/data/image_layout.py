@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from dltrain.data.decode import SUFFIXES
+from dltrain.data.labels import in_order
 from dltrain.errors import DataError, brief
 
 SPLIT_FOLDERS = {
@@ -52,7 +53,7 @@ class ImageLayout:
     """What a folder holds.
 
     Attributes:
-        class_names: Sorted.
+        class_names: By number where all are numbers, else sorted.
         splits: Images of each split that has a folder; without such folders all are `train`.
         notice: A line on the files that are not read; empty where all are.
     """
@@ -83,7 +84,7 @@ def find_images(root: Path) -> ImageLayout:
     top, ignored = _listed(root), Counter[str]()
     by_split = _split_folders(top)
     train = _listed(by_split["train"]) if by_split else top
-    class_names = tuple(path.name for path in train.folders)
+    class_names = in_order(path.name for path in train.folders)
     if len(class_names) < 2:
         beside = f" and {_counted(train.images)} beside them" if train.images else ""
         raise DataError(

@@ -16,6 +16,7 @@ import torch
 from dltrain.data.bucketed import Bucketed
 from dltrain.data.download import fetch
 from dltrain.data.draws import key
+from dltrain.data.labels import in_order, numbers_of, warn_of_spellings
 from dltrain.data.resident import class_counts
 from dltrain.data.splits import TEST_SEED, HeldOut, hold_out
 from dltrain.data.table import Delimiter, Table, read_table
@@ -161,17 +162,17 @@ def text_csv(
         file = context.root / file
     if not text:
         raise OptionError("text", "give at least one column")
-    columns = _read_columns(file, (*text, label), delimiter, quote)
+    lines, columns = _read_columns(file, (*text, label), delimiter, quote)
     texts = [" ".join(cells) for cells in zip(*(columns[name] for name in text), strict=True)]
-    class_names = sorted(set(columns[label]))
+    class_names = in_order(columns[label])
     if len(class_names) < 2:
-        raise DataError(f"{file}: {label!r} is {brief(class_names[0])!r} in every row")
-    place = {name: number for number, name in enumerate(class_names)}
-    whole = Texts(texts, [place[name] for name in columns[label]])
+        raise DataError(f"{file}: {label!r} is {brief(columns[label][0])!r} in every row")
+    warn_of_spellings(context.say, label, columns[label], lambda row: f"{file}:{lines[row]}")
+    whole = Texts(texts, numbers_of(class_names, columns[label]))
     return _text_data(
         context,
         _cut(context, whole, validation, test),
-        class_names=tuple(class_names),
+        class_names=class_names,
         tokenizer=tokenizer,
         lowercase=lowercase,
         min_count=min_count,
@@ -185,8 +186,8 @@ def text_csv(
 
 def _read_columns(
     path: Path, names: Sequence[str], delimiter: str | None, quote: Quote
-) -> dict[str, list[str]]:
-    """Some columns' cells, none of them empty; what the other columns hold does not matter."""
+) -> tuple[list[int], dict[str, list[str]]]:
+    """The line of each row, and some columns' cells, none of them empty; others do not matter."""
     if path.suffix.lower() in JSONL_SUFFIXES:
         numbers, columns = _read_jsonl(path, names)
     else:
@@ -198,7 +199,7 @@ def _read_columns(
                 raise DataError(
                     f"{path}:{number}: {name!r} is empty; fill in a value or take the row out"
                 )
-    return columns
+    return numbers, columns
 
 
 def _read_jsonl(path: Path, names: Sequence[str]) -> tuple[list[int], dict[str, list[str]]]:
@@ -209,12 +210,13 @@ def _read_jsonl(path: Path, names: Sequence[str]) -> tuple[list[int], dict[str, 
         for name, cells in columns.items():
             if not isinstance(row, dict) or name not in row:
                 raise DataError(f"{path}:{number}: has no {name!r}")
-            if not _is_cell(row[name]):
+            cell = _cell(row[name])
+            if cell is None:
                 raise DataError(
                     f"{path}:{number}: {name!r} is {brief(json.dumps(row[name]))}; "
                     "a text or a number is wanted"
                 )
-            cells.append(str(row[name]).strip())
+            cells.append(cell)
     return list(range(1, len(rows) + 1)), columns
 
 
@@ -228,11 +230,9 @@ def scan_jsonl(path: Path) -> Table:
     for number, row in enumerate(rows, 1):
         if not isinstance(row, dict):
             raise DataError(f"{path}:{number}: not a JSON object")
-    names = dict.fromkeys(name for row in rows for name, value in row.items() if _is_cell(value))
-    columns = {
-        name: [str(row[name]).strip() if _is_cell(row.get(name)) else "" for row in rows]
-        for name in names
-    }
+    cells = [{name: _cell(value) for name, value in row.items()} for row in rows]
+    names = dict.fromkeys(name for row in cells for name in row if row[name] is not None)
+    columns = {name: [row.get(name) or "" for row in cells] for name in names}
     return Table(path, list(range(1, len(rows) + 1)), columns)
 
 
@@ -241,17 +241,25 @@ def _jsonl_rows(path: Path) -> list[Any]:
     rows = []
     for number, line in enumerate(_lines(path), 1):
         try:
-            rows.append(json.loads(line))
+            rows.append(json.loads(line, parse_int=_Literal, parse_float=_Literal))
         except (ValueError, RecursionError) as error:
             raise DataError(f"{path}:{number}: not a JSON object") from error
     return rows
 
 
-def _is_cell(value: object) -> bool:
-    """Whether it is a text, without halves of characters, or a finite number."""
-    if isinstance(value, str):
-        return not any("\ud800" <= character <= "\udfff" for character in value)
-    return isinstance(value, int | float) and math.isfinite(value)
+class _Literal(str):
+    """A number as the file spells it: 1 and 1.0, or two above 2**53, are not the same class."""
+
+
+def _cell(value: object) -> str | None:
+    """A text, without halves of characters, or a finite number or truth value as it is spelled."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, _Literal):
+        return str(value) if math.isfinite(float(value)) else None
+    if isinstance(value, str) and not any("\ud800" <= letter <= "\udfff" for letter in value):
+        return value.strip()
+    return None
 
 
 def _lines(path: Path) -> list[str]:

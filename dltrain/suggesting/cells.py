@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from dltrain.data.labels import no_number
 from dltrain.data.table import MISSING, number
 from dltrain.errors import brief
 
@@ -90,9 +91,9 @@ def _kind(
     if distinct == 1 or (total >= 20 and total - often < 3):
         return "useless", f"is {brief(most)!r} in {often:,} of {total:,} rows"
     numbers = [value for value in map(number, counts) if value is not None]
-    if len(numbers) == distinct:
+    if no_number(counts) is None:
         return _number(name, numbers, total)
-    if len(numbers) > 0.8 * distinct:
+    if 0.8 * distinct < len(numbers) < distinct:
         return "useless", _slip(cells, lines)
     is_text = words >= 1.5 and distinct > total / 2
     why = _useless_words(counts, is_text)

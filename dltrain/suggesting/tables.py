@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from dltrain.data.labels import in_order
 from dltrain.data.table import Table, is_missing, number
 from dltrain.errors import DataError, UsageError, brief
 from dltrain.suggesting.cells import Cells, could_be_classes
@@ -60,10 +61,10 @@ def of_table(
     is_class = _is_class(path, cells, task, doubts)
     cut, kept = splits(rows, "rows")
     data: dict[str, Any] = {"name": "csv", "path": str(path), **reading}
-    counts = _class_counts(cells) if is_class else {}
+    counts = {name: cells.counts[name] for name in in_order(cells.counts)} if is_class else {}
     told = told_counts(counts, "rows") if is_class else _told_values(cells)
     data["target"] = Because(cells.name, told)
-    if cells.kind == "number":
+    if _is_numeric(cells):
         kind = "class" if is_class else "value"
         data["target_kind"] = Because(kind, f"{cells.distinct:,} different numbers")
     if is_class:
@@ -118,15 +119,14 @@ def _require_cells(table: Table, names: Sequence[str]) -> None:
 
 def _is_class(path: Path, cells: Cells, task: Task | None, doubts: list[str]) -> bool:
     """Whether the target is a class; where it could be a value as well, that is a doubt."""
-    numeric = cells.kind == "number"
-    if task == "regression" and not numeric:
+    if task == "regression" and not _is_numeric(cells):
         odd = next(value for value in cells.counts if number(value) is None)
         raise UsageError(
             f"--task regression: {path}: {cells.name!r} has {brief(odd)!r}, which is no number"
         )
     if task is not None:
         return task == "classification"
-    if not numeric:
+    if cells.kind != "number":
         return True
     is_class = could_be_classes(cells)
     if is_class and cells.distinct > 2:
@@ -137,16 +137,9 @@ def _is_class(path: Path, cells: Cells, task: Task | None, doubts: list[str]) ->
     return is_class
 
 
-def _class_counts(cells: Cells) -> dict[str, int]:
-    """Class to rows, in the source's order: by number where all are numbers."""
-    values = {value: number(value) for value in cells.counts}
-    if None in values.values():
-        return {name: cells.counts[name] for name in sorted(cells.counts)}
-    counts: dict[str, int] = {}
-    for value in sorted(cells.counts, key=float):
-        name = str(float(value)).removesuffix(".0")  # 1 and 1.0 are one class
-        counts[name] = counts.get(name, 0) + cells.counts[value]
-    return counts
+def _is_numeric(cells: Cells) -> bool:
+    """Whether the cells can be values, also those that are classes unless the user says so."""
+    return all(number(value) is not None for value in cells.counts)
 
 
 def _values(cells: Cells) -> list[float]:

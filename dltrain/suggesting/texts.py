@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from dltrain.data.labels import in_order
 from dltrain.data.table import Table
 from dltrain.data.text import SST2_FILES, read_sst2
 from dltrain.data.tokens import split_text
@@ -86,7 +87,7 @@ def _labels(table: Table, cells: Cells) -> dict[str, int]:
         )
     counts = Counter(cell for cell in table.column(cells.name) if cell)
     require_enough(f"{table.path}: column {cells.name!r}", counts, "texts")
-    return {name: counts[name] for name in sorted(counts)}
+    return {name: counts[name] for name in in_order(counts)}
 
 
 def _joined(names: Sequence[str]) -> str:

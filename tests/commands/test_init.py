@@ -257,6 +257,45 @@ def test_a_layout_is_proposed_that_keeps_every_row(name, changed, options):
     assert found.seen["texts"] == str(len(rows))
 
 
+@pytest.mark.parametrize(
+    ("names", "kind"),
+    [
+        (["00501", "501", "10115"], "class"),
+        (["9007199254740992", "9007199254740993"], "class"),
+        (["1", "1.0", "x"], None),
+        (["2", "10", "1e1"], "class"),
+    ],
+)
+def test_classes_are_counted_by_their_spelling(names, kind):
+    rows = [[*row[:2], names[n % len(names)]] for n, row in enumerate(flowers({"u": 90}))]
+    table(Path("f.csv"), ["a", "b", "kind"], rows)
+    found = init("f.csv")
+    assert f"{len(names)} classes ({', '.join(names)})" in found.seen["target"]
+    data = yaml.safe_load(Path("f.yaml").read_text())["data"]
+    assert data.get("target_kind") == kind
+    experiment = dltrain.load("f.yaml", [*QUICK, "train={epochs: 1}"])
+    dltrain.train(experiment, run_dir=Path("run"), quiet=True)
+    (one,) = dltrain.predict(Path("run"), [write_row(rows[0])])
+    assert set(one.probabilities or ()) == set(names)
+
+
+def write_row(row: list[object]) -> Path:
+    table(Path("new.csv"), ["a", "b"], [row[:2]])
+    return Path("new.csv")
+
+
+def test_codes_with_leading_zeros_are_categories_unless_the_user_says_otherwise():
+    rows = [[*row[:2], f"{n % 30:05}"] for n, row in enumerate(flowers({"u": 90, "v": 90}))]
+    table(Path("f.csv"), ["a", "b", "zip"], rows)
+    assert "30 classes" in init("f.csv", target="zip").seen["target"]
+    init("f.csv", target="zip", task="regression", force=True)
+    assert yaml.safe_load(Path("f.yaml").read_text())["data"]["target_kind"] == "value"
+    table(
+        Path("g.csv"), ["a", "zip", "kind"], [[r[0], r[2], "uv"[n % 2]] for n, r in enumerate(rows)]
+    )
+    assert "1 column of categories" in init("g.csv").seen["features"]
+
+
 def test_unbalanced_classes_are_told_with_what_helps():
     table(Path("f.csv"), ["a", "b", "kind"], flowers({"common": 200, "rare": 40}))
     init("f.csv")

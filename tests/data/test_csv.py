@@ -93,7 +93,14 @@ def test_values_can_be_standardised(build, write):
 @pytest.mark.parametrize(
     ("cells", "names"),
     [
-        (["3", "10", "3.0"], ("3", "10")),
+        (["3", "10", "3.0"], ("3", "3.0", "10")),
+        (["00501", "501", "10115"], ("00501", "501", "10115")),
+        (["9007199254740993", "9007199254740992"], ("9007199254740992", "9007199254740993")),
+        (["1e3", "1000", "999"], ("999", "1000", "1e3")),
+        (["+1", "1", "-1"], ("-1", "+1", "1")),
+        (["0x1f", "1_000", "31"], ("0x1f", "1_000", "31")),
+        (["é", "e\u0301"], ("e\u0301", "é")),
+        ([f"{n:05}" for n in range(30)], tuple(f"{n:05}" for n in range(30))),
         (["no", "yes"], ("no", "yes")),
         (["1000002", "1000001"], ("1000001", "1000002")),
         (["1", "x"], ("1", "x")),
@@ -114,6 +121,14 @@ def test_the_kind_of_target_can_be_said(build, write):
     data = build("csv", path=path, target="y", target_kind="value")
     assert data.spec.class_names == ()
     assert gather(data.train)[1].unique().tolist() == [0.0, 1.0]
+
+
+def test_classes_may_look_like_numbers_that_no_computer_holds(build, write):
+    path = write("x,y\n" + "".join(f"{n},{('12e400', '3e500', '7')[n % 3]}\n" for n in range(40)))
+    with pytest.raises(DataError, match=r"t\.csv:2: 'y' is '12e400'; a number that a computer"):
+        build("csv", path=path, target="y")
+    data = build("csv", path=path, target="y", target_kind="class")
+    assert data.spec.class_names == ("7", "12e400", "3e500")
 
 
 def test_a_constant_column_is_only_centred(build, write):
@@ -247,3 +262,46 @@ def test_quotes_can_be_characters(build, write):
     data = build("csv", path=path, target="y", quote=None)
     assert data.spec.inputs.columns[0].categories == ('"0', '"1', '"2', '"3')
     assert data.spec.inputs.quote is None
+
+
+@pytest.mark.parametrize(
+    ("cells", "categories", "said"),
+    [
+        (
+            ["501", "00501"],
+            ("00501", "501"),
+            "t.csv:3: 'x' is '00501', a number with leading zeros",
+        ),
+        (
+            [str(2**53), str(2**53 + 1)],
+            (str(2**53), str(2**53 + 1)),
+            "t.csv:3: 'x' is '900719925474",
+        ),
+        (["1", "1.0", "x"], ("1", "1.0", "x"), "t.csv:3: 'x' is '1.0', and '1' in"),
+        (["1", "1.0", "2"], (), None),
+        (["1700000000000000000", "1700000000000001024"], (), None),
+        (["0", "0.5", "-0.25"], (), None),
+    ],
+)
+def test_categories_keep_their_spelling(build, write, cells, categories, said):
+    lines = [f"{cells[n % len(cells)]},{n % 2}" for n in range(36)]
+    path = write("\n".join(["x,y", *lines]))
+    data = build("csv", path=path, target="y", validation=0, test=0)
+    (column,) = data.spec.inputs.columns
+    assert column.categories == categories
+    assert any(said in line for line in build.said) if said else build.said == []
+    if categories:
+        order = [categories[int(row.argmax())] for row in gather(data.train)[0]]
+        assert order == [cells[n % len(cells)] for n in range(36)]
+
+
+@pytest.mark.parametrize(
+    ("one", "other"), [("1", "1.0"), ("00501", "501"), ("1e3", "1000"), ("-0", "0")]
+)
+def test_names_that_are_equal_as_numbers_are_told_with_their_lines(build, write, one, other):
+    lines = [f"{n},{other if n % 7 == 3 else one}" for n in range(40)]
+    path = write("\n".join(["x,y", *lines]))
+    data = build("csv", path=path, target="y")
+    assert set(data.spec.class_names) == {one, other}
+    (told,) = (line for line in build.said if "kept apart by their spelling" in line)
+    assert told.startswith(f"{path}:5: 'y' is {other!r}, and {one!r} in {path}:2")

@@ -57,6 +57,15 @@ def test_a_folder_for_each_split(build, folder, tmp_path):
     assert (len(data.train), len(data.validation), len(data.test)) == (16, 20, 4)
 
 
+def test_folders_of_numbers_keep_their_spelling_and_go_by_number(build, folder):
+    for number in range(6):
+        for name in ("10", "2"):
+            save(folder / name / f"{number}.png", number)
+    (folder / "ant").rename(folder / "007")
+    (folder / "cat").rename(folder / "7")
+    assert make(build, folder).spec.class_names == ("2", "007", "7", "10")
+
+
 def test_a_class_may_be_called_train(build, folder, tmp_path):
     (folder / "cat").rename(folder / "train")
     assert make(build, folder).spec.class_names == ("ant", "train")

@@ -220,3 +220,57 @@ def test_a_text_is_taken_as_it_is_and_a_file_line_by_line(tmp_path):
         tokens, texts = read_texts(inputs, [file])
         assert texts == ["good", "bad good"]
         assert tokens.tolist() == [[2, PADDING], [UNKNOWN, 2]]
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl"])
+@pytest.mark.parametrize(
+    ("names", "warned"),
+    [
+        (("9007199254740992", "9007199254740993"), False),
+        (("1", "1.0"), True),
+        (("1000", "1e3"), True),
+        (("2", "10"), False),
+        (("1.5", "10"), False),
+    ],
+)
+def test_labels_keep_their_spelling(build, tmp_path, suffix, names, warned):
+    """Also those of JSON that are not in quotes."""
+    rows = [(f"film {n}", names[n % 2]) for n in range(40)]
+    if suffix == ".jsonl":
+        lines = [f'{{"text": "{text}", "label": {label}}}' for text, label in rows]
+    else:
+        lines = [
+            ("," if suffix == ".csv" else "\t").join(row) for row in [("text", "label"), *rows]
+        ]
+    (tmp_path / f"t{suffix}").write_text("\n".join(lines))
+    options = {"path": str(tmp_path / f"t{suffix}"), "text": ("text",), "label": "label"}
+    data = build("text_csv", validation=0, test=0, **options)
+    assert data.spec.class_names == names
+    assert data.spec.class_counts == (20, 20)
+    line = 2 if suffix == ".jsonl" else 3
+    assert (
+        any(f"t{suffix}:{line}: 'label' is {names[1]!r}" in told for told in build.said) == warned
+    )
+
+
+def test_truth_values_of_json_are_spelled_as_json_does(build, tmp_path):
+    lines = [f'{{"text": "film {n}", "label": {("true", "false")[n % 2]}}}' for n in range(40)]
+    (tmp_path / "t.jsonl").write_text("\n".join(lines))
+    data = build("text_csv", path=str(tmp_path / "t.jsonl"), text=("text",), label="label")
+    assert data.spec.class_names == ("false", "true")
+
+
+def test_numbers_of_json_may_be_texts(build, tmp_path):
+    lines = [f'{{"text": {n}.50, "label": "{n % 2}"}}' for n in range(40)]
+    (tmp_path / "t.jsonl").write_text("\n".join(lines))
+    data = build(
+        "text_csv",
+        path=str(tmp_path / "t.jsonl"),
+        text=("text",),
+        label="label",
+        tokenizer="character",
+        validation=0,
+        test=0,
+    )
+    assert "0" in data.spec.inputs.vocabulary
+    assert [len(row[row != PADDING]) for row in data.train.tokens] == [4] * 10 + [5] * 30
