@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import platform
 import re
 import sys
@@ -130,14 +132,24 @@ def differences(record: dict[str, Any], device: dict[str, Any]) -> list[str]:
 
 def data_record(name: str, data: Data, notices: Sequence[str]) -> dict[str, Any]:
     """Name, source, sizes and fingerprint of the data."""
-    splits = {"train": data.train, "val": data.validation, "test": data.test}
     return {
         "name": name,
         "source": data.source,
         "notices": list(notices),
-        "sizes": {split: len(samples) for split, samples in splits.items() if samples is not None},
-        "fingerprint": data.fingerprint,
+        "sizes": _sizes(data),
+        "fingerprint": fingerprint(data),
     }
+
+
+def fingerprint(data: Data) -> str:
+    """SHA-256, in hexadecimal, over the samples and over which of them each split has."""
+    parts = [data.fingerprint, data.split_fingerprint, _sizes(data)]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def _sizes(data: Data) -> dict[str, int]:
+    splits = {"train": data.train, "val": data.validation, "test": data.test}
+    return {split: len(samples) for split, samples in splits.items() if samples is not None}
 
 
 @dataclass(frozen=True)

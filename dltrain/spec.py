@@ -279,8 +279,10 @@ class Data:
         validation: Cut from the training split; chooses the best checkpoint. None if not wanted.
         test: Never chooses; read once, at the end. None where the source has none.
         source: Where the samples came from: a folder, a package's sample, a formula.
-        fingerprint: SHA-256 over the decoded samples of each split, in the split's order.
+        fingerprint: SHA-256 over the decoded samples.
         files: Every file that was read, or will be; empty where a source does not name them.
+        split_fingerprint: Identifies which of the samples each split has; empty where
+            `fingerprint` covers that, or a source does not say.
     """
 
     spec: DataSpec
@@ -290,6 +292,7 @@ class Data:
     source: str
     fingerprint: str
     files: tuple[Path, ...] = ()
+    split_fingerprint: str = ""
 
 
 # ------------------------------------------------------- what processes that train together share

@@ -11,6 +11,7 @@ import torch
 
 from dltrain.build import build_data, load_trained
 from dltrain.errors import UsageError
+from dltrain.record import fingerprint
 from dltrain.run import Run
 
 SplitName = Literal["train", "val", "test"]
@@ -52,7 +53,7 @@ def evaluate(
     if samples is None:
         raise UsageError(f"the data of {run_dir} has no {split!r} split")
     before = Run(run_dir).record()["data"]
-    if before["fingerprint"] != data.fingerprint:
+    if before["fingerprint"] != fingerprint(data):
         message = f"note: {data.source} is not the data that the run was trained on"
         print(f"{message}, which came from {before['source']}", file=sys.stderr)
     batches = samples.batches(trained.experiment.train.samples_at_once)

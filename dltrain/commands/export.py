@@ -41,6 +41,7 @@ from dltrain.exporting.quantization import (
 )
 from dltrain.exporting.replacing import replaced
 from dltrain.files import make_directory, write_atomically
+from dltrain.record import fingerprint
 from dltrain.run import Run
 from dltrain.spec import spec_from_json, spec_to_json
 
@@ -174,7 +175,7 @@ def export(
     except OSError as error:
         raise RunError(f"{path}: can't be written: {error.strerror or error}") from error
     notes = []
-    if record["data"]["fingerprint"] != data.fingerprint:
+    if record["data"]["fingerprint"] != fingerprint(data):
         notes.append(f"checked on {data.source}, which is not the data that the run was trained on")
     return Exported(
         path=str(path),

@@ -14,6 +14,7 @@ import dltrain
 from dltrain.build import Trained, build_data, load_trained
 from dltrain.errors import DataError, RunError, UsageError
 from dltrain.files import write_atomically
+from dltrain.record import fingerprint
 from dltrain.recording.metrics_file import read_scalars
 from dltrain.reporting.charts import Series
 from dltrain.reporting.html import document, paragraph, section, table
@@ -118,7 +119,7 @@ def _evaluated(run: Run, checkpoint: str | None, device: str | None, notes: list
     trained = load_trained(run.directory, checkpoint, device, overrides=SHOWN)
     data = build_data(trained.experiment, trained.machine, lambda s: print(s, file=sys.stderr))
     before = run.record()["data"]
-    if before["fingerprint"] != data.fingerprint:
+    if before["fingerprint"] != fingerprint(data):
         notes.append(
             f"evaluated on {data.source}, which is not the data that the run was trained on, "
             f"{before['source']}"

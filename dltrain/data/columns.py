@@ -120,8 +120,7 @@ def table_data(
         spec,
         parts,
         source=source,
-        fingerprint=split_fingerprint(
-            content.hexdigest(), train=train, validation=held, test=tested
-        ),
+        fingerprint=content.hexdigest(),
+        split_fingerprint=split_fingerprint(train=train, validation=held, test=tested),
         files=(table.path,),
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from collections.abc import Iterator
 from dataclasses import replace
@@ -197,8 +196,9 @@ def corpus_data(
         part(train_end, test_start) if train_end < test_start else None,
         part(test_start, total) if test_start < total else None,
         source,
-        hashlib.sha256(json.dumps([text, train_end, test_start]).encode()).hexdigest(),
+        hashlib.sha256(text.encode()).hexdigest(),
         (*files, *tokenizer_files(context, tokenizer)),
+        f"{train_end} {test_start} {total}",
     )
 
 

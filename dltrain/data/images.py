@@ -107,8 +107,7 @@ def resident_images(
             seed=context.seed,
             augment=augment,
         ),
-        fingerprint=split_fingerprint(
-            fingerprint(*train, *(test or ())), train=kept, validation=held
-        ),
+        fingerprint=fingerprint(*train, *(test or ())),
+        split_fingerprint=split_fingerprint(train=kept, validation=held),
         files=files,
     )

@@ -82,12 +82,8 @@ def toy_digits(
         split(rest[held]),
         split(tested),
         source=f"made sequences to {order}, seed {context.seed}",
-        fingerprint=split_fingerprint(
-            fingerprint(pad_sequence(sequences, batch_first=True), targets),
-            train=rest[kept],
-            validation=rest[held],
-            test=tested,
-        ),
+        fingerprint=fingerprint(pad_sequence(sequences, batch_first=True), targets),
+        split_fingerprint=split_fingerprint(train=rest[kept], validation=rest[held], test=tested),
     )
 
 

@@ -93,6 +93,7 @@ def resident_data(
     transform: Transform | None = None,
     fingerprint: str,
     files: tuple[Path, ...] = (),
+    split_fingerprint: str = "",
 ) -> Data:
     """Splits on the device, from the samples and targets of `train`, `validation` and `test`.
 
@@ -108,7 +109,16 @@ def resident_data(
 
     train = split("train")
     assert train is not None
-    return Data(spec, train, split("validation"), split("test"), source, fingerprint, files)
+    return Data(
+        spec,
+        train,
+        split("validation"),
+        split("test"),
+        source,
+        fingerprint,
+        files,
+        split_fingerprint,
+    )
 
 
 def class_counts(targets: Tensor, num_classes: int) -> tuple[int, ...]:

@@ -81,14 +81,13 @@ def largest_remainder(sizes: Tensor, count: int) -> Tensor:
     return share
 
 
-def split_fingerprint(content: str, **splits: Tensor) -> str:
-    """SHA-256, in hexadecimal, over what the samples are and which of them each split has.
+def split_fingerprint(**splits: Tensor) -> str:
+    """SHA-256, in hexadecimal, over which samples each split has.
 
     Args:
-        content: SHA-256 over all samples.
         **splits: The samples of each split, (samples,) int64, in the split's order.
     """
-    digest = hashlib.sha256(content.encode())
+    digest = hashlib.sha256()
     for name, index in splits.items():
         digest.update(f"{name} {len(index)}\n".encode())
         digest.update(index.numpy().data)

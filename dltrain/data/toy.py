@@ -195,5 +195,6 @@ def _toy(
         spec,
         parts,
         source=f"formula: {formula}",
-        fingerprint=split_fingerprint(content, train=train, validation=held, test=tested),
+        fingerprint=content,
+        split_fingerprint=split_fingerprint(train=train, validation=held, test=tested),
     )

@@ -143,7 +143,8 @@ def test_the_test_rows_do_not_move_with_the_seed(build, write):
     first, second = (build("csv", seed=seed, **options) for seed in (0, 1))
     assert torch.equal(gather(first.test)[1], gather(second.test)[1])
     assert not torch.equal(gather(first.train)[1], gather(second.train)[1])
-    assert first.fingerprint != second.fingerprint  # it covers the splits
+    assert first.fingerprint == second.fingerprint
+    assert first.split_fingerprint != second.split_fingerprint
 
 
 def test_other_delimiters_and_marks(build, write):

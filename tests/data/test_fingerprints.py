@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from small_data import write_images, write_pictures, write_text
 
-from dltrain import DATA, DataContext
+from dltrain import DATA, DataContext, record
 from dltrain.plugins import register_builtins
 
 TABLE = "x,y\n" + "".join(f"{n},{'ab'[n % 2]}\n" for n in range(40))
@@ -40,7 +40,9 @@ def fingerprint(tmp_path, monkeypatch):
 
     def make(name: str, seed: int = 0, **options) -> str:
         build = DATA[name].builder
-        return build(DataContext(Path(), seed=seed), **{**SOURCES[name], **options}).fingerprint
+        return record.fingerprint(
+            build(DataContext(Path(), seed=seed), **{**SOURCES[name], **options})
+        )
 
     return make
 

@@ -189,8 +189,7 @@ def test_grey(build, folder):
 
 def test_the_fingerprint_follows_the_files(build, folder):
     first = make(build, folder).fingerprint
-    assert make(build, folder).fingerprint == first
-    assert make(build, folder, seed=3).fingerprint != first  # other images validate
+    assert make(build, folder, seed=3).fingerprint == first
     (folder / "cat" / "07.png").rename(folder / "cat" / "08.png")
     assert make(build, folder).fingerprint != first
 
