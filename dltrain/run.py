@@ -43,6 +43,17 @@ class Best(TypedDict):
     step: Count
 
 
+class StoppedEarly(TypedDict):
+    """Where and why early stopping ended the training; values that were not finite are None."""
+
+    step: Count
+    metric: str
+    value: float | None
+    best: float | None
+    patience: Count
+    min_delta: float
+
+
 @dataclass(frozen=True)
 class Summary:
     """How a run ended; `summary.json`, whose keys are stable.
@@ -57,8 +68,11 @@ class Summary:
         peak_memory_bytes: Of the process, or of the GPU's allocator.
         metrics: The last value of each scalar; None where it was not finite.
         best: `metric`, `value` and `step` of the best checkpoint, if one is chosen.
+        best_metrics: The validation metrics of the best checkpoint; `metrics` has the last ones.
         tested_weights: Which weights the test split saw: a checkpoint's name, `averaged`, `final`.
         skipped_steps: Steps skipped because a loss or gradient was not finite.
+        stopped_early: `step`, `metric`, `value`, `best`, `patience` and `min_delta` where early
+            stopping ended the training; `value` is that of the last evaluation.
         data: `name`, `source`, sizes of the splits, `fingerprint`, and `notices` of the source.
         weights_sha256: Over the final weights' names, dtypes, shapes and bytes.
         error: Why it failed.
@@ -73,8 +87,10 @@ class Summary:
     peak_memory_bytes: int
     metrics: dict[str, float | None]
     best: dict[str, Any] | None
+    best_metrics: dict[str, float | None]
     tested_weights: str | None
     skipped_steps: int
+    stopped_early: dict[str, Any] | None
     data: dict[str, Any]
     weights_sha256: str
     error: str | None = None
@@ -90,6 +106,7 @@ SUMMARY_FILE = typed(
     epoch=float,
     peak_memory_bytes=Count,
     best=Best | None,
+    stopped_early=StoppedEarly | None,
     skipped_steps=Count,
     data=DataRecord,
 )

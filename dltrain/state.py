@@ -41,6 +41,7 @@ class TrainerState:
         windows: By phase, what has not been recorded yet.
         last: The last value of every scalar; None where it was not finite.
         best: Value and step of the scalar that chooses the best checkpoint.
+        best_metrics: The validation scalars at that step.
         stop_best: The best value of the scalar that early stopping watches.
         evaluations_without_better: How many evaluations since then.
         evaluation_due: The evaluation of this step has not been finished.
@@ -56,6 +57,7 @@ class TrainerState:
     windows: dict[str, Window] = field(default_factory=dict)
     last: dict[str, float | None] = field(default_factory=dict)
     best: tuple[float, int] | None = None
+    best_metrics: dict[str, float | None] = field(default_factory=dict)
     stop_best: float | None = None
     evaluations_without_better: int = 0
     evaluation_due: bool = False
@@ -90,6 +92,7 @@ class TrainerState:
         if value is None or (best and _gain(value, best[0], higher_is_better) <= 0):
             return False
         self.best = (value, self.step)
+        self.best_metrics = {n: v for n, v in self.last.items() if n.startswith("val/")}
         return True
 
     def to_json(self) -> dict[str, Any]:
@@ -98,7 +101,8 @@ class TrainerState:
             phase: {name: float(value) for name, value in vars(window).items()}
             for phase, window in self.windows.items()
         }
-        return {**vars(self), "windows": windows, "last": dict(self.last)}
+        copies = {"last": dict(self.last), "best_metrics": dict(self.best_metrics)}
+        return {**vars(self), "windows": windows, **copies}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> TrainerState:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import click
 
 from dltrain.errors import RunError
-from dltrain.plain import as_plain
+from dltrain.plain import as_plain, decimal, early_stop_text, value_text
 
 
 def show(result: Any, as_json: bool, table: Callable[[], None]) -> None:
@@ -39,20 +39,34 @@ def as_yaml(value: Any) -> str:
 
 
 def print_summary(summary: Any) -> None:
-    """How a run ended, in a few lines."""
+    """How a run ended, in a few lines; metrics of one checkpoint stand together."""
     click.echo(
-        f"{summary.status} after {summary.step} steps ({summary.epoch:.3g} epochs) "
+        f"{summary.status} after {summary.step} steps ({decimal(summary.epoch)} epochs) "
         f"in {summary.seconds:.1f} s, {summary.samples_per_second:,.0f} samples/s"
     )
-    for name, value in summary.metrics.items():
-        if name.startswith(("val/", "test/")):
-            click.echo(f"  {name:24} {'not finite' if value is None else f'{value:.6g}'}")
-    if summary.best:
-        best = summary.best
-        click.echo(f"  best {best['metric']} {best['value']:.6g} at step {best['step']}")
+    if summary.stopped_early:
+        click.echo(early_stop_text(summary.stopped_early))
+    last = {n: v for n, v in summary.metrics.items() if n.startswith("val/")}
+    test = {n: v for n, v in summary.metrics.items() if n.startswith("test/")}
+    best = summary.best
+    if best and best["step"] != summary.step:
+        of_best = (summary.tested_weights or "").startswith("step-")
+        click.echo(f"best checkpoint, step {best['step']}:")
+        _print_metrics({**summary.best_metrics, **(test if of_best else {})})
+        click.echo(f"last step, {summary.step}:")
+        _print_metrics({**last, **({} if of_best else test)})
+    else:
+        _print_metrics({**last, **test})
+    if best:
+        click.echo(f"  best {best['metric']} {value_text(best['value'])} at step {best['step']}")
     for notice in summary.data["notices"]:
         click.echo(f"note: {notice}")
     click.echo(f"{summary.run}  (tensorboard --logdir {Path(summary.run).parent})")
+
+
+def _print_metrics(metrics: Mapping[str, float | None]) -> None:
+    for name, value in metrics.items():
+        click.echo(f"  {name:24} {value_text(value)}")
 
 
 def open_closed_streams() -> None:

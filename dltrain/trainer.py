@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property, partial
 from itertools import chain, count, islice
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -35,6 +36,7 @@ from dltrain.graph import (
 )
 from dltrain.microbatch import MicroBatches
 from dltrain.parallel import Gradients
+from dltrain.plain import early_stop_text
 from dltrain.recording.base import Recorder
 from dltrain.saving import Saving
 from dltrain.settings import CheckpointSettings, EarlyStopSettings, TrainSettings, steps_in
@@ -140,6 +142,8 @@ class Trainer:
             self._evaluate_and_save()  # does what a stopped run left undone
             while not self.finished:
                 self.train_epoch()
+            if early := self.stopped_early:
+                self._say(early_stop_text(early))
             self.save()
             self.test()
             self.saving.wait()
@@ -299,6 +303,12 @@ class Trainer:
         if better:
             self._mark_best()
 
+    def samples_after(self, step: int) -> int:
+        """Samples that this many steps have trained on; the last batch of an epoch is smaller."""
+        epochs, steps = divmod(step, self.steps_per_epoch)
+        rest = min(steps * self.settings.batch_size, self.samples_per_epoch)
+        return epochs * self.samples_per_epoch + rest
+
     @property
     def seconds(self) -> float:
         """Spent so far, over all processes that worked on the run."""
@@ -311,6 +321,21 @@ class Trainer:
         return (
             self.state.step >= self.total_steps or self.state.evaluations_without_better >= patience
         )
+
+    @property
+    def stopped_early(self) -> dict[str, Any] | None:
+        """The step at which early stopping ended the training, and why; None where it did not."""
+        state = self.state
+        if self.early_stop is None or state.step >= self.total_steps or not self.finished:
+            return None
+        return {
+            "step": state.step,
+            "metric": self.early_stop.monitor,
+            "value": state.last.get(self.early_stop.monitor),
+            "best": state.stop_best,
+            "patience": self.early_stop.patience,
+            "min_delta": self.early_stop.min_delta,
+        }
 
     # ------------------------------------------------------------------- evaluation and scalars
 
@@ -381,7 +406,7 @@ class Trainer:
         self._record("train", values)
         now, (before, step) = time.perf_counter(), self._lap
         self._lap = (now, state.step)
-        samples = (state.step - step) * self.settings.batch_size
+        samples = self.samples_after(state.step) - self.samples_after(step)
         self._record(
             "system",
             {

@@ -65,7 +65,7 @@ def outcome(summary, run: Path) -> dict:
         "weights": summary.weights_sha256,
         "scalars": scalars(run),
         "metrics": {k: v for k, v in summary.metrics.items() if not k.startswith("system/")},
-        "best": summary.best,
+        "best": (summary.best, summary.best_metrics),
         "tested": summary.tested_weights,
         "step": summary.step,
         "skipped": summary.skipped_steps,
@@ -227,7 +227,8 @@ FRESH_RNG = new_generators()
 
 EARLY_STOP = {"early_stop": {"monitor": "val/accuracy", "patience": 3, "min_delta": 0.9}}
 FIELDS = {
-    **{name: forget(name) for name in ("step", "updates", "windows", "last", "best")},
+    **{name: forget(name) for name in ("step", "updates", "windows", "last")},
+    **{name: forget(name) for name in ("best", "best_metrics")},
     **{name: forget(name) for name in ("stop_best", "evaluations_without_better")},
     **{name: forget(name) for name in ("skipped", "evaluation_due")},
     **{f"rng.{name}": spoil("rng", name) for name in ("torch", "python", "numpy")},
@@ -247,6 +248,7 @@ STOPS = {
     "evaluation_due": "model.signal_at_evaluation=8",
     "last": "model.signal_at_evaluation=13",
     "best": "model.signal_at_evaluation=13",
+    "best_metrics": "model.signal_at_evaluation=13",
 }
 
 

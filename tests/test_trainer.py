@@ -1,6 +1,7 @@
 """Gradients, losses and metrics, against plain torch."""
 
 import dataclasses
+import itertools
 import math
 
 import pytest
@@ -10,6 +11,7 @@ from trainers import trainer_of, weights
 
 from dltrain.build import build_machine
 from dltrain.errors import RunError
+from dltrain.recording import Recorder
 
 CONFIG = {
     "seed": 3,
@@ -153,6 +155,80 @@ def test_early_stopping_ends_a_run_that_does_not_get_better(experiment, tmp_path
     trainer = trainer_of(experiment(config, "optimizer.lr=1e-12", "train.epochs=50"), tmp_path)
     trainer.fit()
     assert trainer.state.step == 4 * trainer.steps_per_epoch
+
+
+class Lines(Recorder):
+    """Keeps what the user is told, and the system's scalars."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.system: list[dict] = []
+
+    def line(self, text: str) -> None:
+        self.lines.append(text)
+
+    def scalars(self, step, epoch, split, values) -> None:
+        if split == "system":
+            self.system.append(dict(values))
+
+
+def test_early_stopping_says_at_which_step_and_why(experiment, tmp_path):
+    early_stop = {"monitor": "val/loss", "patience": 2, "min_delta": 100}
+    lines = Lines()
+    chosen = experiment(CONFIG | {"early_stop": early_stop}, "train.epochs=9")
+    trainer = trainer_of(chosen, tmp_path, [lines])
+    trainer.fit()
+    step, value = 3 * trainer.steps_per_epoch, trainer.state.last["val/loss"]
+    assert trainer.stopped_early == {
+        **{"step": step, "metric": "val/loss", "patience": 2, "min_delta": 100},
+        **{"value": value, "best": trainer.state.stop_best},
+    }
+    (line,) = [line for line in lines.lines if line.startswith("stopped early")]
+    assert line == (
+        f"stopped early at step {step}: val/loss has not improved by more than 100 in 2 "
+        f"evaluations; it is {value:.6g}, and its best was {trainer.state.stop_best:.6g}"
+    )
+
+
+@pytest.mark.parametrize("patience", [1, 9])
+def test_a_run_that_reaches_its_end_was_not_stopped_early(experiment, tmp_path, patience):
+    early_stop = {"monitor": "val/loss", "patience": patience, "min_delta": 100}
+    trainer = trainer_of(experiment(CONFIG | {"early_stop": early_stop}), tmp_path)
+    trainer.fit()
+    assert trainer.state.step == trainer.total_steps
+    assert trainer.stopped_early is None
+
+
+@pytest.mark.parametrize("overrides", [[], ["train.overfit=1"], ["train.batch_size=10000"]])
+def test_samples_are_counted_and_not_batches(experiment, tmp_path, monkeypatch, overrides):
+    """A clock that goes by one second a look: the recorded throughput is a count."""
+    chosen = experiment(CONFIG, "train.epochs=3", "recording.log_every=1", *overrides)
+    lines = Lines()
+    trainer = trainer_of(chosen, tmp_path, [lines])
+    sizes, count = [], trainer.train_step
+
+    def step(batch) -> None:
+        sizes.append(len(batch))
+        count(batch)
+
+    ticks = itertools.count()
+    monkeypatch.setattr(trainer, "train_step", step)
+    monkeypatch.setattr("dltrain.trainer.time.perf_counter", lambda: float(next(ticks)))
+    laps = []
+    monkeypatch.setattr(trainer, "samples_after", spy(trainer.samples_after, laps))
+    trainer.fit()
+    assert [after - before for after, before in zip(laps[::2], laps[1::2], strict=True)] == sizes
+    assert trainer.samples_after(trainer.state.step) == sum(sizes)
+
+
+def spy(function, found: list):
+    """The function, which keeps its results."""
+
+    def call(*arguments):
+        found.append(function(*arguments))
+        return found[-1]
+
+    return call
 
 
 @pytest.mark.parametrize(("monitor", "higher"), [("val/accuracy", True), ("val/loss", False)])

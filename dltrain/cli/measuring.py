@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from dltrain.cli.options import FILE, json_option, load_experiment, with_config
+from dltrain.plain import decimal
 from dltrain.terminal import show
 
 
@@ -180,8 +181,8 @@ def _print_batch_size(result: Any, config: Path) -> None:
     times = result.suggestion / result.configured
     if key == "batch_size" and times != 1:
         click.echo(
-            f"a batch {times:.3g} times the config's {result.configured} may want another learning "
-            f"rate: dltrain tune-lr {config} train.batch_size={result.suggestion}"
+            f"a batch {decimal(times)} times the config's {result.configured} may want another "
+            f"learning rate: dltrain tune-lr {config} train.batch_size={result.suggestion}"
         )
     if times < 1 and key == "batch_size":
         click.echo(

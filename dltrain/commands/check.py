@@ -74,7 +74,7 @@ def check(experiment: Experiment, *, overfit: int | None = None) -> Check:
     machine = build_machine(experiment)
     data = build_data(experiment, machine, lambda text: print(text, file=sys.stderr))
     task = build_task(experiment, data.spec, machine)
-    findings = diagnose.of_data(data)
+    findings = diagnose.of_data(data, experiment)
     for finding in findings:
         if finding.kind == "labels":
             raise RunError(finding.message)

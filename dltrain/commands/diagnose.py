@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from dltrain.build import Machine
 from dltrain.checkpoint import load
+from dltrain.config import Experiment
 from dltrain.data.streamed import Streamed
 from dltrain.losses.supervised import BinaryCrossEntropy, CrossEntropy
 from dltrain.spec import Data, Loss, Split, TableInputs
@@ -52,8 +53,13 @@ class Finding:
     message: str
 
 
-def of_data(data: Data) -> list[Finding]:
-    """Labels, balance, inputs that are constant or come twice, and samples in two splits."""
+def of_data(data: Data, experiment: Experiment) -> list[Finding]:
+    """Labels, balance, inputs that are constant or come twice, and samples in two splits.
+
+    Args:
+        data: The splits.
+        experiment: What they are for: what it has set already is not recommended.
+    """
     spec, findings = data.spec, []
     splits = {"train": data.train, "validation": data.validation, "test": data.test}
     seen = {name: _looked_at(split) for name, split in splits.items() if split is not None}
@@ -66,8 +72,8 @@ def of_data(data: Data) -> list[Finding]:
             Finding(
                 "class imbalance",
                 f"class {often!r} has {max(spec.class_counts)} training samples and {rare!r} "
-                f"{min(spec.class_counts)}: accuracy says little here, use f1 or auroc, and think "
-                "of class weights in the loss",
+                f"{min(spec.class_counts)}: accuracy says little here"
+                + _against_imbalance(experiment),
             )
         )
     findings += _constant(train, spec.inputs if isinstance(spec.inputs, TableInputs) else None)
@@ -93,6 +99,16 @@ def of_data(data: Data) -> list[Finding]:
                 )
             )
     return findings
+
+
+def _against_imbalance(experiment: Experiment) -> str:
+    """What helps where classes are not balanced, less what the config has already."""
+    ways = []
+    if not {"f1", "auroc"} & {metric.name for metric in experiment.metrics}:
+        ways.append("use f1 or auroc")
+    if experiment.loss.options.get("class_weights") is None:
+        ways.append("think of class weights in the loss")
+    return f"; {', and '.join(ways)}" if ways else ""
 
 
 @dataclass(frozen=True)

@@ -12,19 +12,37 @@ from dltrain.build import Machine
 from dltrain.device import is_out_of_memory
 from dltrain.errors import DltrainError, RunError, told_by
 from dltrain.run import Run
+from dltrain.settings import TrainSettings
 from dltrain.trainer import Trainer
 
 
-def in_words(error: Exception, step: int, machine: Machine) -> Exception:
-    """What a step failed of, as an error of the run; a disk's is put in words further out."""
+def in_words(error: Exception, trainer: Trainer, machine: Machine) -> Exception:
+    """What training failed of, as an error of the run; a disk's is put in words further out."""
     if isinstance(error, DltrainError | OSError) or machine.world.lost(error):
         return error
+    step = trainer.state.step
+    evaluates = trainer.state.evaluation_due or trainer.finished
+    place = f"the evaluation after step {step}" if evaluates else f"step {step + 1}"
     if is_out_of_memory(error):
-        return RunError(
-            f"step {step}: the memory of {machine.device} is full; try "
-            "train.micro_batch=auto, or a smaller train.evaluate_batch_size"
-        )
-    return RunError(f"step {step} fails: {told_by(error)}")
+        hint = _smaller_batches(trainer.settings, evaluates, machine.world.size)
+        return RunError(f"{place}: out of memory on {machine.device}; {hint}")
+    return RunError(f"{place} fails: {told_by(error)}")
+
+
+def _smaller_batches(settings: TrainSettings, evaluates: bool, processes: int) -> str:
+    """What is left to try where the memory is full; nothing that is set already."""
+    if evaluates:
+        size, key = settings.samples_at_once, "train.evaluate_batch_size"
+    else:
+        size, key = settings.batch_size, "train.micro_batch"
+        if settings.micro_batch == "auto":  # it has been halved already
+            return "make the model or its inputs smaller"
+        if settings.micro_batch is None and processes == 1:
+            return "try train.micro_batch=auto"
+        size = min(size, settings.micro_batch or size)
+    if size == 1:
+        return "make the model or its inputs smaller"
+    return f"try a {key} below {size}, such as {key}={size // 2}"
 
 
 @contextmanager

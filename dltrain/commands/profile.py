@@ -219,12 +219,13 @@ def _advice(parts: dict[Part, float], experiment: Experiment) -> str:
     share = {name: seconds / total for name, seconds in parts.items()}
     if share["data"] >= SLOW_DATA:
         options = experiment.data.options
-        ways = ["fewer or cheaper augmentations"]
+        ways = ["fewer or cheaper augmentations"] if options.get("augment") else []
         if "cache" in options and options["cache"] == "none":
             ways.insert(0, "data.cache=memory")
         if "workers" in options:
             ways.insert(0, f"more data.workers than {options['workers']}")
-        return f"{share['data']:.0%} of a step waits for the data: try {', '.join(ways)}"
+        hint = f": try {', '.join(ways)}" if ways else ""
+        return f"{share['data']:.0%} of a step waits for the data{hint}"
     if share["logging"] >= 0.1:
         return f"{share['logging']:.0%} of a step is logging: a larger recording.log_every"
     computing = share["forward"] + share["backward"]

@@ -302,7 +302,6 @@ def _train_to_the_end(
         state, seconds = trainer.state, trainer.seconds
         # A process that failed can't ask the others for their parts.
         model = {} if machine.shards and status == "failed" else trainer.task.model.state_dict()
-        samples = state.step / trainer.steps_per_epoch * trainer.samples_per_epoch
         best = state.best and {
             "metric": trainer.monitor,
             "value": state.best[0],
@@ -314,12 +313,14 @@ def _train_to_the_end(
             step=state.step,
             epoch=state.step / trainer.steps_per_epoch,
             seconds=seconds,
-            samples_per_second=samples / seconds,
+            samples_per_second=trainer.samples_after(state.step) / seconds,
             peak_memory_bytes=peak_memory_bytes(machine.device),
             metrics=state.last,
             best=best,
+            best_metrics=state.best_metrics,
             tested_weights=trainer.tested_weights,
             skipped_steps=state.skipped,
+            stopped_early=trainer.stopped_early,
             data=described,
             weights_sha256=weights_sha256(on_main(model, machine.world.main)),
             error=error,
@@ -342,7 +343,7 @@ def _train_to_the_end(
         except PrunedError:
             return summary("pruned")
         except Exception as error:  # a model may raise anything, and so may a disk
-            failure = machine.world.failure(in_words(error, trainer.state.step + 1, machine))
+            failure = machine.world.failure(in_words(error, trainer, machine))
             with suppress(OSError):
                 summary("failed", str(failure))
             if failure is error:

@@ -5,12 +5,17 @@ from __future__ import annotations
 import math
 import sys
 import tempfile
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
+
+import torch
 
 from dltrain.build import build_data, build_machine, build_task, build_trainer
 from dltrain.checkpoint import Checkpoints
 from dltrain.config import Experiment
+from dltrain.device import random_state, set_random_state
 from dltrain.errors import RunError, UsageError
 from dltrain.files import write_atomically
 from dltrain.reporting.charts import Series, line_chart
@@ -19,6 +24,9 @@ from dltrain.trainer import Trainer
 
 SMOOTHING, DIVERGED = 0.9, 3.0
 """Share of the past in the smoothed loss; how much above its lowest it may rise."""
+FALLEN, FALLEN_AT_END = 0.95, 0.5
+"""The loss has fallen where it is below this fraction of the untrained model's; where it is lowest
+at the highest rate, below the second."""
 SAFETY = 10.0
 """The suggestion is so far below the rate at which the loss is lowest."""
 
@@ -29,7 +37,8 @@ class LearningRate:
 
     Attributes:
         suggestion: For `optimizer.lr`, one significant digit.
-        lowest_at: The rate at which the smoothed loss is lowest.
+        lowest_at: The rate at which the smoothed loss is the smallest fraction of the untrained
+            model's on the same batches.
         rates: Of each step.
         losses: Smoothed, of each step, before the step.
         configured: What the config has now.
@@ -56,8 +65,9 @@ def tune_lr(
 
     Smith, "Cyclical Learning Rates for Training Neural Networks", 2017. The loss falls while the
     rate is large enough to learn and small enough not to leap; the suggestion is a tenth of the
-    rate at which the smoothed loss is lowest. With several optimizers the rates of all of them
-    grow together.
+    rate at which the smoothed loss is lowest, as a fraction of the untrained model's loss on the
+    same batches. Where it never falls there is no suggestion, and the error says why. With several
+    optimizers the rates of all of them grow together.
 
     Args:
         experiment: What `dltrain.load` gave.
@@ -84,16 +94,73 @@ def tune_lr(
         configured = task.phases[0].optimizers[0].param_groups[0]["lr"]
         factor = (highest / lowest) ** (1 / max(1, steps - 1))
         rates = [lowest * factor**number for number in range(steps)]
+        untrained = _untrained(trainer, steps)
         losses = _losses(trainer, [rate / configured for rate in rates])
-    found = min(range(len(losses)), key=losses.__getitem__) if losses else 0
-    if not losses or losses[found] > 0.95 * losses[0]:
-        raise RunError(
-            "no rate made the loss fall: look at the loss and the data, or take more steps"
-        )
+    # Batches differ, and so do their losses: each is compared with the untrained model's.
+    pairs = zip(losses, untrained, strict=False)
+    shares = [1 - (before - loss) / (abs(before) or 1.0) for loss, before in pairs]
+    found = min(range(len(shares)), key=shares.__getitem__) if shares else 0
+    # Where the loss still falls at the highest rate, its lowest point has not been seen.
+    enough = FALLEN if found < steps - 1 else FALLEN_AT_END
+    if not shares or shares[found] > enough:
+        raise RunError(_no_fall(experiment, rates, losses, shares, data.spec.num_classes == 0))
     suggestion = _one_digit(rates[found] / SAFETY)
     rates = rates[: len(losses)]
     write_atomically(picture, _page(rates, losses, suggestion, configured).encode())
     return LearningRate(suggestion, rates[found], rates, losses, configured, str(picture))
+
+
+def _untrained(trainer: Trainer, steps: int) -> list[float]:
+    """Smoothed losses of the first batches with the weights as they are; nothing is changed."""
+    (phase,) = trainer.task.phases
+    random = random_state()
+    buffers = [(buffer, buffer.clone()) for buffer in trainer.task.model.buffers()]
+    trainer.task.model.train()
+    losses = []
+    with torch.no_grad(), trainer.numerics.autocast():
+        for number, batch in enumerate(islice(trainer.batches(), steps)):
+            batch.step = number
+            total = trainer.micro_batches.total(
+                trainer.state, batch, lambda part, _last: trainer.task.loss(part, phase)
+            )
+            losses.append(float(total / trainer.task.weight(batch, phase)))
+        for buffer, before in buffers:
+            buffer.copy_(before)
+    set_random_state(random)
+    return _smoothed(losses)
+
+
+def _smoothed(losses: Iterable[float]) -> list[float]:
+    """Their moving average, corrected for its start from zero."""
+    average, found = 0.0, []
+    for number, loss in enumerate(losses, start=1):
+        average = SMOOTHING * average + (1 - SMOOTHING) * loss
+        found.append(average / (1 - SMOOTHING**number))
+    return found
+
+
+def _no_fall(
+    experiment: Experiment,
+    rates: list[float],
+    losses: list[float],
+    shares: list[float],
+    has_values: bool,
+) -> str:
+    """Why there is no suggestion."""
+    if not losses:
+        return (
+            f"no suggestion: the loss is not finite at the first step, at rate {rates[0]:g}; look "
+            "at the data and the loss"
+        )
+    last = rates[len(losses) - 1]
+    message = f"no suggestion: no rate made the loss fall enough, from {rates[0]:g} to {last:g}; "
+    if len(losses) < len(rates):
+        message += f"it is {losses[0]:.4g} untrained and only rises: "
+        return f"{message}look at the loss and the data"
+    message += f"it is {losses[0]:.4g} untrained, and at best {min(shares):.1%} of that; "
+    if has_values and experiment.data.options.get("standardise_target") is False:
+        return f"{message}targets so large need data.standardise_target=true"
+    return f"{message}are inputs and targets of the order of 1, and are layers frozen?"
 
 
 def _losses(trainer: Trainer, factors: list[float]) -> list[float]:
@@ -104,7 +171,6 @@ def _losses(trainer: Trainer, factors: list[float]) -> list[float]:
     trainer.task.model.train()
     trainer.total_steps = len(factors)
     losses: list[float] = []
-    average = 0.0
     for number, (factor, batch) in enumerate(
         zip(factors, trainer.batches(), strict=False), start=1
     ):
@@ -117,11 +183,11 @@ def _losses(trainer: Trainer, factors: list[float]) -> list[float]:
         total, weight, _ = trainer.state.take(phase.name)
         if not weight or not math.isfinite(total):
             break
-        average = SMOOTHING * average + (1 - SMOOTHING) * total / weight
-        losses.append(average / (1 - SMOOTHING**number))
-        if losses[-1] > DIVERGED * min(losses) and number > 10:
+        losses.append(total / weight)
+        smoothed = _smoothed(losses)
+        if smoothed[-1] > DIVERGED * min(smoothed) and number > 10:
             break
-    return losses
+    return _smoothed(losses)
 
 
 def _one_digit(value: float) -> float:

@@ -10,6 +10,7 @@ from dltrain.exporting.description import listed
 from dltrain.exporting.formats import Format
 from dltrain.exporting.preparation import Port
 from dltrain.exporting.quantization import Quantized
+from dltrain.plain import decimal
 
 NEEDED = {
     "onnx": "`pip install onnxruntime numpy`",
@@ -172,7 +173,7 @@ def _training(record: Mapping[str, Any], summary: Mapping[str, Any] | None, conf
         changed = ", with changes" if record["git"]["diff"] else ""
         lines.append(f"- code: commit {record['git']['commit']}{changed}")
     if summary is not None:
-        took = f"{summary['epoch']:.3g} epochs in {summary['seconds']:.0f} s"
+        took = f"{decimal(summary['epoch'])} epochs in {summary['seconds']:.0f} s"
         lines.append(f"- ended: {summary['status']} after {summary['step']} steps, {took}")
     return "\n".join(lines) + f"\n\nThe config:\n\n```yaml\n{config}```"
 

@@ -8,6 +8,7 @@ from typing import TextIO
 
 from tqdm import tqdm
 
+from dltrain.plain import decimal
 from dltrain.recording.base import Recorder
 
 
@@ -60,7 +61,7 @@ class Progress(Recorder):
         elif split in ("val", "test"):
             train = "  ".join(f"train {n} {v:.4f}" for n, v in self._train.items() if "loss" in n)
             rest = "  ".join(f"{name} {value:.4f}" for name, value in values.items())
-            at = f"epoch {epoch:<6.3g} step {step}/{self._total_steps}"
+            at = f"epoch {decimal(epoch):<6} step {step}/{self._total_steps}"
             self.line(f"{at}  {train}  {split} {rest}" if split == "val" else f"{split}  {rest}")
 
     def line(self, text: str) -> None:

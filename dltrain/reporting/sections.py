@@ -11,6 +11,7 @@ from torch import Tensor
 
 from dltrain.data.tokens import joined
 from dltrain.metrics.classification import predicted_classes
+from dltrain.plain import decimal
 from dltrain.recording.metrics_file import Scalars
 from dltrain.reporting.charts import Series, line_chart, reliability, scatter
 from dltrain.reporting.html import (
@@ -144,7 +145,7 @@ def _outcome(told: Told) -> str:
     found, summary = told.evaluated, told.summary
     shown = {"state": told.state}
     if summary:
-        shown |= {"steps": f"{summary['step']:,}", "epochs": f"{summary['epoch']:.3g}"}
+        shown |= {"steps": f"{summary['step']:,}", "epochs": decimal(summary["epoch"])}
     if best := summary.get("best"):
         shown[f"best {best['metric']}"] = f"{best['value']:.5g}"
     lines = ""

@@ -54,6 +54,35 @@ def test_what_can_not_learn_is_said(experiment, tmp_path):
     assert not (tmp_path / "lr.html").exists()
 
 
+def test_a_loss_that_falls_by_chance_alone_gives_no_suggestion(experiment, tmp_path):
+    """Targets of a million, in small batches whose losses differ more than training changes."""
+    rows = [f"{n % 17 / 17},{1e6 * (1 + n % 17 / 4) + n + 0.5}" for n in range(200)]
+    (tmp_path / "houses.csv").write_text("\n".join(["a,price", *rows]))
+    config = {
+        **CONFIG,
+        "model": {"name": "mlp", "hidden": [16]},
+        "data": {"name": "csv", "path": "houses.csv", "target": "price"},
+        "optimizer": {"name": "adamw", "lr": 0.01},
+        "train": {"epochs": 1, "batch_size": 8, "device": "cpu"},
+    }
+    with pytest.raises(RunError) as error:
+        tune_lr(experiment(config), tmp_path / "lr.html", highest=0.1)
+    message = str(error.value)
+    assert message.startswith("no suggestion: no rate made the loss fall enough, from 1e-06 to")
+    assert "% of that" in message
+    assert message.endswith("targets so large need data.standardise_target=true")
+    assert not (tmp_path / "lr.html").exists()
+    config["data"] = {**config["data"], "standardise_target": True}
+    standardised = tune_lr(experiment(config), tmp_path / "lr.html")
+    assert standardised.suggestion > 1e-3
+
+
+def test_a_loss_that_is_not_finite_at_the_first_step_gives_no_suggestion(experiment, tmp_path):
+    config = {**CONFIG, "model": {"name": "restless", "nan_at": list(range(1, 300))}}
+    with pytest.raises(RunError, match="no suggestion: the loss is not finite at the first step"):
+        tune_lr(experiment(config), tmp_path / "lr.html")
+
+
 def test_a_gan_has_two_rates(experiment, tmp_path):
     config = {
         **CONFIG,
