@@ -28,11 +28,39 @@ Quote = Literal["auto"] | Annotated[str, Field(pattern=r"^[^\r\n]$")] | None
 
 @dataclass(frozen=True)
 class ImageInputs:
-    """Pictures: (channels, height, width), float (pixel / 255 - mean) / std, by channel."""
+    """Images: (channels, height, width), float (pixel - centre) / scale, by channel.
+
+    Attributes:
+        mean: Mean of each channel, where `low` is 0 and `high` is 1.
+        std: Standard deviation of each channel, where `low` is 0 and `high` is 1.
+        deep: Whether pixels have more than 8 bits: they are int32 instead of uint8, and grey.
+        low: 0, or the least pixel value of the training images where they are deep.
+        high: 255, or the greatest pixel value of the training images where they are deep.
+        background: Grey level, 0 to 255, behind the transparent parts of images of 8 bits.
+    """
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
     kind: Literal["image"] = "image"
+    deep: bool = False
+    low: int = 0
+    high: int = 255
+    background: Annotated[int, Field(ge=0, le=255)] = 255
+
+    @property
+    def centre(self) -> tuple[float, ...]:
+        """The pixel value that becomes 0, of each channel."""
+        return tuple(self.low + (self.high - self.low) * mean for mean in self.mean)
+
+    @property
+    def scale(self) -> tuple[float, ...]:
+        """How many pixel values make 1, of each channel."""
+        return tuple((self.high - self.low) * std for std in self.std)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of pixels: int32 where they are deep, else uint8."""
+        return torch.int32 if self.deep else torch.uint8
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,7 @@ class Augment:
         """Crop, flip, shift and rotate.
 
         Args:
-            pixels: (batch, channels, height, width) uint8.
+            pixels: (batch, channels, height, width) uint8 or int32; what moves in is 0.
             draws: See `draws`.
             dtype: Of the result.
 

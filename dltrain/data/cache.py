@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from pathlib import Path
 
@@ -18,12 +17,15 @@ class MemoryCache:
 
     Args:
         num_samples: How many there may be.
-        shape: Of one, stored as uint8.
+        shape: Of one.
+        dtype: Of one, uint8 or int32.
         device: Where.
     """
 
-    def __init__(self, num_samples: int, shape: tuple[int, ...], device: torch.device) -> None:
-        self._samples = torch.empty((num_samples, *shape), dtype=torch.uint8, device=device)
+    def __init__(
+        self, num_samples: int, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device
+    ) -> None:
+        self._samples = torch.empty((num_samples, *shape), dtype=dtype, device=device)
         self._has = torch.zeros(num_samples, dtype=torch.bool)
 
     def lacks(self, index: Tensor) -> bool:
@@ -31,7 +33,7 @@ class MemoryCache:
         return not bool(self._has[index].all())
 
     def store(self, index: Tensor, samples: Tensor) -> None:
-        """Keeps samples, (batch, *shape) uint8 on the device; `index` is int64, on the CPU."""
+        """Keeps samples, (batch, *shape) on the device; `index` is int64, on the CPU."""
         self._samples[without_waiting(index, samples.device)] = samples
         self._has[index] = True
 
@@ -40,7 +42,7 @@ class MemoryCache:
         return self._samples.index_select(0, index)
 
 
-def check_room(num_samples: int, shape: tuple[int, ...], device: torch.device) -> None:
+def check_room(num_samples: int, sample_bytes: int, device: torch.device) -> None:
     """Refuses a cache that would take more than three quarters of what is free.
 
     A system that does not tell what is free is trusted to have room.
@@ -48,7 +50,7 @@ def check_room(num_samples: int, shape: tuple[int, ...], device: torch.device) -
     Raises:
         OptionError: It has none.
     """
-    needed, free = num_samples * math.prod(shape), free_bytes(device)
+    needed, free = num_samples * sample_bytes, free_bytes(device)
     if free is not None and needed > free * 3 / 4:
         raise OptionError(
             "cache",

@@ -14,6 +14,7 @@ from dltrain.data.augment import Augment
 from dltrain.data.cache import MemoryCache, check_room
 from dltrain.data.decode import decode_image
 from dltrain.data.image_layout import ImageFiles, find_images
+from dltrain.data.image_survey import Background, image_inputs
 from dltrain.data.images import ImageTransform
 from dltrain.data.resident import class_counts
 from dltrain.data.splits import TEST_SEED, HeldOut, hold_out
@@ -31,12 +32,6 @@ from dltrain.spec import (
     PositiveInt,
 )
 
-IMAGENET = {
-    1: ImageInputs(mean=(0.449,), std=(0.226,)),
-    3: ImageInputs(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)),
-}
-"""Channel statistics of ImageNet, which pretrained models expect; grey is the channels' average."""
-
 
 @DATA.register
 def image_folder(
@@ -52,6 +47,7 @@ def image_folder(
     timeout: PositiveFloat = 300.0,
     cache: Literal["none", "memory"] = "none",
     augment: Augment | None = None,
+    background: Background = "auto",
     mean: tuple[Fraction, ...] | None = None,
     std: tuple[PositiveFloat, ...] | None = None,
 ) -> Data:
@@ -59,6 +55,7 @@ def image_folder(
 
     Folders of splits may also be called training, valid, validation, dev or testing, in any case.
     Images are read while training, scaled until their shorter side is `size` and cut to a square.
+    Those of 16 bits, which must be grey, are scaled by the range of the training images.
     A split that has no folder of its own is cut from the training images. The fingerprint is
     over the files' names and sizes.
 
@@ -72,14 +69,16 @@ def image_folder(
         timeout: Seconds that a worker may take for a batch before the run is ended.
         cache: memory keeps the decoded pictures, a byte a channel and pixel, so that each is read
             once.
-        augment: Random changes to training pictures.
-        mean: Mean of each channel, from 0 to 1; ImageNet's if not given.
-        std: Standard deviation of each channel, from 0 to 1; ImageNet's if not given.
+        augment: Random changes to training images; what moves in is black.
+        background: Grey level behind transparent parts of images; auto is white, unless the
+            training images stand out more clearly on another one.
+        mean: Mean of each channel, from 0 to 1; if not given ImageNet's, of 16-bit images that of
+            the training images.
+        std: Standard deviation of each channel, from 0 to 1; if not given as with `mean`.
     """
     folder = Path(root).expanduser()
-    inputs = ImageInputs(mean or IMAGENET[channels].mean, std or IMAGENET[channels].std)
-    for option, values in (("mean", inputs.mean), ("std", inputs.std)):
-        if len(values) != channels:
+    for option, values in (("mean", mean), ("std", std)):
+        if values is not None and len(values) != channels:
             raise OptionError(option, f"{len(values)} values for {channels} channels")
 
     layout = find_images(folder)
@@ -90,24 +89,26 @@ def image_folder(
     _cut(parts, "validation", validation, context.seed)
 
     shape = (channels, size, size)
+    inputs = image_inputs(parts["train"].paths, shape, background, mean, std)
+    sample_bytes = math.prod(shape) * inputs.dtype.itemsize
     transform = ImageTransform(
         inputs, dtype=context.dtype, device=context.device, seed=context.seed, augment=augment
     )
 
     if cache == "memory":
-        check_room(sum(len(part.paths) for part in parts.values()), shape, context.device)
+        check_room(sum(len(part.paths) for part in parts.values()), sample_bytes, context.device)
 
     def split(part: ImageFiles) -> Streamed:
         return Streamed(
-            _Reader(part.paths, shape),
+            _Reader(part.paths, shape, inputs),
             part.targets.to(context.device),
             names=part.paths,
-            sample_bytes=math.prod(shape),
+            sample_bytes=sample_bytes,
             seed=context.seed,
             workers=workers,
             timeout=timeout,
             transform=transform,
-            cache=MemoryCache(len(part.paths), shape, context.device)
+            cache=MemoryCache(len(part.paths), shape, inputs.dtype, context.device)
             if cache == "memory"
             else None,
         )
@@ -138,9 +139,10 @@ class _Reader:
 
     paths: list[Path]
     shape: tuple[int, int, int]
+    inputs: ImageInputs
 
     def __call__(self, number: int) -> Tensor:
-        return decode_image(self.paths[number], self.shape)
+        return decode_image(self.paths[number], self.shape, self.inputs)
 
 
 def _cut(parts: dict[str, ImageFiles], name: str, amount: float, seed: int) -> None:

@@ -14,7 +14,7 @@ from dltrain.spec import Data, DataContext, DataSpec, ImageInputs
 
 
 class ImageTransform:
-    """Pixels to inputs: augmentation if any, then (pixel / 255 - mean) / std."""
+    """Pixels to inputs: augmentation if any, then (pixel - centre) / scale."""
 
     def __init__(
         self,
@@ -26,21 +26,27 @@ class ImageTransform:
         augment: Augment | None = None,
     ) -> None:
         """Args:
-        inputs: Mean and standard deviation of each channel.
+        inputs: Range of the pixels, mean and standard deviation of each channel.
         dtype: Of the inputs.
         device: Where the pixels are.
         seed: Decides the augmentation.
         augment: What training pictures go through.
         """
-        mean, std = torch.tensor([inputs.mean, inputs.std], dtype=torch.float64)[..., None, None]
-        self.centre = (255 * mean).to(device, dtype)
-        self.scale = (1 / (255 * std)).to(device, dtype)
+        centre, scale = torch.tensor([inputs.centre, inputs.scale], dtype=torch.float64)[
+            ..., None, None
+        ]
+        # Pixels are counted from `low`: an augmentation fills with 0, and half precision has room.
+        self.low = inputs.low
+        self.centre = (centre - inputs.low).to(device, dtype)
+        self.scale = (1 / scale).to(device, dtype)
         self.dtype = dtype
         self.seed = seed
         self.augment = augment
 
     def __call__(self, pixels: Tensor, index: Tensor, epoch: int | Tensor | None) -> Tensor:
-        """(batch, channels, height, width) uint8 to floats; None as the epoch augments nothing."""
+        """Pixels (batch, channels, height, width) to floats; None as the epoch augments nothing."""
+        if self.low:
+            pixels = pixels - self.low
         if self.augment is None or epoch is None:
             return pixels.to(self.dtype).sub_(self.centre).mul_(self.scale)
         draws = self.augment.draws(self.seed, epoch, index)

@@ -26,8 +26,8 @@ def read_objects(spec: DataSpec, given: Sequence[Any]) -> tuple[Tensor, list[str
 
     Args:
         spec: What the model was trained on.
-        given: At least one; pictures as paths, as Pillow's, or as arrays of uint8; rows as
-            mappings; texts as str.
+        given: At least one; pictures as paths, as Pillow's, or as arrays of uint8,
+            of images with 16 bits as arrays of uint16 or int32; rows as mappings; texts as str.
 
     Returns:
         (samples, *input_shape) float32, or (samples, tokens) int64, and a name for each sample: its
@@ -38,7 +38,10 @@ def read_objects(spec: DataSpec, given: Sequence[Any]) -> tuple[Tensor, list[str
     """
     if isinstance(spec.inputs, ImageInputs):
         names = [str(o) if isinstance(o, str | Path) else str(n) for n, o in enumerate(given)]
-        pixels = [_picture(o, n, spec.input_shape) for n, o in zip(names, given, strict=True)]
+        pixels = [
+            _image(item, name, spec.input_shape, spec.inputs)
+            for name, item in zip(names, given, strict=True)
+        ]
         return normalise_images(spec.inputs, torch.stack(pixels)), names
     if isinstance(spec.inputs, TableInputs):
         return _rows(spec.inputs, given), [str(number) for number in range(len(given))]
@@ -48,17 +51,17 @@ def read_objects(spec: DataSpec, given: Sequence[Any]) -> tuple[Tensor, list[str
     return pad_texts([*map(Encoder(spec.inputs), given)]), list(given)
 
 
-def _picture(item: Any, name: str, shape: tuple[int, ...]) -> Tensor:
-    """Pixels of that shape, uint8."""
+def _image(item: Any, name: str, shape: tuple[int, ...], inputs: ImageInputs) -> Tensor:
+    """Pixels of that shape, of `inputs.dtype`."""
     from PIL import Image
 
     if isinstance(item, str | Path):
-        return decode_image(Path(item), shape)
-    image = item if isinstance(item, Image.Image) else _image_of_array(item, name)
-    return decode_opened(image, name, shape)
+        return decode_image(Path(item), shape, inputs)
+    image = item if isinstance(item, Image.Image) else _image_of_array(item, name, inputs.deep)
+    return decode_opened(image, name, shape, inputs)
 
 
-def _image_of_array(item: Any, name: str) -> Image:
+def _image_of_array(item: Any, name: str, deep: bool) -> Image:
     import numpy as np
     from PIL import Image
 
@@ -66,13 +69,13 @@ def _image_of_array(item: Any, name: str) -> Image:
     if not hasattr(item, "__array__"):
         raise _wrong(name, item, wanted)
     array = np.asarray(item)
-    if array.dtype != np.uint8:
-        raise DataError(
-            f"input {name}: an array of {array.dtype}; pixels of uint8, 0 to 255, are wanted"
-        )
+    if array.dtype not in ((np.uint16, np.int32) if deep else (np.uint8,)):
+        known = "uint16 or int32, grey," if deep else "uint8, 0 to 255,"
+        raise DataError(f"input {name}: an array of {array.dtype}; pixels of {known} are wanted")
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[..., 0]
-    if 0 in array.shape or not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))):
+    colours = () if deep else (3, 4)
+    if 0 in array.shape or not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] in colours)):
         raise DataError(f"input {name}: an array of shape {array.shape}; {wanted}")
     return Image.fromarray(array)
 

@@ -84,13 +84,12 @@ def read_images(spec: DataSpec, paths: Sequence[Path]) -> Tensor:
     """Picture files of any size: (pictures, channels, height, width) float32, normalised."""
     if not isinstance(spec.inputs, ImageInputs):
         raise DataError("the model was trained on rows of a table, not on pictures")
-    return normalise_images(
-        spec.inputs, torch.stack([decode_image(path, spec.input_shape) for path in paths])
-    )
+    pixels = [decode_image(path, spec.input_shape, spec.inputs) for path in paths]
+    return normalise_images(spec.inputs, torch.stack(pixels))
 
 
 def normalise_images(inputs: ImageInputs, pixels: Tensor) -> Tensor:
-    """(pictures, channels, height, width) uint8 to float32, normalised as training's were."""
+    """Pixels (images, channels, height, width) to float32, normalised as training's were."""
     transform = ImageTransform(inputs, dtype=torch.float32, device=torch.device("cpu"))
     return transform(pixels, torch.arange(len(pixels)), None)
 

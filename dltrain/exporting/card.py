@@ -207,6 +207,9 @@ def _limits(about: Mapping[str, Any], inputs: Port) -> str:
     ]
     if inputs.name == "pixels":
         lines.append("- Pictures must have exactly this size; the file scales and cuts nothing.")
+        if inputs.dtype == "uint8":
+            ground = about["background"]
+            lines.append(f"- Transparent parts must be filled with grey level {ground} before.")
     if inputs.name == "tokens":
         limit = f" more than {inputs.longest} tokens, nor" if inputs.longest else ""
         lines.append(f"- It takes no{limit} text: tokens must be made outside.")

@@ -9,7 +9,7 @@ from typing import Any
 import dltrain
 from dltrain.data.tokens import WORD
 from dltrain.exporting.interface import Interface
-from dltrain.spec import DataSpec, TableInputs, TextInputs
+from dltrain.spec import DataSpec, ImageInputs, TableInputs, TextInputs
 
 MOST_NAMES = 20
 """That are listed in a text; a file's own description has all of them."""
@@ -27,6 +27,8 @@ def description(interface: Interface, spec: DataSpec, trained: dict[str, Any]) -
     about |= {"inputs": asdict(interface.inputs), "outputs": asdict(interface.outputs)}
     if spec.class_names:
         about["class_names"] = list(spec.class_names)
+    if isinstance(spec.inputs, ImageInputs):
+        about["background"] = spec.inputs.background
     if isinstance(spec.inputs, TableInputs):
         about["columns"] = [
             {"name": column.name, "categories": list(column.categories)}

@@ -88,9 +88,10 @@ def _samples(network: nn.Module, spec: DataSpec, name: str, meaning: str) -> tup
     shape = ("batch", *spec.input_shape)
     if not isinstance(spec.inputs, ImageInputs):
         return network, _floats(name, shape, f"{meaning}; standardised and one-hot")
-    mean, std = (torch.tensor(v)[:, None, None] for v in (spec.inputs.mean, spec.inputs.std))
+    images, low, high = spec.inputs, spec.inputs.low, spec.inputs.high
+    centre, scale = (torch.tensor(v)[:, None, None] for v in (images.centre, images.scale))
 
     def predict(inputs: Tensor) -> Tensor:
-        return ((network(inputs).float() * std + mean) * 255).clamp(0, 255)
+        return (network(inputs).float() * scale + centre).clamp(low, high)
 
-    return predict, _floats(name, shape, f"{meaning}; pixels from 0 to 255")
+    return predict, _floats(name, shape, f"{meaning}; pixels from {low} to {high}")

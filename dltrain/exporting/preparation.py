@@ -69,11 +69,14 @@ def preparation_of(spec: DataSpec, model: nn.Module, dtype: torch.dtype) -> Prep
 
 
 class Pixels:
-    """Pixels (batch, channels, height, width) uint8 to normalised floats."""
+    """Pixels (batch, channels, height, width), uint8 or int32, to normalised floats."""
 
     def __init__(self, inputs: ImageInputs, shape: tuple[int, ...], dtype: torch.dtype) -> None:
-        meaning = "pixels from 0 to 255; " + ("grey" if shape[0] == 1 else "red, green, blue")
-        self.port = Port("pixels", "uint8", ("batch", *shape), meaning)
+        colours = "grey" if shape[0] == 1 else "red, green, blue"
+        meaning = f"pixels from {inputs.low} to {inputs.high}; {colours}"
+        self.dtype = inputs.dtype
+        name = str(inputs.dtype).removeprefix("torch.")
+        self.port = Port("pixels", name, ("batch", *shape), meaning)
         self._normalise = ImageTransform(inputs, dtype=dtype, device=torch.device("cpu"))
 
     def __call__(self, raw: Tensor) -> Tensor:
@@ -83,7 +86,7 @@ class Pixels:
     def raw(self, inputs: Tensor) -> Tensor:
         """See `Preparation`."""
         pixels = inputs / self._normalise.scale + self._normalise.centre
-        return pixels.round().to(torch.uint8)
+        return pixels.round().to(self.dtype) + self._normalise.low
 
 
 class Rows:

@@ -15,7 +15,7 @@ from pydantic_core import ErrorDetails
 from torch import Tensor
 
 from dltrain.data.columns import encode
-from dltrain.data.decode import decode_picture, fit_picture
+from dltrain.data.decode import decode_opened, decode_picture
 from dltrain.data.readers import normalise_images, pad_texts
 from dltrain.data.table import Table
 from dltrain.data.tokens import Encoder
@@ -152,8 +152,8 @@ class Reader:
         return self._encoder(text)
 
     def _file(self, content: bytes, name: str) -> Tensor:
-        shape, most = self.spec.input_shape, self.limits.max_pixels
-        return decode_picture(content, name, shape, max_pixels=most)
+        most = self.limits.max_pixels
+        return decode_picture(content, name, self.spec.input_shape, self._images, max_pixels=most)
 
     def _picture(self, item: Any, name: str) -> Tensor:
         if isinstance(item, str):
@@ -163,28 +163,36 @@ class Reader:
             except (ValueError, binascii.Error) as error:
                 raise DataError(f"{name}: not base64: {error}") from error
             return self._file(content, name)
-        return fit_picture(_picture_of(item, name, self.limits.max_pixels), self.spec.input_shape)
+        image = _picture_of(item, name, self.limits.max_pixels, self._images.deep)
+        return decode_opened(image, name, self.spec.input_shape, self._images)
+
+    @property
+    def _images(self) -> ImageInputs:
+        assert isinstance(self.spec.inputs, ImageInputs)
+        return self.spec.inputs
 
 
-def _picture_of(rows: Any, name: str, max_pixels: int) -> Any:
+def _picture_of(rows: Any, name: str, max_pixels: int, deep: bool) -> Any:
     """Rows of pixels, each a grey or its red, green and blue, as a picture of Pillow's."""
     import numpy as np
     from PIL import Image
 
-    wanted = "base64 of a picture file, or rows of pixels, each a whole number from 0 to 255"
+    least, most = (-(2**31), 2**31 - 1) if deep else (0, 255)
+    wanted = f"base64 of a picture file, or rows of pixels, whole numbers from {least} to {most}"
     try:
         array = np.array(rows)
     except ValueError as error:  # rows of different lengths
         raise DataError(f"{name}: its rows differ in length; wanted: {wanted}") from error
-    colours = array.ndim == 3 and array.shape[2] == 3
+    colours = array.ndim == 3 and array.shape[2] == 3 and not deep
     if array.dtype.kind not in "iu" or not array.size or not (array.ndim == 2 or colours):
         raise DataError(f"{name}: wanted: {wanted}, or red, green and blue of it")
-    if array.min() < 0 or array.max() > 255:
-        raise DataError(f"{name}: pixels from {array.min()} to {array.max()}; wanted: 0 to 255")
+    if array.min() < least or array.max() > most:
+        found = f"pixels from {array.min()} to {array.max()}"
+        raise DataError(f"{name}: {found}; wanted: {least} to {most}")
     if array.shape[0] * array.shape[1] > max_pixels:
         size = f"{array.shape[1]} x {array.shape[0]}"
         raise DataError(f"{name}: {size} pixels; at most {max_pixels:,} are taken")
-    return Image.fromarray(array.astype(np.uint8))
+    return Image.fromarray(array.astype(np.int32 if deep else np.uint8))
 
 
 def _features(inputs: TableInputs, row: BaseModel, name: str) -> Tensor:

@@ -61,7 +61,8 @@ def _change_of_scale(one: object, other: object) -> tuple[Tensor, Tensor]:
     """Factor and offset that take one normalisation of pictures to another."""
     if not isinstance(one, ImageInputs) or not isinstance(other, ImageInputs):
         return torch.ones(()), torch.zeros(())
-    (mean, std), (its_mean, its_std) = (
-        torch.tensor([i.mean, i.std], dtype=torch.float64)[..., None, None] for i in (one, other)
+    (centre, scale), (its_centre, its_scale) = (
+        torch.tensor([i.centre, i.scale], dtype=torch.float64)[..., None, None]
+        for i in (one, other)
     )
-    return std / its_std, (mean - its_mean) / its_std
+    return scale / its_scale, (centre - its_centre) / its_scale

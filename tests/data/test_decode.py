@@ -1,12 +1,24 @@
 """Picture files to pixels."""
 
+import struct
+import zlib
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from dltrain.data.decode import FORMATS, decode_image, read_header
+from dltrain.data import decode
+from dltrain.data.decode import FORMATS, read_header
 from dltrain.errors import DataError
+from dltrain.spec import ImageInputs
+
+EIGHT = ImageInputs((0.5,), (0.5,))
+SIXTEEN = ImageInputs((0.5,), (0.5,), deep=True, low=0, high=65535)
+
+
+def decode_image(path, shape, inputs=EIGHT):
+    return decode.decode_image(path, shape, inputs)
 
 
 def saved(path, pixels, **options):
@@ -68,16 +80,111 @@ def test_a_turned_photograph_is_read_upright(tmp_path):
     assert torch.equal(decode_image(path, (1, 6, 4))[0], upright)
 
 
-def test_16_bits_are_scaled_not_clipped(tmp_path):
-    values = np.array([[0, 255, 256], [4660, 32768, 65535]], dtype=np.uint16)
-    path = saved(tmp_path / "x.png", values)
-    assert decode_image(path, (1, 2, 3))[0].tolist() == [[0, 0, 1], [18, 128, 255]]
+VALUES = np.array([[0, 255, 256], [4660, 32768, 65535]], dtype=np.uint16)
 
 
-def test_transparent_palettes_are_read_without_a_warning(tmp_path):
-    image = Image.fromarray(noise(4, 4)).convert("P")
-    image.save(tmp_path / "x.png", transparency=b"\x00\x80\xff")
-    assert decode_image(tmp_path / "x.png", (3, 4, 4)).shape == (3, 4, 4)
+@pytest.mark.parametrize("suffix", ["png", "tif", "pgm"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_16_bits_keep_all_their_values(tmp_path, suffix, channels):
+    path = saved(tmp_path / f"x.{suffix}", VALUES)
+    pixels = decode_image(path, (channels, 2, 3), SIXTEEN)
+    assert pixels.dtype == torch.int32
+    assert all(channel.tolist() == VALUES.tolist() for channel in pixels)
+    header = read_header(path)
+    assert (header.deep, header.grey, header.transparent) == (True, True, False)
+
+
+def test_16_bits_are_averaged_without_clipping(tmp_path):
+    path = saved(tmp_path / "x.png", np.kron(VALUES, np.ones((4, 4))).astype(np.uint16))
+    small = decode_image(path, (1, 1, 1), SIXTEEN)
+    with Image.open(path) as image:
+        square = image.convert("F").resize((2, 1), Image.Resampling.BILINEAR)
+    assert small.item() == round(np.asarray(square)[0, 0].item())
+
+
+@pytest.mark.parametrize(("own", "inputs"), [(np.uint16, EIGHT), (np.uint8, SIXTEEN)])
+def test_images_of_another_depth_are_refused(tmp_path, own, inputs):
+    path = saved(tmp_path / "x.png", np.ones((4, 4), dtype=own))
+    bits = np.iinfo(own).bits
+    with pytest.raises(DataError, match=rf"x\.png: has {bits} bits a pixel.* {24 - bits}"):
+        decode_image(path, (1, 4, 4), inputs)
+
+
+def png(colour_type, *shape):
+    """A PNG file of 16 bits, which Pillow does not write in colour."""
+    rows = np.arange(np.prod(shape)).reshape(shape).astype(">u2") * 300
+    head = struct.pack(">IIBBBBB", shape[1], shape[0], 16, colour_type, 0, 0, 0)
+    content = zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows))
+    chunks = ((b"IHDR", head), (b"IDAT", content), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(d)) + t + d + struct.pack(">I", zlib.crc32(t + d)) for t, d in chunks
+    )
+
+
+SIXTEEN_IN_COLOUR = {
+    "colour": png(2, 4, 4, 3),
+    "grey and alpha": png(4, 4, 4, 2),
+    "colour and alpha": png(6, 4, 4, 4),
+    "ppm": b"P6 2 2 65535\n" + np.arange(12, dtype=">u2").tobytes(),
+}
+
+
+@pytest.mark.parametrize("kind", SIXTEEN_IN_COLOUR)
+@pytest.mark.parametrize("inputs", [EIGHT, SIXTEEN])
+def test_16_bits_that_pillow_would_halve_are_refused(tmp_path, kind, inputs):
+    path = tmp_path / "x.png"
+    path.write_bytes(SIXTEEN_IN_COLOUR[kind])
+    for read in (lambda: decode_image(path, (3, 2, 2), inputs), lambda: read_header(path)):
+        with pytest.raises(DataError, match=r"x\.png: 16 bits a channel are read in grey images"):
+            read()
+
+
+def test_16_bits_a_pixel_of_a_bitmap_are_colours_of_8(tmp_path):
+    content = bytearray(saved(tmp_path / "x.bmp", noise(4, 4, 3)).read_bytes()[:54])
+    content[28:30] = (16).to_bytes(2, "little")
+    (tmp_path / "x.bmp").write_bytes(content + b"\xff\x7f" * 16)
+    assert decode_image(tmp_path / "x.bmp", (3, 4, 4)).unique().tolist() == [255]
+
+
+def icon(level):
+    """A disc of a grey level on transparent ground, whose hidden colour is the disc's own."""
+    y, x = np.mgrid[:16, :16] - 7.5
+    alpha = np.where(x**2 + y**2 < 30, 255, 0)
+    grey = np.full((16, 16), level)
+    return Image.fromarray(np.stack([grey, grey, grey, alpha], -1).astype(np.uint8))
+
+
+@pytest.mark.parametrize("background", [0, 128, 255])
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "L", "RGB"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_transparent_parts_show_the_background(tmp_path, background, mode, channels):
+    path, inputs = tmp_path / "x.png", ImageInputs((0.0,), (1.0,), background=background)
+    image = icon(40)
+    if mode in ("RGBA", "LA"):
+        image.convert(mode).save(path)
+    else:  # a colour, or a place in the palette, that is transparent
+        alpha = np.asarray(image)[..., 3]
+        pixels = Image.fromarray(np.where(alpha, 40, 41).astype(np.uint8)).convert(mode)
+        pixels.save(path, transparency=pixels.getpixel((0, 0)))
+    assert read_header(path).transparent
+    pixels = decode_image(path, (channels, 16, 16), inputs)
+    assert pixels.shape == (channels, 16, 16)
+    assert pixels.unique().tolist() == sorted({40, background})
+    assert pixels[:, 0, 0].unique().tolist() == [background]
+
+
+def test_half_transparent_is_half_the_background(tmp_path):
+    saved(tmp_path / "x.png", np.full((4, 4, 4), (200, 100, 0, 51), dtype=np.uint8))
+    red, green, blue = decode_image(tmp_path / "x.png", (3, 4, 4))[:, 0, 0].tolist()
+    assert (red, green, blue) == (244, 224, 204)
+
+
+def test_opaque_images_with_alpha_are_as_those_without(tmp_path):
+    pixels = noise(6, 6, 4)
+    pixels[..., 3] = 255
+    saved(tmp_path / "x.png", pixels)
+    expected = torch.from_numpy(pixels[..., :3]).permute(2, 0, 1)
+    assert torch.equal(decode_image(tmp_path / "x.png", (3, 6, 6)), expected)
 
 
 def test_floats_are_refused(tmp_path):

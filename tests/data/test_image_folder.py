@@ -171,9 +171,10 @@ def test_readers_can_be_sent_to_any_worker(build, folder):
 
 
 def test_normalised_by_imagenet_or_as_asked(build, folder):
+    data = make(build, folder, validation=0, test=0)
     path = sorted((folder / "ant").iterdir())[0]
-    pixels = decode_image(path, (3, 8, 8)) / 255
-    given = make(build, folder, validation=0, test=0).train
+    pixels = decode_image(path, (3, 8, 8), data.spec.inputs) / 255
+    given = data.train
     own = make(build, folder, validation=0, test=0, mean=(0.1, 0.2, 0.3), std=(1.0, 2.0, 4.0)).train
     mean, std = torch.tensor([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]])[..., None, None]
     assert torch.allclose(gather(given)[0][0], (pixels - mean) / std, atol=1e-5)

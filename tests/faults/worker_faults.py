@@ -57,12 +57,12 @@ def run_with_a_fault(kind: str, name: str) -> None:
     """The command line, with a fault in whichever process decodes the picture of that name."""
     decode = image_folder.decode_image
 
-    def faulty(path: Path, shape: tuple[int, ...]) -> Any:
+    def faulty(path: Path, *how: Any) -> Any:
         with Path("workers").open("a") as file:
             print(os.getpid(), file=file)
         if "/".join(path.parts[-2:]) == name:
             fail(kind)
-        return decode(path, shape)
+        return decode(path, *how)
 
     multiprocessing.set_start_method("fork", force=True)  # so that workers have the fault, too
     patched: Any = mock.patch.object(image_folder, "decode_image", faulty)
