@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -28,6 +27,7 @@ from dltrain.device import (
     set_random_state,
 )
 from dltrain.errors import DltrainError, OptionError, RunError, UsageError, told_by
+from dltrain.paths import data_folder
 from dltrain.recording import Recorder
 from dltrain.run import Run
 from dltrain.shards import shard
@@ -117,15 +117,26 @@ def _refuse_together(experiment: Experiment, numerics: Numerics, shards: bool) -
         raise experiment.problem("recording.histograms", message)
 
 
-def build_data(experiment: Experiment, machine: Machine, say: Callable[[str], None]) -> Data:
+def build_data(
+    experiment: Experiment,
+    machine: Machine,
+    say: Callable[[str], None],
+    folder: str | None = None,
+) -> Data:
     """Reads, or downloads, the data.
+
+    Args:
+        experiment: What it is for.
+        machine: Where batches are wanted.
+        say: Prints a line that the user must not miss.
+        folder: The common data folder that a run has recorded; see `data_folder`.
 
     Raises:
         DataError: It is missing or damaged.
         ConfigError: The config asks for something that this data can't give, or a split is empty.
     """
     context = DataContext(
-        root=Path(os.environ.get("DLTRAIN_DATA", "data")),
+        root=data_folder(folder),
         seed=experiment.seed,
         device=machine.device,
         dtype=machine.numerics.dtype,
@@ -297,7 +308,7 @@ class Trained:
 
 
 def load_trained(
-    run_dir: Path,
+    run_dir: str | Path,
     checkpoint: str | None = None,
     device: str | None = None,
     *,
@@ -349,7 +360,7 @@ def load_trained(
 
 def _trained_model(run_dir: str, machine: Machine) -> TrainedModel:
     """See `task.TaskParts.trained`."""
-    trained = load_trained(Path(run_dir), machine=machine, measures=False)
+    trained = load_trained(run_dir, machine=machine, measures=False)
     model = trained.task.model.requires_grad_(False)
     return TrainedModel(trained.spec, model, getattr(trained.task, "predict", None))
 

@@ -40,14 +40,14 @@ def load_entry_points() -> None:
             raise UsageError(message) from error
 
 
-def load_plugin(path: Path) -> None:
+def load_plugin(path: str | Path) -> None:
     """Imports a user's Python file; once, however often it is asked for.
 
     Raises:
         UsageError: There is no such file, or its import fails; the message names the line.
     """
     register_builtins()  # first, so that a name taken twice is the plugin's error
-    file = path.resolve()
+    file = Path(path).resolve()
     name = f"dltrain_plugin_{sha256(str(file).encode()).hexdigest()[:12]}"
     if name in sys.modules:
         return

@@ -20,6 +20,7 @@ from typing_extensions import TypedDict
 
 import dltrain
 from dltrain.git import git_state
+from dltrain.paths import data_folder
 from dltrain.run_files import Count, typed
 from dltrain.spec import Data
 from dltrain.world import launch
@@ -132,9 +133,10 @@ def differences(record: dict[str, Any], device: dict[str, Any]) -> list[str]:
 
 def data_record(name: str, data: Data, notices: Sequence[str]) -> dict[str, Any]:
     """Name, source, sizes and fingerprint of the data."""
+    source = Path(data.source)
     return {
         "name": name,
-        "source": data.source,
+        "source": str(source.absolute()) if data.files and source.exists() else data.source,
         "notices": list(notices),
         "sizes": _sizes(data),
         "fingerprint": fingerprint(data),
@@ -166,6 +168,7 @@ class Record:
         versions: Of everything that decides a result.
         command: The words on the command line.
         directory: The working directory.
+        data_folder: The common data folder.
         git: Its commit and uncommitted changes; None outside a repository.
         started: When, in ISO 8601.
         launch: What `world.launch` says of the launcher that started it; None without one.
@@ -179,6 +182,7 @@ class Record:
     versions: dict[str, str | None] = field(default_factory=versions)
     command: list[str] = field(default_factory=lambda: list(sys.argv))
     directory: str = field(default_factory=lambda: str(Path.cwd()))
+    data_folder: str = field(default_factory=lambda: str(data_folder()))
     git: dict[str, Any] | None = field(default_factory=git_state)
     started: str = field(default_factory=lambda: time.strftime("%Y-%m-%dT%H:%M:%S%z"))
     launch: dict[str, Any] | None = field(default_factory=launch)
@@ -186,7 +190,7 @@ class Record:
 
 RECORD_FILE = typed(
     Record,
-    ("launch",),  # earlier versions wrote none
+    ("launch", "data_folder"),  # earlier versions wrote neither
     data=DataRecord,
     device=DeviceRecord,
     timings=Timings,

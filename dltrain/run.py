@@ -11,7 +11,7 @@ import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,7 +25,9 @@ from dltrain.config.problems import Problem
 from dltrain.config.tree import plain
 from dltrain.errors import RunError, brief
 from dltrain.files import clear_leftovers, make_directory, read, regular, sync, write_atomically
+from dltrain.paths import directory_name, moved
 from dltrain.record import RECORD_FILE, DataRecord, Record, plugin_paths
+from dltrain.registry import Choice
 from dltrain.run_files import FILES, Count, read_json, typed, verify
 
 State = Literal["running", "done", "stopped", "pruned", "failed", "killed"]
@@ -139,7 +141,7 @@ class Run:
         """
         try:
             if directory is None:
-                directory = next_directory(Path("runs") / experiment.name)
+                directory = next_directory(run_folder(experiment.name))
             make_directory(directory)
             verify(directory)
             run = cls(directory)
@@ -177,15 +179,16 @@ class Run:
         write_atomically(self.config_path, experiment.to_yaml().encode())
 
     @classmethod
-    def open(cls, directory: Path) -> Run:
+    def open(cls, directory: str | Path) -> Run:
         """An existing run directory.
 
         Raises:
             RunError: It holds no run, or something that no run has; see `run_files.verify`.
         """
-        run = cls(directory)
+        run = cls(Path(directory))
         if not os.path.lexists(run.config_path):
-            hint = " (runs are numbered: name one of its folders)" if directory.is_dir() else ""
+            is_folder = run.directory.is_dir()
+            hint = " (runs are numbered: name one of its folders)" if is_folder else ""
             raise RunError(f"{directory} is not a run directory: it has no config.yaml{hint}")
         run.verify()
         return run
@@ -209,7 +212,7 @@ class Run:
         """
         if launched is None:
             return None
-        place = Path("runs") / name
+        place = run_folder(name)
         folders = [directory] if directory else sorted(place.glob("*"), reverse=True)
         for run in map(cls, folders):
             with suppress(RunError):  # what is no run, or damaged, is another's
@@ -253,11 +256,21 @@ class Run:
             ConfigError: The config does not hold any more, or its components are not there.
         """
         try:
-            return load(self.config_path, overrides)
+            experiment = load(self.config_path, overrides)
+            parts = {key: getattr(experiment, key) for key in ("data", "model", "task")}
+            return replace(experiment, **{key: self._found(part) for key, part in parts.items()})
         except ConfigError as error:
             if options := self.plugin_options():
                 error.add_note(f"the run was started with {options}")
             raise
+
+    def _found(self, part: Choice) -> Choice:
+        """The component, with paths that have moved along with the working directory."""
+        directory = None
+        with suppress(RunError):
+            directory = self.record()["directory"]
+        options = {name: moved(value, directory) for name, value in part.options.items()}
+        return replace(part, options=options)
 
     def config(self) -> dict[str, Any]:
         """The resolved config as plain data; needs none of the components that it names.
@@ -320,7 +333,8 @@ class Run:
             found = read_json(self.record_path, RECORD_FILE, most, infinite=True)
         except FileNotFoundError as error:
             raise RunError(f"{self.record_path}: can't be read: there is none") from error
-        found.setdefault("launch", None)  # earlier versions wrote none
+        found.setdefault("launch", None)  # earlier versions wrote neither
+        found.setdefault("data_folder", None)
         found["device"].setdefault("processes", 1)
         return found
 
@@ -386,6 +400,11 @@ class Run:
     def write_record(self, record: Record) -> None:
         """Keeps what is known of the environment."""
         write_atomically(self.record_path, json.dumps(asdict(record), indent=1).encode())
+
+
+def run_folder(name: str) -> Path:
+    """Return the directory that holds the numbered runs of experiments with this name."""
+    return Path("runs") / directory_name(name)
 
 
 def next_directory(parent: Path) -> Path:

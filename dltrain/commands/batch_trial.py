@@ -156,7 +156,7 @@ def _wait(machine: Machine) -> None:
 # -------------------------------------------------------------------------- a process for a trial
 
 
-def trials_in_processes(experiment: Experiment, plugins: Sequence[Path]) -> MakeTrial:
+def trials_in_processes(experiment: Experiment, plugins: Sequence[str | Path]) -> MakeTrial:
     """Makes each trial in a process of its own."""
 
     def make(plan: Plan) -> tuple[Trial, int | None]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
@@ -13,6 +13,7 @@ from typing import Any
 
 from dltrain.commands.runs import find_runs
 from dltrain.errors import RunError
+from dltrain.paths import as_paths
 from dltrain.reporting.html import document, paragraph, table
 from dltrain.run import Run, Summary
 
@@ -65,16 +66,17 @@ class Group:
     reason: str | None = None
 
 
-def compare(paths: Sequence[Path]) -> list[Group]:
+def compare(paths: str | Path | Iterable[str | Path]) -> list[Group]:
     """Groups runs by config, and says in what the groups differ.
 
     Args:
-        paths: Run directories, or directories that hold some.
+        paths: Run directories, or directories that hold some; or one of them.
 
     Raises:
         RunError: There is no run, or none can be read. One that can't is a group of its own, at
             the end.
     """
+    paths = as_paths(paths)
     runs = {run.directory.resolve(): run for path in paths for run in find_runs(path)}
     if not runs:
         raise RunError(f"there is no run in {', '.join(map(str, paths))}")

@@ -35,7 +35,7 @@ class Evaluation:
 
 
 def evaluate(
-    run_dir: Path,
+    run_dir: str | Path,
     *,
     split: SplitName = "test",
     checkpoint: str | None = None,
@@ -48,11 +48,17 @@ def evaluate(
         UsageError: The data has no such split.
     """
     trained = load_trained(run_dir, checkpoint, device)
-    data = build_data(trained.experiment, trained.machine, lambda s: print(s, file=sys.stderr))
+    record = Run.open(run_dir).record()
+    data = build_data(
+        trained.experiment,
+        trained.machine,
+        lambda s: print(s, file=sys.stderr),
+        record["data_folder"],
+    )
     samples = {"train": data.train, "val": data.validation, "test": data.test}[split]
     if samples is None:
         raise UsageError(f"the data of {run_dir} has no {split!r} split")
-    before = Run(run_dir).record()["data"]
+    before = record["data"]
     if before["fingerprint"] != fingerprint(data):
         message = f"note: {data.source} is not the data that the run was trained on"
         print(f"{message}, which came from {before['source']}", file=sys.stderr)

@@ -123,7 +123,7 @@ def export(
         UsageError: The task's model can't be exported, none of its layers can be quantised, a
             library is missing, or `output` has another ending.
     """
-    run, path = Run.open(Path(run_dir)), _path(Path(run_dir), to, output)
+    run, path = Run.open(run_dir), _path(run_dir, to, output)
     if to == "onnx":
         require_onnx()
     if quantize is not None:
@@ -132,13 +132,18 @@ def export(
     interface = _interface(trained)
     of_torchao = by_torchao(interface.model) if quantize else {}
     quantized = described(interface.model, of_torchao) if quantize else None
-    data = build_data(trained.experiment, trained.machine, lambda s: print(s, file=sys.stderr))
+    record, ended = run.record(), run.summary()
+    data = build_data(
+        trained.experiment,
+        trained.machine,
+        lambda s: print(s, file=sys.stderr),
+        record["data_folder"],
+    )
     split = data.test or data.validation or data.train
     if samples is None:
         samples = _num_samples(interface, quantize)
     taken = split, math.ceil(samples / BATCH_SIZE), trained.experiment.seed
     found = references(interface, *taken)
-    record, ended = run.record(), run.summary()
     about = description(interface, trained.spec, _of_run(run, trained))
     if to == "safetensors":
         about |= _to_build(run, trained)
@@ -225,8 +230,8 @@ def read_exported(path: Path | str) -> tuple[nn.Module, dict[str, Any]]:
     return interface.eval().requires_grad_(False), about
 
 
-def _path(run_dir: Path, to: Format, output: Path | str | None) -> Path:
-    path = run_dir / "exports" / f"model.{to}" if output is None else Path(output)
+def _path(run_dir: Path | str, to: Format, output: Path | str | None) -> Path:
+    path = Path(run_dir, "exports", f"model.{to}") if output is None else Path(output)
     if path.suffix != f".{to}":
         raise UsageError(f"{path}: --to {to} writes a .{to} file")
     return path

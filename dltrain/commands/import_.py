@@ -37,7 +37,7 @@ class Imported:
     bytes: int
 
 
-def import_weights(source: Path, output: Path) -> Imported:
+def import_weights(source: str | Path, output: str | Path) -> Imported:
     """Reads a state_dict with `torch.load(weights_only=True)`, and with nothing else.
 
     Args:
@@ -49,6 +49,7 @@ def import_weights(source: Path, output: Path) -> Imported:
         RunError: The file can't be read so, or holds something else, or `output` can't be written.
         UsageError: `output` is no `.safetensors` file.
     """
+    source, output = Path(source), Path(output)
     if output.suffix != ".safetensors":
         raise UsageError(f"{output}: weights are written to a .safetensors file")
     tensors = _tensors(source, _loaded(source))

@@ -13,9 +13,9 @@ from typing import Literal
 from dltrain.commands.check import Check, check
 from dltrain.commands.diagnose import Finding
 from dltrain.config import ConfigError, load
-from dltrain.config.experiment import run_name
 from dltrain.errors import DataError, UsageError
 from dltrain.files import write_atomically
+from dltrain.paths import directory_name
 from dltrain.plugins import register_builtins
 from dltrain.suggesting import Hints, render, suggest
 
@@ -71,7 +71,7 @@ def init(
         UsageError: The output is there already, or an option does not fit the data.
     """
     path = Path(path)
-    name = run_name(path.absolute().stem if path.is_file() else path.absolute().name)
+    name = directory_name(path.absolute().stem if path.is_file() else path.absolute().name)
     config = Path(output) if output is not None else Path(f"{name}.yaml")
     if os.path.lexists(config) and not force:
         raise UsageError(f"{config}: is there already; --force replaces it, -o FILE names another")

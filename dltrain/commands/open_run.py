@@ -36,7 +36,7 @@ class Run:
         Raises:
             RunError: It holds no run.
         """
-        return cls(RunDirectory.open(Path(path)).directory)
+        return cls(RunDirectory.open(path).directory)
 
     @property
     def state(self) -> str:

@@ -54,7 +54,7 @@ class Predictor:
     """
 
     def __init__(
-        self, run_dir: Path, *, checkpoint: str | None = None, device: str | None = None
+        self, run_dir: str | Path, *, checkpoint: str | None = None, device: str | None = None
     ) -> None:
         self.trained = load_trained(run_dir, checkpoint, device, measures=False)
         self.spec = self.trained.spec
@@ -112,7 +112,7 @@ class Predictor:
 
 
 def predict(
-    run_dir: Path,
+    run_dir: str | Path,
     inputs: Sequence[str | Path],
     *,
     checkpoint: str | None = None,

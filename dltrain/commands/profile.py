@@ -70,7 +70,9 @@ class Profile:
     advice: str
 
 
-def profile(experiment: Experiment, trace: Path, *, steps: int = 50, warmup: int = 10) -> Profile:
+def profile(
+    experiment: Experiment, trace: str | Path, *, steps: int = 50, warmup: int = 10
+) -> Profile:
     """Trains for some steps with a stopwatch, and for some more under torch's profiler.
 
     On a GPU each part of a step is waited for, so a step takes longer than in training.
@@ -86,6 +88,7 @@ def profile(experiment: Experiment, trace: Path, *, steps: int = 50, warmup: int
         DataError: The data is missing or damaged.
         RunError: A step fails, or the trace can't be written.
     """
+    trace = Path(trace)
     machine = build_machine(experiment)
     data = build_data(experiment, machine, lambda text: print(text, file=sys.stderr))
     task = build_task(experiment, data.spec, machine)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -14,6 +14,7 @@ import dltrain
 from dltrain.build import Trained, build_data, load_trained
 from dltrain.errors import DataError, RunError, UsageError
 from dltrain.files import write_atomically
+from dltrain.paths import as_paths
 from dltrain.record import fingerprint
 from dltrain.recording.metrics_file import read_scalars
 from dltrain.reporting.charts import Series
@@ -52,8 +53,8 @@ class Report:
 
 
 def report(
-    runs: Sequence[Path],
-    output: Path | None = None,
+    runs: str | Path | Iterable[str | Path],
+    output: str | Path | None = None,
     *,
     checkpoint: str | None = None,
     device: str | None = None,
@@ -63,7 +64,7 @@ def report(
     What was recorded is shown even where a run can't be evaluated any more.
 
     Args:
-        runs: At least one run directory.
+        runs: A run directory, or several.
         output: The HTML file; `report.html` in the first run if not given.
         checkpoint: See `load_trained`.
         device: Instead of the config's.
@@ -72,16 +73,17 @@ def report(
         RunError: One is no run directory, or the file can't be written.
         UsageError: No run is given.
     """
-    if not runs:
+    places = as_paths(runs)
+    if not places:
         raise UsageError("give at least one run directory")
-    told = [_told(Run.open(place), checkpoint, device) for place in runs]
+    told = [_told(Run.open(place), checkpoint, device) for place in places]
     for detail in DETAILS:
         content = _page(told, detail).encode(errors="replace")
         if len(content) < MOST_BYTES:
             break
     else:
-        raise RunError(f"{len(runs)} runs are too many for a page of 3 MB: give fewer")
-    path = output or runs[0] / "report.html"
+        raise RunError(f"{len(places)} runs are too many for a page of 3 MB: give fewer")
+    path = places[0] / "report.html" if output is None else Path(output)
     try:
         write_atomically(path, content)
     except OSError as error:
@@ -117,8 +119,14 @@ def _told(run: Run, checkpoint: str | None, device: str | None) -> Told:
 
 def _evaluated(run: Run, checkpoint: str | None, device: str | None, notes: list[str]) -> Evaluated:
     trained = load_trained(run.directory, checkpoint, device, overrides=SHOWN)
-    data = build_data(trained.experiment, trained.machine, lambda s: print(s, file=sys.stderr))
-    before = run.record()["data"]
+    record = run.record()
+    data = build_data(
+        trained.experiment,
+        trained.machine,
+        lambda s: print(s, file=sys.stderr),
+        record["data_folder"],
+    )
+    before = record["data"]
     if before["fingerprint"] != fingerprint(data):
         notes.append(
             f"evaluated on {data.source}, which is not the data that the run was trained on, "

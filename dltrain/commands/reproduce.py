@@ -24,6 +24,7 @@ from dltrain.config import LENGTH, ROUNDING
 from dltrain.config import changes as changed
 from dltrain.errors import RunError
 from dltrain.git import git_changes
+from dltrain.paths import as_paths
 from dltrain.record import data_record, differences
 from dltrain.recording.metrics_file import read_scalars
 from dltrain.run import Run
@@ -98,12 +99,12 @@ class Reproduction:
 
 
 def reproduce(
-    original: Path,
+    original: str | Path,
     *,
-    run_dir: Path | None = None,
+    run_dir: str | Path | None = None,
     exact: bool = False,
     quiet: bool = False,
-    plugins: Sequence[Path] = (),
+    plugins: Sequence[str | Path] = (),
 ) -> Reproduction:
     """Trains what a run has trained, in a new run directory, and compares.
 
@@ -125,7 +126,8 @@ def reproduce(
             failed.
         StoppedError: A signal stopped the new run.
     """
-    run = Run.open(original)
+    run, plugins = Run.open(original), as_paths(plugins)
+    run_dir = None if run_dir is None else Path(run_dir)
     experiment = run.experiment()
     ended, record = run.summary(), run.record()
     if ended is None or ended.status != "done":
@@ -138,7 +140,7 @@ def reproduce(
     notes: list[str] = []
 
     def accept(machine: Machine, data: Data) -> None:
-        found = inputs.read(original)
+        found = inputs.read(run.directory)
         if found is None:
             notes.append("no inputs.json: the data is compared by its fingerprint alone")
         else:
@@ -159,7 +161,8 @@ def reproduce(
             for line in changes:
                 print(f"warning: {line}; results may differ", file=sys.stderr)
 
-    summary = train_if(accept, experiment, run_dir, quiet, plugins)
+    folder = record["data_folder"]
+    summary = train_if(accept, experiment, run_dir, quiet, plugins, folder=folder)
     again = Run(Path(summary.run))
     scalars, differing = _compared(run, again)
     hashes = ended.weights_sha256, summary.weights_sha256

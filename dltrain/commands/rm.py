@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from dltrain.commands.runs import RunInfo, find_runs, higher_is_better, info
 from dltrain.errors import RunError
 from dltrain.files import remove as remove_entry
+from dltrain.paths import as_paths
 from dltrain.recording.metrics_file import read_scalars
 from dltrain.run import Run
 
@@ -34,11 +35,11 @@ class Removal:
     keep: dict[str, str]
 
 
-def plan(paths: Sequence[Path], *, keep_best: bool = False) -> Removal:
+def plan(paths: str | Path | Iterable[str | Path], *, keep_best: bool = False) -> Removal:
     """Decides what to remove; removes nothing. Runs that are running are always kept.
 
     Args:
-        paths: Run directories; with `keep_best`, directories that hold runs.
+        paths: Run directories, or one of them; with `keep_best`, directories that hold runs.
         keep_best: Of the runs with one `name` and one `checkpoint.best`, keep the best, and remove
             the others, those without a value among them. Where it can't be told which is best, all
             are kept.
@@ -46,6 +47,7 @@ def plan(paths: Sequence[Path], *, keep_best: bool = False) -> Removal:
     Raises:
         RunError: A path is not what it should be.
     """
+    paths = as_paths(paths)
     if keep_best:
         found = [info(run) for path in paths for run in find_runs(path)]
         remove, keep = _but_the_best(found)

@@ -40,7 +40,7 @@ class RunInfo:
     reason: str | None = None
 
 
-def runs(directory: Path = Path("runs")) -> list[RunInfo]:
+def runs(directory: str | Path = "runs") -> list[RunInfo]:
     """The runs in a directory and in those below it, by path.
 
     Raises:
@@ -49,12 +49,13 @@ def runs(directory: Path = Path("runs")) -> list[RunInfo]:
     return [info(run) for run in find_runs(directory)]
 
 
-def find_runs(directory: Path) -> Iterator[Run]:
+def find_runs(directory: str | Path) -> Iterator[Run]:
     """Every run directory from here downward, by path; links are not followed.
 
     Raises:
         RunError: There is no such directory.
     """
+    directory = Path(directory)
     if not directory.is_dir():
         raise RunError(f"{directory}: there is no such directory; runs are in runs/ by default")
     for place, folders, files in os.walk(directory):

@@ -49,7 +49,7 @@ class Sample:
 
 
 def sample(
-    run_dir: Path,
+    run_dir: str | Path,
     prompt: str = "",
     *,
     num_samples: int = 1,
@@ -78,7 +78,7 @@ def sample(
 
 
 def stream(
-    run_dir: Path,
+    run_dir: str | Path,
     prompt: str = "",
     *,
     num_samples: int = 1,
@@ -124,14 +124,14 @@ def stream(
     return pieces()
 
 
-def makes_pictures(run_dir: Path) -> bool:
+def makes_pictures(run_dir: str | Path) -> bool:
     """Whether a run's task makes pictures, so that `sample_pictures` is for it."""
     return hasattr(Run.open(run_dir).experiment().task.component.builder, "pictures")
 
 
 def sample_pictures(
-    run_dir: Path,
-    output: Path | None = None,
+    run_dir: str | Path,
+    output: str | Path | None = None,
     *,
     num_samples: int = 64,
     interpolate: bool = False,
@@ -156,7 +156,7 @@ def sample_pictures(
     """
     from PIL import Image
 
-    path = output or run_dir / "samples.png"
+    path = Path(run_dir, "samples.png") if output is None else Path(output)
     if path.suffix.lower() != ".png":
         raise UsageError(f"{path}: pictures are written to a .png file")
     trained = load_trained(run_dir, checkpoint, device, measures=False)

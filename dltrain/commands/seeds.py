@@ -10,7 +10,7 @@ from dltrain.commands.compare import Group, compare
 from dltrain.commands.train import resume, train
 from dltrain.config import HARMLESS, ROUNDING, Experiment, changes
 from dltrain.errors import UsageError
-from dltrain.run import Run, Summary, next_directory
+from dltrain.run import Run, Summary, next_directory, run_folder
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,9 @@ class Seeds:
 def train_seeds(
     experiments: Sequence[Experiment],
     *,
-    directory: Path | None = None,
+    directory: str | Path | None = None,
     quiet: bool = False,
-    plugins: Sequence[Path] = (),
+    plugins: Sequence[str | Path] = (),
 ) -> Seeds:
     """Trains one after another; those that a stopped call has finished are left as they are.
 
@@ -51,8 +51,9 @@ def train_seeds(
         StoppedError: A signal stopped one, after a checkpoint.
     """
     if directory is None:
-        directory = next_directory(Path("runs") / experiments[0].name)
+        directory = next_directory(run_folder(experiments[0].name))
     else:
+        directory = Path(directory)
         _refuse_others(directory, experiments[0])
     summaries = []
     for experiment in experiments:

@@ -46,7 +46,7 @@ class Served:
 
 
 def serve(
-    run_dir: Path,
+    run_dir: str | Path,
     *,
     host: str = "127.0.0.1",
     port: int = 8000,

@@ -17,7 +17,7 @@ from dltrain.commands.launch import is_launched
 from dltrain.commands.train import resume, train
 from dltrain.errors import DltrainError, RunError, StoppedError, UsageError
 from dltrain.files import write_atomically
-from dltrain.run import Summary
+from dltrain.run import Summary, run_folder
 from dltrain.sweeps.outcome import Outcome, TrialInfo, page, ranked, short, trial_infos
 from dltrain.sweeps.plan import Plan, read_plan
 from dltrain.sweeps.pruning import Pruning
@@ -112,7 +112,7 @@ def _search(plan: Plan, directory: Path | None, space: Path) -> Search:
     if plan.metric not in trainer.monitored:
         raise plan.no_such_metric(trainer.monitored)
     evaluations = math.ceil(trainer.total_steps / trainer.evaluate_every)
-    directory = directory or Path("runs") / experiment.name / f"sweep-{space.stem}"
+    directory = directory or run_folder(experiment.name) / f"sweep-{space.stem}"
     return Search(directory, plan, trainer.monitored[plan.metric], evaluations)
 
 

@@ -32,6 +32,7 @@ from dltrain.device import global_settings_restored, peak_memory_bytes
 from dltrain.errors import PrunedError, RunError, StoppedError
 from dltrain.files import regular, sync
 from dltrain.notebook import Live, in_kernel
+from dltrain.paths import data_folder
 from dltrain.record import Record, data_record, device_record, differences, plugin_paths
 from dltrain.recording import MetricsFile, Progress, Recorder, TensorBoard
 from dltrain.run import Run, Status, Summary
@@ -82,8 +83,12 @@ def train_if(
     quiet: bool,
     plugins: Sequence[Path],
     recorders: Sequence[Recorder] = (),
+    folder: str | None = None,
 ) -> Summary:
-    """See `train`; `accept` may refuse, by an error, what has been found, before anything else."""
+    """See `train`; `accept` may refuse, by an error, what has been found, before anything else.
+
+    `folder` is the data folder that another run has recorded.
+    """
     with global_settings_restored(), joined(experiment.train.timeout) as world:
         again = world.largest(restarts()) > 0
         begun = world.from_main(lambda: Run.begun_by(launch(), again, experiment.name, run_dir))
@@ -92,7 +97,7 @@ def train_if(
         notices: list[str] = []
         started = time.perf_counter()
         machine = build_machine(experiment, world)
-        data = _data(experiment, machine, notices, quiet)
+        data = _data(experiment, machine, notices, quiet, folder)
         accept(machine, data)
         has_data = time.perf_counter()
         task = build_task(experiment, data.spec, machine)
@@ -110,6 +115,7 @@ def train_if(
                 data=described,
                 device=device_of(machine),
                 plugins=[str(path) for path in plugins],
+                data_folder=str(data_folder(folder)),
                 timings={
                     "data_seconds": has_data - started,
                     "build_seconds": time.perf_counter() - has_data,
@@ -145,7 +151,7 @@ def resume(
         RunError: There is nothing to go on from, or the run failed again.
         StoppedError: A signal stopped it, after a checkpoint.
     """
-    run = Run.open(Path(run_dir))
+    run = Run.open(run_dir)
     experiment = run.experiment()
     with global_settings_restored(), joined(experiment.train.timeout) as world:
         return _resume(run, experiment, world, quiet=quiet, exact=exact, recorders=recorders)
@@ -183,7 +189,7 @@ def _resume(
         refuse_another_config(experiment, record, (*ROUNDING, *LENGTH))
         notices: list[str] = []
         machine = build_machine(experiment, world)
-        data = _data(experiment, machine, notices, quiet)
+        data = _data(experiment, machine, notices, quiet, record["data_folder"])
         described = data_record(experiment.data.name, data, notices)
         refuse_other_data(run, record["data"], described)
         edits = changed(record["config"], experiment.to_dict())
@@ -211,14 +217,20 @@ def _resume(
         return _train_to_the_end(trainer, run, machine, described)
 
 
-def _data(experiment: Experiment, machine: Machine, notices: list[str], quiet: bool) -> Data:
+def _data(
+    experiment: Experiment,
+    machine: Machine,
+    notices: list[str],
+    quiet: bool,
+    folder: str | None,
+) -> Data:
     """The data; of several processes on a machine, the first may have to download it."""
 
     def say(text: str) -> None:
         _say(text, notices, quiet or not machine.world.main)
 
     with machine.world.first_on_machine():
-        return build_data(experiment, machine, say)
+        return build_data(experiment, machine, say, folder)
 
 
 def device_of(machine: Machine) -> dict[str, Any]:

@@ -58,7 +58,7 @@ def tune_batch(
     micro_batch: bool = False,
     memory_bytes: int | None = None,
     steps: int = 5,
-    plugins: Sequence[Path] = (),
+    plugins: Sequence[str | Path] = (),
     say: Callable[[Trial], None] = lambda _: None,
 ) -> BatchSize:
     """Trains a throw-away model for a few steps with batches of different sizes.

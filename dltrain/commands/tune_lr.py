@@ -55,7 +55,7 @@ class LearningRate:
 
 def tune_lr(
     experiment: Experiment,
-    picture: Path,
+    picture: str | Path,
     *,
     steps: int = 200,
     lowest: float = 1e-6,
@@ -106,7 +106,7 @@ def tune_lr(
         raise RunError(_no_fall(experiment, rates, losses, shares, data.spec.num_classes == 0))
     suggestion = _one_digit(rates[found] / SAFETY)
     rates = rates[: len(losses)]
-    write_atomically(picture, _page(rates, losses, suggestion, configured).encode())
+    write_atomically(Path(picture), _page(rates, losses, suggestion, configured).encode())
     return LearningRate(suggestion, rates[found], rates, losses, configured, str(picture))
 
 

@@ -11,6 +11,7 @@ from dltrain.config.parse import MAX_DEPTH, parse, read
 from dltrain.config.problems import ConfigError, Position, Problem
 from dltrain.config.tree import List, Mapping, Node, Scalar
 from dltrain.errors import UsageError
+from dltrain.paths import expanded
 
 MAX_FILES = 8
 
@@ -107,17 +108,20 @@ class _Files:
         """The tree of a file that `path` extends."""
         if not isinstance(base, Scalar) or not isinstance(base.value, str):
             return self.refuse("expected a file, or a list of files", base.position)
-        target = path.parent / base.value
-        if realpath(target) in chain:
-            return self.refuse(f"{base.value} extends this file in turn", base.position)
-        if self.num_files == MAX_FILES:
-            return self.refuse(f"more than {MAX_FILES} files", base.position)
         try:
+            target = path.parent / expanded(base.value)
+            if realpath(target) in chain:
+                return self.refuse(f"{base.value} extends this file in turn", base.position)
+            if self.num_files == MAX_FILES:
+                return self.refuse(f"more than {MAX_FILES} files", base.position)
             if target.exists() and not target.is_file():  # a pipe would be waited for
                 return self.refuse(f"{target} is not a file", base.position)
             return self.read(target, chain)
         except OSError as error:
-            return self.refuse(f"can't read {target}: {error.strerror}", base.position)
+            message = f"can't read {error.filename}: {error.strerror}"
+        except ValueError as error:  # of a variable that is not set
+            message = str(error)
+        return self.refuse(message, base.position)
 
     def override(self, override: str) -> Mapping:
         """`a.b=value` as a tree."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from collections.abc import Mapping as MappingOf
 from dataclasses import dataclass, field, fields, replace
@@ -21,6 +20,7 @@ from dltrain.config.phases import PhaseChoices, read_phases
 from dltrain.config.problems import ConfigError, Position, Problem, suggestions
 from dltrain.config.tree import List, Mapping, Node, Scalar
 from dltrain.config.validate import Validator, one_of, shown
+from dltrain.paths import directory_name
 from dltrain.registry import (
     DATA,
     LOSSES,
@@ -57,9 +57,9 @@ recording: {}
 RunName = Annotated[
     str,
     Field(
-        pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$",
-        max_length=100,
-        description="a name of letters, digits, '_', '-' and '.'",
+        pattern=r"^\S(.*\S)?$",
+        max_length=1000,
+        description="text of one line, at most 1000 characters",
     ),
 ]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
@@ -70,7 +70,7 @@ class Experiment:
     """Everything that a config says, and everything that it leaves to default.
 
     Attributes:
-        name: Names the folder of its runs; the config's file name by default.
+        name: Names the directory of its runs; the config's file name by default.
         seed: Decides the weights, the validation cut, the order and the augmentation.
         task: What one step computes.
         model: What is trained.
@@ -199,15 +199,10 @@ def _checked(tree: Mapping, path: Path, validator: Validator) -> dict[str, Any]:
     return values
 
 
-def run_name(text: str) -> str:
-    """A text as `name` takes it: `my images` becomes `my_images`."""
-    return re.sub(r"[^A-Za-z0-9_.-]|^[.-]", "_", text)[:100]
-
-
 def _over_defaults(tree: Mapping, path: Path) -> Mapping:
     defaults = parse(DEFAULTS, str(path), [], numbered=False)
     assert isinstance(defaults, Mapping)
-    name = run_name(path.stem)
+    name = directory_name(path.stem)
     defaults.values["name"] = Scalar(name, name, defaults.position)
     defaults.keys["name"] = defaults.position
     return merge_keys(defaults, tree)

@@ -60,12 +60,19 @@ class TypedOption:
         """
         return self._adapter.validate_json(json.dumps(plain(node)))
 
-    def wrong_parts(self, node: Node, error: ValidationError) -> list[Path]:
-        """Paths inside the value to what is wrong: (), or (1,) for the second item."""
-        paths = dict.fromkeys(_path_in(node, e["loc"]) for e in error.errors(include_url=False))
+    def wrong_parts(self, node: Node, error: ValidationError) -> dict[Path, str | None]:
+        """Paths inside the value to what is wrong: (), or (1,) for the second item.
+
+        Each with the message of a validator of our own, if one of them refused the value.
+        """
+        paths: dict[Path, str | None] = {}
+        for told in error.errors(include_url=False):
+            path = _path_in(node, told["loc"])
+            own = str(told.get("ctx", {}).get("error", "")) or None
+            paths[path] = paths.get(path) or own
         # The branches of a union that a value was not meant for complain about the whole of it.
         longer = {path[:length] for path in paths for length in range(len(path))}
-        return [path for path in paths if path not in longer]
+        return {path: message for path, message in paths.items() if path not in longer}
 
 
 @cache

@@ -83,13 +83,18 @@ class Validator:
         try:
             return option.read(node)
         except ValidationError as error:
-            for part in option.wrong_parts(node, error):
-                self.wrong_value(node, part, option, path)
+            for part, message in option.wrong_parts(node, error).items():
+                self.wrong_value(node, part, option, path, message)
 
-    def wrong_value(self, node: Node, part: Path, option: TypedOption, path: str) -> None:
-        """Says what the type of a part of the value accepts instead."""
+    def wrong_value(
+        self, node: Node, part: Path, option: TypedOption, path: str, message: str | None
+    ) -> None:
+        """Says what is wrong with a part of the value, or what its type accepts instead."""
         for step in part:
             node = _child(node, step)
+        if message is not None:
+            self.add(".".join([path, *map(str, part)]), message, node.position)
+            return
         schema = schema_at(option.schema, part)
         hint = ""
         if isinstance(node, Scalar):

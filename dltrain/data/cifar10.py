@@ -12,6 +12,7 @@ from dltrain.data.download import extract, fetch
 from dltrain.data.images import resident_images
 from dltrain.data.splits import HeldOut
 from dltrain.errors import DataError
+from dltrain.paths import ConfigPath, located
 from dltrain.registry import DATA
 from dltrain.spec import Data, DataContext
 
@@ -42,7 +43,7 @@ def cifar10(
     context: DataContext,
     /,
     *,
-    root: str | None = None,
+    root: ConfigPath | None = None,
     validation: HeldOut = 5000,
     augment: Augment | None = None,
 ) -> Data:
@@ -57,7 +58,7 @@ def cifar10(
         validation: Training samples to validate on: a number, or a fraction.
         augment: Random changes to training pictures.
     """
-    base = context.root if root is None else Path(root).expanduser()
+    base = context.root if root is None else located(root, context.root)
     folder = _folder(context, base)
     batches = [read_batch(folder / name) for name in TRAIN_FILES]
     images, targets = (torch.cat(parts) for parts in zip(*batches, strict=True))

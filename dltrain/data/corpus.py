@@ -25,6 +25,7 @@ from dltrain.data.tokens import (
 )
 from dltrain.data.utf8 import one_line_end, read_utf8
 from dltrain.errors import DataError, OptionError
+from dltrain.paths import ConfigPath, located
 from dltrain.registry import DATA
 from dltrain.spec import (
     PADDING,
@@ -50,7 +51,7 @@ def text_file(
     context: DataContext,
     /,
     *,
-    path: str,
+    path: ConfigPath,
     tokenizer: Tokenizer = "character",
     window: PositiveInt = 128,
     validation: HeldOut = 0.1,
@@ -68,9 +69,7 @@ def text_file(
         validation: Tokens to validate on, after the training part: a number, or a fraction.
         test: Tokens to test on, at the end: a number, or a fraction.
     """
-    file = Path(path).expanduser()
-    if not file.exists() and (context.root / file).exists():
-        file = context.root / file
+    file = located(path, context.root)
     return corpus_data(
         context, _read(file), str(file), tokenizer, window, validation, test, files=(file,)
     )
@@ -81,7 +80,7 @@ def shakespeare(
     context: DataContext,
     /,
     *,
-    root: str | None = None,
+    root: ConfigPath | None = None,
     tokenizer: Tokenizer = "character",
     window: PositiveInt = 128,
     validation: HeldOut = 0.1,
@@ -100,7 +99,7 @@ def shakespeare(
         validation: Tokens to validate on, after the training part: a number, or a fraction.
         test: Tokens to test on, at the end: a number, or a fraction.
     """
-    file = (context.root if root is None else Path(root).expanduser()) / "tinyshakespeare.txt"
+    file = (context.root if root is None else located(root, context.root)) / "tinyshakespeare.txt"
     if not file.exists():
         context.say(f"downloading Shakespeare's plays to {file}")
         fetch([SHAKESPEARE_URL], file, SHAKESPEARE_DIGEST)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Literal
 
 import torch
@@ -12,6 +11,7 @@ from dltrain.data.labels import in_order, no_number, numbers_of, warn_of_spellin
 from dltrain.data.splits import HeldOut
 from dltrain.data.table import Delimiter, Table, number, read_table
 from dltrain.errors import DataError, OptionError, brief
+from dltrain.paths import ConfigPath, located
 from dltrain.registry import DATA
 from dltrain.spec import Data, DataContext, Quote
 
@@ -24,7 +24,7 @@ def csv_table(
     context: DataContext,
     /,
     *,
-    path: str,
+    path: ConfigPath,
     target: str,
     features: tuple[str, ...] | None = None,
     target_kind: Literal["auto", "class", "value"] = "auto",
@@ -56,9 +56,7 @@ def csv_table(
         validation: Training rows to validate on: a number, or a fraction.
         test: Rows to test on: a number, or a fraction.
     """
-    file = Path(path).expanduser()
-    if not file.exists() and (context.root / file).exists():
-        file = context.root / file
+    file = located(path, context.root)
     table = read_table(file, delimiter, quote)
     if features is None:
         table.require_names()

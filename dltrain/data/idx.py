@@ -14,6 +14,7 @@ from dltrain.data.augment import Augment
 from dltrain.data.images import resident_images
 from dltrain.data.splits import HeldOut
 from dltrain.errors import DataError, OptionError
+from dltrain.paths import ConfigPath, located
 from dltrain.registry import DATA
 from dltrain.spec import Data, DataContext
 
@@ -28,7 +29,7 @@ def idx(
     context: DataContext,
     /,
     *,
-    root: str,
+    root: ConfigPath,
     class_names: tuple[str, ...] = (),
     validation: HeldOut = 0.1,
     augment: Augment | None = None,
@@ -43,7 +44,7 @@ def idx(
         validation: Training samples to validate on: a number, or a fraction.
         augment: Random changes to training pictures.
     """
-    folder = Path(root).expanduser()
+    folder = located(root, context.root)
     absent = missing(folder, TRAIN_FILES)
     if absent:
         raise OptionError("root", f"{folder} has no {absent[0]} and no {absent[0]}.gz")

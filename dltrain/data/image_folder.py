@@ -20,6 +20,7 @@ from dltrain.data.resident import class_counts
 from dltrain.data.splits import TEST_SEED, HeldOut, hold_out
 from dltrain.data.streamed import Streamed
 from dltrain.errors import OptionError
+from dltrain.paths import ConfigPath, located
 from dltrain.registry import DATA
 from dltrain.spec import (
     Data,
@@ -38,7 +39,7 @@ def image_folder(
     context: DataContext,
     /,
     *,
-    root: str,
+    root: ConfigPath,
     size: PositiveInt = 224,
     channels: Literal[1, 3] = 3,
     validation: HeldOut = 0.1,
@@ -76,7 +77,7 @@ def image_folder(
             the training images.
         std: Standard deviation of each channel, from 0 to 1; if not given as with `mean`.
     """
-    folder = Path(root).expanduser()
+    folder = located(root, context.root)
     for option, values in (("mean", mean), ("std", std)):
         if values is not None and len(values) != channels:
             raise OptionError(option, f"{len(values)} values for {channels} channels")

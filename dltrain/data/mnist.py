@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 from dltrain.data.augment import Augment
@@ -13,6 +12,7 @@ from dltrain.data.images import resident_images
 from dltrain.data.mnist_sample import mnist_sample
 from dltrain.data.splits import HeldOut
 from dltrain.errors import DataError
+from dltrain.paths import ConfigPath, located
 from dltrain.registry import DATA
 from dltrain.spec import Data, DataContext
 
@@ -92,7 +92,7 @@ def mnist(
     context: DataContext,
     /,
     *,
-    root: str | None = None,
+    root: ConfigPath | None = None,
     validation: HeldOut = 5000,
     augment: Augment | None = None,
     offline: Literal["sample", "error"] = "sample",
@@ -123,7 +123,7 @@ def fashion_mnist(
     context: DataContext,
     /,
     *,
-    root: str | None = None,
+    root: ConfigPath | None = None,
     validation: HeldOut = 5000,
     augment: Augment | None = None,
 ) -> Data:
@@ -147,7 +147,7 @@ def _published(
     validation: float,
     augment: Augment | None,
 ) -> Data:
-    base = context.root if root is None else Path(root).expanduser()
+    base = context.root if root is None else located(root, context.root)
     home = base / what.folder / "raw"
     files = TRAIN_FILES + TEST_FILES
     places = (home, base / what.folder.lower(), base)

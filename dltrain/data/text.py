@@ -30,6 +30,7 @@ from dltrain.data.tokens import (
 )
 from dltrain.data.utf8 import one_line_end, read_utf8
 from dltrain.errors import DataError, OptionError, brief
+from dltrain.paths import ConfigPath, located
 from dltrain.registry import DATA
 from dltrain.spec import Data, DataContext, DataSpec, PositiveInt, Quote
 
@@ -64,7 +65,7 @@ def sst2(
     context: DataContext,
     /,
     *,
-    root: str | None = None,
+    root: ConfigPath | None = None,
     tokenizer: Tokenizer = "word",
     lowercase: bool = True,
     min_count: PositiveInt = 1,
@@ -86,7 +87,7 @@ def sst2(
         max_size: The longest that the vocabulary may be.
         max_tokens: Longer texts are cut.
     """
-    base = context.root if root is None else Path(root).expanduser()
+    base = context.root if root is None else located(root, context.root)
     home = base / "sst2"
     folder = base if all((base / name).exists() for name in SST2_FILES) else home
     for name, digest in SST2_FILES.items():
@@ -125,7 +126,7 @@ def text_csv(
     context: DataContext,
     /,
     *,
-    path: str,
+    path: ConfigPath,
     text: tuple[str, ...],
     label: str,
     delimiter: Delimiter | None = None,
@@ -157,9 +158,7 @@ def text_csv(
         validation: Training texts to validate on: a number, or a fraction.
         test: Texts to test on: a number, or a fraction.
     """
-    file = Path(path).expanduser()
-    if not file.exists() and (context.root / file).exists():
-        file = context.root / file
+    file = located(path, context.root)
     if not text:
         raise OptionError("text", "give at least one column")
     lines, columns = _read_columns(file, (*text, label), delimiter, quote)

@@ -14,10 +14,13 @@ from pydantic import Field
 from torch import Tensor
 
 from dltrain.errors import OptionError, UsageError
+from dltrain.paths import LOCATED, located
 from dltrain.spec import UNKNOWN, DataContext, TextInputs
 
 TokenizerFile = Annotated[
-    str, Field(pattern=r"\.json$", description="a tokenizer.json file of the tokenizers library")
+    str,
+    Field(pattern=r"\.json$", description="a tokenizer.json file of the tokenizers library"),
+    LOCATED,
 ]
 Tokenizer = Literal["word", "character"] | TokenizerFile
 
@@ -63,10 +66,7 @@ def tokenizer_files(context: DataContext, tokenizer: str) -> tuple[Path, ...]:
     """The tokenizer's file, from the working directory or else from the common data folder."""
     if tokenizer in ("word", "character"):
         return ()
-    file = Path(tokenizer).expanduser()
-    if not file.exists() and (context.root / file).exists():
-        file = context.root / file
-    return (file,)
+    return (located(tokenizer, context.root),)
 
 
 def split_text(text: str, inputs: TextInputs) -> list[str]:

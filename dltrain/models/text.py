@@ -13,6 +13,7 @@ from torch import nn
 from dltrain.errors import OptionError
 from dltrain.models.text_encoders import TextCnn, TextLstm, TextTransformer
 from dltrain.models.text_layers import PoolingName, text_inputs, word_embedding
+from dltrain.paths import ConfigPath
 from dltrain.registry import MODELS
 from dltrain.spec import DataSpec, PositiveInt, Probability
 
@@ -30,7 +31,7 @@ def text_lstm(
     bidirectional: bool = False,
     pooling: PoolingName = "max",
     dropout: Probability = 0.5,
-    embeddings: str | None = None,
+    embeddings: ConfigPath | None = None,
     freeze_embeddings: bool = False,
 ) -> nn.Module:
     """Long short-term memory for whole texts: (batch, tokens) -> (batch, num_outputs).
@@ -69,7 +70,7 @@ def text_cnn(
     widths: tuple[PositiveInt, ...] = (3, 4, 5),
     channels: PositiveInt = 100,
     dropout: Probability = 0.5,
-    embeddings: str | None = None,
+    embeddings: ConfigPath | None = None,
     freeze_embeddings: bool = False,
 ) -> nn.Module:
     """Convolutions over tokens and their maximum: (batch, tokens) -> (batch, num_outputs).

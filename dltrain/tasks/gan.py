@@ -15,6 +15,7 @@ from dltrain.losses.adversarial import AdversarialLoss
 from dltrain.losses.supervised import at_least_float32
 from dltrain.metrics.generation import GeneratorMetric, Judged
 from dltrain.models.gan import Adversaries
+from dltrain.paths import ConfigPath
 from dltrain.registry import TASKS
 from dltrain.spec import Batch, DataSpec
 from dltrain.task import Page, Phase, TaskParts
@@ -38,7 +39,7 @@ class Gan:
 
     phase_names = (DISCRIMINATOR, GENERATOR)
 
-    def __init__(self, parts: TaskParts, /, *, judge: str | None = None) -> None:
+    def __init__(self, parts: TaskParts, /, *, judge: ConfigPath | None = None) -> None:
         if not isinstance(parts.loss, AdversarialLoss):
             names = "'non_saturating', 'hinge' or 'wasserstein'"
             raise OptionError("loss", f"task 'gan' needs a loss of two sides: {names}")

@@ -1,0 +1,119 @@
+"""Paths as users write them: in a config, and in the name of an experiment."""
+
+from __future__ import annotations
+
+import os
+import re
+import unicodedata
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, Field
+
+MAX_NAME_BYTES = 100
+_VARIABLE = re.compile(r"\$\{([^}]*)\}?")
+
+
+def data_folder(recorded: str | None = None) -> Path:
+    """Return the common data folder: `$DLTRAIN_DATA`, or `data` in the working directory.
+
+    Args:
+        recorded: The one that a run has used, which is taken if it still exists.
+    """
+    if recorded is not None and Path(recorded).is_dir():
+        return Path(recorded)
+    return Path(os.environ.get("DLTRAIN_DATA") or "data").expanduser().absolute()
+
+
+def located(path: str | Path, folder: Path) -> Path:
+    """Return where a path leads: from the working directory, or else from the data folder.
+
+    A path that exists in neither is one from the working directory. What lies below that is
+    relative to it, and short in messages.
+    """
+    path, here = Path(path), Path.cwd()
+    if not os.path.lexists(path) and os.path.lexists(folder / path):
+        path = folder / path
+    return path.relative_to(here) if path.is_relative_to(here) else path
+
+
+def moved(value: Any, directory: str | None) -> Any:
+    """Return where a path that is gone is now, if all of a working directory has moved.
+
+    Other values are returned as they are.
+
+    Args:
+        value: Of an option.
+        directory: The working directory that a run has recorded.
+    """
+    if directory is None or not isinstance(value, str) or os.path.lexists(value):
+        return value
+    path = Path(value)
+    if not path.is_absolute() or not path.is_relative_to(directory):
+        return value
+    now = located(path.relative_to(directory), data_folder()).absolute()
+    return str(now) if now.exists() else value
+
+
+def expanded(text: str) -> str:
+    """Replace `${VAR}` by environment variables and a leading `~` by a home directory.
+
+    Raises:
+        ValueError: A variable is not set, there is no such user, or no file can have this name.
+    """
+    if not text or "\0" in text:
+        raise ValueError(f"expected a path, got {text!r}")
+    path = _VARIABLE.sub(_value, text)
+    if not path.startswith("~"):
+        return path
+    try:
+        return str(Path(path).expanduser())
+    except RuntimeError:
+        message = f"there is no home directory {path.partition('/')[0]!r}"
+        raise ValueError(f"{message}; a file of that name is written as './{path}'") from None
+
+
+def _value(match: re.Match[str]) -> str:
+    if not match[0].endswith("}") or not re.fullmatch(r"[A-Za-z_]\w*", match[1]):
+        raise ValueError(f"expected an environment variable as ${{NAME}}, got {match[0]!r}")
+    value = os.environ.get(match[1])
+    if not value:
+        state = "not set" if value is None else "empty"
+        raise ValueError(f"the environment variable {match[1]} is {state}; set it to a path")
+    return value
+
+
+def _validated(text: str) -> str:
+    return str(located(expanded(text), data_folder()).absolute())
+
+
+LOCATED = AfterValidator(_validated)
+"""Marks an option as a path, which is made absolute when a config is read."""
+
+ConfigPath = Annotated[str, Field(description="a path"), LOCATED]
+"""A path in a config.
+
+`~` and `${VAR}` are expanded. A relative path is one from the working directory, or else from the
+common data folder. It is kept absolute, so that a run finds its files from any directory.
+"""
+
+
+def as_paths(given: str | Path | Iterable[str | Path]) -> list[Path]:
+    """Return one path, or several, as a list."""
+    return [Path(path) for path in ([given] if isinstance(given, str | Path) else given)]
+
+
+def directory_name(name: str) -> str:
+    """Return a name as that of a directory: letters and digits of any script, `_`, `-` and `.`.
+
+    Everything else becomes `_`. The result has 1 to `MAX_NAME_BYTES` bytes in UTF-8 and does not
+    begin with a dot or a hyphen.
+    """
+    kept = (
+        c if c.isalnum() or c in "_-." or unicodedata.category(c)[0] == "M" else "\0"
+        for c in unicodedata.normalize("NFC", name)
+    )
+    text = re.sub("\0+", "\0", "".join(kept)).strip("\0-.")
+    cut = text.encode("utf-8", "ignore")[:MAX_NAME_BYTES].decode("utf-8", "ignore")
+    return cut.rstrip("\0-.").replace("\0", "_") or "experiment"
