@@ -22,7 +22,7 @@ class FiniteGuard:
     Args:
         device: Where the loss is.
         on_nonfinite: Stop the run, or skip the step.
-        max_skipped: How many skipped steps in a row to bear.
+        max_skipped: Maximum number of consecutive skipped steps.
         describe: Says which checkpoint is left, for the error.
         values: How many a step has, one a phase.
     """
@@ -43,7 +43,9 @@ class FiniteGuard:
         self._good = torch.zeros((), dtype=torch.int64, device=device)
 
     def allows(self, state: TrainerState, value: Tensor) -> bool:
-        """Whether to take the step after `state.step`; False where it is to be skipped.
+        """Whether the step after `state.step` may be taken; False where it is to be skipped.
+
+        The trainer sets `state.skipped_in_a_row` to 0 once all phases of a step are good.
 
         Raises:
             RunError: The value is not finite, and the run is to stop.
@@ -53,7 +55,6 @@ class FiniteGuard:
             self._good += self._sum == 0
             return True
         if math.isfinite(value):
-            state.skipped_in_a_row = 0
             return True
         state.skipped += 1
         state.skipped_in_a_row += 1
@@ -77,8 +78,9 @@ class FiniteGuard:
         self._good.zero_()
 
     def _error(self, step: int) -> RunError:
+        after = f" after {self.max_skipped} skipped steps" if self.max_skipped else ""
         return RunError(
-            f"step {step}: the loss or its gradient is not finite; likely causes: a learning rate "
-            f"that is too high, inputs or targets that are not finite, or half precision; try a "
-            f"smaller optimizer.lr or train.clip_norm=1.0 ({self.describe()})"
+            f"step {step}: the loss or its gradient is not finite{after}; likely causes: a "
+            f"learning rate that is too high, inputs or targets that are not finite, or half "
+            f"precision; try a smaller optimizer.lr or train.clip_norm=1.0 ({self.describe()})"
         )

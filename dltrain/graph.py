@@ -179,7 +179,7 @@ class StepGraph:
         task: Task,
         split: Gathered,
         batch_size: int,
-        compute: Callable[[Batch, StepNumbers], bool],
+        compute: Callable[[Batch, Callable[[], StepNumbers]], bool],
         numbers: Callable[[int], StepNumbers],
         state: TrainerState,
         refuse: Callable[[str], None],
@@ -244,7 +244,7 @@ class StepGraph:
         row, step = self._position[self.batch_size :].split(1)
         *rates, average = self._table.index_select(0, row)[0].unbind()
         batch = Batch(*self.split.at(index, self._epoch), index, step=step[0])
-        self.compute(batch, StepNumbers(rates, average))
+        self.compute(batch, lambda: StepNumbers(rates, average))
         self._position.add_(self._motion)
 
     def _go_on_with_windows(self) -> None:

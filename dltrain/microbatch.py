@@ -7,12 +7,14 @@ from collections.abc import Callable
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from dltrain.device import generator_states, is_out_of_memory
+from dltrain.device import is_out_of_memory
 from dltrain.errors import RunError
 from dltrain.spec import WHOLE, Batch, Share
 from dltrain.state import TrainerState
+from dltrain.task import Task
+from dltrain.undo import Undo
 
 
 class MicroBatches:
@@ -25,7 +27,7 @@ class MicroBatches:
 
     Args:
         setting: Samples in a slice; None takes the whole batch.
-        model: Its gradients and buffers.
+        task: Its gradients, and all else that a slice changes.
         say: Tells the user of a smaller size.
         share: Whose share of a batch it is that is sliced.
     """
@@ -33,11 +35,11 @@ class MicroBatches:
     def __init__(
         self,
         setting: int | Literal["auto"] | None,
-        model: nn.Module,
+        task: Task,
         say: Callable[[str], None],
         share: Share = WHOLE,
     ) -> None:
-        self.auto, self.model, self.say, self.share = setting == "auto", model, say, share
+        self.auto, self.task, self.say, self.share = setting == "auto", task, say, share
         self.size = None if setting == "auto" else setting
 
     def total(
@@ -56,19 +58,15 @@ class MicroBatches:
         if not self.auto:
             return self._sum(batch, self.size, work)
         while True:
-            generators = generator_states()
-            buffers = [(buffer, buffer.clone()) for buffer in self.model.buffers()]
+            undo = Undo(self.task)
             try:
                 return self._sum(batch, state.micro_batch, work)
             except RuntimeError as error:
                 if not is_out_of_memory(error):
                     raise
             # Not in the handler, where the error still holds on to what has to be freed.
-            self.model.zero_grad()
-            for buffer, before in buffers:
-                buffer.copy_(before)
-            for put_back, before in generators:
-                put_back(before)
+            self.task.model.zero_grad()
+            undo()
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
             failed = min(state.micro_batch or len(batch), len(batch))

@@ -58,8 +58,10 @@ class TrainSettings:
         ema: Keep an exponential moving average of the weights with this decay; it is what is
             evaluated.
         on_nonfinite: What a loss or gradient that is not finite does: stop the run, or skip the
-            step.
-        max_skipped: How many skipped steps in a row `on_nonfinite: skip` bears.
+            step, which undoes all that the step has changed: weights, buffers and random states,
+            in all phases. To skip, a GPU is waited for at each step.
+        max_skipped: Maximum number of consecutive steps that `on_nonfinite: skip` skips; one more
+            fails the run.
         overfit: Train on the first N batches only, to see whether the model can learn them.
         compile: Compile the model with torch.compile.
         cuda_graph: On a CUDA device, record the whole step once and repeat it with one call, which

@@ -46,6 +46,9 @@ def print_summary(summary: Any) -> None:
     )
     if summary.stopped_early:
         click.echo(early_stop_text(summary.stopped_early))
+    if summary.skipped_steps:
+        reason = "the loss or its gradient was not finite"
+        click.echo(f"  skipped steps {summary.skipped_steps}: {reason}")
     last = {n: v for n, v in summary.metrics.items() if n.startswith("val/")}
     test = {n: v for n, v in summary.metrics.items() if n.startswith("test/")}
     best = summary.best

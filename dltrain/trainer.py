@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property, partial
 from itertools import chain, count, islice
@@ -39,11 +39,13 @@ from dltrain.parallel import Gradients
 from dltrain.plain import early_stop_text
 from dltrain.recording.base import Recorder
 from dltrain.saving import Saving
+from dltrain.scaling import LossScaling, can_decide_on_device
 from dltrain.settings import CheckpointSettings, EarlyStopSettings, TrainSettings, steps_in
 from dltrain.shards import total_norm, whole
 from dltrain.spec import Batch, Data, Split, World
-from dltrain.state import TrainerState
+from dltrain.state import TrainerState, Window
 from dltrain.task import Phase, Task
+from dltrain.undo import Undo
 
 
 class Trainer:
@@ -104,9 +106,7 @@ class Trainer:
             phase.name: [p for p in phase.module.parameters() if p.requires_grad]
             for phase in task.phases
         }
-        self.micro_batches = MicroBatches(
-            settings.micro_batch, task.model, self._say, self.world.share
-        )
+        self.micro_batches = MicroBatches(settings.micro_batch, task, self._say, self.world.share)
         self.stop_signal: int | None = None
         self.tested_weights: str | None = None
         self.guard = FiniteGuard(
@@ -182,9 +182,18 @@ class Trainer:
     def train_step(self, batch: Batch) -> None:
         """One optimizer step for each phase; gradients are those of the whole batch."""
         batch.step = self.state.step
-        updated = self.compute(batch, self._numbers(self.state.updates))
+        updated = self.compute(batch, self._next_numbers)
         self.state.step += 1
         self.state.updates += updated
+
+    def settle(self) -> None:
+        """Counts the steps that the device has decided on; waits for the last of them."""
+        self.state.updates += self.scaling.settle()
+
+    def _next_numbers(self) -> StepNumbers:
+        """Those of the step in progress."""
+        self.settle()  # the device has this step's gradients to compute meanwhile
+        return self._numbers(self.state.updates)
 
     def _numbers(self, updates: int) -> StepNumbers:
         """Learning rates and the like, after so many updates of the weights."""
@@ -195,19 +204,55 @@ class Trainer:
             rates += [group["initial_lr"] * factor for group in parameter_groups([phase])]
         return StepNumbers(rates, self.average.weight(updates + 1))
 
-    def compute(self, batch: Batch, numbers: StepNumbers) -> bool:
-        """All of a step that the device does; False where it was skipped."""
-        for group, rate in zip(parameter_groups(self.task.phases), numbers.rates, strict=True):
-            group["lr"] = rate
-        updated = True
+    def compute(self, batch: Batch, numbers: Callable[[], StepNumbers]) -> bool:
+        """All of a step that the device does, in all phases or in none.
+
+        Args:
+            batch: All samples of the step.
+            numbers: Called once the gradients of the first phase are there.
+
+        Returns:
+            Whether the step was taken; False as well where `settle` will know.
+        """
+        undo, now, sums = self._undo(), None, []
         for phase in self.task.phases:
             weight = self._weight(batch, phase)
             gradients = partial(self._gradients, phase=phase, weight=weight)
-            total = self.world.sum(self.micro_batches.total(self.state, batch, gradients))
-            updated &= self._update(phase, total, weight)
-        if updated:
-            self.average.update(numbers.average)
-        return updated
+            loss = self.world.sum(self.micro_batches.total(self.state, batch, gradients))
+            if now is None:
+                now = numbers()
+                for group, rate in zip(parameter_groups(self.task.phases), now.rates, strict=True):
+                    group["lr"] = rate
+            norm = self._unscaled_norm(phase)
+            if not self._allows(loss, norm):
+                undo()
+                self._forget_gradients(self.task.phases)
+                return False
+            self._update(phase, norm)
+            sums.append((phase.name, loss, weight, norm))
+        assert now is not None
+        self.average.update(self.scaling.chosen(now.average, 0.0))
+        for name, *values in sums:
+            self._add(name, *values)
+        self.state.skipped_in_a_row = 0
+        return self.scaling.end(self.state.step + 1)
+
+    def _undo(self) -> Callable[[], None]:
+        """Undoes all that the step has changed by the time that one of its phases is refused."""
+        several = self.numerics.scaler.is_enabled() and len(self.task.phases) > 1
+        if self.settings.on_nonfinite == "skip" or (several and self.scaling.asks_each_step):
+            return Undo(self.task, len(self.task.phases) - 1)
+        return lambda: None
+
+    def _add(self, phase: str, loss: Tensor, weight: Tensor | int, gradient_norm: Tensor) -> None:
+        """Adds a step to its phase's sums, where it is one that was taken."""
+        before = self.state.windows.get(phase, Window()).gradient_norm
+        self.state.add(
+            phase,
+            self.scaling.chosen(loss, 0.0),
+            self.scaling.chosen(weight, 0),
+            self.scaling.chosen(gradient_norm, before),
+        )
 
     @cached_property
     def graph(self) -> StepGraph | None:
@@ -234,6 +279,13 @@ class Trainer:
         self._say(f"no CUDA graph: {reason}")
 
     @cached_property
+    def scaling(self) -> LossScaling:
+        """Decides on the gradients of half precision; one that does nothing for any other."""
+        optimizers = [optimizer for phase in self.task.phases for optimizer in phase.optimizers]
+        asks = self.guard.asks_each_step or not can_decide_on_device(optimizers)
+        return LossScaling(self.numerics.scaler, asks, self.saving.describe)
+
+    @cached_property
     def gradients(self) -> Gradients:
         """Made at the first step, when the weights are those to begin with."""
         return Gradients(self.task, self.world)
@@ -255,28 +307,32 @@ class Trainer:
             self.gradients.backward(self.numerics.scaler.scale(loss / weight))
         return loss.detach()
 
-    def _update(self, phase: Phase, loss: Tensor, weight: Tensor | int) -> bool:
-        """Clips the gradients and steps the optimizers; False where the step was skipped."""
-        scaler, scale = self.numerics.scaler, self.numerics.scaler.get_scale()
+    def _unscaled_norm(self, phase: Phase) -> Tensor:
+        """The norm of a phase's gradients, which are divided by the loss scale first."""
+        gradients = [p.grad for p in self.parameters[phase.name] if p.grad is not None]
+        self.scaling.unscale(gradients)
+        return whole(total_norm(gradients))
+
+    def _allows(self, loss: Tensor, norm: Tensor) -> bool:
+        """Whether loss and gradients of a phase are finite, as far as is known already."""
+        # Scaled gradients overflow now and then, which is no fault of the run.
+        value = loss if self.numerics.scaler.is_enabled() else loss + norm
+        return self.guard.allows(self.state, value) and self.scaling.allows(
+            norm, self.state.step + 1
+        )
+
+    def _update(self, phase: Phase, norm: Tensor) -> None:
+        """Clips the gradients and steps the optimizers."""
+        if phase.clip_norm is not None:
+            clip_grads_with_norm_(self.parameters[phase.name], phase.clip_norm, norm)
         for optimizer in phase.optimizers:
-            scaler.unscale_(optimizer)
-        parameters = self.parameters[phase.name]
-        norm = total_norm([p.grad for p in parameters if p.grad is not None])
-        # Scaled gradients overflow now and then, and the scaler skips such a step by itself.
-        whole_norm = whole(norm)
-        finite = self.guard.allows(self.state, loss if scaler.is_enabled() else loss + whole_norm)
-        if finite:
-            if phase.clip_norm is not None:
-                clip_grads_with_norm_(parameters, phase.clip_norm, whole_norm)
+            self.scaling.step(optimizer, is_last=phase is self.task.phases[-1])
+        self._forget_gradients([phase])
+
+    def _forget_gradients(self, phases: Iterable[Phase]) -> None:
+        for phase in phases:
             for optimizer in phase.optimizers:
-                scaler.step(optimizer)
-        scaler.update()
-        for optimizer in phase.optimizers:
-            optimizer.zero_grad()
-        taken = finite and scaler.get_scale() >= scale  # the scaler lowers it when it skips
-        if taken:
-            self.state.add(phase.name, loss, weight, whole_norm)
-        return taken
+                optimizer.zero_grad()
 
     def _after_step(self) -> None:
         state = self.state
@@ -393,6 +449,7 @@ class Trainer:
     def log(self) -> None:
         """Records the training scalars since the last time; waits for the device."""
         self.guard.check()
+        self.settle()
         state, values = self.state, {}
         for phase in self.task.phases:
             loss, weight, norm = state.take(phase.name)
@@ -403,6 +460,14 @@ class Trainer:
             values[name.replace("loss", "learning_rate")] = phase.optimizers[0].param_groups[0][
                 "lr"
             ]
+        if self.settings.on_nonfinite == "skip":
+            values["skipped_steps"] = state.skipped
+            before = int(state.last.get("train/skipped_steps") or 0)
+            if state.skipped > before:
+                self._say(
+                    f"step {state.step}: skipped {state.skipped - before} steps since the last "
+                    f"report, {state.skipped} in all: the loss or its gradient was not finite"
+                )
         self._record("train", values)
         now, (before, step) = time.perf_counter(), self._lap
         self._lap = (now, state.step)
@@ -467,6 +532,7 @@ class Trainer:
 
     def snapshot(self) -> Snapshot:
         """All that `restore` needs."""
+        self.settle()
         self.state.seconds = self.seconds
         return self.saving.snapshot(self.state)
 
@@ -475,5 +541,6 @@ class Trainer:
         self.state = self.saving.restore(snapshot)
         self.guard.begin(self.state.step)
         self.__dict__.pop("graph", None)  # it was made for other tensors
+        self.__dict__.pop("scaling", None)  # it may have steps to count that are undone
         self._saved_step = None if self.state.evaluation_due else self.state.step
         self._mark_best()

@@ -27,8 +27,16 @@ class Restless(nn.Module):
             nn.Linear(16, spec.num_outputs),
         )
         self.stop_at, self.signal_at_evaluation, self.nan_at = stop_at, signal_at_evaluation, nan_at
-        self.register_buffer("calls", torch.zeros((), dtype=torch.int64))
+        self.calls = 0  # in checkpoints, yet no buffer: a step that is undone does not repeat it
         self.evaluations = 0
+
+    def _save_to_state_dict(self, destination, prefix, keep_vars):
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        destination[prefix + "calls"] = torch.tensor(self.calls)
+
+    def _load_from_state_dict(self, state_dict, prefix, *arguments):
+        self.calls = int(state_dict.pop(prefix + "calls"))
+        super()._load_from_state_dict(state_dict, prefix, *arguments)
 
     def forward(self, inputs: Tensor) -> Tensor:
         outputs = self.net(inputs)
@@ -40,7 +48,7 @@ class Restless(nn.Module):
         self.calls += 1
         if self.calls == self.stop_at:
             os.kill(os.getpid(), signal.SIGTERM)
-        if int(self.calls) in self.nan_at:
+        if self.calls in self.nan_at:
             outputs = outputs * float("nan")
         return outputs * (1 + 0.1 * random.random()) + 0.1 * float(np.random.rand())
 

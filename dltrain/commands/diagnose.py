@@ -343,6 +343,7 @@ def overfit(trainer: Trainer, steps: int) -> tuple[float, list[Finding]]:
     """
     batch = next(trainer.data.train.batches(trainer.settings.batch_size, epoch=0))
     phase = trainer.task.phases[0]
+    trainer.settle()
     trainer.total_steps = trainer.state.updates + steps  # of which the learning rate is a function
     losses = []
     for _ in range(steps):

@@ -19,6 +19,7 @@ def train_steps(trainer, steps: int) -> None:
     batches = trainer.data.train.batches(64, epoch=0)
     for _ in range(steps):
         trainer.train_step(next(batches))
+    trainer.settle()
 
 
 def saved_snapshot(trainer):

@@ -33,7 +33,7 @@ def waiting_is_an_error():
 
 @pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype:UserWarning")
 @pytest.mark.parametrize("micro", ["null", "20"])
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 def test_the_loop_does_not_wait_for_the_gpu(make, cuda, images, precision, micro):
     options = [
         *(f"train.precision={precision}", f"train.micro_batch={micro}"),
@@ -51,16 +51,19 @@ def test_the_loop_does_not_wait_for_the_gpu(make, cuda, images, precision, micro
 
 
 @pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype:UserWarning")
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw", "rmsprop", "muon"])
 @pytest.mark.parametrize(
     "loss", ["bce", "{name: cross_entropy, class_weights: balanced, label_smoothing: 0.1}"]
 )
-def test_no_optimizer_and_no_loss_waits(make, optimizer, loss):
+def test_no_optimizer_and_no_loss_waits(make, optimizer, loss, precision):
     options = [f"optimizer.name={optimizer}", f"loss={loss}", "model.hidden=[32, 32]"]
+    options.append(f"train.precision={precision}")
     trainer = make(*options, *SELDOM)
     trainer.train_epoch()
     with waiting_is_an_error():
         trainer.train_epoch()
+    trainer.settle()
     assert trainer.state.updates == 10
 
 
