@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from dltrain.batchnorm import over_all_ranks
 from dltrain.checkpoint import Checkpoints, DamagedCheckpointError, load
 from dltrain.config import ConfigError, Experiment
 from dltrain.config.problems import did_you_mean
@@ -172,8 +173,8 @@ def build_task(experiment: Experiment, spec: DataSpec, machine: Machine) -> Task
     if machine.shards and getattr(model, "variational", False):
         message = "a variational autoencoder trains with ddp only: its two halves are called apart"
         raise experiment.problem("train.distributed", message)
-    if machine.world.size > 1 and device.type == "cuda":
-        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    if machine.world.size > 1:
+        model = over_all_ranks(model, machine.world)
     # Batches of texts are each as long as their longest.
     benchmark_convolutions(spec.inputs.kind != "text")
     if spec.inputs.kind == "image":

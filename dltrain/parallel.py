@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from dltrain.batchnorm import GroupBatchNorm
 from dltrain.shards import is_sharded
 from dltrain.spec import Batch, World
 from dltrain.task import Phase, Task
@@ -28,6 +29,7 @@ class Gradients:
     def __init__(self, task: Task, world: World) -> None:
         self.world = world
         self._losses = {phase.name: _PhaseLoss(task, phase) for phase in task.phases}
+        self._norms = [m for m in task.model.modules() if isinstance(m, GroupBatchNorm)]
         self._replicas: dict[str, DistributedDataParallel] = {}
         if world.size > 1:
             # A kernel of one pixel, or of one channel, has two equal layouts; both are as fast.
@@ -39,6 +41,8 @@ class Gradients:
 
     def loss(self, part: Batch, phase: Phase) -> Tensor:
         """Summed loss of this process's samples, a scalar."""
+        for norm in self._norms:
+            norm.counts = part.counts
         loss = self._replicas.get(phase.name, self._losses[phase.name])(part)
         return loss if part.counts else loss * 0
 

@@ -56,8 +56,30 @@ FOUR = {
         "train": {**TRAIN, "ema": 0.9},
     },
 }
+# Batches of 101 leave a last one of two samples: with four processes, two have none.
+FOUR |= {
+    "normalised": {
+        **CLASSIFIER,
+        "model": {"name": "mlp", "hidden": [8, 8], "batch_norm": True},
+        "train": {**TRAIN, "batch_size": 101, "ema": 0.9},
+    },
+    "normalised_images": {
+        **CLASSIFIER,
+        "model": {"name": "cnn", "channels": [4], "dropout": 0.0, "batch_norm": True},
+        "train": {**TRAIN, "batch_size": 101},
+    },
+    "normalised_gan": {
+        **FOUR["gan"],
+        "model": {"name": "dcgan", "latent": 4, "channels": [6, 4], "norm": "batch"},
+        "train": {**TRAIN, "batch_size": 101},
+    },
+}
 TWO = {
     **FOUR,
+    "sharded_normalised": {
+        **FOUR["normalised"],
+        "train": {**TRAIN, "batch_size": 101, "distributed": "fsdp"},
+    },
     "digits": {
         "task": "seq2seq",
         "model": {"name": "seq2seq_lstm", "hidden_size": 8},
