@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -74,16 +75,21 @@ def _deep_inputs(
 ) -> ImageInputs:
     """Range, mean and deviation of deep training images."""
     any_range = ImageInputs((0.0,), (1.0,), deep=True)
-    grey = (1, *shape[1:])
-    some = _some(paths, MOST_DECODED)
-    pixels = torch.stack([decode_image(path, grey, any_range) for path in some]).double()
-    low, high = int(pixels.min()), int(pixels.max())
-    high = max(high, low + 1)  # images of one value
-    scaled = (pixels - low) / (high - low)
-    channels = shape[0]
-    own_mean = (float(scaled.mean()),) * channels
-    own_std = (float(scaled.std(correction=0)) or 1.0,) * channels
-    return ImageInputs(mean or own_mean, std or own_std, deep=True, low=low, high=high)
+    low, high, count, total, squares, origin = 2**31, -(2**31), 0, 0.0, 0.0, None
+    for path in _some(paths, MOST_DECODED):
+        pixels = decode_image(path, (1, *shape[1:]), any_range)
+        low, high = min(low, int(pixels.min())), max(high, int(pixels.max()))
+        origin = int(pixels.min()) if origin is None else origin  # squares near 0 keep their digits
+        offsets = pixels.double() - origin
+        count += pixels.numel()
+        total += float(offsets.sum())
+        squares += float(offsets.square().sum())
+    assert origin is not None
+    width = max(1, high - low)  # images of one value have none
+    variance = squares / count - (total / count) ** 2
+    own_mean = ((origin - low + total / count) / width,) * shape[0]
+    own_std = (math.sqrt(max(0.0, variance)) / width or 1.0,) * shape[0]
+    return ImageInputs(mean or own_mean, std or own_std, deep=True, low=low, high=low + width)
 
 
 def _best_ground(paths: Sequence[Path]) -> int:

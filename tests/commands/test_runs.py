@@ -117,7 +117,7 @@ def test_to_look_at_a_run_of_this_process_does_not_give_up_its_lock(folder):
         assert dltrain.runs()[0].state == "running"
         assert rm.plan([run]).remove == []
         other = [sys.executable, "-c", HOLD, run]
-        done = subprocess.run(other, capture_output=True, text=True, check=False, timeout=60)
+        done = subprocess.run(other, capture_output=True, text=True, check=False, timeout=600)
         assert "in use by process" in done.stderr
     assert dltrain.runs()[0].state == "done"
 

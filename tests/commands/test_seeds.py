@@ -74,7 +74,7 @@ def test_a_seed_that_was_killed_before_anything_was_saved_starts_over(call, tmp_
     words = ("train", TINY, "model=mortal", "--plugin", "mortal.py", "--quiet", "--json")
     words = (*map(str, words), "--run-dir", "group", "--seeds", "0,1")
     monkeypatch.setenv("KILL", "1")
-    begun = subprocess.run([sys.executable, "-m", "dltrain", *words], check=False, timeout=120)
+    begun = subprocess.run([sys.executable, "-m", "dltrain", *words], check=False, timeout=600)
     assert begun.returncode == -signal.SIGKILL
     assert Run(Path("group/seed-0")).state == "killed"
     Path("group/seed-0/inputs.json").write_text("of the data that it read")

@@ -53,7 +53,7 @@ def start(folder, tmp_path):
         line = ("serve", run, "--port", 0, *words)
         process = Started(name, folder, command_line, *line)
         processes.append(process)
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 600
         while not (found := re.search(r"on (http://\S+)\n", _err(process))):
             assert process.running, _err(process)
             assert time.monotonic() < deadline

@@ -26,7 +26,7 @@ CONTENT = Random(0).randbytes(200_000)
 OTHER = Random(1).randbytes(len(CONTENT))
 DIGEST = f"sha256:{hashlib.sha256(CONTENT).hexdigest()}"
 MAX_BYTES = 1_000_000
-SILENCE_SECONDS = 0.3
+SILENCE_SECONDS = 2
 BOMB_BYTES = 200_000_000
 READ_TO_THE_END = ("two hundred megabytes that nobody asked for", None)
 
