@@ -27,7 +27,7 @@ def replaced_lstms(model: nn.Module, form: Callable[[nn.LSTM], nn.Module]) -> It
     Raises:
         UsageError: An LSTM has an option that these forms lack.
     """
-    found = {name: layer for name, layer in model.named_modules() if type(layer) is nn.LSTM}
+    found = {name: layer for name, layer in model.named_modules() if isinstance(layer, nn.LSTM)}
     for name, layer in found.items():
         if layer.bidirectional or layer.proj_size or not layer.batch_first or not layer.bias:
             raise UsageError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -66,6 +66,64 @@ class Dropout(nn.Module):
     def extra_repr(self) -> str:
         """Shown by print."""
         return f"{self.share}"
+
+
+class StackedLstm(nn.LSTM):
+    """LSTM layers, one on another, with dltrain's own dropout between them; batch first.
+
+    The dropout of `nn.LSTM` is cuDNN's on a GPU, whose state is in no generator: a checkpoint could
+    not hold it. Parameters have the names and the initialization of `nn.LSTM`'s.
+
+    Args:
+        input_size: Width of the inputs.
+        hidden_size: Width of each layer.
+        num_layers: How many there are.
+        share: Dropout between two layers, below 1.
+    """
+
+    def __init__(self, input_size: int, hidden_size: int, num_layers: int, share: float) -> None:
+        super().__init__(input_size, hidden_size, num_layers, batch_first=True)
+        self.between = Dropout(share)
+
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, inputs: Tensor, state: tuple[Tensor, Tensor] | None = None
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """See `nn.LSTM`.
+
+        Args:
+            inputs: (batch, tokens, input_size).
+            state: Hidden and cell state, each (layers, batch, hidden_size); zeros if None.
+
+        Returns:
+            Outputs, (batch, tokens, hidden_size), and the last states.
+        """
+        outputs, ends = inputs, []
+        for number, weights in enumerate(self._weights_by_layer()):
+            outputs = self.between(outputs) if number > 0 else outputs
+            if state is None:
+                begin = [outputs.new_zeros(1, len(inputs), self.hidden_size)] * 2
+            else:
+                begin = [part[number : number + 1] for part in state]
+            outputs, *end = torch.lstm(
+                outputs, begin, weights, True, 1, 0.0, self.training, False, True
+            )
+            ends.append(end)
+        hidden, cell = (torch.cat(parts) for parts in zip(*ends, strict=True))
+        return outputs, (hidden, cell)
+
+    def flatten_parameters(self) -> None:
+        """Put the weights of each layer into one piece of memory, as cuDNN wants them."""
+        for number, weights in enumerate(self._weights_by_layer()):
+            if not weights[0].is_cuda:
+                continue
+            size = self.hidden_size if number else self.input_size
+            layer = nn.LSTM(size, self.hidden_size, batch_first=True, device="meta")
+            layer._flat_weights = weights
+            layer.flatten_parameters()
+
+    def _weights_by_layer(self) -> list[list[Any]]:
+        weights = self._flat_weights
+        return [weights[start : start + 4] for start in range(0, len(weights), 4)]
 
 
 def initialise(module: nn.Module, scheme: Init) -> nn.Module:

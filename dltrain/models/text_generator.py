@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dltrain.errors import OptionError, UsageError
-from dltrain.models.layers import Dropout
+from dltrain.models.layers import Dropout, StackedLstm
 from dltrain.registry import MODELS
 from dltrain.spec import DataSpec, PositiveInt, Probability
 
@@ -48,8 +48,7 @@ class TextGenerator(nn.Module):
         super().__init__()
         self.embedding = nn.Embedding(_vocabulary_size(spec, "text_generator"), hidden_size)
         self.dropout = Dropout(dropout)
-        between = dropout if layers > 1 else 0.0  # torch warns of it where there is no between
-        self.lstm = nn.LSTM(hidden_size, hidden_size, layers, batch_first=True, dropout=between)
+        self.lstm = StackedLstm(hidden_size, hidden_size, layers, dropout)
         self.output = _Output(spec, self.embedding, tied)
         for name, parameter in self.lstm.named_parameters():
             if name.startswith("bias_ih"):

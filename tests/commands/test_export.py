@@ -326,6 +326,19 @@ def test_a_plugins_model_from_the_command_line(call):
     assert found == pytest.approx(np.array(predicted("own", files)), abs=1e-5)
 
 
+@pytest.mark.parametrize("form", ["onnx", "pt2"])
+def test_a_language_model_with_dropout_between_its_layers_can_be_exported(call, form):
+    writer = {
+        "task": "language_model",
+        "model": {"name": "text_generator", "hidden_size": 6, "layers": 2, "dropout": 0.5},
+        "data": {"name": "python_docs", "window": 12, "validation": 0.001},
+    }
+    run = trained(f"writer-{form}", TEXT | writer)
+    ended = call("export", run, "--to", form)  # compares it with the model, at several lengths
+    assert ended.code == 0, ended.err
+    assert "differs by" in ended.out
+
+
 def test_what_a_file_cannot_hold_is_said_in_one_line(call):
     load_plugin(Path("fickle.py"))
     run = trained("branching", CONFIG | {"model": "branches"})

@@ -5,7 +5,9 @@ import safetensors.torch
 import torch
 from torch import nn
 
+from dltrain import registry
 from dltrain.errors import OptionError, UsageError
+from dltrain.models.layers import Dropout, StackedLstm
 from dltrain.models.text_generator import Gpt, TextGenerator
 from dltrain.spec import Column, DataSpec, TableInputs, TextInputs
 
@@ -76,6 +78,55 @@ def test_the_first_loss_is_that_of_a_guess(build):
         outputs = build(tied=tied).eval()(tokens(64, 12)).flatten(0, 1)
         loss = nn.functional.cross_entropy(outputs, tokens(64, 12).flatten())
         assert loss.item() == pytest.approx(torch.tensor(13.0).log().item(), abs=0.4)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.4])
+def test_stacked_lstm_is_torchs_with_dropout_between_the_layers(share):
+    torch.manual_seed(1)
+    ours = StackedLstm(3, 4, 3, share)
+    torch.manual_seed(1)
+    theirs = nn.LSTM(3, 4, 3, batch_first=True)
+    for name, weight in theirs.state_dict().items():
+        assert torch.equal(ours.state_dict()[name], weight)
+    assert ours.state_dict().keys() == theirs.state_dict().keys()
+    inputs, state = torch.randn(2, 5, 3), (torch.randn(3, 2, 4), torch.randn(3, 2, 4))
+    ours.eval()
+    for begin in (None, state):
+        (outputs, ends), (wanted, wanted_ends) = ours(inputs, begin), theirs(inputs, begin)
+        assert torch.allclose(outputs, wanted, atol=1e-6)
+        for end, wanted_end in zip(ends, wanted_ends, strict=True):
+            assert torch.allclose(end, wanted_end, atol=1e-6)
+
+    ours.train()
+    torch.manual_seed(2)
+    outputs, _ = ours(inputs)
+    torch.manual_seed(2)
+    wanted, dropout = inputs, Dropout(share)
+    for number in range(3):
+        layer = nn.LSTM(4 if number else 3, 4, batch_first=True, device="meta").to_empty(
+            device="cpu"
+        )
+        layer.load_state_dict(
+            {f"{n[:-1]}0": w for n, w in theirs.state_dict().items() if n.endswith(str(number))}
+        )
+        wanted, _ = layer(dropout(wanted) if number else wanted)
+    assert torch.allclose(outputs, wanted, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("text_generator", {"layers": 3}),
+        ("text_lstm", {"layers": 2, "bidirectional": True}),
+        ("seq2seq_lstm", {}),
+    ],
+)
+def test_no_recurrent_layer_uses_a_dropout_whose_state_no_checkpoint_holds(name, options):
+    # cuDNN's has a state of its own on a GPU, which is in no generator.
+    model = registry.MODELS[name].builder(SPEC, dropout=0.5, **options)
+    layers = [module for module in model.modules() if isinstance(module, nn.RNNBase)]
+    assert layers
+    assert all(layer.dropout == 0 for layer in layers)
 
 
 @pytest.mark.parametrize("model", [TextGenerator, Gpt])
