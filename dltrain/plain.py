@@ -1,11 +1,17 @@
-"""Results as JSON holds them, and numbers as text."""
+"""Results as JSON and CSV hold them, and numbers as text."""
 
 from __future__ import annotations
 
+import csv
 import dataclasses
+import io
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+
+FORMULA = tuple("=+-@\uff1d\uff0b\uff0d\uff20")
+"""Signs, also of full width, that make a spreadsheet take a cell for a formula."""
 
 
 def as_plain(value: Any) -> Any:
@@ -40,3 +46,29 @@ def early_stop_text(stopped: Mapping[str, Any]) -> str:
         f"{evaluations}; it is {value_text(stopped['value'])}, and its best was "
         f"{value_text(stopped['best'])}"
     )
+
+
+def to_csv(rows: Iterable[Sequence[Any]]) -> str:
+    """Rows as CSV that a spreadsheet opens without computing anything.
+
+    A text that it would take for a formula gets an apostrophe in front; numbers stay numbers.
+    """
+    file = io.StringIO()
+    for row in rows:
+        cells = [_harmless(cell) for cell in row]
+        # The csv module would leave a carriage return bare, at which others end the line.
+        bare = any(isinstance(cell, str) and "\r" in cell for cell in cells)
+        quoting = csv.QUOTE_NONNUMERIC if bare else csv.QUOTE_MINIMAL
+        csv.writer(file, lineterminator="\n", quoting=quoting).writerow(cells)
+    return file.getvalue()
+
+
+def _harmless(cell: Any) -> Any:
+    if not isinstance(cell, str) or _is_number(cell):
+        return cell
+    is_formula = cell.lstrip().startswith(FORMULA) or cell.startswith(("\t", "\r", "\n"))
+    return f"'{cell}" if is_formula else cell
+
+
+def _is_number(text: str) -> bool:
+    return re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", text, re.ASCII) is not None

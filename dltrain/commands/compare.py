@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +12,7 @@ from typing import Any
 from dltrain.commands.runs import find_runs
 from dltrain.errors import RunError
 from dltrain.paths import as_paths
+from dltrain.plain import to_csv
 from dltrain.reporting.html import document, paragraph, table
 from dltrain.run import Run, Summary
 
@@ -183,18 +182,16 @@ def letters(groups: Sequence[Group]) -> list[str]:
 def as_csv(groups: Sequence[Group]) -> str:
     """A line for each group, for a spreadsheet: three columns for each figure."""
     names = dict.fromkeys(name for group in groups for name in group.outcome)
-    file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
     figures = [f"{name} {part}" for name in names for part in ("mean", "deviation", "runs")]
-    writer.writerow(["runs", "seeds", "states", *groups[0].config, *figures])
+    lines: list[list[Any]] = [["runs", "seeds", "states", *groups[0].config, *figures]]
     for group in groups:
         cells: list[Any] = [" ".join(map(str, p)) for p in (group.runs, group.seeds, group.states)]
         cells += group.config.values()
         for name in names:
             one = group.outcome.get(name)
             cells += [one.mean, one.deviation, one.count] if one else [None, None, 0]
-        writer.writerow(cells)
-    return file.getvalue()
+        lines.append(cells)
+    return to_csv(lines)
 
 
 def as_html(groups: Sequence[Group]) -> str:

@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from dltrain.build import Machine
 from dltrain.checkpoint import load
 from dltrain.config import Experiment
+from dltrain.data.bucketed import Bucketed
 from dltrain.data.streamed import Streamed
 from dltrain.losses.supervised import BinaryCrossEntropy, CrossEntropy
-from dltrain.spec import Data, Loss, Split, TableInputs
+from dltrain.spec import PADDING, UNKNOWN, Data, Loss, Split, TableInputs, TextInputs
 from dltrain.task import Task
 from dltrain.trainer import Trainer
 
@@ -32,6 +33,7 @@ Kind = Literal[
     "duplicate inputs",
     "leakage",
     "labels",
+    "unknown tokens",
     "class imbalance",
     "loss and output",
     "does not overfit",
@@ -77,6 +79,7 @@ def of_data(data: Data, experiment: Experiment) -> list[Finding]:
             )
         )
     findings += _constant(train, spec.inputs if isinstance(spec.inputs, TableInputs) else None)
+    findings += _unknown(data)
     copies = len(train.hashes) - len(set(train.hashes))
     if copies > len(train.hashes) / 5:
         share = copies / len(train.hashes)
@@ -116,7 +119,7 @@ class _Looked:
     """What is known of a split's first samples.
 
     Attributes:
-        hashes: Of each input.
+        hashes: Of each input, or of the text that it was made from.
         targets: (samples, ...).
         least: The smallest value of each place of an input; None where inputs differ in shape.
         most: The largest.
@@ -142,7 +145,10 @@ def _looked_at(split: Split) -> _Looked:
         if len(shapes) == 1:
             least = low if least is None else torch.minimum(least, low)
             most = high if most is None else torch.maximum(most, high)
-        hashes += [_hash(sample) for sample in inputs]
+        if isinstance(split, Bucketed) and split.digests is not None:
+            hashes += [split.digests[sample] for sample in batch.index.tolist()]
+        else:
+            hashes += [_hash(sample) for sample in inputs]
         targets += list(batch.targets.cpu())
         if len(hashes) >= most_samples:
             break
@@ -174,6 +180,23 @@ def _labels(seen: dict[str, _Looked], num_classes: int) -> list[Finding]:
                 )
                 return [Finding("labels", message)]
     return []
+
+
+def _unknown(data: Data) -> list[Finding]:
+    """Whether most of the training texts is words that the vocabulary does not have."""
+    inputs, split = data.spec.inputs, data.train
+    if not isinstance(inputs, TextInputs) or inputs.tokenizer == "file":
+        return []
+    if not isinstance(split, Bucketed):
+        return []
+    unknown, total = int((split.tokens == UNKNOWN).sum()), int((split.tokens != PADDING).sum())
+    if unknown <= total / 2:
+        return []
+    message = (
+        f"{unknown / total:.0%} of the tokens in the training texts are unknown, and all alike to "
+        "the model: lower data.min_count, raise data.max_size, or take another data.tokenizer"
+    )
+    return [Finding("unknown tokens", message)]
 
 
 def _constant(train: _Looked, table: TableInputs | None) -> list[Finding]:

@@ -23,13 +23,22 @@ class Bucketed:
         sequences: Of each sample, (tokens,) int64.
         targets: (samples,) int64, or (samples, tokens) int64, on the device.
         seed: Decides the order of each epoch.
+        digests: Of each sample's text, by which copies are told; those of the tokens if not given,
+            which are equal for different texts of unknown words.
     """
 
-    def __init__(self, sequences: Sequence[Tensor], targets: Tensor, *, seed: int) -> None:
+    def __init__(
+        self,
+        sequences: Sequence[Tensor],
+        targets: Tensor,
+        *,
+        seed: int,
+        digests: Sequence[bytes] | None = None,
+    ) -> None:
         self.tokens = pad_sequence(list(sequences), batch_first=True, padding_value=PADDING)
         self.lengths = torch.tensor([len(sequence) for sequence in sequences])
         self.targets = targets
-        self.seed = seed
+        self.seed, self.digests = seed, digests
         self.tokens = self.tokens.to(targets.device)
 
     def __len__(self) -> int:

@@ -350,7 +350,9 @@ def _text_data(
         digest.update(json.dumps([name, part.texts, part.targets]).encode())
         if part.texts:
             targets = torch.tensor(part.targets).to(context.device)
-            splits[name] = Bucketed([encode(t) for t in part.texts], targets, seed=context.seed)
+            digests = [_digest(text, lowercase) for text in part.texts]
+            sequences = [encode(text) for text in part.texts]
+            splits[name] = Bucketed(sequences, targets, seed=context.seed, digests=digests)
     spec = DataSpec(
         input_shape=(0,),
         num_outputs=len(class_names),
@@ -367,3 +369,9 @@ def _text_data(
         fingerprint=digest.hexdigest(),
         files=(*files, *tokenizer_files(context, tokenizer)),
     )
+
+
+def _digest(text: str, lowercase: bool) -> bytes:
+    """Of the words of a text; equal for texts between which white space alone differs."""
+    words = (text.lower() if lowercase else text).split()
+    return hashlib.blake2b(" ".join(words).encode(), digest_size=16).digest()

@@ -28,6 +28,8 @@ from dltrain.suggesting.training import (
 )
 
 FEWEST_CHARACTERS = 2_000
+MOST_RARE = 0.15
+"""Fraction of the tokens; where more is rare, rare tokens are what the texts consist of."""
 LONG_TEXT = 200
 """Tokens; reading more than this one after another takes long."""
 
@@ -114,10 +116,13 @@ def _suggestion(
         doubts: See `Suggestion`.
     """
     cut, kept = splits(len(texts), "texts", apart=apart)
-    lengths = _lengths(data, texts)
+    inputs = _tokenizer(texts)
+    if inputs.tokenizer == "character":
+        data["tokenizer"] = Because("character", "no spaces stand between these words")
+    lengths = sorted(len(split_text(text, inputs)) for text in _looked_at(texts))
     middle, long = lengths[len(lengths) // 2], lengths[int(0.95 * (len(lengths) - 1))]
     told = f"{middle} in the middle one, at most {lengths[-1]:,}"
-    if kept >= 2000:
+    if kept >= 2000 and _rare_fraction(texts, inputs) < MOST_RARE:
         data["min_count"] = Because(2, "tokens that come once teach nothing")
     if long > LONG_TEXT:
         shown = min(2 * LONG_TEXT, -(-long // 50) * 50)
@@ -145,16 +150,23 @@ def _suggestion(
     )
 
 
-def _lengths(data: dict[str, Any], texts: Sequence[str]) -> list[int]:
-    """Tokens of up to 5,000 texts, sorted; the tokenizer is chosen by their script."""
-    looked_at = texts[:: -(-len(texts) // 5000)]
+def _looked_at(texts: Sequence[str]) -> Sequence[str]:
+    """Up to 5,000 of the texts."""
+    return texts[:: -(-len(texts) // 5000)]
+
+
+def _tokenizer(texts: Sequence[str]) -> TextInputs:
+    """The tokenizer, chosen by the script of the texts."""
+    looked_at = _looked_at(texts)
     letters = sum(len(text) for text in looked_at)
     unspaced = sum(len(UNSPACED.findall(text)) for text in looked_at)
-    inputs = TextInputs("word", (), lowercase=True)
-    if unspaced > letters / 4:
-        inputs = TextInputs("character", (), lowercase=True)
-        data["tokenizer"] = Because("character", "no spaces stand between these words")
-    return sorted(len(split_text(text, inputs)) for text in looked_at)
+    return TextInputs("character" if unspaced > letters / 4 else "word", (), lowercase=True)
+
+
+def _rare_fraction(texts: Sequence[str], inputs: TextInputs) -> float:
+    """How much of the texts is tokens that come once or twice, and may come once in training."""
+    counts = Counter(token for text in texts for token in split_text(text, inputs))
+    return sum(count for count in counts.values() if count <= 2) / max(1, counts.total())
 
 
 def _network(samples: int, tokens: int) -> Because:

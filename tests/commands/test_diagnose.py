@@ -117,6 +117,30 @@ def test_samples_that_are_in_two_splits(experiment, tmp_path):
     assert "samples are in the training split as well" in result.findings[0].message
 
 
+def texts(tmp_path, sentences, **options):
+    lines = [f"{text},{'ab'[n % 2]}" for n, text in enumerate(sentences)]
+    (tmp_path / "texts.csv").write_text("\n".join(["text,label", *lines]))
+    data = {"name": "text_csv", "path": "texts.csv", "text": ["text"], "label": "label", **options}
+    return {**CONFIG, "model": {"name": "text_cnn"}, "data": data}
+
+
+@pytest.mark.parametrize("options", [{"min_count": 2}, {"max_size": 12}, {"max_tokens": 3}])
+def test_different_texts_are_no_copies_though_the_model_takes_them_for_equal(
+    experiment, tmp_path, options
+):
+    starts = ("it is a", "they were")
+    sentences = [f"{starts[n % 2]} w{n} x{n} y{n} z{n} u{n} v{n}" for n in range(400)]
+    kinds = found(experiment(texts(tmp_path, sentences, **options)))
+    assert kinds == ([] if "max_tokens" in options else ["unknown tokens"])
+
+
+def test_copies_of_texts_are_told_by_the_texts(experiment, tmp_path):
+    sentences = [f"it is a w{n} x{n} y{n} z{n} u{n} v{n}" for n in range(200)]
+    copies = [text.upper().replace(" ", "  ") for text in sentences]
+    kinds = found(experiment(texts(tmp_path, [*sentences, *copies])))
+    assert sorted(kinds) == ["duplicate inputs", "leakage", "leakage"]
+
+
 def test_a_rare_class(experiment, tmp_path):
     write(tmp_path / "table.csv", rows(600, (0.95, 0.05)))
     result = check(experiment(TABLE))

@@ -381,6 +381,27 @@ def test_short_names_do_not_make_a_table_a_text():
     assert "--text COLUMN" in found.seen["left out address"]
 
 
+@pytest.mark.parametrize("times", [1, 2])
+def test_words_that_are_all_rare_stay_known(call, times):
+    """Texts of words that come once or twice, in two classes that differ by nothing else."""
+    rows = []
+    for n in range(4000):
+        again = times == 2 and n >= 2000  # the words of the others, in other company
+        numbers = [n - 2000 + 2000 * k if again else 10 * n + k for k in range(10)]
+        rows.append([" ".join(f"w{number}" for number in numbers), "ab"[n // 7 % 2]])
+    table(Path("words.csv"), ["text", "label"], rows)
+    ended = call("init", "words.csv", "-o", "w.yaml")
+    assert "warning" not in ended.out
+    assert "min_count" not in Path("w.yaml").read_text()
+
+
+def test_rare_words_among_many_frequent_ones_are_dropped():
+    rows = [[f"{text} so it was no {n}", label] for n, (text, label) in enumerate(reviews() * 25)]
+    table(Path("many.csv"), ["review", "label"], rows)
+    init("many.csv")
+    assert yaml.safe_load(Path("many.yaml").read_text())["data"]["min_count"] == 2
+
+
 def test_long_texts_are_cut():
     rows = [(f"{text} {'and so on ' * 300}", label) for text, label in reviews()]
     table(Path("long.csv"), ["review", "label"], rows)
