@@ -388,8 +388,26 @@ def test_a_body_that_does_not_arrive(service):
         ("[::1]:8000", 200),
         ("stranger.example", 421),
         ("127.0.0.1.stranger.example:8000", 421),
-        ("[", 421),
-        ("", 421),
+        ("0x7f.1", 421),
+        ("127.0.0.1:8000@stranger.example", 400),
+        ("stranger.example@127.0.0.1:8000", 400),
+        ("localhost:0", 400),
+        ("localhost:65536", 400),
+        ("localhost:port", 400),
+        ("localhost:", 400),
+        ("localhost:80:80", 400),
+        ("localhost.", 400),
+        ("local host", 400),
+        ("localhost/", 400),
+        ("localhost,stranger.example", 400),
+        ("-localhost", 400),
+        ("::1", 400),
+        ("[::1", 400),
+        ("[127.0.0.1]", 400),
+        ("[::1%lo]", 400),
+        ("[0:0:0:0:0:0:0:1]:8000", 200),
+        ("[", 400),
+        ("", 400),
     ],
 )
 def test_a_page_elsewhere_can_t_reach_it_under_a_name_of_its_own(service, host, status):
@@ -397,6 +415,143 @@ def test_a_page_elsewhere_can_t_reach_it_under_a_name_of_its_own(service, host, 
     response = get(app, "/healthz", headers={"Host": host})
     assert response.status_code == status
     assert "errors" in response.json() or status == 200
+
+
+@pytest.mark.parametrize("hosts", [None, {"localhost"}])
+@pytest.mark.parametrize(
+    "headers",
+    [
+        [("Host", "localhost"), ("Host", "localhost")],
+        [("Host", "localhost"), ("Host", "stranger.example")],
+        [],
+    ],
+)
+def test_there_must_be_one_host(service, hosts, headers):
+    async def send():
+        sent = []
+        scope = {"type": "http", "method": "GET", "path": "/healthz", "query_string": b""}
+        scope["headers"] = [(n.lower().encode(), v.encode()) for n, v in headers]
+
+        async def say(message):
+            sent.append(message)
+
+        await service("texts", hosts=hosts)(scope, None, say)
+        return sent
+
+    start, body = asyncio.run(send())
+    assert start["status"] == 400
+    assert "Host" in json.loads(body["body"])["errors"][0]["message"]
+
+
+def test_any_well_formed_host_where_others_may_ask(service):
+    for host, status in {"some.name:80": 200, "some name": 400, "user@some.name": 400}.items():
+        response = get(service("texts"), "/healthz", headers={"Host": host})
+        assert response.status_code == status
+
+
+# ---------------------------------------------------------------- large and slow requests
+
+
+@pytest.mark.parametrize("kind", ["files", "base64", "pixels"])
+def test_images_are_counted_together_before_one_is_decoded(service, monkeypatch, kind):
+    """Each is small enough; the last of them is one too many."""
+
+    def refuse(*_):
+        raise AssertionError("decoded")
+
+    shapes = [(20, 30), (10, 40), (1, 1)]
+    drawn = [picture(shape) for shape in shapes]
+
+    def request(images) -> dict:
+        if kind == "files":
+            return {"files": [("f", (f"{n}.png", png(image))) for n, image in enumerate(images)]}
+        if kind == "base64":
+            return {"json": {"images": [base64.b64encode(png(i)).decode() for i in images]}}
+        return {"json": {"images": [image.tolist() for image in images]}}
+
+    app = service("pictures", max_pixels=600, max_request_pixels=1000)
+    (response,) = ask(app, request(drawn[:2]))
+    assert response.status_code == 200
+    monkeypatch.setattr(Reader, "_decoded", refuse)
+    app = service("pictures", max_pixels=600, max_request_pixels=1000)
+    (response,) = ask(app, request(drawn))
+    assert response.status_code == 413
+    (problem,) = response.json()["errors"]
+    assert problem["message"] == (
+        "the request has 3 images of 1,001 pixels together; at most 1,000 are taken"
+    )
+
+
+def test_a_request_that_is_read_holds_up_no_other(service, monkeypatch):
+    """One waits in the middle of its images until another has been answered."""
+    answered, of_json = threading.Event(), Reader.of_json
+
+    def slow(reader, body):
+        if b"slow" in body:
+            assert answered.wait(30)
+        return of_json(reader, body)
+
+    monkeypatch.setattr(Reader, "of_json", slow)
+    app = service("texts")
+
+    async def send():
+        transport = httpx.ASGITransport(app)
+        async with (
+            app.router.lifespan_context(app),
+            httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:8000") as client,
+        ):
+            slow_one = asyncio.create_task(client.post("/predict", json={"texts": ["slow"]}))
+            await asyncio.sleep(0.1)
+            for _ in range(3):
+                quick = await client.post("/predict", json={"texts": ["quick"]})
+                assert quick.status_code == 200
+            assert not slow_one.done()
+            answered.set()
+            assert (await slow_one).status_code == 200
+
+    asyncio.run(asyncio.wait_for(send(), 60))
+
+
+def test_requests_that_are_arriving_take_no_place(service):
+    """As many as may be in work send slowly; another is answered meanwhile."""
+    told = json.dumps({"texts": ["fine"]}).encode()
+    app, complete = service("texts", max_requests=2), asyncio.Event()
+
+    async def slow():
+        yield told[:5]
+        await complete.wait()
+        yield told[5:]
+
+    async def send():
+        transport = httpx.ASGITransport(app)
+        headers = {"Content-Type": "application/json"}
+        async with (
+            app.router.lifespan_context(app),
+            httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:8000") as client,
+        ):
+            slow_ones = [
+                asyncio.create_task(client.post("/predict", content=slow(), headers=headers))
+                for _ in range(4)
+            ]
+            await asyncio.sleep(0.1)
+            quick = await client.post("/predict", content=told, headers=headers)
+            assert quick.status_code == 200
+            complete.set()
+            return [response.status_code for response in await asyncio.gather(*slow_ones)]
+
+    found = asyncio.run(asyncio.wait_for(send(), 60))
+    assert set(found) <= {200, 503}
+    assert 200 in found
+
+
+def test_bodies_that_are_arriving_hold_no_more_than_those_in_work(service):
+    told = json.dumps({"texts": ["x" * 300]}).encode()
+    app = service("texts", max_requests=1, max_body=500)
+    headers = {"Content-Type": "application/json"}
+    found = ask(app, *({"content": later(told, 0.3), "headers": headers} for _ in range(100)))
+    refused = [response for response in found if response.status_code == 503]
+    assert refused
+    assert any("bytes" in one.json()["errors"][0]["message"] for one in refused)
 
 
 # ---------------------------------------------------------------- what it says of itself

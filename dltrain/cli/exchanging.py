@@ -169,11 +169,32 @@ def export(
     help="Largest picture that is decoded.",
 )
 @click.option(
+    "--max-request-pixels",
+    type=click.IntRange(min=1),
+    default=DEFAULTS.max_request_pixels,
+    show_default=True,
+    help="Most pixels of all images of a request together.",
+)
+@click.option(
     "--max-characters",
     type=click.IntRange(min=1),
     default=DEFAULTS.max_characters,
     show_default=True,
     help="Longest text.",
+)
+@click.option(
+    "--max-connections",
+    type=click.IntRange(min=1),
+    default=DEFAULTS.max_connections,
+    show_default=True,
+    help="Maximum number of open connections; further ones receive status 503.",
+)
+@click.option(
+    "--header-seconds",
+    type=click.FloatRange(min=0, min_open=True),
+    default=DEFAULTS.header_seconds,
+    show_default=True,
+    help="How long the headers of a request may take to arrive.",
 )
 @click.option(
     "--read-seconds",

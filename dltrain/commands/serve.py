@@ -76,6 +76,7 @@ def serve(
     import uvicorn
 
     from dltrain.serving.app import About, make_app
+    from dltrain.serving.connections import connection_class
     from dltrain.serving.metrics import Metrics
 
     with _listening(host, port) as listener:
@@ -96,6 +97,7 @@ def serve(
             log_level="warning",
             access_log=False,
             server_header=False,
+            http=connection_class(limits),
             ws="none",
             backlog=CONNECTIONS_WAITING,
             timeout_graceful_shutdown=GRACE_SECONDS,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -105,16 +106,21 @@ class PictureHeader:
     transparent: bool
 
 
-def read_header(path: Path) -> PictureHeader:
+def read_header(file: Path | io.BytesIO, name: str | None = None) -> PictureHeader:
     """What is known of an image without decoding it.
+
+    Args:
+        file: The file, or its content.
+        name: What to call it in an error; its path if not given.
 
     Raises:
         DataError: The file is missing, no image, or of a depth that can't be read.
     """
     from PIL import Image
 
-    with _told(str(path)), Image.open(path, formats=FORMATS) as opened:
-        deep = _is_deep(opened, str(path))
+    name = name or str(file)
+    with _told(name), Image.open(file, formats=FORMATS) as opened:
+        deep = _is_deep(opened, name)
         return PictureHeader(
             *opened.size,
             grey=deep or opened.mode in ("1", "L", "LA"),
@@ -152,14 +158,39 @@ def _refuse_bomb(image: Image, name: str, max_pixels: int) -> None:
         raise DataError(f"{name}: {size} pixels; at most {max_pixels:,} are taken")
 
 
+_LOCK = threading.Lock()
+_QUIET: list[warnings.catch_warnings] = []
+"""One for each thread that decodes; the first of them has changed the filters of the process."""
+
+
+@contextmanager
+def _no_warnings() -> Iterator[None]:
+    """Ignore warnings until the last thread in this context leaves it.
+
+    `catch_warnings` alone is for one thread: of two, the later would restore what the other set.
+    """
+    with _LOCK:
+        quiet = warnings.catch_warnings()
+        if not _QUIET:
+            quiet.__enter__()
+            warnings.simplefilter("ignore")
+        _QUIET.append(_QUIET[0] if _QUIET else quiet)
+    try:
+        yield
+    finally:
+        with _LOCK:
+            quiet = _QUIET.pop()
+            if not _QUIET:
+                quiet.__exit__(None, None, None)
+
+
 @contextmanager
 def _told(name: str) -> Iterator[None]:
     """Whatever a decoder raises, as a DataError that names the file."""
     from PIL import UnidentifiedImageError
 
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # details, such as a damaged date, spoil no pixel
+        with _no_warnings():  # of details, such as a damaged date, which spoil no pixel
             yield
     except DataError:
         raise

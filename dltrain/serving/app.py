@@ -23,14 +23,15 @@ from dltrain.plain import as_plain
 from dltrain.serving.batching import Batcher
 from dltrain.serving.limits import Limits
 from dltrain.serving.metrics import CONTENT_TYPE, Metrics
-from dltrain.serving.middleware import BodyLimit, Counted, HostCheck, told
+from dltrain.serving.middleware import BodyLimit, Counted, HostCheck, busy, told
 from dltrain.serving.openapi import Gives, describe, docs_page
 from dltrain.serving.page import SECURITY_HEADERS, static_files, try_page
 from dltrain.serving.problems import RequestError
 from dltrain.serving.reading import Reader
 from dltrain.spec import DataSpec
 
-RETRY_AFTER_SECONDS = 1
+READERS = 4
+"""Threads that decode what requests hold."""
 
 
 class Model(Protocol):
@@ -93,7 +94,11 @@ def make_app(
         middleware=[
             Middleware(Counted, metrics=metrics, paths=[route.path for route in routes]),
             Middleware(HostCheck, hosts=hosts),
-            Middleware(BodyLimit, max_body=limits.max_body),
+            Middleware(
+                BodyLimit,
+                max_body=limits.max_body,
+                max_bytes=limits.max_body * limits.max_requests,
+            ),
         ],
         exception_handlers={
             RequestError: _request_error,
@@ -124,8 +129,7 @@ class _Service:
             wait_seconds=limits.wait_seconds,
             observe=metrics.batch,
         )
-        # One thread: what keeps Pillow's warnings apart is not made for several.
-        self._reading = ThreadPoolExecutor(1, thread_name_prefix="dltrain-reading")
+        self._reading = ThreadPoolExecutor(READERS, thread_name_prefix="dltrain-reading")
 
     @asynccontextmanager
     async def lifespan(self, app: Starlette) -> AsyncIterator[None]:
@@ -134,36 +138,30 @@ class _Service:
         self._reading.shutdown()
 
     async def predict(self, request: Request) -> Response:
-        with self._admitted():
-            samples, names = await self._read(request)
-            return JSONResponse({"predictions": await self.batcher.ask(samples, names)})
+        with self.metrics.in_progress.track_inprogress():
+            read, body = await self._body(request)
+            with self._admitted():
+                samples, names = await self._in_thread(read, body)
+                return JSONResponse({"predictions": await self.batcher.ask(samples, names)})
 
     @contextmanager
     def _admitted(self) -> Iterator[None]:
         """A place among the requests in work; refused where all are taken."""
         if self._in_work >= self.limits.max_requests:
-            raise RequestError(
-                503,
-                f"{self._in_work} requests are in work, as many as are taken; come again",
-                {"Retry-After": str(RETRY_AFTER_SECONDS)},
-            )
+            raise busy(f"{self._in_work} requests are in work, as many as are taken")
         self._in_work += 1
-        self.metrics.in_progress.set(self._in_work)
         try:
             yield
         finally:
             self._in_work -= 1
-            self.metrics.in_progress.set(self._in_work)
 
-    async def _read(self, request: Request) -> tuple[list[Tensor], list[str]]:
-        """The samples and their names."""
+    async def _body(self, request: Request) -> tuple[Callable[[Any], Any], Any]:
+        """The body of a request, which has arrived, and what reads it."""
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind == "application/json":
-            body = await self._arrived(request.body())
-            return await self._in_thread(self.reader.of_json, body)
+            return self.reader.of_json, await self._arrived(request.body())
         if kind == "multipart/form-data" and self.reader.key == "images":
-            uploads = await self._arrived(self._uploads(request))
-            return await self._in_thread(self.reader.of_files, uploads)
+            return self.reader.of_files, await self._arrived(self._uploads(request))
         forms = " or multipart/form-data" if self.reader.key == "images" else ""
         raise RequestError(
             415, f"content type {kind or 'missing'}; wanted: application/json{forms}"
@@ -185,7 +183,7 @@ class _Service:
             return [(part.filename or "unnamed", await part.read()) for part in uploads]
 
     async def _in_thread(self, read: Callable[[Any], Any], given: Any) -> Any:
-        # From here on it is quick: nobody waits for a client that sends slowly.
+        # From here on no client is waited for: a batch may wait for this request.
         with self.batcher.expecting():
             return await asyncio.get_running_loop().run_in_executor(self._reading, read, given)
 

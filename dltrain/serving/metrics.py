@@ -14,7 +14,7 @@ class Metrics:
     """Counts of one service, apart from those of any other in the process.
 
     Attributes:
-        in_progress: Requests for predictions that are in work.
+        in_progress: Requests for predictions that are arriving or in work.
         requests: How many were answered.
         predictions: How many items were computed.
         batches: In how many batches.
@@ -41,7 +41,7 @@ class Metrics:
         )
         self.in_progress = Gauge(
             "dltrain_requests_in_progress",
-            "Requests for predictions in work.",
+            "Requests for predictions that are arriving or in work.",
             registry=self._registry,
         )
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import ipaddress
+import re
 import time
 from collections.abc import Collection
 from dataclasses import asdict
-from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 from starlette.responses import JSONResponse, Response
@@ -15,11 +16,18 @@ from dltrain.errors import brief
 from dltrain.serving.metrics import Metrics
 from dltrain.serving.problems import RequestError
 
+RETRY_AFTER_SECONDS = 1
+
 
 def told(error: RequestError) -> Response:
     """The answer to a request that can't be answered."""
     body = {"errors": [asdict(problem) for problem in error.problems]}
     return JSONResponse(body, error.status, error.headers)
+
+
+def busy(message: str) -> RequestError:
+    """The answer to a request that may be repeated soon."""
+    return RequestError(503, f"{message}; come again", {"Retry-After": str(RETRY_AFTER_SECONDS)})
 
 
 class Counted:
@@ -55,8 +63,17 @@ class Counted:
             self.metrics.answered(path, status, time.perf_counter() - began)
 
 
+_HOST = re.compile(
+    r"(?P<name>(?=.{1,253}(?::|$))[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?"
+    r"(?:\.[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?)*|\[(?P<address>[0-9a-f:.]+)\])"
+    r"(?::(?P<port>[0-9]{1,5}))?",
+    re.ASCII,
+)
+"""`host` or `host:port` in lower case: a name without a dot at its end, or an IPv6 address."""
+
+
 class HostCheck:
-    """Refuses requests that were meant for another host.
+    """Refuses requests without exactly one well-formed Host, and those meant for another host.
 
     A page of a stranger whose name leads to the loopback address (DNS rebinding) would otherwise
     reach the service from inside the user's browser.
@@ -70,21 +87,33 @@ class HostCheck:
         self.app, self.hosts = app, hosts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Passes a request on, or answers 421."""
-        if scope["type"] == "http" and self.hosts is not None:
-            given = Headers(scope=scope).get("host", "")
-            if _name(given) not in self.hosts:
-                error = RequestError(421, f"host {brief(given)!r} is not the one that answers here")
-                await told(error)(scope, receive, send)
-                return
+        """Passes a request on, or answers 400 or 421."""
+        if scope["type"] == "http" and (error := self._refusal(scope)) is not None:
+            await told(error)(scope, receive, send)
+            return
         await self.app(scope, receive, send)
 
+    def _refusal(self, scope: Scope) -> RequestError | None:
+        given = Headers(scope=scope).getlist("host")
+        name = host_name(given[0]) if len(given) == 1 else None
+        if name is None:
+            shown = brief(", ".join(given))
+            return RequestError(400, f"expected one header Host: name[:port], got {shown!r}")
+        if self.hosts is not None and name not in self.hosts:
+            return RequestError(421, f"host {brief(name)!r} is not the one that answers here")
+        return None
 
-def _name(host: str) -> str | None:
-    """A Host header without its port, in lower case."""
+
+def host_name(host: str) -> str | None:
+    """Return the name or address in a Host header, in lower case; None if it is malformed."""
+    found = _HOST.fullmatch(host.lower())
+    if found is None or not 1 <= int(found["port"] or 1) <= 65535:
+        return None
+    if found["address"] is None:
+        return found["name"]
     try:
-        return urlsplit(f"//{host}").hostname
-    except ValueError:  # brackets that hold no address
+        return str(ipaddress.IPv6Address(found["address"]))
+    except ValueError:
         return None
 
 
@@ -94,10 +123,12 @@ class BodyLimit:
     Args:
         app: What answers.
         max_body: Bytes of the longest body.
+        max_bytes: Bytes of all bodies that are arriving or in work.
     """
 
-    def __init__(self, app: ASGIApp, max_body: int) -> None:
-        self.app, self.max_body = app, max_body
+    def __init__(self, app: ASGIApp, max_body: int, max_bytes: int) -> None:
+        self.app, self.max_body, self.max_bytes = app, max_body, max_bytes
+        self._bytes = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Passes a request on, with a body that can't be read beyond the limit."""
@@ -114,8 +145,14 @@ class BodyLimit:
             if size <= self.max_body:
                 message = await receive()
                 taken += len(message.get("body", b""))
+                self._bytes += len(message.get("body", b""))
+                if self._bytes > self.max_bytes:
+                    raise busy(f"the requests in work have {self.max_bytes:,} bytes")
                 if taken <= self.max_body:
                     return message
             raise RequestError(413, f"the body is longer than {self.max_body:,} bytes")
 
-        await self.app(scope, counted, send)
+        try:
+            await self.app(scope, counted, send)
+        finally:
+            self._bytes -= taken

@@ -42,14 +42,14 @@ _ERRORS = {
     },
 }
 _REFUSALS = {
-    "400": "The body is no JSON, or no form.",
-    "408": "The body took too long to arrive.",
-    "413": "The body is too long.",
+    "400": "The body is no JSON or no form, or there is not one well-formed Host header.",
+    "408": "The headers or the body took too long to arrive.",
+    "413": "The body is too long, or all images together have too many pixels.",
     "415": "The body is of a type that this model does not take.",
     "421": "The Host header names another machine than the one that was asked.",
     "422": "An item is not what this model takes; the answer says which.",
     "500": "The model failed.",
-    "503": "As many requests are in work as are taken. Come again after Retry-After seconds.",
+    "503": "Too many requests are in work. Come again after Retry-After seconds.",
 }
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import base64
 import binascii
+import io
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema, create_model
@@ -15,7 +17,7 @@ from pydantic_core import ErrorDetails
 from torch import Tensor
 
 from dltrain.data.columns import encode
-from dltrain.data.decode import decode_opened, decode_picture
+from dltrain.data.decode import decode_opened, decode_picture, read_header
 from dltrain.data.readers import normalise_images, pad_texts
 from dltrain.data.table import Table
 from dltrain.data.tokens import Encoder
@@ -23,6 +25,8 @@ from dltrain.errors import DataError, brief
 from dltrain.serving.limits import Limits
 from dltrain.serving.problems import MOST_TOLD, Problem, RequestError
 from dltrain.spec import Column, DataSpec, ImageInputs, TableInputs
+
+T = TypeVar("T")
 
 KEYS = {"image": "images", "table": "rows", "text": "texts"}
 """Kind of inputs to the one key of a request's JSON object."""
@@ -109,7 +113,7 @@ class Reader:
             return self._each(items, names, self._text), items
         if isinstance(self.spec.inputs, TableInputs):
             return self._each(items, names, partial(_features, self.spec.inputs)), names
-        return self._each(items, names, self._picture), names
+        return self._pictures(items, names), names
 
     def of_files(self, files: Sequence[tuple[str, bytes]]) -> tuple[list[Tensor], list[str]]:
         """The samples in picture files, each with its name.
@@ -118,8 +122,7 @@ class Reader:
             RequestError: 422, one of them is no picture, or too large.
         """
         names = [name for name, _ in files]
-        contents = [content for _, content in files]
-        return self._each(contents, names, self._file), names
+        return self._pictures([content for _, content in files], names), names
 
     def collate(self, samples: Sequence[Tensor]) -> Tensor:
         """Samples as one batch, as `read_inputs` gives it."""
@@ -133,8 +136,8 @@ class Reader:
         )
 
     def _each(
-        self, items: Sequence[Any], names: Sequence[str], read: Callable[[Any, str], Tensor]
-    ) -> list[Tensor]:
+        self, items: Sequence[Any], names: Sequence[str], read: Callable[[Any, str], T]
+    ) -> list[T]:
         samples, problems = [], []
         for number, (item, name) in enumerate(zip(items, names, strict=True)):
             try:
@@ -151,20 +154,32 @@ class Reader:
         assert self._encoder is not None
         return self._encoder(text)
 
-    def _file(self, content: bytes, name: str) -> Tensor:
-        most = self.limits.max_pixels
-        return decode_picture(content, name, self.spec.input_shape, self._images, max_pixels=most)
+    def _pictures(self, items: Sequence[Any], names: Sequence[str]) -> list[Tensor]:
+        """Decode images whose sizes are known to be within the limits, one by one and together."""
+        opened = self._each(items, names, self._opened)
+        total = sum(image.pixels for image in opened)
+        if total > (most := self.limits.max_request_pixels):
+            images = f"the request has {len(opened)} images of {total:,} pixels together"
+            raise RequestError(413, f"{images}; at most {most:,} are taken")
+        return self._each(opened, names, self._decoded)
 
-    def _picture(self, item: Any, name: str) -> Tensor:
-        if isinstance(item, str):
-            encoded = item.partition(",")[2] if item.startswith("data:") else item
-            try:
-                content = base64.b64decode(encoded, validate=True)
-            except (ValueError, binascii.Error) as error:
-                raise DataError(f"{name}: not base64: {error}") from error
-            return self._file(content, name)
-        image = _picture_of(item, name, self.limits.max_pixels, self._images.deep)
-        return decode_opened(image, name, self.spec.input_shape, self._images)
+    def _opened(self, item: Any, name: str) -> _Opened:
+        if not isinstance(item, str | bytes):
+            image = _picture_of(item, name, self._images.deep)
+            opened = _Opened(image, image.width, image.height)
+        else:
+            content = _of_base64(item, name) if isinstance(item, str) else item
+            header = read_header(io.BytesIO(content), name)
+            opened = _Opened(content, header.width, header.height)
+        if opened.pixels > (most := self.limits.max_pixels):
+            size = f"{opened.width} x {opened.height}"
+            raise DataError(f"{name}: {size} pixels; at most {most:,} are taken")
+        return opened
+
+    def _decoded(self, opened: _Opened, name: str) -> Tensor:
+        if isinstance(opened.image, bytes):
+            return decode_picture(opened.image, name, self.spec.input_shape, self._images)
+        return decode_opened(opened.image, name, self.spec.input_shape, self._images)
 
     @property
     def _images(self) -> ImageInputs:
@@ -172,7 +187,28 @@ class Reader:
         return self.spec.inputs
 
 
-def _picture_of(rows: Any, name: str, max_pixels: int, deep: bool) -> Any:
+@dataclass(frozen=True)
+class _Opened:
+    """A file's content, or an image of Pillow's, and its size."""
+
+    image: Any
+    width: int
+    height: int
+
+    @property
+    def pixels(self) -> int:
+        return self.width * self.height
+
+
+def _of_base64(text: str, name: str) -> bytes:
+    encoded = text.partition(",")[2] if text.startswith("data:") else text
+    try:
+        return base64.b64decode(encoded, validate=True)
+    except (ValueError, binascii.Error) as error:
+        raise DataError(f"{name}: not base64: {error}") from error
+
+
+def _picture_of(rows: Any, name: str, deep: bool) -> Any:
     """Rows of pixels, each a grey or its red, green and blue, as a picture of Pillow's."""
     import numpy as np
     from PIL import Image
@@ -189,9 +225,6 @@ def _picture_of(rows: Any, name: str, max_pixels: int, deep: bool) -> Any:
     if array.min() < least or array.max() > most:
         found = f"pixels from {array.min()} to {array.max()}"
         raise DataError(f"{name}: {found}; wanted: {least} to {most}")
-    if array.shape[0] * array.shape[1] > max_pixels:
-        size = f"{array.shape[1]} x {array.shape[0]}"
-        raise DataError(f"{name}: {size} pixels; at most {max_pixels:,} are taken")
     return Image.fromarray(array.astype(np.int32 if deep else np.uint8))
 
 

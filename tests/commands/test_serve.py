@@ -4,12 +4,14 @@ import base64
 import json
 import math
 import re
+import select
 import shutil
 import signal
 import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import httpx
@@ -137,6 +139,84 @@ def test_a_client_that_stops_in_the_middle(start):
     assert answer.startswith(b"HTTP/1.1 408 ")
     process.signal(signal.SIGINT)
     assert process.wait() == 0
+
+
+HEAD = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+BODY = HEAD + b'Content-Length: 1000\r\n\r\n{"images"'
+
+
+def connected(url: str) -> socket.socket:
+    address = httpx.URL(url)
+    return socket.create_connection((address.host, address.port), timeout=30)
+
+
+def answered(client: socket.socket) -> bytes:
+    """All that arrives until the service closes the connection."""
+    with suppress(ConnectionResetError):
+        return b"".join(iter(lambda: client.recv(4096), b""))
+    return b""
+
+
+@pytest.mark.parametrize(
+    ("begun", "status"),
+    [
+        (b"", b""),
+        (b"GET /heal", b"HTTP/1.1 408 "),
+        (HEAD, b"HTTP/1.1 408 "),
+        (b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\nGET", b"HTTP/1.1 200 "),
+        (BODY, b"HTTP/1.1 408 "),
+        (
+            b"POST /nothing HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n",
+            b"HTTP/1.1 404 ",
+        ),
+        (b"nonsense\r\n\r\n", b"HTTP/1.1 400 "),
+        (b"GET /healthz HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", b"HTTP/1.1 400 "),
+    ],
+)
+def test_a_connection_is_closed_where_a_request_does_not_arrive(start, begun, status):
+    """Whether the client is silent or sends a byte now and then."""
+    _, url = start("--header-seconds", 0.5, "--read-seconds", 0.5)
+    with connected(url) as silent, connected(url) as dripping:
+        silent.sendall(begun)
+        dripping.sendall(begun)
+        with suppress(OSError):  # until it is closed
+            for _ in range(600):
+                dripping.sendall(b"x" if b"\r\n\r\n" in begun else b"X-a: b\r\n")
+                if select.select([dripping], [], [], 0.1)[0] and not dripping.recv(4096):
+                    break
+            else:
+                raise AssertionError("it was never closed")
+        assert answered(silent).startswith(status)
+    assert httpx.get(f"{url}/healthz").status_code == 200
+
+
+def test_slow_clients_take_no_place_from_others(start, folder):
+    """More than may be in work at once have sent half a request."""
+    _, url = start("--max-requests", 2)
+    with ExitStack() as stack:
+        for half in [BODY, HEAD, b"GET"] * 5:
+            stack.enter_context(connected(url)).sendall(half)
+        while "in_progress 5.0" not in httpx.get(f"{url}/metrics").text:
+            time.sleep(0.02)
+        response = httpx.post(f"{url}/predict", **picture(folder / "0.png"))
+        assert response.status_code == 200
+
+
+def test_open_connections_are_bounded(start):
+    _, url = start("--max-connections", 3)
+    with ExitStack() as stack:
+        for _ in range(3):
+            one = stack.enter_context(connected(url))
+            one.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert one.recv(4096).startswith(b"HTTP/1.1 200 ")
+        refused = answered(stack.enter_context(connected(url)))
+        assert refused.startswith(b"HTTP/1.1 503 ")
+        assert b"3 connections are open" in refused
+    while True:  # it takes note of the closed ones in its own time
+        with suppress(httpx.HTTPError):
+            if httpx.get(f"{url}/healthz").status_code == 200:
+                break
+        time.sleep(0.02)
 
 
 def test_a_warning_where_others_can_reach_it(start):
