@@ -125,8 +125,9 @@ class _PerClass(ConfusionCounts):
     def compute(self) -> dict[str, float]:
         """The average, or one scalar a class; NaN without samples or with a NaN score.
 
-        A ratio whose denominator is 0 counts as 0. A class that neither targets nor predictions
-        contain takes no part in the average.
+        A ratio whose denominator is 0, such as the recall of a class without samples, is NaN as a
+        scalar of its class, and counts as 0 in an average. A class that neither targets nor
+        predictions contain takes no part in the average.
         """
         if self.is_undefined:
             return dict.fromkeys(self.scalars, NAN)
@@ -139,6 +140,8 @@ class _PerClass(ConfusionCounts):
             ratios = above.double() / below.clamp(min=1)
             if self.average == "macro":
                 ratios = ratios[(predicted + actual) > 0].mean(dim=0, keepdim=True)
+            else:
+                ratios = ratios.masked_fill(below == 0, NAN)
             values = ratios.tolist()
         return dict(zip(self.scalars, values, strict=True))
 
