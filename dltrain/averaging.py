@@ -12,6 +12,16 @@ from torch import Tensor, nn
 from dltrain.shards import spread_as
 
 
+def averaged_parameters(
+    model: nn.Module, modules: Iterable[nn.Module], decay: float | None
+) -> dict[str, nn.Parameter]:
+    """The parameters that a `WeightAverage` of the same arguments averages, by name."""
+    if decay is None:
+        return {}
+    wanted = {id(p) for module in modules for p in module.parameters() if p.requires_grad}
+    return {name: p for name, p in model.named_parameters() if id(p) in wanted}
+
+
 class WeightAverage:
     """A moving average of trainable parameters of a model; of none where `decay` is None.
 
@@ -27,11 +37,9 @@ class WeightAverage:
 
     def __init__(self, model: nn.Module, modules: Iterable[nn.Module], decay: float | None) -> None:
         self.decay = decay or 0.0
-        wanted = {id(p) for module in modules for p in module.parameters() if p.requires_grad}
-        trainable = [(n, p) for n, p in model.named_parameters() if id(p) in wanted]
-        kept = trainable if decay is not None else []
-        self._parameters: list[Tensor] = [parameter for _, parameter in kept]
-        self.tensors = {name: parameter.detach().clone() for name, parameter in kept}
+        kept = averaged_parameters(model, modules, decay)
+        self._parameters: list[Tensor] = list(kept.values())
+        self.tensors = {name: parameter.detach().clone() for name, parameter in kept.items()}
 
     def weight(self, updates: int) -> float:
         """How far the average moves towards the weights after update number `updates`."""

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from dltrain.averaging import averaged_parameters
 from dltrain.batchnorm import over_all_ranks
 from dltrain.checkpoint import Checkpoints, DamagedCheckpointError, load
 from dltrain.config import ConfigError, Experiment
@@ -27,13 +28,14 @@ from dltrain.device import (
     seed_everything,
     set_random_state,
 )
-from dltrain.errors import DltrainError, OptionError, RunError, UsageError, told_by
+from dltrain.errors import DltrainError, OptionError, RunError, UsageError, brief, told_by
 from dltrain.paths import data_folder
 from dltrain.recording import Recorder
 from dltrain.run import Run
 from dltrain.shards import shard
 from dltrain.spec import Data, DataContext, DataSpec, World, spec_from_json
 from dltrain.task import Phase, Task, TaskParts, TrainedModel
+from dltrain.tensor_checks import check_tensors
 from dltrain.trainer import Trainer
 
 
@@ -352,8 +354,12 @@ def load_trained(
     machine = machine or build_machine(experiment)
     task = build_task(experiment, spec, machine)
     try:
+        check_tensors("model", snapshot.model, task.model.state_dict())
+        averaged = [phase.module for phase in task.phases if phase.averaged]
+        expected = averaged_parameters(task.model, averaged, experiment.train.ema)
+        check_tensors("averaged weights", snapshot.averaged, expected)
         task.model.load_state_dict(snapshot.weights())
-    except RuntimeError as error:
+    except (RuntimeError, ValueError) as error:
         raise RunError(misfit(path, run, error)) from error
     task.model.eval()
     return Trained(experiment, spec, task, machine, path)
@@ -368,7 +374,7 @@ def _trained_model(run_dir: str, machine: Machine) -> TrainedModel:
 
 def misfit(path: Path, run: Run, error: Exception) -> str:
     """Says that a checkpoint belongs to another model or optimizer than the config now has."""
-    told = " ".join(str(error).split())
+    told = brief(" ".join(str(error).split()), 300)
     return f"{path} does not fit what {run.config_path} builds now: {told}"
 
 

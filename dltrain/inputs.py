@@ -17,7 +17,7 @@ from threading import Event
 from dltrain.background import Background
 from dltrain.errors import RunError
 from dltrain.files import write_atomically
-from dltrain.run_files import FILES, Count, read_json, typed
+from dltrain.run_files import FILES, read_json, typed
 
 NAME = "inputs.json"
 MOST_HASHED_BYTES = 256 * 2**20
@@ -83,7 +83,7 @@ class Inputs:
     note: str | None
 
 
-_FILES = list[typed(InputFile, bytes=Count | None)]
+_FILES = list[typed(InputFile)]
 _FILE = typed(Inputs, data=_FILES, plugins=_FILES)
 """The types of `inputs.json`."""
 

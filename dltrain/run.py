@@ -104,12 +104,8 @@ class Summary:
 
 SUMMARY_FILE = typed(
     Summary,
-    step=Count,
-    epoch=float,
-    peak_memory_bytes=Count,
     best=Best | None,
     stopped_early=StoppedEarly | None,
-    skipped_steps=Count,
     data=DataRecord,
 )
 """The types of `summary.json`."""

@@ -139,7 +139,7 @@ def _refusal(directory: Path, entry: os.DirEntry[str], kind: str) -> RunError:
 
 
 def typed(cls: type, optional: Collection[str] = (), **hints: Any) -> Any:
-    """The TypedDict of a dataclass's fields, for `read_json`.
+    """The TypedDict of a dataclass's fields, for `read_json`; an `int` is a `Count`.
 
     Args:
         cls: The dataclass.
@@ -149,6 +149,9 @@ def typed(cls: type, optional: Collection[str] = (), **hints: Any) -> Any:
     own = get_type_hints(cls, include_extras=True) | hints
     keys = {}
     for field in dataclasses.fields(cls):
+        own[field.name] = {int: Count, int | None: Count | None}.get(
+            own[field.name], own[field.name]
+        )
         may_lack = field.name in optional or field.default is not dataclasses.MISSING
         keys[field.name] = NotRequired[own[field.name]] if may_lack else own[field.name]
     return TypedDict(cls.__name__, keys)  # pyright: ignore
@@ -197,13 +200,23 @@ def parse_json(content: bytes, schema: Any, *, infinite: bool = False) -> Any:
             parse_int=whole,
             parse_constant=float if infinite else finite,
         )
-        return _adapter(_Hashed(schema)).validate_python(value, strict=True)
+        return checked(value, schema)
     except UnicodeDecodeError as error:
         raise ValueError(f"byte {error.start} is not UTF-8") from None
     except json.JSONDecodeError as error:
         raise ValueError(f"not JSON: {error.msg} at line {error.lineno}") from None
     except RecursionError:
         raise ValueError(f"nested deeper than {DEEPEST_JSON} levels") from None
+
+
+def checked(value: Any, schema: Any) -> Any:
+    """A value with the types of a schema, exactly.
+
+    Raises:
+        ValueError: It has others; the message is short, and shows on one line.
+    """
+    try:
+        return _adapter(_Hashed(schema)).validate_python(value, strict=True)
     except ValidationError as error:
         raise ValueError(_first(error)) from None
 

@@ -6,9 +6,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Annotated, Any
 
 import torch
+from annotated_types import Len
+from pydantic import Field
 from torch import Tensor
+from typing_extensions import TypedDict
 
 from dltrain.averaging import WeightAverage
 from dltrain.background import Background
@@ -22,11 +26,45 @@ from dltrain.checkpoint import (
 )
 from dltrain.data.draws import key
 from dltrain.device import random_state, seed_everything, set_random_state
+from dltrain.errors import RunError
 from dltrain.recording.base import Recorder
+from dltrain.run_files import Count, checked, typed
 from dltrain.shards import load_weights, on_main
 from dltrain.spec import DataSpec, World, spec_to_json
 from dltrain.state import TrainerState
 from dltrain.task import Task
+from dltrain.tensor_checks import check_optimizers, check_random_states, check_tensors
+
+
+class _Window(TypedDict):
+    loss: float
+    weight: float
+    gradient_norm: float
+
+
+class _Scaler(TypedDict):
+    scale: Annotated[float, Field(gt=0)]
+    growth_factor: Annotated[float, Field(gt=1)]
+    backoff_factor: Annotated[float, Field(gt=0, lt=1)]
+    growth_interval: Annotated[int, Field(gt=0)]
+    _growth_tracker: Count
+
+
+_Best = Annotated[list[int | float], Len(2, 2)]
+_Slice = Annotated[int, Field(gt=0)]
+
+
+class _State(TypedDict):
+    trainer: typed(
+        TrainerState,
+        windows=dict[str, _Window],
+        best=_Best | None,
+        micro_batch=_Slice | None,
+        seconds=Annotated[float, Field(ge=0)],
+    )  # pyright: ignore
+    scaler: dict[str, Any]
+    recorders: dict[str, dict[str, Any]]
+    spec: dict[str, Any]
 
 
 class Saving:
@@ -106,7 +144,17 @@ class Saving:
         )
 
     def restore(self, snapshot: Snapshot) -> TrainerState:
-        """Puts everything back; gives the state that `snapshot` was given."""
+        """Puts everything back; gives the state that `snapshot` was given.
+
+        Raises:
+            ValueError: It is of another model, or damaged; nothing was put back.
+        """
+        self._check_weights(snapshot)
+        check_optimizers(self.task.phases, snapshot.optimizer)
+        check_random_states(snapshot.rng)
+        checked(snapshot.state, _State)
+        if snapshot.state["scaler"]:
+            checked(snapshot.state["scaler"], _Scaler)
         load_weights(self.task.model, snapshot.model)
         self.average.load(snapshot.averaged)
         unpack_optimizers(self.task.phases, snapshot.optimizer)
@@ -118,6 +166,10 @@ class Saving:
             if type(recorder).__name__ in positions:  # else it was added since
                 recorder.restore(positions[type(recorder).__name__])
         return TrainerState.from_json(snapshot.state["trainer"])
+
+    def _check_weights(self, snapshot: Snapshot) -> None:
+        check_tensors("model", snapshot.model, self.task.model.state_dict())
+        check_tensors("averaged weights", snapshot.averaged, self.average.tensors)
 
     def _random_states(self) -> dict[str, Tensor]:
         """Of every process: those of the first by their names, the others' under `rank1/` etc."""
@@ -147,6 +199,10 @@ class Saving:
         now = {name: tensor.clone() for name, tensor in self.task.model.state_dict().items()}
         averaged = {name: tensor.clone() for name, tensor in self.average.tensors.items()}
         snapshot = read_by_main(self.world, lambda: load(path))
+        try:
+            self._check_weights(snapshot)
+        except ValueError as error:
+            raise RunError(f"{path}: {error}") from error
         load_weights(self.task.model, snapshot.model)
         self.average.load(snapshot.averaged)
         try:

@@ -414,7 +414,7 @@ def test_a_model_that_the_weights_do_not_fit(call, folder):
         ended = call(verb, run)
         assert (ended.code, ended.out) == (1, "")
         assert f"does not fit what {config} builds now: " in ended.err
-        assert "size mismatch" in ended.err.splitlines()[-1]
+        assert "1.weight is float32 (8, 64); expected float32 (9, 64)" in ended.err.splitlines()[-1]
 
 
 def test_data_that_changed_is_told_by_evaluate(call, folder):

@@ -44,6 +44,7 @@ from dltrain.files import make_directory, write_atomically
 from dltrain.record import fingerprint
 from dltrain.run import Run
 from dltrain.spec import spec_from_json, spec_to_json
+from dltrain.tensor_checks import check_tensors
 
 TOLERANCE = 1e-4
 """Largest difference from the model, as a share of the largest value: rounding, and no more."""
@@ -226,6 +227,10 @@ def read_exported(path: Path | str) -> tuple[nn.Module, dict[str, Any]]:
     task = build_task(experiment, spec, machine)
     interface = interface_of(task, spec, machine.numerics.dtype)
     with_int8_layers(interface.model, in_eight)
+    try:
+        check_tensors("model", weights, task.model.state_dict())
+    except ValueError as error:
+        raise RunError(f"{path}: {error}") from error
     task.model.load_state_dict(weights)
     return interface.eval().requires_grad_(False), about
 

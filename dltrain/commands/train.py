@@ -203,6 +203,8 @@ def _resume(
         trainer = build_trainer(experiment, data, task, machine, checkpoints, everyone)
         try:
             trainer.restore(snapshot)
+            if world.main and path.name != f"step-{trainer.state.step:010d}":
+                raise ValueError(f"its state is of step {trainer.state.step}")
         except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
             raise RunError(misfit(path, run, error)) from error
         for change in changes:

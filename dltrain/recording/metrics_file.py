@@ -9,10 +9,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from typing_extensions import TypedDict
+
 from dltrain.errors import RunError
 from dltrain.files import regular
 from dltrain.recording.base import Recorder
-from dltrain.run_files import MIB
+from dltrain.run_files import MIB, Count, checked
 
 Scalars = list[tuple[int, float | None]]
 """A scalar's values, each with its step; None where it was not finite."""
@@ -104,6 +106,10 @@ def _scalar(text: bytes) -> tuple[str, tuple[int, float | None]]:
     return f"{split}/{name}", (step, value)
 
 
+class _Position(TypedDict):
+    bytes: Count
+
+
 class MetricsFile(Recorder):
     """Appends `{"step", "epoch", "split", "name", "value"}` lines; a value not finite is null."""
 
@@ -134,6 +140,7 @@ class MetricsFile(Recorder):
 
     def restore(self, position: Mapping[str, Any]) -> None:
         """Cuts off what was written after the checkpoint; a file that was shortened stays so."""
+        checked(position, _Position)
         length = self._file.seek(0, os.SEEK_END)
         self._file.truncate(min(length, position["bytes"]))
         self._file.seek(0, os.SEEK_END)

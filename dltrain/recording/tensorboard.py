@@ -12,13 +12,15 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NotRequired
 
 import numpy
 from torch import Tensor
+from typing_extensions import TypedDict
 
 from dltrain.files import regular, remove
 from dltrain.recording.base import Recorder
+from dltrain.run_files import Count, checked
 from dltrain.spec import Batch
 from dltrain.task import Embedding, Page, Task
 
@@ -31,6 +33,12 @@ MOST_FILE_BYTES = 64 * 2**20
 
 MOST_SPRITE_PIXELS = 8192
 MOST_THUMBNAIL_PIXELS = 64
+
+
+class _Position(TypedDict):
+    bytes: dict[str, Count]
+    introduced: bool
+    in_table: NotRequired[bool]  # earlier versions wrote it at the end
 
 
 class TensorBoard(Recorder):
@@ -184,6 +192,7 @@ class TensorBoard(Recorder):
 
     def restore(self, position: Mapping[str, Any]) -> None:
         """Cuts off what was written after the checkpoint; what follows goes to a new file."""
+        checked(position, _Position)
         for path in self._event_files():
             if path.name in position["bytes"]:
                 with open(path, "r+b", opener=regular) as file:
@@ -192,7 +201,7 @@ class TensorBoard(Recorder):
             else:
                 path.unlink()
         self._introduced = position["introduced"]
-        self._in_table = position.get("in_table", False)  # earlier versions wrote it at the end
+        self._in_table = position.get("in_table", False)
 
     def _event_files(self) -> list[Path]:
         return sorted(self._directory.glob("events.out.tfevents.*"))
