@@ -1,5 +1,10 @@
 """The errors that a user can cause and can mend; everything else is a bug and shows a traceback."""
 
+from __future__ import annotations
+
+import re
+import sys
+
 
 class DltrainError(Exception):
     """Base of the errors that the command line prints in a line or two, without a traceback.
@@ -43,6 +48,22 @@ def brief(text: str, longest: int = 100) -> str:
     if not text.isprintable():
         text = repr(text)[1:-1]
     return text if len(text) <= longest else f"{text[:longest]}..."
+
+
+_STEERING = re.compile(
+    "[\0-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+"""C0 and C1 controls, line separators, marks and overrides of the writing direction, surrogates."""
+
+
+def visible(text: str) -> str:
+    """Text that can't steer a terminal: control characters are escaped, but for tabs and \\n."""
+    return _STEERING.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
+def tell(text: object) -> None:
+    """Prints a line on standard error, as `visible`."""
+    print(visible(str(text)), file=sys.stderr)
 
 
 class StoppedError(DltrainError):

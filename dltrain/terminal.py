@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from dltrain.errors import RunError
+from dltrain.errors import RunError, visible
 from dltrain.plain import as_plain, decimal, early_stop_text, value_text
 
 
@@ -33,6 +33,18 @@ def show(result: Any, as_json: bool, table: Callable[[], None]) -> None:
         raise RunError(f"standard output: {error.strerror}") from error
 
 
+def echo(text: str = "", *, err: bool = False, nl: bool = True, **style: Any) -> None:
+    """Prints one line; what a file or a run has put in it stays on it, and steers no terminal.
+
+    Args:
+        text: The line.
+        err: Whether to print on standard error.
+        nl: Whether the line ends here.
+        **style: See `click.style`.
+    """
+    click.secho(visible(text).replace("\n", "\\n"), err=err, nl=nl, **style)
+
+
 def as_yaml(value: Any) -> str:
     """A default as one would write it in a config."""
     return json.dumps(as_plain(value), default=str)
@@ -40,36 +52,36 @@ def as_yaml(value: Any) -> str:
 
 def print_summary(summary: Any) -> None:
     """How a run ended, in a few lines; metrics of one checkpoint stand together."""
-    click.echo(
+    echo(
         f"{summary.status} after {summary.step} steps ({decimal(summary.epoch)} epochs) "
         f"in {summary.seconds:.1f} s, {summary.samples_per_second:,.0f} samples/s"
     )
     if summary.stopped_early:
-        click.echo(early_stop_text(summary.stopped_early))
+        echo(early_stop_text(summary.stopped_early))
     if summary.skipped_steps:
         reason = "the loss or its gradient was not finite"
-        click.echo(f"  skipped steps {summary.skipped_steps}: {reason}")
+        echo(f"  skipped steps {summary.skipped_steps}: {reason}")
     last = {n: v for n, v in summary.metrics.items() if n.startswith("val/")}
     test = {n: v for n, v in summary.metrics.items() if n.startswith("test/")}
     best = summary.best
     if best and best["step"] != summary.step:
         of_best = (summary.tested_weights or "").startswith("step-")
-        click.echo(f"best checkpoint, step {best['step']}:")
+        echo(f"best checkpoint, step {best['step']}:")
         _print_metrics({**summary.best_metrics, **(test if of_best else {})})
-        click.echo(f"last step, {summary.step}:")
+        echo(f"last step, {summary.step}:")
         _print_metrics({**last, **({} if of_best else test)})
     else:
         _print_metrics({**last, **test})
     if best:
-        click.echo(f"  best {best['metric']} {value_text(best['value'])} at step {best['step']}")
+        echo(f"  best {best['metric']} {value_text(best['value'])} at step {best['step']}")
     for notice in summary.data["notices"]:
-        click.echo(f"note: {notice}")
-    click.echo(f"{summary.run}  (tensorboard --logdir {Path(summary.run).parent})")
+        echo(f"note: {notice}")
+    echo(f"{summary.run}  (tensorboard --logdir {Path(summary.run).parent})")
 
 
 def _print_metrics(metrics: Mapping[str, float | None]) -> None:
     for name, value in metrics.items():
-        click.echo(f"  {name:24} {value_text(value)}")
+        echo(f"  {name:24} {value_text(value)}")
 
 
 def open_closed_streams() -> None:

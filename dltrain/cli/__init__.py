@@ -20,7 +20,7 @@ from dltrain.cli import (
     using,
 )
 from dltrain.commands.launch import is_launched
-from dltrain.errors import DltrainError
+from dltrain.errors import DltrainError, visible
 from dltrain.terminal import drop_unread_output, open_closed_streams
 from dltrain.threads import wait_briefly
 
@@ -91,7 +91,7 @@ def _main() -> None:
             raise
         with suppress(OSError):  # nobody takes it
             for line in (str(error), *getattr(error, "__notes__", [])):
-                click.echo(line, err=True)
+                click.echo(visible(line), err=True)
         sys.exit(error.exit_code)
     finally:
         drop_unread_output()

@@ -11,7 +11,7 @@ import click
 
 from dltrain.cli.options import FILE, json_option
 from dltrain.errors import brief
-from dltrain.terminal import show
+from dltrain.terminal import echo, show
 
 
 @click.command()
@@ -55,18 +55,18 @@ def init(
     result = init_command(path, output, target=target, text=columns, task=task, force=force)
 
     def table() -> None:
-        click.echo(f"{brief(str(path))}: {result.kind}")
+        echo(f"{brief(str(path))}: {result.kind}")
         width = max(map(len, result.seen))
         for subject, found in result.seen.items():
-            click.echo(f"  {subject:{width}}  {found}")
+            echo(f"  {subject:{width}}  {found}")
         sizes = ", ".join(f"{count:,} {split}" for split, count in result.sizes.items())
-        click.echo(f"  {'split':{width}}  {sizes}")
+        echo(f"  {'split':{width}}  {sizes}")
         for doubt in result.doubts:
-            click.echo(f"note: {doubt}")
+            echo(f"note: {doubt}")
         for finding in result.findings:
-            click.echo(f"warning: {finding.kind}: {finding.message}")
-        click.echo(f"{result.config}: written, {result.parameters:,} parameters; next:")
+            echo(f"warning: {finding.kind}: {finding.message}")
+        echo(f"{result.config}: written, {result.parameters:,} parameters; next:")
         for verb in ("check", "train"):
-            click.echo(f"  dltrain {verb} {shlex.quote(result.config)}")
+            echo(f"  dltrain {verb} {shlex.quote(result.config)}")
 
     show(result, as_json, table)

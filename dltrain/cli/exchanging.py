@@ -19,7 +19,7 @@ from dltrain.cli.options import (
     quiet_option,
 )
 from dltrain.serving.limits import DEFAULTS, Limits
-from dltrain.terminal import show
+from dltrain.terminal import echo, show
 
 
 @click.command()
@@ -89,23 +89,23 @@ def export(
 
     def table() -> None:
         for note in result.notes:
-            click.echo(f"note: {note}")
+            echo(f"note: {note}")
         compared = result.exactness or result.comparison
         allowed = result.tolerance if result.exactness is None else TOLERANCE
         for kind, port in (("input", result.inputs), ("output", result.outputs)):
             shape = " x ".join(map(str, port["shape"]))
-            click.echo(f"{kind:8} {port['name']}, {port['dtype']}, {shape}: {port['meaning']}")
+            echo(f"{kind:8} {port['name']}, {port['dtype']}, {shape}: {port['meaning']}")
         if result.quantized is not None:
-            click.echo(f"{result.quantized.method:8} {result.quantized.told()}")
-        click.echo(
+            echo(f"{result.quantized.method:8} {result.quantized.told()}")
+        echo(
             f"checked  {compared.samples:,} samples in batches of "
             f"{', '.join(map(str, compared.batch_sizes))}: differs by "
             f"{compared.largest_difference:.1e} at most; {allowed:g} is allowed"
         )
         if result.quantized is not None:
-            click.echo(f"cost     {result.comparison.cost()}; {result.tolerance:g} is allowed")
-        click.echo(f"card     {result.card}")
-        click.echo(f"{result.path}  ({result.bytes / 1000:,.0f} kB)")
+            echo(f"cost     {result.comparison.cost()}; {result.tolerance:g} is allowed")
+        echo(f"card     {result.card}")
+        echo(f"{result.path}  ({result.bytes / 1000:,.0f} kB)")
 
     show(result, as_json, table)
 
@@ -235,11 +235,11 @@ def serve(
         checkpoint=checkpoint,
         device=device,
         limits=Limits(wait_seconds=wait_ms / 1000, max_body=round(max_body_mib * 2**20), **limits),
-        say=lambda text: None if quiet else click.echo(text, err=True),
+        say=lambda text: None if quiet else echo(text, err=True),
     )
 
     def line() -> None:
-        click.echo(
+        echo(
             f"requests answered: {result.requests:,}, "
             f"predictions: {result.predictions:,}, in batches: {result.batches:,}"
         )
@@ -269,5 +269,5 @@ def import_(source: Path, output: Path | None, as_json: bool) -> None:
     show(
         result,
         as_json,
-        lambda: click.echo(f"{result.path}: {result.tensors} tensors, {result.values:,} values"),
+        lambda: echo(f"{result.path}: {result.tensors} tensors, {result.values:,} values"),
     )

@@ -19,7 +19,8 @@ from dltrain.cli.options import (
     load_plugins,
     plugin_option,
 )
-from dltrain.terminal import show
+from dltrain.errors import visible
+from dltrain.terminal import echo, show
 
 WATCH_SECONDS = 2.0
 STATE_COLOURS = {"running": "cyan", "done": "green", "stopped": "yellow", "pruned": "yellow"}
@@ -57,8 +58,8 @@ def report(
 
     def table() -> None:
         for note in result.notes:
-            click.echo(f"note: {note}")
-        click.echo(f"{result.path}  ({result.bytes / 1000:,.0f} kB)")
+            echo(f"note: {note}")
+        echo(f"{result.path}  ({result.bytes / 1000:,.0f} kB)")
 
     show(result, as_json, table)
 
@@ -85,16 +86,17 @@ def runs(directory: Path, watch: bool, as_json: bool) -> None:
 
 def _print_runs(found: Sequence[Any]) -> None:
     if not found:
-        click.echo("no runs")
+        echo("no runs")
         return
-    width = max(3, *(len(one.run) for one in found))
-    click.secho(f"{'run':{width}}  {'state':8} {'step':>9} {'age':>5}  best", bold=True)
+    width = max(3, *(len(visible(one.run)) for one in found))
+    echo(f"{'run':{width}}  {'state':8} {'step':>9} {'age':>5}  best", bold=True)
     for one in found:
         best = one.best and f"{one.best['metric']} {one.best['value']:.6g} at {one.best['step']}"
-        state = click.style(f"{one.state:8}", STATE_COLOURS.get(one.state, "red"))
         step = "-" if one.step is None else f"{one.step:,}"
         last = one.reason or best or "-"
-        click.echo(f"{one.run:{width}}  {state} {step:>9} {_age(one.age):>5}  {last}")
+        echo(f"{visible(one.run):{width}}  ", nl=False)
+        echo(f"{one.state:8}", nl=False, fg=STATE_COLOURS.get(one.state, "red"))
+        echo(f" {step:>9} {_age(one.age):>5}  {last}")
 
 
 def _age(seconds: float) -> str:
@@ -123,14 +125,14 @@ def rm(paths: Sequence[Path], keep_best: bool, yes: bool, as_json: bool) -> None
 
     removal = command.plan(paths, keep_best=keep_best)
     for run, reason in removal.keep.items():
-        click.echo(f"keep    {run}  ({reason})", err=True)
+        echo(f"keep    {run}  ({reason})", err=True)
     for run in removal.remove:
-        click.echo(f"remove  {run}", err=True)
+        echo(f"remove  {run}", err=True)
     if removal.remove and not yes:
         click.confirm(f"Remove {len(removal.remove)}?", abort=True, err=True)
     for line in command.remove(removal):
-        click.echo(line, err=True)
-    show(removal, as_json, lambda: click.echo(f"{len(removal.remove)} removed"))
+        echo(line, err=True)
+    show(removal, as_json, lambda: echo(f"{len(removal.remove)} removed"))
 
 
 @click.command()
@@ -166,10 +168,10 @@ def print_groups(groups: Sequence[Any]) -> None:
     letters = command.letters(groups)
     for letter, group in zip(letters, groups, strict=True):
         damage = f"  ({group.reason})" if group.reason else ""
-        click.echo(f"{letter}  {' '.join(group.runs)}{damage}")
-    click.echo()
-    lines = [["", *letters], *command.rows(groups)]
+        echo(f"{letter}  {' '.join(group.runs)}{damage}")
+    echo()
+    lines = [["", *letters], *([visible(cell) for cell in row] for row in command.rows(groups))]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for number, line in enumerate(lines):
         cells = (f"{cell:{width}}" for cell, width in zip(line, widths, strict=True))
-        click.secho("  ".join(cells).rstrip(), bold=number == 0)
+        echo("  ".join(cells).rstrip(), bold=number == 0)

@@ -16,7 +16,7 @@ from dltrain.cli.options import (
     plugin_option,
     quiet_option,
 )
-from dltrain.terminal import show
+from dltrain.terminal import echo, show
 
 
 @click.command()
@@ -67,13 +67,13 @@ def sweep(
     def table() -> None:
         states = dict.fromkeys(trial.state for trial in result.trials)
         counts = ", ".join(f"{result.count(state)} {state}" for state in states)
-        click.echo(f"{len(result.trials)} trials: {counts}")
-        click.echo(f"best: trial {result.best.number}, {result.metric} {result.best.value:.6g}")
+        echo(f"{len(result.trials)} trials: {counts}")
+        echo(f"best: trial {result.best.number}, {result.metric} {result.best.value:.6g}")
         width = max(map(len, result.best.values))
         for key, value in result.best.values.items():
             share = f"  importance {result.importance[key]:.0%}" if key in result.importance else ""
-            click.echo(f"  {key:{width}}  {value!s:24}{share}".rstrip())
-        click.echo(f"{result.config}: for dltrain train")
-        click.echo(f"{result.report}: all trials")
+            echo(f"  {key:{width}}  {value!s:24}{share}".rstrip())
+        echo(f"{result.config}: for dltrain train")
+        echo(f"{result.report}: all trials")
 
     show(result, as_json, table)

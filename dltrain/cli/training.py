@@ -23,7 +23,7 @@ from dltrain.cli.options import (
     with_config,
 )
 from dltrain.errors import DltrainError
-from dltrain.terminal import print_summary, show
+from dltrain.terminal import echo, print_summary, show
 
 
 @click.command()
@@ -142,28 +142,28 @@ def reproduce(
 def _print_reproduction(result: Any) -> None:
     before, now = result.weights_sha256
     if before == now:
-        click.echo(f"weights    identical, SHA-256 {now}")
+        echo(f"weights    identical, SHA-256 {now}")
     elif result.weights is None or result.weights.largest is None:
-        click.echo(f"weights    differ, SHA-256 {now} and was {before}")
+        echo(f"weights    differ, SHA-256 {now} and was {before}")
     else:
-        click.echo(f"weights    differ by {result.weights.largest:.3g} ({result.weights.name})")
+        echo(f"weights    differ by {result.weights.largest:.3g} ({result.weights.name})")
     if not result.differing:
-        click.echo(f"scalars    {result.scalars} values, all of them identical")
+        echo(f"scalars    {result.scalars} values, all of them identical")
     else:
         share = result.tolerance
         within = "some are in one alone" if share is None else f"relative tolerance {share:.3g}"
-        click.echo(
+        echo(
             f"scalars    {result.differing} of {result.scalars} values differ, "
             f"by {result.largest:.3g} at most; {within}"
         )
         first = result.first
-        click.echo(f"first      {first.name} at step {first.step}: {first.now}, was {first.before}")
+        echo(f"first      {first.name} at step {first.step}: {first.now}, was {first.before}")
     for line in result.changes:
-        click.echo(f"changed    {line}")
+        echo(f"changed    {line}")
     for line in result.notes:
-        click.echo(f"note       {line}")
+        echo(f"note       {line}")
     verdict = "is identical to" if result.identical else "differs from"
-    click.echo(f"{result.run} {verdict} {result.original}")
+    echo(f"{result.run} {verdict} {result.original}")
 
 
 def _launch(processes: int | None) -> None:
@@ -223,20 +223,18 @@ def check(
 
     def table() -> None:
         sizes = ", ".join(f"{n} {name}" for name, n in result.sizes.items())
-        click.echo(f"data         {sizes}; from {result.source}")
-        click.echo(
-            f"parameters   {result.parameters:,} ({result.trainable_parameters:,} trainable)"
-        )
-        click.echo(f"FLOPs        {result.flops_per_sample:,} a sample, forward")
-        click.echo(f"memory       {result.memory_bytes / 2**20:,.1f} MiB expected for a step")
-        click.echo(f"steps        {result.steps_per_epoch} an epoch, {result.total_steps} in all")
-        click.echo(f"device       {result.device}, {result.precision}")
-        click.echo(f"first loss   {result.initial_loss:.4f}")
+        echo(f"data         {sizes}; from {result.source}")
+        echo(f"parameters   {result.parameters:,} ({result.trainable_parameters:,} trainable)")
+        echo(f"FLOPs        {result.flops_per_sample:,} a sample, forward")
+        echo(f"memory       {result.memory_bytes / 2**20:,.1f} MiB expected for a step")
+        echo(f"steps        {result.steps_per_epoch} an epoch, {result.total_steps} in all")
+        echo(f"device       {result.device}, {result.precision}")
+        echo(f"first loss   {result.initial_loss:.4f}")
         if result.overfit_loss is not None:
-            click.echo(f"one batch    {result.overfit_loss:.4f} after {overfit} steps on it")
+            echo(f"one batch    {result.overfit_loss:.4f} after {overfit} steps on it")
         for finding in result.findings:
-            click.echo(f"warning: {finding.kind}: {finding.message}")
-        click.echo("ok" if not result.findings else "it can be trained, and something looks wrong")
+            echo(f"warning: {finding.kind}: {finding.message}")
+        echo("ok" if not result.findings else "it can be trained, and something looks wrong")
 
     show(result, as_json, table)
 

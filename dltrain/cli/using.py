@@ -17,7 +17,8 @@ from dltrain.cli.options import (
     load_plugins,
     plugin_option,
 )
-from dltrain.terminal import show
+from dltrain.errors import visible
+from dltrain.terminal import echo, show
 
 TEXT_OPTIONS = {
     "prompt": "--prompt",
@@ -56,9 +57,9 @@ def evaluate(
     result = evaluate_command(run, split=split, checkpoint=checkpoint, device=device)
 
     def table() -> None:
-        click.echo(f"{result.samples} samples of {split}, weights of {result.checkpoint}")
+        echo(f"{result.samples} samples of {split}, weights of {result.checkpoint}")
         for name, value in result.metrics.items():
-            click.echo(f"{name:24} {value:.6g}")
+            echo(f"{name:24} {value:.6g}")
 
     show(result, as_json, table)
 
@@ -91,11 +92,11 @@ def predict(
     def table() -> None:
         for item in predictions:
             if item.text is not None:
-                click.echo(f"{item.input}\t{item.text}")
+                echo(f"{item.input}\t{item.text}")
             elif item.probabilities is None:
-                click.echo(f"{item.input}\t{' '.join(f'{v:.6g}' for v in item.values or [])}")
+                echo(f"{item.input}\t{' '.join(f'{v:.6g}' for v in item.values or [])}")
             else:
-                click.echo(f"{item.input}\t{item.label}\t{max(item.probabilities.values()):.4f}")
+                echo(f"{item.input}\t{item.label}\t{max(item.probabilities.values()):.4f}")
 
     show(predictions, as_json, table)
 
@@ -156,7 +157,7 @@ def sample(run: Path, plugins: Sequence[Path], as_json: bool, **options: Any) ->
             raise click.UsageError(f"{word} can't be used here: {run} makes {kind}")
     if drawn:
         result = command.sample_pictures(run, **given)
-        show(result, as_json, lambda: click.echo(result.path))
+        show(result, as_json, lambda: echo(result.path))
         return
     if as_json:
         show(command.sample(run, **given), as_json, lambda: None)
@@ -168,9 +169,9 @@ def sample(run: Path, plugins: Sequence[Path], as_json: bool, **options: Any) ->
         for piece in pieces:
             if piece.number != number:
                 separator = "" if number < 0 else "\n\n"
-                click.echo(separator + given.get("prompt", ""), nl=False)
+                click.echo(visible(separator + given.get("prompt", "")), nl=False)
                 number = piece.number
-            click.echo(piece.text, nl=False)
-        click.echo()
+            click.echo(visible(piece.text), nl=False)
+        echo()
 
     show(None, as_json, text)

@@ -24,7 +24,7 @@ from dltrain.build import Machine, build_data, build_machine, build_task, build_
 from dltrain.checkpoint import Checkpoints
 from dltrain.config import ConfigError, Experiment, load
 from dltrain.device import is_out_of_memory, peak_memory_bytes
-from dltrain.errors import DltrainError, RunError, told_by
+from dltrain.errors import DltrainError, RunError, tell, told_by
 from dltrain.plugins import load_plugin
 from dltrain.spec import Batch, Data
 from dltrain.trainer import Trainer
@@ -87,7 +87,7 @@ def of_memory(memory_bytes: int | None) -> str:
 
 def trials_on_gpu(experiment: Experiment, machine: Machine) -> MakeTrial:
     """Makes trials in this process, one after another."""
-    data = build_data(experiment, machine, lambda text: print(text, file=sys.stderr))
+    data = build_data(experiment, machine, tell)
 
     def make(plan: Plan) -> tuple[Trial, int | None]:
         gc.collect()  # of a trial that failed, its frames hold what has to be freed
@@ -203,12 +203,12 @@ def _trial_process(config: str, words: str, *plugins: str) -> None:
         print(json.dumps([error.problems[0].path, error.problems[0].message]))
         sys.exit(WRONG_CONFIG)
     except DltrainError as error:
-        print(error, file=sys.stderr)
+        tell(error)
         sys.exit(error.exit_code)
     except Exception as error:  # a model may raise anything
         if is_out_of_memory(error):
             sys.exit(FULL)
-        print(f"a step fails: {told_by(error)}", file=sys.stderr)
+        tell(f"a step fails: {told_by(error)}")
         sys.exit(RunError.exit_code)
     if trial.memory_bytes is not None and trial.memory_bytes > plan.memory_bytes:
         sys.exit(FULL)  # it was quicker than the guard

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -17,7 +16,7 @@ from dltrain.checkpoint import Checkpoints
 from dltrain.commands import diagnose
 from dltrain.commands.diagnose import Finding
 from dltrain.config import Experiment
-from dltrain.errors import DltrainError, RunError, told_by
+from dltrain.errors import DltrainError, RunError, tell, told_by
 from dltrain.spec import Batch
 from dltrain.task import Phase, Task
 
@@ -72,7 +71,7 @@ def check(experiment: Experiment, *, overfit: int | None = None) -> Check:
         RunError: The first step, or the evaluation after it, fails.
     """
     machine = build_machine(experiment)
-    data = build_data(experiment, machine, lambda text: print(text, file=sys.stderr))
+    data = build_data(experiment, machine, tell)
     task = build_task(experiment, data.spec, machine)
     findings = diagnose.of_data(data, experiment)
     for finding in findings:

@@ -10,7 +10,7 @@ from statistics import mean, stdev
 from typing import Any
 
 from dltrain.commands.runs import find_runs
-from dltrain.errors import RunError
+from dltrain.errors import RunError, visible
 from dltrain.paths import as_paths
 from dltrain.plain import to_csv
 from dltrain.reporting.html import document, paragraph, table
@@ -191,7 +191,8 @@ def as_csv(groups: Sequence[Group]) -> str:
             one = group.outcome.get(name)
             cells += [one.mean, one.deviation, one.count] if one else [None, None, 0]
         lines.append(cells)
-    return to_csv(lines)
+    shown = [[visible(c) if isinstance(c, str) else c for c in line] for line in lines]
+    return to_csv(shown)
 
 
 def as_html(groups: Sequence[Group]) -> str:

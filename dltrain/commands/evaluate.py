@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -10,7 +9,7 @@ from typing import Literal
 import torch
 
 from dltrain.build import build_data, load_trained
-from dltrain.errors import UsageError
+from dltrain.errors import UsageError, tell
 from dltrain.record import fingerprint
 from dltrain.run import Run
 
@@ -52,7 +51,7 @@ def evaluate(
     data = build_data(
         trained.experiment,
         trained.machine,
-        lambda s: print(s, file=sys.stderr),
+        tell,
         record["data_folder"],
     )
     samples = {"train": data.train, "val": data.validation, "test": data.test}[split]
@@ -61,7 +60,7 @@ def evaluate(
     before = record["data"]
     if before["fingerprint"] != fingerprint(data):
         message = f"note: {data.source} is not the data that the run was trained on"
-        print(f"{message}, which came from {before['source']}", file=sys.stderr)
+        tell(f"{message}, which came from {before['source']}")
     batches = samples.batches(trained.experiment.train.samples_at_once)
     with torch.inference_mode(), trained.machine.numerics.autocast():
         metrics = trained.task.evaluate(batches)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 
 from dltrain.build import Trained, build_data, build_machine, build_task, load_trained
 from dltrain.config import load
-from dltrain.errors import RunError, UsageError
+from dltrain.errors import RunError, UsageError, tell
 from dltrain.exporting.card import model_card
 from dltrain.exporting.checking import BATCH_SIZE, Comparison, compare, references
 from dltrain.exporting.description import description
@@ -137,7 +136,7 @@ def export(
     data = build_data(
         trained.experiment,
         trained.machine,
-        lambda s: print(s, file=sys.stderr),
+        tell,
         record["data_folder"],
     )
     split = data.test or data.validation or data.train

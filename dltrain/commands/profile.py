@@ -18,7 +18,7 @@ from dltrain.build import build_data, build_machine, build_task, build_trainer
 from dltrain.checkpoint import Checkpoints
 from dltrain.config import Experiment
 from dltrain.device import is_out_of_memory
-from dltrain.errors import RunError, told_by
+from dltrain.errors import RunError, tell, told_by
 from dltrain.recording import MetricsFile, TensorBoard
 from dltrain.spec import Batch
 from dltrain.trainer import Trainer
@@ -90,7 +90,7 @@ def profile(
     """
     trace = Path(trace)
     machine = build_machine(experiment)
-    data = build_data(experiment, machine, lambda text: print(text, file=sys.stderr))
+    data = build_data(experiment, machine, tell)
     task = build_task(experiment, data.spec, machine)
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -12,7 +11,7 @@ import torch
 
 import dltrain
 from dltrain.build import Trained, build_data, load_trained
-from dltrain.errors import DataError, RunError, UsageError
+from dltrain.errors import DataError, RunError, UsageError, tell
 from dltrain.files import write_atomically
 from dltrain.paths import as_paths
 from dltrain.record import fingerprint
@@ -123,7 +122,7 @@ def _evaluated(run: Run, checkpoint: str | None, device: str | None, notes: list
     data = build_data(
         trained.experiment,
         trained.machine,
-        lambda s: print(s, file=sys.stderr),
+        tell,
         record["data_folder"],
     )
     before = record["data"]

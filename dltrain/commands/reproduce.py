@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import struct
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ from dltrain.commands.train import (
 )
 from dltrain.config import LENGTH, ROUNDING
 from dltrain.config import changes as changed
-from dltrain.errors import RunError
+from dltrain.errors import RunError, tell
 from dltrain.git import git_changes
 from dltrain.paths import as_paths
 from dltrain.record import data_record, differences
@@ -159,7 +158,7 @@ def reproduce(
             raise RunError(f"can't reproduce {original} exactly: {'; '.join(changes)}")
         if not quiet:
             for line in changes:
-                print(f"warning: {line}; results may differ", file=sys.stderr)
+                tell(f"warning: {line}; results may differ")
 
     folder = record["data_folder"]
     summary = train_if(accept, experiment, run_dir, quiet, plugins, folder=folder)

@@ -6,7 +6,6 @@ import ipaddress
 import os
 import signal
 import socket
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dltrain.commands.predict import Predictor
-from dltrain.errors import RunError, UsageError
+from dltrain.errors import RunError, UsageError, tell
 from dltrain.serving.limits import DEFAULTS, Limits
 
 if TYPE_CHECKING:
@@ -53,7 +52,7 @@ def serve(
     checkpoint: str | None = None,
     device: str | None = None,
     limits: Limits = DEFAULTS,
-    say: Callable[[str], None] = lambda text: print(text, file=sys.stderr),
+    say: Callable[[str], None] = tell,
 ) -> Served:
     """Answers requests for predictions until SIGINT or SIGTERM, or, in a thread, for ever.
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import shutil
-import sys
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -15,7 +14,7 @@ from dltrain.build import build_data, build_machine, build_task, build_trainer
 from dltrain.checkpoint import Checkpoints
 from dltrain.commands.launch import is_launched
 from dltrain.commands.train import resume, train
-from dltrain.errors import DltrainError, RunError, StoppedError, UsageError
+from dltrain.errors import DltrainError, RunError, StoppedError, UsageError, tell
 from dltrain.files import write_atomically
 from dltrain.run import Summary, run_folder
 from dltrain.sweeps.outcome import Outcome, TrialInfo, page, ranked, short, trial_infos
@@ -106,7 +105,7 @@ def _search(plan: Plan, directory: Path | None, space: Path) -> Search:
     # Without the metric, which may not be there: the sweep's file is to blame for it.
     unmonitored = replace(experiment, checkpoint=replace(experiment.checkpoint, best=None))
     machine = build_machine(unmonitored)
-    data = build_data(unmonitored, machine, lambda text: print(text, file=sys.stderr))
+    data = build_data(unmonitored, machine, tell)
     task = build_task(unmonitored, data.spec, machine)
     trainer = build_trainer(unmonitored, data, task, machine, Checkpoints(Path()))
     if plan.metric not in trainer.monitored:
@@ -124,7 +123,7 @@ def _work(search: Search, plugins: Sequence[Path], quiet: bool) -> None:
             trials = trial_infos(search)
             best = _write_best(search, trials)
             if not quiet:
-                print(_line(search, trials[taken.number], best), file=sys.stderr)
+                tell(_line(search, trials[taken.number], best))
     except StoppedError as error:
         error.__notes__ = ["go on with the same command"]
         raise

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
@@ -29,7 +28,7 @@ from dltrain.commands.guards import (
 from dltrain.config import HARMLESS, LENGTH, ROUNDING, Experiment, refuse_changes
 from dltrain.config import changes as changed
 from dltrain.device import global_settings_restored, peak_memory_bytes
-from dltrain.errors import PrunedError, RunError, StoppedError
+from dltrain.errors import PrunedError, RunError, StoppedError, tell, visible
 from dltrain.files import regular, sync
 from dltrain.notebook import Live, in_kernel
 from dltrain.paths import data_folder
@@ -279,7 +278,7 @@ def _recorders(
         open(run.log_path, "a", encoding="utf-8", errors="surrogateescape", opener=regular)  # noqa: SIM115
     )
     for text in notices:  # the terminal has shown them already
-        print(text, file=log)
+        print(visible(text), file=log)
 
     def example() -> Batch:
         if machine.shards:
@@ -379,7 +378,7 @@ def _say(text: str, notices: list[str], quiet: bool) -> None:
     notices.append(text)
     if not quiet:
         with suppress(OSError):  # nobody takes it; the log will have it
-            print(text, file=sys.stderr)
+            tell(text)
 
 
 def _hyperparameters(experiment: Experiment) -> dict[str, bool | int | float | str]:

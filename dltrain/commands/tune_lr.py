@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -16,7 +15,7 @@ from dltrain.build import build_data, build_machine, build_task, build_trainer
 from dltrain.checkpoint import Checkpoints
 from dltrain.config import Experiment
 from dltrain.device import random_state, set_random_state
-from dltrain.errors import RunError, UsageError
+from dltrain.errors import RunError, UsageError, tell
 from dltrain.files import write_atomically
 from dltrain.reporting.charts import Series, line_chart
 from dltrain.reporting.html import document, paragraph
@@ -83,7 +82,7 @@ def tune_lr(
         UsageError: The task has more than one phase.
     """
     machine = build_machine(experiment)
-    data = build_data(experiment, machine, lambda text: print(text, file=sys.stderr))
+    data = build_data(experiment, machine, tell)
     task = build_task(experiment, data.spec, machine)
     if len(task.phases) > 1:
         names = ", ".join(phase.name for phase in task.phases)

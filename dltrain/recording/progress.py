@@ -8,6 +8,7 @@ from typing import TextIO
 
 from tqdm import tqdm
 
+from dltrain.errors import visible
 from dltrain.plain import decimal
 from dltrain.recording.base import Recorder
 
@@ -66,6 +67,7 @@ class Progress(Recorder):
 
     def line(self, text: str) -> None:
         """Prints above the bar."""
+        text = visible(text)
         print(text, file=self._log, flush=True)
         if not self._quiet:
             try:
