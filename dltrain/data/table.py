@@ -296,22 +296,26 @@ def _rows(path: Path, text: str, layout: Layout, *, is_guess: bool) -> list[_Row
         is_guess: Whether to refuse a cell in quotes that holds whole rows.
     """
     rows: list[_Row] = []
+    mistake = ""
     try:
         for row in _parsed(text, layout):
-            rows.append(row)
-            if len(row.cells) != len(rows[0].cells):
+            if rows and len(row.cells) != len(rows[0].cells):
                 told = f"; its quotes go on to line {row.last}" if row.last > row.first else ""
-                raise DataError(
+                mistake = (
                     f"{path}:{row.first}: {len(row.cells)} cells, "
                     f"the header has {len(rows[0].cells)}{told}"
                 )
+                break
+            rows.append(row)
     except csv.Error as error:
         first = rows[-1].last + 1 if rows else 1
-        raise DataError(_fault(path, text, layout, first) or f"{path}:{first}: {error}") from error
+        mistake = _fault(path, text, layout, first) or f"{path}:{first}: {error}"
+    if is_guess and layout.quote:  # what an earlier quote swallowed comes first
+        _require_no_rows_in_cells(path, text, rows, layout.delimiter, layout.quote)
+    if mistake:
+        raise DataError(mistake)
     if not rows:
         raise DataError(f"{path}:1: column names must be there, and the file is empty")
-    if is_guess and layout.quote:
-        _require_no_rows_in_cells(path, text, rows, layout.delimiter, layout.quote)
     return rows
 
 
@@ -355,39 +359,39 @@ def _require_no_rows_in_cells(
 ) -> None:
     """Raises DataError where each line of a cell looks like a row: a lone quote swallowed them.
 
-    Every line must have the other columns' cells, and those be like the cells of other rows.
+    Every line must have the other columns' cells, and those be like the cells of other rows; where
+    more rows may be swallowed than are left, like those of the other lines.
     """
     long = [row for row in rows[1:] if row.last > row.first]
-    others = [row.cells for row in rows[1:] if row.last == row.first]
-    if not long or not others:
+    if not long:
         return
     lines = text.split(_line_end(text))
-    tests = [_likeness([cells[place] for cells in others]) for place in range(len(others[0]))]
+    others = [row.cells for row in rows[1:] if row.last == row.first]
+    usual = [_likeness(cells) for cells in zip(*others, strict=True)]
     for row in long:
         broken = [place for place, cell in enumerate(row.cells) if _line_end(text) in cell]
         if len(broken) != 1 or quote in row.cells[broken[0]]:  # who doubles quotes, pairs them
             continue
-        before, after = tests[: broken[0]], tests[broken[0] + 1 :]
-        if not any((*before, *after)):
-            continue
+        before, after = broken[0], len(row.cells) - broken[0] - 1
         parts = [
             [cell.strip().strip(quote) for cell in line.split(delimiter)]
             for line in lines[row.first - 1 : row.last]
         ]
-        if all(
-            len(cells) >= len(tests)
-            and _all_alike(before, cells)
-            and _all_alike(after, cells[len(cells) - len(after) :])
-            for cells in parts
+        if any(len(cells) < len(row.cells) for cells in parts):
+            continue
+        parts = [[*cells[:before], *cells[len(cells) - after :]] for cells in parts]
+        columns = [*zip(*parts, strict=True)]
+        tests = [*usual[:before], *usual[before + 1 :]]
+        if len(others) < len(parts):
+            tests = [_likeness(cells) for cells in columns]
+        if any(tests) and all(
+            test is None or all(map(test, cells))
+            for test, cells in zip(tests, columns, strict=True)
         ):
             raise DataError(
                 f"{path}:{row.first}: the cell in quotes holds whole rows, to line {row.last}; "
                 f"quote: '{quote}' takes it as one cell"
             )
-
-
-def _all_alike(tests: Sequence[Callable[[str], bool] | None], cells: Sequence[str]) -> bool:
-    return all(test is None or test(cell) for test, cell in zip(tests, cells, strict=False))
 
 
 def _likeness(cells: Sequence[str]) -> Callable[[str], bool] | None:

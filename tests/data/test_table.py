@@ -81,6 +81,7 @@ def test_a_cell_that_never_ends_may_open_behind_others_of_many_lines(write):
         {4: '"the film', 9: '"was good" they said'},
         {4: '"the film', 9: '"was good"'},
         {4: '"', 9: '"'},
+        {4: '"the film was bad', 28: 'the film was good"'},
     ],
 )
 def test_lone_quotes_never_make_one_row_of_several(write, changed, target_first):
@@ -100,6 +101,14 @@ def test_lines_within_a_cell_are_no_rows(write):
     bad = write(content + "last\n")
     with pytest.raises(DataError, match=r"t\.csv:37: 1 cells, the header has 2"):
         read_table(bad)
+
+
+def test_lines_of_the_only_rows_are_no_rows_either(write):
+    cells = ['"flour, 100\nsugar, 50\nsalt, 5"', '"Dear Bob,\nthanks, Ann"', '"a, 1\nb, 2"']
+    names = ["dessert", "letter", "list"]
+    lines = [",".join(row) for row in zip(cells, names, strict=True)]
+    table = read_table(write("\n".join(["text,label", *lines])))
+    assert table.columns["label"] == names
 
 
 def test_whole_rows_in_a_cell_are_right_where_quoting_is_asked_for(write):
