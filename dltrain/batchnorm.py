@@ -50,6 +50,8 @@ class GroupBatchNorm(_BatchNorm):
         count = values.new_full((1,), float(counted * values[0, 0].numel()))
         sums = _sum(torch.cat([values[:counted].sum(dims), count]), self.world)
         total = sums[-1].detach()
+        if counted * values[0, 0].numel() <= 1 and float(total) <= 1:  # asked of few samples only
+            raise ValueError("Expected more than 1 value per channel when training, got 1 in all")
         centred = values - (sums[:-1] / total).view(shape)
         variance = _sum(centred[:counted].square().sum(dims), self.world) / total
         if self.running_mean is not None and self.running_var is not None:

@@ -29,6 +29,7 @@ from dltrain.device import (
     set_random_state,
 )
 from dltrain.errors import DltrainError, OptionError, RunError, UsageError, brief, told_by
+from dltrain.lone import lone_sample_error
 from dltrain.paths import data_folder
 from dltrain.recording import Recorder
 from dltrain.run import Run
@@ -257,6 +258,10 @@ def build_trainer(
     Raises:
         ConfigError: A monitored scalar does not exist.
     """
+    samples, size = len(data.train), experiment.train.batch_size
+    if experiment.train.drop_last and samples < size:
+        message = f"leaves no batch: the training split has {samples} samples, batch_size is {size}"
+        raise experiment.problem("train.drop_last", message)
     num_embeddings = experiment.recording.embeddings if experiment.recording.tensorboard else 0
     if num_embeddings and not hasattr(task, "embed"):
         message = f"task {experiment.task.name!r} has no points to show; set it to false"
@@ -289,6 +294,19 @@ def build_trainer(
                 + did_you_mean(name, trainer.monitored),
             )
     return trainer
+
+
+def refuse_lone_samples(experiment: Experiment, trainer: Trainer) -> None:
+    """Raises a ConfigError where some step will have a slice of one sample that the model refuses.
+
+    Batch normalization of rows does, for instance. All ranks call this together.
+    """
+    error = lone_sample_error(trainer)
+    if error is not None:
+        key = "micro_batch" if experiment.train.micro_batch else "batch_size"
+        hint = "set train.drop_last: true, or choose another train.batch_size"
+        hint += " or train.micro_batch" if experiment.train.micro_batch else ""
+        raise experiment.problem(f"train.{key}", f"{error}; {hint}")
 
 
 @dataclass(frozen=True)

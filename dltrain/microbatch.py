@@ -75,12 +75,20 @@ class MicroBatches:
             state.micro_batch = failed // 2
             self.say(f"the memory is full: going on in micro-batches of {state.micro_batch}")
 
-    def _sum(self, batch: Batch, size: int | None, work: Callable[[Batch, bool], Tensor]) -> Tensor:
+    def parts(self, batch: Batch) -> list[Batch]:
+        """The slices of a batch, as far as their size is known before the memory is full."""
+        return self._parts(batch, self.size)
+
+    def _parts(self, batch: Batch, size: int | None) -> list[Batch]:
         parts = list(batch.split(size))
         if size is not None and batch.samples is not None:
             # As many as of the largest share: what a slice exchanges, all processes exchange.
             wanted = math.ceil(self.share.largest(batch.samples) / size)
             parts += [batch.stand_in()] * (wanted - len(parts))
+        return parts
+
+    def _sum(self, batch: Batch, size: int | None, work: Callable[[Batch, bool], Tensor]) -> Tensor:
+        parts = self._parts(batch, size)
         total = work(parts[0], len(parts) == 1)
         for number, part in enumerate(parts[1:], start=2):
             total = total + work(part, number == len(parts))

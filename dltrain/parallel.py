@@ -34,10 +34,14 @@ class Gradients:
         if world.size > 1:
             # A kernel of one pixel, or of one channel, has two equal layouts; both are as fast.
             warnings.filterwarnings("ignore", message="Grad strides do not match bucket view")
+            # Whether a class of the user's uses all of its parameters differs from step to step.
+            warnings.filterwarnings("ignore", message="find_unused_parameters=True was specified")
             for phase in task.phases:
                 if not is_sharded(phase.module):
                     loss = self._losses[phase.name]
-                    self._replicas[phase.name] = DistributedDataParallel(loss)
+                    self._replicas[phase.name] = DistributedDataParallel(
+                        loss, find_unused_parameters=may_leave_out_parameters(task)
+                    )
 
     def loss(self, part: Batch, phase: Phase) -> Tensor:
         """Summed loss of this process's samples, a scalar."""
@@ -58,6 +62,21 @@ class Gradients:
         elif not last and phase.name in self._replicas:
             return self._replicas[phase.name].no_sync()
         return nullcontext()
+
+
+KNOWN_CODE = ("dltrain.", "torch.", "torchvision.")
+"""Whose modules and tasks use all of their trainable parameters in each step."""
+
+
+def may_leave_out_parameters(task: Task) -> bool:
+    """Whether a step may not need all parameters, on all ranks or on some.
+
+    Torch looks for those in each step then, at the cost of a walk through the autograd graph. For
+    classes that come with dltrain or torch it need not.
+    """
+    loss = getattr(task, "loss_function", nn.Identity())
+    parts = (task, *task.model.modules(), *loss.modules())
+    return not all(type(part).__module__.startswith(KNOWN_CODE) for part in parts)
 
 
 class _PhaseLoss(nn.Module):

@@ -41,6 +41,8 @@ class TrainSettings:
         epochs: Passes over the training split. Give this or `steps`.
         steps: Optimizer steps, instead of `epochs`.
         batch_size: Samples an optimizer step.
+        drop_last: Leave out the last batch of an epoch where it is smaller than `batch_size`. Which
+            samples it has differs from epoch to epoch.
         micro_batch: Largest slice of a batch that goes through the model at once; the gradients are
             those of the whole batch. Saves memory. auto begins with the whole batch and halves the
             slices whenever the memory is full.
@@ -78,6 +80,7 @@ class TrainSettings:
     epochs: PositiveInt | None = None
     steps: PositiveInt | None = None
     batch_size: PositiveInt = 128
+    drop_last: bool = False
     micro_batch: PositiveInt | Literal["auto"] | None = None
     evaluate: Duration = "1 epoch"
     evaluate_batch_size: PositiveInt | None = None

@@ -88,7 +88,9 @@ class Trainer:
         self.settings, self.early_stop, self.log_every = settings, early_stop, log_every
         self.num_embeddings = num_embeddings
 
-        batches = math.ceil(len(data.train) / settings.batch_size)
+        full, rest = divmod(len(data.train), settings.batch_size)
+        self.batches_per_epoch = full + (rest > 0 and not settings.drop_last)
+        batches = self.batches_per_epoch
         self.steps_per_epoch = min(batches, settings.overfit or batches)
         self.samples_per_epoch = min(len(data.train), self.steps_per_epoch * settings.batch_size)
         self.total_steps = settings.steps or (settings.epochs or 0) * self.steps_per_epoch
@@ -177,7 +179,10 @@ class Trainer:
     def batches(self) -> Iterator[Batch]:
         """Training batches from the first epoch on, without end, for a look at some steps."""
         size = self.settings.batch_size
-        return chain.from_iterable(self.data.train.batches(size, epoch=epoch) for epoch in count())
+        return chain.from_iterable(
+            islice(self.data.train.batches(size, epoch=epoch), self.batches_per_epoch)
+            for epoch in count()
+        )
 
     def train_step(self, batch: Batch) -> None:
         """One optimizer step for each phase; gradients are those of the whole batch."""

@@ -11,7 +11,14 @@ from pathlib import Path
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from dltrain.build import Machine, build_data, build_machine, build_task, build_trainer
+from dltrain.build import (
+    Machine,
+    build_data,
+    build_machine,
+    build_task,
+    build_trainer,
+    refuse_lone_samples,
+)
 from dltrain.checkpoint import Checkpoints
 from dltrain.commands import diagnose
 from dltrain.commands.diagnose import Finding
@@ -79,6 +86,7 @@ def check(experiment: Experiment, *, overfit: int | None = None) -> Check:
             raise RunError(finding.message)
     with tempfile.TemporaryDirectory() as scratch:
         trainer = build_trainer(experiment, data, task, machine, Checkpoints(Path(scratch)))
+        refuse_lone_samples(experiment, trainer)
         batch = next(data.train.batches(experiment.train.batch_size, epoch=0))
         micro_batch = experiment.train.micro_batch
         part = next(batch.split(None if micro_batch == "auto" else micro_batch))

@@ -16,6 +16,7 @@ from dltrain.build import (
     build_task,
     build_trainer,
     misfit,
+    refuse_lone_samples,
 )
 from dltrain.checkpoint import Snapshot, read_by_main, weights_sha256
 from dltrain.commands.guards import (
@@ -101,7 +102,8 @@ def train_if(
         has_data = time.perf_counter()
         task = build_task(experiment, data.spec, machine)
         # What a trainer refuses, it refuses before there is a directory.
-        build_trainer(experiment, data, task, machine, Run(Path()).checkpoints())
+        refused = build_trainer(experiment, data, task, machine, Run(Path()).checkpoints())
+        refuse_lone_samples(experiment, refused)
         run = begun or world.from_main(lambda: Run.create(experiment, run_dir))
         with disk_errors(run), ExitStack() as stack:
             stack.enter_context(run.locked() if world.main else nullcontext())

@@ -65,9 +65,13 @@ class Bucketed:
         if epoch is None:
             return list(self.lengths.argsort(stable=True).split(batch_size))
         order = epoch_order(len(self), self.seed, epoch)
+        num_full = len(order) // batch_size
         plan = []
-        for chunk in order.split(batch_size * CHUNK):
+        for chunk in order[: num_full * batch_size].split(batch_size * CHUNK):
             by_length = self.lengths[chunk].argsort(stable=True)
             plan += chunk[by_length].split(batch_size)
-        # Each chunk goes from short to long; the batches themselves come in any order.
-        return [plan[i] for i in epoch_order(len(plan), self.seed, epoch).tolist()]
+        # Each chunk goes from short to long; the batches themselves come in any order. The last,
+        # smaller one has samples of any length: `drop_last` is to leave out no kind of them.
+        rest = order[num_full * batch_size :]
+        mixed = [plan[i] for i in epoch_order(num_full, self.seed, epoch).tolist()]
+        return [*mixed, rest] if len(rest) else mixed

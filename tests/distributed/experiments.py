@@ -74,8 +74,30 @@ FOUR |= {
         "train": {**TRAIN, "batch_size": 101},
     },
 }
+# The layer that is left out would shrink if it had a gradient of 0.
+PARTIAL: dict[str, Any] = {
+    "data": {"name": "toy_spirals", "samples": 80},
+    "loss": "cross_entropy",
+    "optimizer": {"name": "adamw", "lr": 0.01, "weight_decay": 0.5},
+    "metrics": ["accuracy", "f1"],
+    "train": {**TRAIN, "batch_size": 9},
+}
 TWO = {
     **FOUR,
+    **{
+        f"partial_{used}".replace(" ", "_"): {**PARTIAL, "model": {"name": "partial", "used": used}}
+        for used in ("never", "every other step", "for some samples")
+    },
+    "partial_slices": {
+        **PARTIAL,
+        "model": {"name": "partial", "used": "for some samples"},
+        "train": {**PARTIAL["train"], "micro_batch": 2},
+    },
+    "sharded_partial": {
+        **PARTIAL,
+        "model": {"name": "partial", "used": "never"},
+        "train": {**PARTIAL["train"], "distributed": "fsdp"},
+    },
     "sharded_normalised": {
         **FOUR["normalised"],
         "train": {**TRAIN, "batch_size": 101, "distributed": "fsdp"},

@@ -11,6 +11,7 @@ import torch
 import trials
 from launching import finish, start, torchrun
 
+from dltrain.plugins import load_plugin
 from dltrain.spec import World
 
 TRIALS = Path(__file__).parent / "trials.py"
@@ -22,6 +23,7 @@ def outcomes(tmp_path_factory) -> dict[int, dict[str, Any]]:
     """Of each number of processes, the outcome of each experiment."""
     folder = tmp_path_factory.mktemp("equality")
     experiments.write(folder)
+    load_plugin(TRIALS.parent / "partial_plugin.py")
     found = {}
     for processes, configs in ((1, "two"), (2, "two"), (4, "four")):
         out = folder / f"{processes}.pt"

@@ -17,6 +17,7 @@ import torch
 import dltrain
 from dltrain.build import build_data, build_machine, build_task, build_trainer
 from dltrain.checkpoint import Checkpoints, load, read_by_main
+from dltrain.plugins import load_plugin
 from dltrain.recording import Recorder
 from dltrain.trainer import Trainer
 from dltrain.world import World, joined
@@ -70,6 +71,7 @@ def outcome(
 
 def main(configs: Path, out: Path) -> None:
     folder = out.parent
+    load_plugin(Path(__file__).parent / "partial_plugin.py")
     with joined(300.0) as world:
         found = {}
         for path in sorted(configs.glob("*.yaml")):
