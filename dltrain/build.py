@@ -14,6 +14,7 @@ from torch import nn
 from dltrain.averaging import averaged_parameters
 from dltrain.batchnorm import over_all_ranks
 from dltrain.checkpoint import Checkpoints, DamagedCheckpointError, load
+from dltrain.compilation import compile_task
 from dltrain.config import ConfigError, Experiment
 from dltrain.config.problems import did_you_mean
 from dltrain.data.draws import key
@@ -204,8 +205,7 @@ def build_task(experiment: Experiment, spec: DataSpec, machine: Machine) -> Task
     if machine.world.share.rank > 0:  # the weights are alike; dropout is to differ
         seed_everything(key(experiment.seed, machine.world.share.rank))
     if experiment.train.compile:
-        for phase in task.phases:
-            phase.module.compile()
+        compile_task(task)
     names = [phase.name for phase in task.phases]
     for name in experiment.phases.keys() - names:
         message = f"task {experiment.task.name!r} has no phase {name!r}; it has {', '.join(names)}"
@@ -220,6 +220,7 @@ def _phase(
     module: nn.Module,
     *,
     averaged: bool = True,
+    called: tuple[nn.Module, ...] = (),
 ) -> Phase:
     """See `task.MakePhase`."""
     if machine.shards:  # before an optimizer takes hold of the parameters
@@ -230,7 +231,8 @@ def _phase(
     optimizers = _built(experiment, path, lambda: chosen.optimizer.build(module))
     if not isinstance(optimizers, tuple):
         optimizers = (optimizers,)
-    return Phase(name, module, optimizers, chosen.schedule.build(), chosen.clip_norm, averaged)
+    schedule, clip_norm = chosen.schedule.build(), chosen.clip_norm
+    return Phase(name, module, optimizers, schedule, clip_norm, averaged, called)
 
 
 def _built_task(experiment: Experiment, parts: TaskParts) -> Task:

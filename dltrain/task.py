@@ -25,6 +25,8 @@ class Phase:
         schedule: Progress in [0, 1) to a factor of the learning rate.
         clip_norm: Gradients are scaled down to this total norm; None leaves them.
         averaged: Whether `train.ema` averages what the phase trains.
+        called: The parts of `module` that the task calls, where it does not call `module` itself;
+            they are what `train.compile` compiles.
     """
 
     name: str
@@ -33,6 +35,7 @@ class Phase:
     schedule: Callable[[float], float] = lambda progress: 1.0
     clip_norm: float | None = None
     averaged: bool = True
+    called: tuple[nn.Module, ...] = ()
 
 
 class Task(Protocol):
@@ -113,7 +116,14 @@ class Page:
 class MakePhase(Protocol):
     """Gives a phase the optimizer, the schedule and the clipping that the config has for it."""
 
-    def __call__(self, name: str, module: nn.Module, *, averaged: bool = True) -> Phase:
+    def __call__(
+        self,
+        name: str,
+        module: nn.Module,
+        *,
+        averaged: bool = True,
+        called: tuple[nn.Module, ...] = (),
+    ) -> Phase:
         """See `Phase`."""
         ...
 

@@ -19,6 +19,7 @@ from dltrain.checkpoint import (
     Checkpoints,
     Snapshot,
 )
+from dltrain.compilation import CompilationCheck
 from dltrain.data.spread import spread
 from dltrain.device import (
     Numerics,
@@ -121,6 +122,7 @@ class Trainer:
         self.obstacle = obstacle(settings, numerics, task, data.train, device, self.world)
         if settings.cuda_graph != "off" and self.obstacle is None:
             count_on_device(task)
+        self._compilation = CompilationCheck(task) if settings.compile else None
         self._saved_step: int | None = None
         self._started = time.perf_counter()
         self._lap = (self._started, 0)
@@ -341,6 +343,7 @@ class Trainer:
 
     def _after_step(self) -> None:
         state = self.state
+        self._report_compilation()
         self.saving.check()
         for recorder in self.recorders:
             recorder.advance(state.step)
@@ -350,6 +353,15 @@ class Trainer:
             self.log()
         self._evaluate_and_save()
         self._stop_if_asked()
+
+    def _report_compilation(self) -> None:
+        """After the first step, says so where `train.compile` has had no effect."""
+        check, self._compilation = self._compilation, None
+        if check is not None and check.nothing_compiled():
+            self._say(
+                "train.compile: torch.compile has compiled nothing of this model, and steps run as "
+                "without it; TORCH_LOGS=graph_breaks shows why"
+            )
 
     def _evaluate_and_save(self) -> None:
         better = False

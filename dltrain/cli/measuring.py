@@ -171,10 +171,16 @@ def _print_batch_size(result: Any, config: Path) -> None:
     budget = f"the memory of {result.device}"
     if limit is not None:
         budget = f"{limit / 2**20:,.0f} MiB, less a sixteenth for the rest of a run"
-    click.echo(f"{result.suggestion} is the largest that fits into {budget}")
+    if result.limited_by == "memory":
+        click.echo(f"{result.suggestion} is the largest that fits into {budget}")
+    elif result.limited_by == "samples":
+        click.echo(
+            f"{result.suggestion} is the whole training split, and fits into {budget}: the data is "
+            "the limit, not the memory"
+        )
     if result.fast_from < result.suggestion:
         click.echo(f"from {result.fast_from} on it is no more than 5% below the best speed")
-    if key == "micro_batch" and result.suggestion >= min(result.configured, result.samples):
+    if result.limited_by == "batch_size":
         click.echo("the whole batch fits: no micro_batch is needed")
         return
     click.echo(f"in the config:  train: {{{key}: {result.suggestion}}}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from dltrain.build import Machine, build_machine
 from dltrain.commands.batch_trial import (
@@ -40,6 +41,8 @@ class BatchSize:
         trials: By size.
         device: Where.
         memory_bytes: The budget; None where a GPU's own memory is the limit.
+        limited_by: What stands in the way of a larger size: `memory`, `samples` where the batch is
+            the whole training split, or `batch_size` where a slice is the whole batch.
     """
 
     setting: str
@@ -50,6 +53,7 @@ class BatchSize:
     trials: list[Trial]
     device: str
     memory_bytes: int | None
+    limited_by: Literal["memory", "samples", "batch_size"]
 
 
 def tune_batch(
@@ -121,7 +125,17 @@ def tune_batch(
         trials=trials,
         device=str(machine.device),
         memory_bytes=memory_bytes,
+        limited_by=_limit(fitting[-1].size, samples, configured if micro_batch else None),
     )
+
+
+def _limit(
+    suggestion: int, samples: int, batch_size: int | None
+) -> Literal["memory", "samples", "batch_size"]:
+    """See `BatchSize.limited_by`."""
+    if batch_size is not None and suggestion >= min(batch_size, samples):
+        return "batch_size"
+    return "samples" if suggestion >= samples else "memory"
 
 
 def _budget(machine: Machine) -> int | None:

@@ -47,7 +47,10 @@ class Autoencoder:
             self.latent = parts.model.latent  # pyright: ignore[reportAttributeAccessIssue]
         own = ["loss", "kl_divergence"] if self.latent else ["loss"]
         self.scalars = scalars_of(parts, dict.fromkeys(own, False))
-        self.phases = (parts.phase("main", parts.model),)
+        # A variational model is called in two halves, with the noise between them.
+        halves = ("encoder", "decoder") if self.latent else ()
+        called = tuple(parts.model.get_submodule(name) for name in halves)
+        self.phases = (parts.phase("main", parts.model, called=called),)
         self._num_images = parts.num_images if parts.spec.inputs.kind == "image" else 0
         self._shown: list[Page] = []
 

@@ -129,8 +129,25 @@ def test_no_batch_is_larger_than_the_training_split(hungry, pretended_gpu):
 def test_micro_batches_are_slices_of_the_configured_batch(hungry, pretended_gpu):
     found = dltrain.tune_batch(hungry("model.most=20"), micro_batch=True)
     assert (found.setting, found.suggestion) == ("train.micro_batch", 20)
+    assert found.limited_by == "memory"
     found = dltrain.tune_batch(hungry(), micro_batch=True)
     assert [trial.size for trial in found.trials] == [64]
+    assert found.limited_by == "batch_size"
+
+
+def test_the_data_may_be_the_limit_instead_of_the_memory(hungry, pretended_gpu, call):
+    assert dltrain.tune_batch(hungry("model.most=20")).limited_by == "memory"
+    found = dltrain.tune_batch(hungry())
+    assert (found.suggestion, found.limited_by) == (SAMPLES, "samples")
+    words = ("tune-batch", "config.yaml", "--plugin", "hungry.py")
+    shown = call(*words).out
+    assert f"{SAMPLES} is the whole training split, and fits into" in shown
+    assert "the data is the limit, not the memory" in shown
+    assert "is the largest" not in shown
+    shown = call(*words, "model.most=20").out
+    assert "20 is the largest that fits into" in shown
+    assert "is the limit" not in shown
+    assert json.loads(call(*words, "--json").out)["limited_by"] == "samples"
 
 
 def test_a_graph_is_never_recorded_and_the_experiment_stays_as_it_is(
