@@ -40,6 +40,9 @@ ROWS = SMALL | {
 }
 
 
+CODES = ["00501", "501", "9007199254740993", "9007199254740992", "1.5"]
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """Runs that learnt from `pictures`, `texts` and `rows`."""
@@ -55,7 +58,14 @@ def folder(tmp_path_factory):
             colour = random.choice(["red", "green", "blue"])
             lines.append(f"{random.normal(70, 10):.3f},{colour},{random.normal(1e3, 50):.2f}")
         Path("rows.csv").write_text("\n".join(lines))
-        for name, config in {"pictures": CONFIG, "texts": TEXTS, "rows": ROWS}.items():
+        lines = ["zip,flag,weight,price"]
+        for number in range(120):
+            zip_code, flag = CODES[number % len(CODES)], str(number % 2 == 0)
+            lines.append(f"{zip_code},{flag},{number % 7},{number % len(CODES) * 10}")
+        Path("codes.csv").write_text("\n".join(lines))
+        codes = ROWS | {"data": ROWS["data"] | {"path": "codes.csv"}}
+        configs = {"pictures": CONFIG, "texts": TEXTS, "rows": ROWS, "codes": codes}
+        for name, config in configs.items():
             Path("config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
             dltrain.train(dltrain.load("config.yaml"), run_dir=Path(name), quiet=True)
         yield folder
@@ -68,7 +78,7 @@ def there(folder, monkeypatch):
 
 @pytest.fixture(scope="module")
 def models(folder):
-    return {name: Predictor(folder / name) for name in ("pictures", "texts", "rows")}
+    return {name: Predictor(folder / name) for name in ("pictures", "texts", "rows", "codes")}
 
 
 @pytest.fixture
@@ -179,6 +189,48 @@ def test_rows(service, there, tmp_path):
     asked = [{"weight": weight, "colour": colour, "note": "x"} for weight, colour in rows]
     (response,) = ask(service("rows"), {"json": {"rows": asked}})
     assert_same(predictions(response), dltrain.predict(Path("rows"), [tmp_path / "new.csv"]))
+
+
+@pytest.mark.parametrize(
+    ("given", "cells"),
+    [
+        ('"00501", "flag": "True"', "00501,True"),
+        ('" 00501 ", "flag": true', "00501,True"),
+        ('"501", "flag": false', "501,False"),
+        ('501, "flag": "False"', "501,False"),
+        ('9007199254740993, "flag": true', "9007199254740993,True"),
+        ('9007199254740992, "flag": true', "9007199254740992,True"),
+        ('1.5, "flag": true', "1.5,True"),
+        ('"1.50", "flag": 1', "1.50,1"),
+        ('"elsewhere", "flag": "true"', "elsewhere,true"),
+    ],
+)
+def test_a_category_is_the_text_that_a_cell_has(service, there, models, tmp_path, given, cells):
+    (tmp_path / "new.csv").write_text(f"zip,flag,weight\n{cells},3\n")
+    (expected,) = dltrain.predict("codes", [tmp_path / "new.csv"])
+    body = f'{{"rows": [{{"zip": {given}, "weight": 3}}]}}'
+    headers = {"Content-Type": "application/json"}
+    (response,) = ask(service("codes"), {"content": body, "headers": headers})
+    assert_same(predictions(response), [expected])
+    features = models["codes"].spec.inputs.columns
+    assert [len(column.categories) for column in features] == [5, 2, 0]
+    # A category that counts as none would be seen: each has a price of its own.
+    prices = {
+        dltrain.Run.load("codes").model()({"zip": c, "flag": "True", "weight": 3}).values[0]
+        for c in [*CODES, "none"]
+    }
+    assert len(prices) == len(CODES) + 1
+
+
+@pytest.mark.parametrize("cell", ["null", '""', '" "', '"NA"', '"?"', "NaN", "[]", "{}"])
+def test_a_category_without_a_value_is_refused_as_in_a_file(service, cell):
+    body = f'{{"rows": [{{"zip": {cell}, "flag": "True", "weight": 3}}]}}'
+    headers = {"Content-Type": "application/json"}
+    (response,) = ask(service("codes"), {"content": body, "headers": headers})
+    assert response.status_code == 422
+    (problem,) = response.json()["errors"]
+    assert problem["item"] == 0
+    assert "zip" in problem["message"]
 
 
 def test_requests_that_come_together_are_computed_together(service, models):

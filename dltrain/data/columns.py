@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from typing import Any
 
+import numpy
 import torch
 from torch import Tensor
 
@@ -32,6 +34,18 @@ def fit_numbers(name: str, seen: Tensor) -> Column:
     if seen.min() == seen.max():  # rounding must not blow a constant up
         return Column(name, mean=seen[0].item())
     return Column(name, seen.mean().item(), seen.std(correction=0).item())
+
+
+def cell_text(column: Column, value: Any) -> str:
+    """Return the cell of a table that holds a value given as an object.
+
+    A number is spelled as Python spells it. A truth value is the category of that name, in
+    whatever case training had it.
+    """
+    if isinstance(value, bool | numpy.bool_):
+        text = str(value).lower()
+        return next((name for name in column.categories if name.lower() == text), text)
+    return str(value).strip()
 
 
 def encode(columns: tuple[Column, ...], table: Table, dtype: torch.dtype) -> Tensor:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from dltrain.data.columns import encode
+from dltrain.data.columns import cell_text, encode
 from dltrain.data.decode import decode_image, decode_opened
 from dltrain.data.readers import normalise_images, pad_texts
 from dltrain.data.table import MISSING, Table
@@ -83,6 +83,7 @@ def _image_of_array(item: Any, name: str, deep: bool) -> Image:
 def _rows(inputs: TableInputs, given: Sequence[Any]) -> Tensor:
     """(rows, features) float32."""
     columns: dict[str, list[str]] = {column.name: [] for column in inputs.columns}
+    by_name = {column.name: column for column in inputs.columns}
     for number, row in enumerate(given):
         if not isinstance(row, Mapping):
             raise _wrong(number, row, "a mapping with a value for each column is wanted")
@@ -90,7 +91,7 @@ def _rows(inputs: TableInputs, given: Sequence[Any]) -> Tensor:
             if name not in row:
                 there = brief(", ".join(map(str, row)), 300)
                 raise DataError(f"input {number}: has no {name!r}; it has {there}")
-            cell = str(row[name]).strip()
+            cell = cell_text(by_name[name], row[name])
             if row[name] is None or cell.lower() in MISSING:
                 raise DataError(f"input {number}: {name!r} is {cell or 'empty'}; a value is wanted")
             cells.append(cell)

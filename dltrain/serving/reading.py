@@ -8,15 +8,24 @@ import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from math import isfinite
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema, create_model
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    WithJsonSchema,
+    create_model,
+)
 from pydantic_core import ErrorDetails
 from torch import Tensor
 
-from dltrain.data.columns import encode
+from dltrain.data.columns import cell_text, encode
 from dltrain.data.decode import decode_opened, decode_picture, read_header
 from dltrain.data.readers import normalise_images, pad_texts
 from dltrain.data.table import Table
@@ -67,12 +76,23 @@ def _row_model(columns: Sequence[Column]) -> type[BaseModel]:
     for number, column in enumerate(columns):
         if column.categories:
             known = brief(", ".join(column.categories), 1000)
-            told = f"One of training's: {known}; another counts as none of them."
-            kind: Any = Annotated[str, Field(description=told)]
+            told = f"One of training's: {known}; another counts as none. A number counts as text."
+            kind: Any = Annotated[
+                str,
+                BeforeValidator(partial(_cell, column)),
+                WithJsonSchema({"type": ["string", "number", "boolean"], "description": told}),
+            ]
         else:
             kind = Annotated[float, Field(allow_inf_nan=False)]
         fields[f"column_{number}"] = (kind, Field(alias=column.name))
     return create_model("Row", __config__=ConfigDict(strict=True, extra="ignore"), **fields)
+
+
+def _cell(column: Column, value: Any) -> Any:
+    """A category given as a number or a truth value as the text that a table's cell has."""
+    if isinstance(value, int) or (isinstance(value, float) and isfinite(value)):
+        return cell_text(column, value)
+    return value
 
 
 class Reader:
@@ -231,10 +251,12 @@ def _picture_of(rows: Any, name: str, deep: bool) -> Any:
 def _features(inputs: TableInputs, row: BaseModel, name: str) -> Tensor:
     """(features,) float32."""
     cells = {
-        column.name: [str(getattr(row, f"column_{number}"))]
+        column.name: [cell_text(column, getattr(row, f"column_{number}"))]
         for number, column in enumerate(inputs.columns)
     }
-    return encode(inputs.columns, Table(Path(name), [0], cells, "{path}"), torch.float32)[0]
+    table = Table(Path(name), [0], cells, "{path}")
+    table.require_values(cells)
+    return encode(inputs.columns, table, torch.float32)[0]
 
 
 def _problem(told: ErrorDetails, key: str) -> Problem:
