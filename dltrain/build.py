@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -15,7 +15,7 @@ from dltrain.averaging import averaged_parameters
 from dltrain.batchnorm import over_all_ranks
 from dltrain.checkpoint import Checkpoints, DamagedCheckpointError, load
 from dltrain.compilation import compile_task
-from dltrain.config import ConfigError, Experiment
+from dltrain.config import HARMLESS, LENGTH, ROUNDING, ConfigError, Experiment, changes
 from dltrain.config.problems import did_you_mean
 from dltrain.data.draws import key
 from dltrain.device import (
@@ -29,9 +29,10 @@ from dltrain.device import (
     seed_everything,
     set_random_state,
 )
-from dltrain.errors import DltrainError, OptionError, RunError, UsageError, brief, told_by
+from dltrain.errors import DltrainError, OptionError, RunError, UsageError, brief, tell, told_by
 from dltrain.lone import lone_sample_error
 from dltrain.paths import data_folder
+from dltrain.record import plugin_paths
 from dltrain.recording import Recorder
 from dltrain.run import Run
 from dltrain.shards import shard
@@ -39,6 +40,7 @@ from dltrain.spec import Data, DataContext, DataSpec, World, spec_from_json
 from dltrain.task import Phase, Task, TaskParts, TrainedModel
 from dltrain.tensor_checks import check_tensors
 from dltrain.trainer import Trainer
+from dltrain.user_code import code_changes, code_of, is_loaded
 
 
 @dataclass(frozen=True)
@@ -321,6 +323,7 @@ class Trained:
         task: The model and what it is used for.
         machine: Where it is.
         checkpoint: Where the weights came from.
+        changes: What of the config and of the user's own code is not as in training.
     """
 
     experiment: Experiment
@@ -328,6 +331,7 @@ class Trained:
     task: Task
     machine: Machine
     checkpoint: Path
+    changes: list[str]
 
 
 def load_trained(
@@ -338,6 +342,7 @@ def load_trained(
     machine: Machine | None = None,
     measures: bool = True,
     overrides: Sequence[str] = (),
+    warn: Callable[[str], None] = tell,
 ) -> Trained:
     """Builds the model and loads its weights; averaged ones where EMA was on.
 
@@ -349,6 +354,7 @@ def load_trained(
         machine: Where to compute, if the process has been set up for it already.
         measures: Whether the metrics, and what they need, are wanted too.
         overrides: KEY=VALUE, of what does not change the model.
+        warn: Receives a line for each of `Trained.changes`.
 
     Raises:
         RunError: There is no such checkpoint, it is damaged, or the model is another one by now;
@@ -357,6 +363,7 @@ def load_trained(
     run = Run.open(run_dir)
     chosen = [f"train.device={device}"] if device else []
     experiment = run.experiment([*chosen, *overrides])
+    found = _changes(run, experiment, overrides)
     if not measures:
         experiment = replace(experiment, metrics=())
     checkpoints = run.checkpoints()
@@ -382,7 +389,37 @@ def load_trained(
     except (RuntimeError, ValueError) as error:
         raise RunError(misfit(path, run, error)) from error
     task.model.eval()
-    return Trained(experiment, spec, task, machine, path)
+    if machine.world.main:
+        for change in found:
+            warn(f"warning: {change}; results may differ")
+    return Trained(experiment, spec, task, machine, path, found)
+
+
+def _changes(run: Run, experiment: Experiment, overrides: Sequence[str]) -> list[str]:
+    """See `Trained.changes`."""
+    try:
+        record = run.record()
+    except RunError as error:
+        return [f"{error}: it can't be told whether config and code are those of the training"]
+    chosen = [override.partition("=")[0] for override in overrides]
+    but = (*HARMLESS, *ROUNDING, *LENGTH, *chosen)
+    edits = changes(record["config"], experiment.to_dict(), but)
+    return [*(f"{run.config_path}: {edit}" for edit in edits), *changed_code(experiment, record)]
+
+
+def code_now(experiment: Experiment, plugins: Iterable[Path]) -> dict[str, str]:
+    """The user's own code in an experiment; see `code_of`."""
+    return code_of((component.builder for component in experiment.components), plugins)
+
+
+def changed_code(experiment: Experiment, record: Mapping[str, Any]) -> list[str]:
+    """How the user's own code differs from what a run was trained with, a line each."""
+    return code_changes(record["code"], code_now(experiment, loaded_plugins(record)))
+
+
+def loaded_plugins(record: Mapping[str, Any]) -> list[Path]:
+    """Those of a run's plug-ins that this process has loaded; no other file is opened."""
+    return [path for path in plugin_paths(record) if is_loaded(path)]
 
 
 def _trained_model(run_dir: str, machine: Machine) -> TrainedModel:

@@ -11,8 +11,10 @@ from importlib.machinery import SourceFileLoader
 from importlib.metadata import entry_points
 from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
+from types import CodeType
 
 from dltrain.errors import UsageError
+from dltrain.user_code import remember
 
 BUILTINS = ("models", "data", "losses", "optimizers", "schedules", "metrics", "tasks")
 ENTRY_POINT_GROUP = "dltrain.plugins"
@@ -40,6 +42,14 @@ def load_entry_points() -> None:
             raise UsageError(message) from error
 
 
+class _SourceLoader(SourceFileLoader):
+    """Compiles the source itself: a bytecode cache misses a change within the same second."""
+
+    def get_code(self, fullname: str) -> CodeType:
+        """See `importlib.abc.InspectLoader`."""
+        return self.source_to_code(self.get_data(self.path), self.path)
+
+
 def load_plugin(path: str | Path) -> None:
     """Imports a user's Python file; once, however often it is asked for.
 
@@ -53,7 +63,8 @@ def load_plugin(path: str | Path) -> None:
         return
     if not file.is_file():
         raise UsageError(f"plugin {path}: there is no such file")
-    spec = spec_from_loader(name, SourceFileLoader(name, str(file)))
+    content, before = file.read_bytes(), set(sys.modules)
+    spec = spec_from_loader(name, _SourceLoader(name, str(file)))
     assert spec is not None
     assert spec.loader is not None
     module = module_from_spec(spec)
@@ -64,6 +75,7 @@ def load_plugin(path: str | Path) -> None:
         del sys.modules[name]
         line = _line_in(file, error)
         raise UsageError(f"plugin {path}{f':{line}' if line else ''}: {_told(error)}") from error
+    remember(file, content, [sys.modules[name] for name in sys.modules.keys() - before])
 
 
 def _line_in(file: Path, error: Exception) -> int | None:

@@ -160,6 +160,8 @@ class Record:
 
     Attributes:
         config: The resolved config, as `Experiment.to_dict` returns it.
+        code: The user's own code, as `code_of` returns it: at the start, and whenever the run was
+            resumed with other code.
         data: Name, source, sizes, fingerprint.
         device: Its name, the precision, torch's threads, the processes.
         plugins: Files of the user's own components.
@@ -175,6 +177,7 @@ class Record:
     """
 
     config: dict[str, Any]
+    code: list[dict[str, str]]
     data: dict[str, Any]
     device: dict[str, Any]
     plugins: list[str]

@@ -393,6 +393,11 @@ class Run:
         """Says how the run ended."""
         write_atomically(self.summary_path, summary.to_json().encode())
 
+    def add_code(self, record: Mapping[str, Any], code: dict[str, str]) -> None:
+        """Keeps that the run goes on with other code than it was started with."""
+        changed = {**record, "code": [*record["code"], code]}
+        write_atomically(self.record_path, json.dumps(changed, indent=1).encode())
+
     def write_record(self, record: Record) -> None:
         """Keeps what is known of the environment."""
         write_atomically(self.record_path, json.dumps(asdict(record), indent=1).encode())

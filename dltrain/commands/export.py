@@ -171,6 +171,7 @@ def export(
         summary=asdict(ended) if ended else None,
         quantized=quantized,
         exactness=exactness,
+        changes=trained.changes,
     )
     place = path.with_name(f"{path.name}.md")
     try:

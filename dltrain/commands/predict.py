@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dltrain.build import load_trained
 from dltrain.data.readers import read_inputs
-from dltrain.errors import RunError, UsageError
+from dltrain.errors import RunError, UsageError, tell
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,7 @@ class Predictor:
         run_dir: The run.
         checkpoint: See `load_trained`.
         device: Instead of the config's.
+        warn: See `load_trained`.
 
     Attributes:
         trained: The model with its weights.
@@ -54,9 +55,14 @@ class Predictor:
     """
 
     def __init__(
-        self, run_dir: str | Path, *, checkpoint: str | None = None, device: str | None = None
+        self,
+        run_dir: str | Path,
+        *,
+        checkpoint: str | None = None,
+        device: str | None = None,
+        warn: Callable[[str], None] = tell,
     ) -> None:
-        self.trained = load_trained(run_dir, checkpoint, device, measures=False)
+        self.trained = load_trained(run_dir, checkpoint, device, measures=False, warn=warn)
         self.spec = self.trained.spec
         self._predict = getattr(self.trained.task, "predict", None)
         self._transduce = getattr(self.trained.task, "transduce", None)

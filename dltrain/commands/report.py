@@ -118,6 +118,7 @@ def _told(run: Run, checkpoint: str | None, device: str | None) -> Told:
 
 def _evaluated(run: Run, checkpoint: str | None, device: str | None, notes: list[str]) -> Evaluated:
     trained = load_trained(run.directory, checkpoint, device, overrides=SHOWN)
+    notes += trained.changes
     record = run.record()
     data = build_data(
         trained.experiment,

@@ -11,7 +11,7 @@ from pathlib import Path
 from torch import Tensor
 
 from dltrain import inputs
-from dltrain.build import Machine
+from dltrain.build import Machine, changed_code
 from dltrain.checkpoint import load
 from dltrain.commands.train import (
     device_of,
@@ -142,6 +142,7 @@ def reproduce(
         found = inputs.read(run.directory)
         if found is None:
             notes.append("no inputs.json: the data is compared by its fingerprint alone")
+            changes.extend(changed_code(experiment, record))
         else:
             of_data = inputs.changes(found.data, data.files)
             if of_data.changed:
@@ -149,7 +150,8 @@ def reproduce(
                 more = f"; and {rest} more" if (rest := len(of_data.changed) - 3) > 0 else ""
                 raise RunError(f"the data is not what {original} was trained on: {shown}{more}")
             of_plugins = inputs.changes(found.plugins, plugins)
-            changes.extend(of_plugins.changed + of_plugins.others)
+            of_code = of_plugins.changed + of_plugins.others
+            changes.extend(of_code or changed_code(experiment, record))
             notes.extend([*of_data.others, *filter(None, [found.note])])
         described = data_record(experiment.data.name, data, ())
         refuse_other_data(run, record["data"], described)

@@ -79,7 +79,7 @@ def serve(
     from dltrain.serving.metrics import Metrics
 
     with _listening(host, port) as listener:
-        predictor = Predictor(run_dir, checkpoint=checkpoint, device=device)
+        predictor = Predictor(run_dir, checkpoint=checkpoint, device=device, warn=say)
         trained, metrics = predictor.trained, Metrics()
         about = About(
             run=str(run_dir),

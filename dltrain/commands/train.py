@@ -15,6 +15,9 @@ from dltrain.build import (
     build_machine,
     build_task,
     build_trainer,
+    changed_code,
+    code_now,
+    loaded_plugins,
     misfit,
     refuse_lone_samples,
 )
@@ -113,6 +116,7 @@ def train_if(
             described = data_record(experiment.data.name, data, notices)
             record = Record(
                 config=experiment.to_dict(),
+                code=[code_now(experiment, plugins)],
                 data=described,
                 device=device_of(machine),
                 plugins=[str(path) for path in plugins],
@@ -171,7 +175,12 @@ def _resume(
         stack.enter_context(run.locked() if world.main else nullcontext())
         ended = world.from_main(run.summary)
         if ended is not None and ended.status == "done":
-            refuse_another_config(experiment, world.from_main(run.record))
+            record = world.from_main(run.record)
+            refuse_another_config(experiment, record)
+            other_code = changed_code(experiment, record)
+            _refuse_inexact(other_code if exact else [])
+            for change in other_code:
+                _say(f"warning: {change}; results may differ", [], quiet or not world.main)
             return ended
         checkpoints = run.checkpoints(experiment.checkpoint.keep)
         path, passed_over = Path(), []
@@ -196,8 +205,8 @@ def _resume(
         edits = changed(record["config"], experiment.to_dict())
         changes = differences(record, device_of(machine))
         changes += [str(edit) for edit in edits if edit.key not in LENGTH]
-        if changes and exact:
-            raise RunError(f"can't go on bit for bit: {'; '.join(changes)}")
+        other_code = changed_code(experiment, record)
+        _refuse_inexact([*other_code, *changes] if exact else [])
         task = build_task(experiment, data.spec, machine)
         own = _recorders(stack, run, experiment, data, quiet, notices, machine)
         everyone = [*own, *(recorders if world.main else ())]
@@ -208,6 +217,8 @@ def _resume(
                 raise ValueError(f"its state is of step {trainer.state.step}")
         except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
             raise RunError(misfit(path, run, error)) from error
+        for change in other_code:
+            _tell(own, f"warning: {change}; results may differ")
         for change in changes:
             _tell(own, f"note: {change}; results may differ in their last bits")
         for edit in edits:
@@ -216,8 +227,15 @@ def _resume(
         for text in (*passed_over, f"going on from {path}"):
             _tell(own, text)
         if world.main:
+            if other_code:
+                run.add_code(record, code_now(experiment, loaded_plugins(record)))
             run.begin_again()
         return _train_to_the_end(trainer, run, machine, described)
+
+
+def _refuse_inexact(changes: Sequence[str]) -> None:
+    if changes:
+        raise RunError(f"can't go on bit for bit: {'; '.join(changes)}")
 
 
 def _data(

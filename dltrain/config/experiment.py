@@ -30,6 +30,7 @@ from dltrain.registry import (
     SCHEDULES,
     TASKS,
     Choice,
+    Component,
     Registry,
     options_of,
 )
@@ -103,6 +104,13 @@ class Experiment:
     early_stop: EarlyStopSettings | None
     recording: RecordingSettings
     tree: Mapping = field(compare=False, repr=False)
+
+    @property
+    def components(self) -> list[Component]:
+        """Every component that it names."""
+        phases = [c for phase in self.phases.values() for c in (phase.optimizer, phase.schedule)]
+        chosen = [getattr(self, key) for key in COMPONENTS]
+        return [choice.component for choice in (*chosen, *self.metrics, *phases)]
 
     def phase(self, name: str) -> PhaseChoices:
         """What a phase of the task is trained with."""

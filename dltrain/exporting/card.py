@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dltrain.exporting.checking import Comparison
@@ -10,7 +10,7 @@ from dltrain.exporting.description import listed
 from dltrain.exporting.formats import Format
 from dltrain.exporting.preparation import Port
 from dltrain.exporting.quantization import Quantized
-from dltrain.plain import decimal
+from dltrain.plain import decimal, value_text
 
 NEEDED = {
     "onnx": "`pip install onnxruntime numpy`",
@@ -30,6 +30,7 @@ def model_card(
     summary: Mapping[str, Any] | None,
     quantized: Quantized | None,
     exactness: Comparison | None,
+    changes: Sequence[str],
 ) -> str:
     """Markdown.
 
@@ -43,6 +44,7 @@ def model_card(
         summary: How the run ended; None while it has not.
         quantized: What is in eight bits; None where that was not wanted.
         exactness: Of the file with the quantised model; None where there is none.
+        changes: What of config and code is not as in training: metrics are not listed then.
     """
     inputs, outputs = Port(**about["inputs"]), Port(**about["outputs"])
     sections = {
@@ -51,7 +53,7 @@ def model_card(
         "How to use it": f"Needs {NEEDED[to]}.\n\n```python\n{example(file, to, about)}```",
         "Data": _data(record["data"]),
         "Training": _training(record, summary, config),
-        "Metrics": _metrics(summary, about["checkpoint"], quantized is not None),
+        "Metrics": _metrics(summary, about["checkpoint"], quantized is not None, changes),
         "Limits": _limits(about, inputs),
     }
     parts = [f"# {about['name']}", *(f"## {title}\n\n{text}" for title, text in sections.items())]
@@ -178,24 +180,35 @@ def _training(record: Mapping[str, Any], summary: Mapping[str, Any] | None, conf
     return "\n".join(lines) + f"\n\nThe config:\n\n```yaml\n{config}```"
 
 
-def _metrics(summary: Mapping[str, Any] | None, checkpoint: str, quantized: bool) -> str:
-    shown = {
-        name: value
-        for name, value in (summary["metrics"] if summary else {}).items()
-        if name.startswith(("val/", "test/"))
-    }
-    if summary is None or not shown:
-        return "The run has not recorded any."
-    rows = "\n".join(
-        f"| {name} | {'not finite' if value is None else f'{value:.6g}'} |"
-        for name, value in shown.items()
-    )
+def _metrics(
+    summary: Mapping[str, Any] | None, checkpoint: str, quantized: bool, changes: Sequence[str]
+) -> str:
+    """Those of the exported weights alone."""
+    if changes:
+        lines = "\n".join(f"- {change}" for change in changes)
+        return (
+            "The metrics of the run are not listed: they were measured with another config or "
+            f"other code.\n\n{lines}"
+        )
+    shown = _of_checkpoint(summary, checkpoint) if summary else {}
+    if not shown:
+        return "The run has not recorded any of these weights."
+    rows = "\n".join(f"| {name} | {value_text(value)} |" for name, value in shown.items())
     text = f"| metric | value |\n| --- | --- |\n{rows}"
-    if any(name.startswith("test/") for name in shown):
-        tested = summary["tested_weights"]
-        which = "these weights" if tested == checkpoint else f"`{tested}`, not of these weights"
-        text += f"\n\nTest metrics are of {which}; validation metrics are the last of the run."
     return text + ("\n\nAll were measured before the weights were quantised." if quantized else "")
+
+
+def _of_checkpoint(summary: Mapping[str, Any], checkpoint: str) -> dict[str, float | None]:
+    """The validation and test metrics that were measured with a checkpoint's weights."""
+    step, best = int(checkpoint.removeprefix("step-")), summary["best"]
+    val = {n: v for n, v in summary["metrics"].items() if n.startswith("val/")}
+    test = {n: v for n, v in summary["metrics"].items() if n.startswith("test/")}
+    is_last, tested = step == summary["step"], summary["tested_weights"]
+    found = val if is_last else {}
+    if best and best["step"] == step:
+        found = dict(summary["best_metrics"])
+    is_tested = tested == checkpoint or (is_last and tested in ("averaged", "final"))
+    return {**found, **(test if is_tested else {})}
 
 
 def _limits(about: Mapping[str, Any], inputs: Port) -> str:
