@@ -70,6 +70,7 @@ def example(file: str, to: Format, about: Mapping[str, Any]) -> str:
         lines = [
             "import json, numpy, onnxruntime",
             "",
+            "onnxruntime.disable_telemetry_events()",
             f'session = onnxruntime.InferenceSession("{file}")',
             'about = json.loads(session.get_modelmeta().custom_metadata_map["dltrain"])',
             f'{inputs.name} = numpy.ones({shape}, dtype="{inputs.dtype}")  # yours instead',

@@ -88,6 +88,7 @@ def run_onnx(content: bytes) -> Use:
     """See `Use`."""
     import onnxruntime
 
+    onnxruntime.disable_telemetry_events()
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors; it warns of what it makes simpler itself
     with _told("onnxruntime can't read what was exported"):
@@ -105,8 +106,10 @@ def require_onnx() -> None:
     """UsageError where a library that ONNX files need is missing."""
     try:
         import onnx  # noqa: F401
-        import onnxruntime  # noqa: F401
+        import onnxruntime
         import onnxscript  # noqa: F401
+
+        onnxruntime.disable_telemetry_events()
     except ImportError as error:
         raise UsageError(
             f"ONNX files need {error.name or 'more libraries'}: pip install 'dltrain[export]'"

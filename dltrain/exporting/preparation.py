@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dltrain.data.images import ImageTransform
+from dltrain.errors import DataError
 from dltrain.models.text_encoders import TextCnn
 from dltrain.models.text_generator import Gpt
 from dltrain.spec import PADDING, DataSpec, ImageInputs, TableInputs
@@ -65,7 +66,8 @@ def preparation_of(spec: DataSpec, model: nn.Module, dtype: torch.dtype) -> Prep
     if isinstance(spec.inputs, TableInputs):
         return Rows(spec.inputs, dtype)
     width = max(model.widths) if isinstance(model, TextCnn) else 1
-    return Tokens(width, model.window if isinstance(model, Gpt) else None)
+    longest = model.window if isinstance(model, Gpt) else None
+    return Tokens(width, longest, len(spec.inputs.vocabulary))
 
 
 class Pixels:
@@ -122,22 +124,49 @@ class Rows:
         return torch.cat(raw, dim=1)
 
 
+NO_TOKEN = 2**31 - 1
+"""A token id beyond every vocabulary."""
+
+
 class Tokens:
     """Numbers of tokens (batch, tokens) int64, with padding added.
 
     Args:
         width: The tokens that a model sees at once: no text is shorter after this.
         longest: See `Port`.
+        size: Of the vocabulary.
     """
 
-    def __init__(self, width: int, longest: int | None) -> None:
-        self._padding = width - 1
-        meaning = f"each token's place in the vocabulary, filled up with {PADDING} at the end"
+    def __init__(self, width: int, longest: int | None, size: int) -> None:
+        self._padding, self._size = width - 1, size
+        ids = f"token ids from 0 to {size - 1}, each token's place in the vocabulary"
+        meaning = f"{ids}; filled up with {PADDING} at the end"
         self.port = Port("tokens", "int64", ("batch", "tokens"), meaning, longest)
 
     def __call__(self, raw: Tensor) -> Tensor:
-        """See `Preparation`."""
+        """See `Preparation`.
+
+        Raises:
+            DataError: There are more tokens than the model can take, or one is not in the
+                vocabulary. An exported file fails at such a token, too: ONNX would count a negative
+                one from the end of the vocabulary, so both become one that is not in it.
+        """
+        if torch.compiler.is_exporting():
+            raw = torch.where(raw < 0, NO_TOKEN, raw)
+            if self.port.longest is not None:
+                beyond = torch.arange(raw.shape[1]) >= self.port.longest
+                raw = torch.where(beyond, NO_TOKEN, raw)
+        else:
+            self._check(raw)
         return F.pad(raw, (0, self._padding), value=PADDING) if self._padding else raw
+
+    def _check(self, raw: Tensor) -> None:
+        longest = self.port.longest
+        if longest is not None and raw.shape[1] > longest:
+            raise DataError(f"{raw.shape[1]} tokens; the context of the model has {longest}")
+        wrong = raw[(raw < 0) | (raw >= self._size)]
+        if len(wrong):
+            raise DataError(f"token id {wrong[0].item()}; expected 0 to {self._size - 1}")
 
     def raw(self, inputs: Tensor) -> Tensor:
         """See `Preparation`."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dltrain.errors import OptionError, UsageError
+from dltrain.errors import DataError, OptionError, UsageError
 from dltrain.models.layers import Dropout, StackedLstm
 from dltrain.registry import MODELS
 from dltrain.spec import DataSpec, PositiveInt, Probability
@@ -121,7 +121,13 @@ class Gpt(nn.Module):
         self._initialise(layers)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """The logits of the token after each."""
+        """The logits of the token after each.
+
+        Raises:
+            DataError: There are more tokens than the window has.
+        """
+        if tokens.shape[1] > self.window:
+            raise DataError(f"{tokens.shape[1]} tokens; the context of gpt has {self.window}")
         places = torch.arange(tokens.shape[1], device=tokens.device)
         hidden = self.dropout(self.embedding(tokens) + self.position(places))
         return self.output(self.norm(self.blocks(hidden)), self.embedding.weight)

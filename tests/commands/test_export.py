@@ -19,7 +19,7 @@ from torch import nn
 import dltrain
 from dltrain.build import load_trained
 from dltrain.commands.export import read_exported
-from dltrain.errors import RunError, UsageError
+from dltrain.errors import DataError, RunError, UsageError
 from dltrain.exporting.quantization import by_torchao
 from dltrain.plugins import load_plugin, register_builtins
 from dltrain.registry import MODELS
@@ -337,6 +337,67 @@ def test_a_language_model_with_dropout_between_its_layers_can_be_exported(call, 
     ended = call("export", run, "--to", form)  # compares it with the model, at several lengths
     assert ended.code == 0, ended.err
     assert "differs by" in ended.out
+
+
+@pytest.fixture(scope="module")
+def gpt_run():
+    """A gpt whose context has 12 tokens."""
+
+    def make() -> Path:
+        writer = {
+            "task": "language_model",
+            "model": {"name": "gpt", "layers": 1, "heads": 1, "width": 8},
+            "data": {"name": "python_docs", "window": 12, "validation": 0.001},
+        }
+        return Path("gpt") if Path("gpt").is_dir() else trained("gpt", TEXT | writer)
+
+    return make
+
+
+@pytest.mark.parametrize("to", ["onnx", "pt2", "safetensors"])
+@pytest.mark.parametrize("wrong", ["negative", "too large", "too many"])
+def test_tokens_that_a_gpt_does_not_have_are_refused(gpt_run, to, wrong):
+    exported = dltrain.export(gpt_run(), to, samples=8)
+    tokens = torch.full((1, 12), 3)
+    tokens = torch.full((1, 13), 3) if wrong == "too many" else tokens
+    if to == "onnx":
+        from dltrain.exporting.formats import run_onnx
+
+        run = run_onnx(Path(exported.path).read_bytes())
+        about = about_of(exported.path, to)
+    elif to == "pt2":
+        run, about = torch.export.load(exported.path).module(), about_of(exported.path, to)
+    else:
+        run, about = read_exported(exported.path)
+    size = len(about["vocabulary"])
+    assert about["inputs"]["longest"] == 12
+    assert f"token ids from 0 to {size - 1}" in about["inputs"]["meaning"]
+    if wrong != "too many":
+        assert run(tokens).shape == (1, 12, size)
+        tokens[0, 4] = -1 if wrong == "negative" else size
+    told = {
+        "safetensors": {
+            "negative": f"token id -1; expected 0 to {size - 1}",
+            "too large": f"token id {size}; expected 0 to {size - 1}",
+            "too many": "13 tokens; the context of the model has 12",
+        },
+        "onnx": dict.fromkeys(["negative", "too large", "too many"], "out of data bounds"),
+        "pt2": dict.fromkeys(["negative", "too large"], "index out of range") | {"too many": "12"},
+    }
+    with pytest.raises(Exception, match=told[to][wrong]) as caught:
+        run(tokens)
+    if to == "safetensors":
+        assert isinstance(caught.value, DataError)
+
+
+def test_onnxruntime_sends_no_telemetry(monkeypatch):
+    import onnxruntime
+
+    disabled = []
+    monkeypatch.setattr(onnxruntime, "disable_telemetry_events", lambda: disabled.append(True))
+    exported = dltrain.export("cnn", "onnx", samples=8)
+    assert disabled
+    assert "onnxruntime.disable_telemetry_events()" in Path(exported.card).read_text()
 
 
 def test_what_a_file_cannot_hold_is_said_in_one_line(call):
