@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 
 import torch
+from torch.nn.modules.batchnorm import _NormBase
 
 from dltrain.batchnorm import GroupBatchNorm
 from dltrain.shards import is_sharded
@@ -18,8 +19,11 @@ def lone_sample_error(trainer: Trainer) -> str | None:
     """What the model says of the smallest slice that training will have; None where all is well.
 
     Only slices of one sample are tried: the rest of the training split, or of a rank's shard or a
-    micro-batch. The trainer is left as it was. All ranks call this together.
+    micro-batch, and only with models that normalize over samples: trying is one more forward pass,
+    which a model may count. The trainer is left as it was. All ranks call this together.
     """
+    if not any(isinstance(module, _NormBase) for module in trainer.task.model.modules()):
+        return None
     for size in _batch_sizes(trainer):
         lone = trainer.micro_batches.parts(_batch(trainer, size))[-1]  # none is smaller
         if not trainer.world.largest(int(len(lone) == 1)):

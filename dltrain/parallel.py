@@ -6,6 +6,7 @@ import warnings
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -13,6 +14,7 @@ from dltrain.batchnorm import GroupBatchNorm
 from dltrain.shards import is_sharded
 from dltrain.spec import Batch, World
 from dltrain.task import Phase, Task
+from dltrain.world import silenced
 
 
 class Gradients:
@@ -34,13 +36,14 @@ class Gradients:
         if world.size > 1:
             # A kernel of one pixel, or of one channel, has two equal layouts; both are as fast.
             warnings.filterwarnings("ignore", message="Grad strides do not match bucket view")
-            # Whether a class of the user's uses all of its parameters differs from step to step.
-            warnings.filterwarnings("ignore", message="find_unused_parameters=True was specified")
+            finds = may_leave_out_parameters(task)
+            if finds:
+                _spend_warning()
             for phase in task.phases:
                 if not is_sharded(phase.module):
                     loss = self._losses[phase.name]
                     self._replicas[phase.name] = DistributedDataParallel(
-                        loss, find_unused_parameters=may_leave_out_parameters(task)
+                        loss, find_unused_parameters=finds
                     )
 
     def loss(self, part: Batch, phase: Phase) -> Tensor:
@@ -77,6 +80,17 @@ def may_leave_out_parameters(task: Task) -> bool:
     loss = getattr(task, "loss_function", nn.Identity())
     parts = (task, *task.model.modules(), *loss.modules())
     return not all(type(part).__module__.startswith(KNOWN_CODE) for part in parts)
+
+
+def _spend_warning() -> None:
+    """Torch warns once a process, below Python, where it looked and found no unused parameter.
+
+    That is no mistake here: whether a class of the user's uses all may differ between steps.
+    """
+    with silenced(2):
+        layer = nn.LayerNorm(1)  # begins without a random number: a run's own are not touched
+        wrapped = DistributedDataParallel(layer, find_unused_parameters=True)
+        wrapped(torch.zeros(1, 1)).sum().backward()
 
 
 class _PhaseLoss(nn.Module):

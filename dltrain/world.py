@@ -165,7 +165,8 @@ def joined(timeout: float) -> Iterator[World]:
     launcher, rank, size = next(rendezvous("env://", timeout=wait))
     # Processes that are started again may find the launcher's store as the last ones left it.
     store = PrefixStore(f"dltrain/{launcher.add(_MEETINGS, 0)}", launcher)
-    with _silent():
+    # Standard output is for results: torch 2.9's gloo prints there, below Python, as it meets.
+    with silenced(1):
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=wait)
     if rank == 0:
         launcher.add(_MEETINGS, 1)  # all have met: none will look at the old number any more
@@ -181,15 +182,15 @@ def joined(timeout: float) -> Iterator[World]:
 
 
 @contextmanager
-def _silent() -> Iterator[None]:
-    """Standard output is for results: torch 2.9's gloo prints there, below Python, as it meets."""
-    sys.stdout.flush()
-    kept, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+def silenced(descriptor: int) -> Iterator[None]:
+    """Drops what code below Python prints to standard output, 1, or standard error, 2."""
+    (sys.stdout if descriptor == 1 else sys.stderr).flush()
+    kept, nowhere = os.dup(descriptor), os.open(os.devnull, os.O_WRONLY)
     try:
-        os.dup2(nowhere, 1)
+        os.dup2(nowhere, descriptor)
         yield
     finally:
-        os.dup2(kept, 1)
+        os.dup2(kept, descriptor)
         os.close(nowhere)
         os.close(kept)
 

@@ -151,8 +151,14 @@ def test_looking_leaves_the_trainer_as_it_was(experiment, tmp_path, config):
         assert all(torch.equal(tensor, other[name]) for name, tensor in one.items())
 
 
-def test_what_fails_on_every_batch_is_left_to_the_first_step(experiment, tmp_path):
+def test_a_model_without_normalization_makes_no_pass_more(experiment, tmp_path):
     trainer = trainer_of(experiment(CONFIG), tmp_path)
+    trainer.task.model.register_forward_hook(lambda *_: pytest.fail("a forward pass"))
+    assert lone_sample_error(trainer) is None
+
+
+def test_what_fails_on_every_batch_is_left_to_the_first_step(experiment, tmp_path):
+    trainer = trainer_of(experiment(NORMALISED), tmp_path)
     trainer.task.loss = lambda batch, phase: 1 / 0
     assert lone_sample_error(trainer) is None
 
