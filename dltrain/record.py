@@ -9,7 +9,9 @@ import re
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any, NotRequired
 
@@ -19,6 +21,7 @@ from pydantic import Field
 from typing_extensions import TypedDict
 
 import dltrain
+from dltrain.errors import brief
 from dltrain.git import git_state
 from dltrain.paths import data_folder
 from dltrain.run_files import Count, typed
@@ -77,6 +80,43 @@ def plugin_paths(record: Mapping[str, Any]) -> list[Path]:
 def versions() -> dict[str, str | None]:
     """Of everything that decides a result."""
     return {**_deciding_versions(), "platform": platform.platform()}
+
+
+def facts_of_rank(config: Mapping[str, Any], code: Mapping[str, str]) -> dict[str, str]:
+    """What must be the same in all ranks, by name: config, packages, the user's own code.
+
+    Args:
+        config: Values by dotted key.
+        code: See `user_code.code_of`; files are known by their names, wherever they lie.
+    """
+    packages = {name: str(version) for name, version in _deciding_versions().items()}
+    for name in ("pillow", "tokenizers", "torchvision"):
+        with suppress(metadata.PackageNotFoundError):
+            packages[name] = metadata.version(name)
+    return {
+        **{f"version of {name}": version for name, version in packages.items()},
+        **{key: repr(value) for key, value in config.items()},
+        **{f"code of {Path(path).name}": sha256[:12] for path, sha256 in code.items()},
+    }
+
+
+def unlike_ranks(facts: Sequence[Mapping[str, str]]) -> list[str]:
+    """In what ranks differ, a line each.
+
+    Args:
+        facts: Of each rank.
+    """
+    lines = []
+    for name in dict.fromkeys(name for own in facts for name in own):
+        ranks: dict[str, list[str]] = {}
+        for rank, own in enumerate(facts):
+            ranks.setdefault(own.get(name, "not set"), []).append(str(rank))
+        if len(ranks) > 1:
+            told = " and ".join(
+                f"{brief(value)} in rank {', '.join(members)}" for value, members in ranks.items()
+            )
+            lines.append(f"{name} is {told}")
+    return lines
 
 
 def _deciding_versions() -> dict[str, str | None]:

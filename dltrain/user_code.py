@@ -66,6 +66,11 @@ def is_loaded(plugin: Path) -> bool:
     return str(plugin.resolve()) in _LOADED
 
 
+def loaded_plugins() -> list[Path]:
+    """The plug-in files that this process has loaded."""
+    return [Path(plugin) for plugin in _LOADED]
+
+
 def code_changes(before: Sequence[Mapping[str, str]], now: Mapping[str, str]) -> list[str]:
     """How the user's code differs from what a run was trained with, a line each.
 

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
-from dltrain import inputs
+from dltrain import inputs, user_code
 from dltrain.build import (
     Machine,
     build_data,
@@ -29,14 +29,31 @@ from dltrain.commands.guards import (
     signals,
     start_again,
 )
-from dltrain.config import HARMLESS, LENGTH, ROUNDING, Experiment, refuse_changes
+from dltrain.config import (
+    HARMLESS,
+    LENGTH,
+    PLACE,
+    ROUNDING,
+    Experiment,
+    refuse_changes,
+    values_of,
+)
 from dltrain.config import changes as changed
 from dltrain.device import global_settings_restored, peak_memory_bytes
 from dltrain.errors import PrunedError, RunError, StoppedError, tell, visible
 from dltrain.files import regular, sync
 from dltrain.notebook import Live, in_kernel
 from dltrain.paths import data_folder
-from dltrain.record import Record, data_record, device_record, differences, plugin_paths
+from dltrain.record import (
+    Record,
+    data_record,
+    device_record,
+    differences,
+    facts_of_rank,
+    fingerprint,
+    plugin_paths,
+    unlike_ranks,
+)
 from dltrain.recording import MetricsFile, Progress, Recorder, TensorBoard
 from dltrain.run import Run, Status, Summary
 from dltrain.shards import on_main
@@ -93,6 +110,7 @@ def train_if(
     `folder` is the data folder that another run has recorded.
     """
     with global_settings_restored(), joined(experiment.train.timeout) as world:
+        _require_alike_ranks(experiment, world)
         again = world.largest(restarts()) > 0
         begun = world.from_main(lambda: Run.begun_by(launch(), again, experiment.name, run_dir))
         if begun is not None and world.from_main(lambda: bool(begun.checkpoints().all())):
@@ -159,6 +177,7 @@ def resume(
     run = Run.open(run_dir)
     experiment = run.experiment()
     with global_settings_restored(), joined(experiment.train.timeout) as world:
+        _require_alike_ranks(experiment, world)
         return _resume(run, experiment, world, quiet=quiet, exact=exact, recorders=recorders)
 
 
@@ -251,7 +270,24 @@ def _data(
         _say(text, notices, quiet or not machine.world.main)
 
     with machine.world.first_on_machine():
-        return build_data(experiment, machine, say, folder)
+        data = build_data(experiment, machine, say, folder)
+    _refuse_unlike(machine.world, {"the data's fingerprint": fingerprint(data)[:12]})
+    return data
+
+
+def _require_alike_ranks(experiment: Experiment, world: World) -> None:
+    """Raises a RunError in every rank where their configs, packages or plug-ins differ."""
+    if world.size > 1:
+        config = values_of(experiment.to_dict(), PLACE)
+        code = code_now(experiment, user_code.loaded_plugins())
+        _refuse_unlike(world, facts_of_rank(config, code))
+
+
+def _refuse_unlike(world: World, facts: dict[str, str]) -> None:
+    """Raises a RunError in every rank, where what must be the same in all of them is not."""
+    if lines := unlike_ranks(world.collect(facts)):
+        more = f"; and {len(lines) - 5} more" if len(lines) > 5 else ""
+        raise RunError(f"the ranks do not train the same: {'; '.join(lines[:5])}{more}")
 
 
 def device_of(machine: Machine) -> dict[str, Any]:

@@ -1,6 +1,14 @@
 """YAML text to an `Experiment`: positions, `extends`, overrides, validation, errors."""
 
-from dltrain.config.changes import HARMLESS, LENGTH, ROUNDING, changes, refuse_changes
+from dltrain.config.changes import (
+    HARMLESS,
+    LENGTH,
+    PLACE,
+    ROUNDING,
+    changes,
+    refuse_changes,
+    values_of,
+)
 from dltrain.config.experiment import Experiment, load
 from dltrain.config.problems import ConfigError, Position, Problem
 from dltrain.config.schema import json_schema
@@ -8,6 +16,7 @@ from dltrain.config.schema import json_schema
 __all__ = [
     "HARMLESS",
     "LENGTH",
+    "PLACE",
     "ROUNDING",
     "ConfigError",
     "Experiment",
@@ -17,4 +26,5 @@ __all__ = [
     "json_schema",
     "load",
     "refuse_changes",
+    "values_of",
 ]

@@ -26,6 +26,9 @@ HARMLESS = (
 )
 """Keys and sections that change no outcome. Moved data is recognised by its fingerprint."""
 
+PLACE = ("name", "data.root", "data.path", "data.workers", "data.timeout", "data.cache")
+"""Keys that may differ between the ranks of a run."""
+
 ROUNDING = (
     "train.device",
     "train.micro_batch",
@@ -73,7 +76,7 @@ def changes(
         now: Likewise.
         but: Keys and sections to leave out.
     """
-    old, new = _flat(before), _flat(now)
+    old, new = values_of(before, but), values_of(now, but)
     renamed = {
         key.removesuffix("name")
         for key in old.keys() & new.keys()
@@ -83,8 +86,7 @@ def changes(
     for key in dict.fromkeys([*old, *new]):
         one, other = old.get(key, ABSENT), new.get(key, ABSENT)
         of_another = any(key.startswith(prefix) and key != f"{prefix}name" for prefix in renamed)
-        left_out = any(key == free or key.startswith(f"{free}.") for free in but)
-        if one != other and not of_another and not left_out:
+        if one != other and not of_another:
             found.append(Change(key, _shown(one), _shown(other)))
     return found
 
@@ -111,6 +113,15 @@ def refuse_changes(
         error = ConfigError(problems)
         error.add_note(way_on)
         raise error
+
+
+def values_of(config: Mapping[str, Any], but: Collection[str]) -> dict[str, Any]:
+    """A resolved config's values by dotted key, less some keys and sections."""
+    return {
+        key: value
+        for key, value in _flat(config).items()
+        if not any(key == free or key.startswith(f"{free}.") for free in but)
+    }
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

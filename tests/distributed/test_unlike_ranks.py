@@ -1,0 +1,110 @@
+"""Ranks that do not train the same are refused before the first step, and all of them end."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+from launching import finish, start, torchrun
+
+from dltrain.record import unlike_ranks
+
+APART = Path(__file__).parent / "apart.py"
+PLUGIN = """
+from torch import nn
+from dltrain import MODELS, DataSpec
+
+@MODELS.register
+def net(spec: DataSpec, /) -> nn.Module:
+    "A net."
+    return nn.Sequential(nn.Linear(spec.input_shape[0], 4), nn.ReLU(), nn.Linear(4, 2))
+"""
+CONFIG = {
+    "model": "net",
+    "data": {"name": "csv", "path": "t.csv", "target": "y"},
+    "loss": "cross_entropy",
+    "optimizer": {"name": "sgd", "lr": 0.1},
+    "train": {"epochs": 2, "batch_size": 16, "device": "cpu", "timeout": 60},
+    "recording": {"tensorboard": False},
+}
+
+
+def write_node(folder: Path) -> None:
+    """Config, data and plug-in of one rank."""
+    folder.mkdir()
+    rows = [f"{n % 13},{'ab'[n % 2]}" for n in range(80)]
+    (folder / "t.csv").write_text("\n".join(["x,y", *rows]) + "\n")
+    (folder / "p.py").write_text(PLUGIN)
+    (folder / "c.yaml").write_text(yaml.safe_dump(CONFIG))
+
+
+@pytest.fixture
+def nodes(tmp_path) -> Path:
+    for rank in range(2):
+        write_node(tmp_path / f"node{rank}")
+    return tmp_path
+
+
+def train(nodes: Path, **environment: str) -> tuple[int, str, str]:
+    words = torchrun(2, APART, "train", "c.yaml", "--plugin", "p.py", "--run-dir", "run", "--quiet")
+    return finish(start(nodes, *words, **environment), seconds=120)
+
+
+def replace(file: Path, old: str, new: str) -> None:
+    text = file.read_text()
+    assert old in text
+    file.write_text(text.replace(old, new))
+
+
+def test_ranks_that_are_alike_train_wherever_their_files_are(nodes):
+    code, _, err = train(nodes)
+    assert code == 0, err
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "message"),
+    [
+        ("t.csv", "12,a", "12,b", "the data's fingerprint is "),
+        ("c.yaml", "lr: 0.1", "lr: 0.2", "optimizer.lr is 0.1 in rank 0 and 0.2 in rank 1"),
+        ("p.py", "ReLU", "Tanh", "code of p.py is "),
+    ],
+)
+def test_other_data_config_or_code_of_a_rank_is_named(nodes, file, old, new, message):
+    replace(nodes / "node1" / file, old, new)
+    code, out, err = train(nodes)
+    assert (code, out) == (1, "")
+    (line,) = [line for line in err.splitlines() if "the ranks do not train the same" in line]
+    assert message in line
+    assert "rank 0" in line
+    assert "rank 1" in line
+    assert not (nodes / "node0" / "run").exists()
+    assert not (nodes / "node1" / "run").exists()
+
+
+def test_another_version_of_a_package_is_named(nodes):
+    code, _, err = train(nodes, UNLIKE="torch")
+    assert code == 1
+    assert "version of torch is " in err
+    assert " in rank 0 and 1.0 in rank 1" in err
+
+
+def test_a_resumed_run_is_looked_at_too(nodes):
+    code, _, err = train(nodes)
+    assert code == 0, err
+    (nodes / "node0" / "run" / "summary.json").unlink()
+    (nodes / "node0" / "run").rename(nodes / "run")
+    for rank in range(2):
+        (nodes / f"node{rank}" / "run").symlink_to(nodes / "run")
+    replace(nodes / "node1" / "p.py", "ReLU", "Tanh")
+    words = torchrun(2, APART, "resume", "run", "--plugin", "p.py", "--quiet")
+    code, _, err = finish(start(nodes, *words), seconds=120)
+    assert code == 1
+    assert "code of p.py is " in err
+
+
+def test_many_ranks_are_grouped():
+    facts = [{"a": "1", "b": "x"}, {"a": "2", "b": "x"}, {"a": "1", "b": "x", "c": "3"}]
+    assert unlike_ranks(facts) == [
+        "a is 1 in rank 0, 2 and 2 in rank 1",
+        "c is not set in rank 0, 1 and 3 in rank 2",
+    ]
+    assert unlike_ranks([{"a": "1"}]) == []
