@@ -48,6 +48,9 @@ FILES = {
 
 FOLDERS = ("checkpoints", "tensorboard", "exports")
 
+_POINTERS = {"best.json": 16 * KIB, "latest.json": 16 * KIB}
+"""Files beside the checkpoints, and the most bytes that each may have."""
+
 MOST_ENTRIES = 100_000
 """Of a run directory's folders; one with more is not looked through."""
 
@@ -101,8 +104,13 @@ def _verify_folder(directory: Path, folder: os.DirEntry[str]) -> None:
             found, count = _looked_at(directory, entry), count + 1
             if count > MOST_ENTRIES or depth > DEEPEST_FOLDER:
                 raise _refusal(directory, folder, "a directory with more in it than dltrain writes")
-            if found is not None and stat.S_ISDIR(found.st_mode):
+            if found is None:
+                continue
+            if stat.S_ISDIR(found.st_mode):
                 places.append((entry, depth + 1))
+            elif depth == 1 and found.st_size > _POINTERS.get(entry.name, found.st_size):
+                size = f"larger ({found.st_size:,} bytes) than such a file can be"
+                raise _refusal(directory, entry, size)
 
 
 def _entries(directory: Path) -> Iterator[os.DirEntry[str]]:
