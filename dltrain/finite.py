@@ -25,6 +25,8 @@ class FiniteGuard:
         max_skipped: Maximum number of consecutive skipped steps.
         describe: Says which checkpoint is left, for the error.
         values: How many a step has, one a phase.
+        clipped: Whether gradients are clipped already, so that an error does not recommend it.
+        half_precision: Whether a step computes in 16 bits, which is then among the likely causes.
     """
 
     def __init__(
@@ -34,9 +36,12 @@ class FiniteGuard:
         max_skipped: int,
         describe: Callable[[], str],
         values: int = 1,
+        *,
+        clipped: bool = False,
+        half_precision: bool = False,
     ) -> None:
         self.max_skipped = max_skipped if on_nonfinite == "skip" else 0
-        self.describe = describe
+        self.describe, self.clipped, self.half_precision = describe, clipped, half_precision
         self.asks_each_step = device.type == "cpu" or on_nonfinite == "skip"
         self._values, self._begun = values, 0
         self._sum = torch.zeros((), device=device)  # 0 times every value: NaN after a bad one
@@ -79,8 +84,10 @@ class FiniteGuard:
 
     def _error(self, step: int) -> RunError:
         after = f" after {self.max_skipped} skipped steps" if self.max_skipped else ""
+        causes = ["a learning rate that is too high", "inputs or targets that are not finite"]
+        causes += ["half precision"] * self.half_precision
+        remedy = "a smaller optimizer.lr" + " or train.clip_norm=1.0" * (not self.clipped)
         return RunError(
-            f"step {step}: the loss or its gradient is not finite{after}; likely causes: a "
-            f"learning rate that is too high, inputs or targets that are not finite, or half "
-            f"precision; try a smaller optimizer.lr or train.clip_norm=1.0 ({self.describe()})"
+            f"step {step}: the loss or its gradient is not finite{after}; likely causes: "
+            f"{', '.join(causes[:-1])} or {causes[-1]}; try {remedy} ({self.describe()})"
         )

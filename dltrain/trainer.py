@@ -118,6 +118,8 @@ class Trainer:
             settings.max_skipped,
             self.saving.describe,
             len(task.phases),
+            clipped=all(phase.clip_norm is not None for phase in task.phases),
+            half_precision=numerics.name in ("fp16", "bf16"),
         )
         self.obstacle = obstacle(settings, numerics, task, data.train, device, self.world)
         if settings.cuda_graph != "off" and self.obstacle is None:

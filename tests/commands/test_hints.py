@@ -108,3 +108,23 @@ def test_against_imbalance_what_is_missing_is_recommended(experiment, tmp_path, 
     findings = check(experiment(config, *overrides)).findings
     (message,) = [f.message for f in findings if f.kind == "class imbalance"]
     assert message.endswith(f"accuracy says little here{advice}")
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("train.clip_norm=null", "try a smaller optimizer.lr or train.clip_norm=1.0 ("),
+        ("train.clip_norm=1.0", "try a smaller optimizer.lr ("),
+    ],
+)
+def test_clipping_is_not_recommended_where_it_is_on(experiment, override, expected):
+    config = CONFIG_OF_GREEDY | {
+        "model": "linear",
+        "data": {"name": "toy_line", "samples": 60},
+        "loss": "mse",
+        "optimizer": {"name": "sgd", "lr": 1e30},
+    }
+    with pytest.raises(RunError, match="the loss or its gradient is not finite") as error:
+        dltrain.train(experiment(config, override), quiet=True)
+    assert expected in str(error.value)
+    assert "half precision" not in str(error.value)
