@@ -124,7 +124,7 @@ def test_where_none_comes_to_its_end_the_sweep_fails_with_the_first_reason(call)
 
 @pytest.mark.parametrize("pruner", [{"name": "median", "startup": 1}, {"name": "hyperband"}])
 def test_what_is_worse_is_pruned_and_everyone_says_so(call, pruner):
-    # Seed 1 draws them from the largest to the smallest, so that each trial is worse than all before.
+    # Seed 1 draws the largest first and the smallest last: each is worse than all before it.
     space = {"optimizer.lr": {"choice": [1e-4, 1e-3, 0.02, 3e-5, 3e-4, 1e-5]}}
     overrides = ("train.steps=18", "train.evaluate=2 steps")
     found = swept(
