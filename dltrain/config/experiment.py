@@ -55,12 +55,15 @@ early_stop: null
 recording: {}
 """
 
+_CONTROLS = r"\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069"
+"""Characters that end a line, move the cursor or change the direction of text."""
+
 RunName = Annotated[
     str,
     Field(
-        pattern=r"^\S(.*\S)?$",
+        pattern=rf"^[^\s{_CONTROLS}]([^{_CONTROLS}]*[^\s{_CONTROLS}])?$",
         max_length=1000,
-        description="text of one line, at most 1000 characters",
+        description="text of one line, at most 1000 characters, without control characters",
     ),
 ]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]

@@ -89,8 +89,14 @@ def test_what_is_missing_is_named(write):
     ("override", "message"),
     [
         ("seed=-1", "seed: expected a whole number of at least 0 and below 9223372036854775808, "),
-        ("name=''", "name: expected text of one line, at most 1000 characters, got ''"),
-        ('name="a\\nb"', "name: expected text of one line, at most 1000 characters, got 'a\\nb'"),
+        (
+            "name=''",
+            "name: expected text of one line, at most 1000 characters, without control characters",
+        ),
+        (
+            'name="a\\nb"',
+            "control characters, got 'a\\nb'",
+        ),
         ("name=3", "got 3; text that looks like something else needs quotes"),
         ("model.channels=8", "model.channels: expected a list of values, each a whole number abo"),
         ("model.channels.1=x", "model.channels.1: expected a whole number above 0, got 'x'"),
