@@ -92,18 +92,28 @@ class TableInputs:
     kind: Literal["table"] = "table"
 
 
+PADDING = 0
+"""Id of the padding in a vocabulary that dltrain builds; see `TextInputs.padding`."""
+
+UNKNOWN = 1
+"""Id of unknown tokens in a vocabulary that dltrain builds; see `TextInputs.unknown`."""
+
+
 @dataclass(frozen=True)
 class TextInputs:
-    """Sequences of tokens: (tokens,) int64, shorter ones filled up at the end with `PADDING`.
+    """Sequences of token ids: (tokens,) int64, shorter ones padded at the end with `padding`.
 
     Attributes:
-        tokenizer: `word` splits at white space and punctuation, `character` takes each character,
-            `file` asks a tokenizer of the `tokenizers` library.
-        vocabulary: The tokens; a token's number is its place here. The first is the padding, the
-            second stands for every token that is not here.
+        tokenizer: `word` splits at the word boundaries of Unicode, `character` takes each
+            character, `file` asks a tokenizer of the `tokenizers` library.
+        vocabulary: The tokens by id. Those of a tokenizer file have the file's own ids.
         lowercase: Whether text is lowercased first.
-        max_tokens: Longer texts are cut.
-        definition: What the tokenizer's file holds, JSON; empty for the others.
+        max_tokens: Longer texts are truncated to this many tokens, special tokens included.
+        definition: The content of the tokenizer file, JSON; empty for the others.
+        padding: Id of the token that pads a sequence; a model must not see it.
+        unknown: Id that stands for a token that is not in the vocabulary; None where a tokenizer
+            file has none, as one of bytes.
+        columns: Columns of a table that hold a text; several are joined by a space.
         quote: Option that a training table was read with; new tables are read so as well.
     """
 
@@ -112,15 +122,11 @@ class TextInputs:
     lowercase: bool = False
     max_tokens: int | None = None
     definition: str = ""
+    padding: int = PADDING
+    unknown: int | None = UNKNOWN
+    columns: tuple[str, ...] = ("text",)
     quote: Quote = "auto"
     kind: Literal["text"] = "text"
-
-
-PADDING = 0
-"""The number of the token that fills up a sequence; a model must not see it."""
-
-UNKNOWN = 1
-"""The number of the token that stands for those that are not in the vocabulary."""
 
 
 @dataclass(frozen=True)

@@ -82,7 +82,8 @@ def predict(
     """Labels, values or texts for new data.
 
     INPUTS are picture files, or CSV files, of which each row is one. A model of text takes texts,
-    files with a text a line, or - for standard input.
+    files with one text per line, CSV, TSV and JSONL files with the text columns that training had,
+    or - for standard input.
     """
     load_plugins(plugins)
     from dltrain.commands.predict import predict as predict_command

@@ -126,7 +126,8 @@ def predict(
 ) -> list[Prediction]:
     """Predictions for image files, the rows of CSV files, or texts, read as training's data was.
 
-    An input of a text classifier is a text, a file with a text a line, or `-`: standard input.
+    An input of a text model is a text, a file with one text per line, a table with the text columns
+    that training had, or `-`: standard input. See `is_file` for which str is a file.
 
     Raises:
         RunError: There is no such checkpoint.

@@ -11,12 +11,10 @@ import torch
 from torch import Tensor
 
 from dltrain.build import load_trained
-from dltrain.data.corpus import decode, encode
 from dltrain.data.draws import key, normal
-from dltrain.data.tokens import split_text
+from dltrain.data.tokens import Encoder, split_text, written_texts
 from dltrain.errors import RunError, UsageError
 from dltrain.run import Run
-from dltrain.spec import UNKNOWN
 from dltrain.tasks.language_model import LanguageModel, seeded
 from dltrain.tasks.pages import grid
 
@@ -118,8 +116,9 @@ def stream(
     def pieces() -> Iterator[Piece]:
         for number in range(num_samples):
             generator = seeded(key(seed, number))
-            for token in task.generate(tokens, num_tokens, temperature, top_k, generator):
-                yield Piece(number, decode(task.inputs, token))
+            written = task.generate(tokens, num_tokens, temperature, top_k, generator)
+            for text in written_texts(task.inputs, tokens, written):
+                yield Piece(number, text)
 
     return pieces()
 
@@ -196,9 +195,11 @@ def _along_the_arc(one: Tensor, other: Tensor, place: Tensor) -> Tensor:
 
 
 def _prompt_tokens(task: LanguageModel, prompt: str) -> list[int]:
-    tokens = encode(task.inputs, prompt)
-    if UNKNOWN in tokens:
-        words = split_text(prompt, task.inputs)
-        unknown = words[tokens.index(UNKNOWN)]
+    tokens = Encoder(task.inputs).running(prompt)
+    if task.inputs.unknown in tokens:
+        place = tokens.index(task.inputs.unknown)
+        if task.inputs.tokenizer == "file":
+            raise UsageError(f"token {place} of the prompt is unknown to the tokenizer")
+        unknown = split_text(prompt, task.inputs)[place]
         raise UsageError(f"the prompt has {unknown!r}, which the training text never had")
     return tokens or [task.start_token]

@@ -25,6 +25,7 @@ class Bucketed:
         seed: Decides the order of each epoch.
         digests: Of each sample's text, by which copies are told; those of the tokens if not given,
             which are equal for different texts of unknown words.
+        padding: Id of the token that pads a sequence.
     """
 
     def __init__(
@@ -34,8 +35,9 @@ class Bucketed:
         *,
         seed: int,
         digests: Sequence[bytes] | None = None,
+        padding: int = PADDING,
     ) -> None:
-        self.tokens = pad_sequence(list(sequences), batch_first=True, padding_value=PADDING)
+        self.tokens = pad_sequence(list(sequences), batch_first=True, padding_value=padding)
         self.lengths = torch.tensor([len(sequence) for sequence in sequences])
         self.targets = targets
         self.seed, self.digests = seed, digests

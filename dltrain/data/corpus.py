@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -16,9 +15,9 @@ from dltrain.data.draws import epoch_order, key
 from dltrain.data.resident import without_waiting
 from dltrain.data.splits import HeldOut
 from dltrain.data.tokens import (
+    Encoder,
     Tokenizer,
-    build_vocabulary,
-    joined,
+    fit_vocabulary,
     split_text,
     text_inputs,
     tokenizer_files,
@@ -29,7 +28,6 @@ from dltrain.paths import ConfigPath, located
 from dltrain.registry import DATA
 from dltrain.spec import (
     PADDING,
-    UNKNOWN,
     WHOLE,
     Batch,
     Data,
@@ -37,7 +35,6 @@ from dltrain.spec import (
     DataSpec,
     PositiveInt,
     Share,
-    TextInputs,
 )
 
 SHAKESPEARE_URL = (
@@ -59,12 +56,13 @@ def text_file(
 ) -> Data:
     """Your own text: a file in UTF-8, to learn which token comes next.
 
-    The tokens of the training part are the vocabulary. Validation and test follow it in the file.
+    The tokens of the training part, or those of a tokenizer file, are the vocabulary. Validation
+    and test follow it in the file.
 
     Args:
         path: The file, from the working directory or else from the common data folder.
         tokenizer: Whether a token is a character, or a word or punctuation mark; or a file,
-            tokenizer.json, of the tokenizers library.
+            tokenizer.json, of the tokenizers library, whose ids are kept.
         window: Tokens in a training sample.
         validation: Tokens to validate on, after the training part: a number, or a fraction.
         test: Tokens to test on, at the end: a number, or a fraction.
@@ -94,7 +92,7 @@ def shakespeare(
     Args:
         root: Folder of the file; the common data folder if not given.
         tokenizer: Whether a token is a character, or a word or punctuation mark; or a file,
-            tokenizer.json, of the tokenizers library.
+            tokenizer.json, of the tokenizers library, whose ids are kept.
         window: Tokens in a training sample.
         validation: Tokens to validate on, after the training part: a number, or a fraction.
         test: Tokens to test on, at the end: a number, or a fraction.
@@ -124,7 +122,7 @@ def python_docs(
 
     Args:
         tokenizer: Whether a token is a character, or a word or punctuation mark; or a file,
-            tokenizer.json, of the tokenizers library.
+            tokenizer.json, of the tokenizers library, whose ids are kept.
         window: Tokens in a training sample.
         validation: Tokens to validate on, after the training part: a number, or a fraction.
         test: Tokens to test on, at the end: a number, or a fraction.
@@ -152,8 +150,8 @@ def corpus_data(
         DataError: There is too little text to train on.
         OptionError: A part would be empty or all of it, or training shorter than two windows.
     """
-    bare = text_inputs(context, tokenizer)
-    tokens = split_text(text, bare)
+    inputs = text_inputs(context, tokenizer, lowercase=False)
+    tokens = split_text(text, inputs)
     total = len(tokens)
     if not total:
         raise DataError(f"{source}: has no text")
@@ -178,15 +176,23 @@ def corpus_data(
             f"{window} tokens; {source} has {train_end} to train on: give at most {longest}",
         )
 
-    vocabulary = build_vocabulary([tokens[:train_end]])
-    inputs = replace(bare, vocabulary=vocabulary)
+    inputs = fit_vocabulary(inputs, [tokens[:train_end]])
+    vocabulary = inputs.vocabulary
     spec = DataSpec((window,), len(vocabulary), inputs, class_names=vocabulary)
     # a number for each token, as small as they fit: texts stay on the device whole
     dtype = torch.uint8 if len(vocabulary) <= 256 else torch.int32
-    numbers = torch.tensor(_numbers(inputs, tokens), dtype=dtype).to(context.device)
+    numbers = torch.tensor(Encoder(inputs).running(text), dtype=dtype).to(context.device)
 
     def part(start: int, stop: int, training: bool = False) -> Windows:
-        return Windows(numbers, start, stop, window, seed=context.seed, training=training)
+        return Windows(
+            numbers,
+            start,
+            stop,
+            window,
+            seed=context.seed,
+            training=training,
+            padding=inputs.padding,
+        )
 
     test_start = total - sizes["test"]
     return Data(
@@ -209,8 +215,7 @@ class Windows:
     function of seed and epoch. What is left over at either end, less than a window, is skipped.
 
     Evaluation makes each token of the part a target exactly once, the first by the token before the
-    part. A text's very first token has none before it and is no target. The last window is filled
-    up with PADDING.
+    part. A text's very first token has none before it and is no target. The last window is padded.
 
     Args:
         numbers: The whole text, (tokens,), on the device.
@@ -219,6 +224,7 @@ class Windows:
         window: Tokens in a window.
         seed: Decides offsets and orders.
         training: Whether `len` counts the windows of a training epoch or of an evaluation.
+        padding: Id of the token that pads the last window.
     """
 
     def __init__(
@@ -230,7 +236,9 @@ class Windows:
         *,
         seed: int,
         training: bool,
+        padding: int = PADDING,
     ) -> None:
+        self.padding = padding
         self.numbers, self.window, self.seed, self.training = numbers, window, seed, training
         self.first, self.stop = max(start, 1) - 1, stop
         num_targets = stop - 1 - self.first
@@ -266,31 +274,11 @@ class Windows:
             inputs = self.numbers[at.clamp(max=last)].long()
             targets = self.numbers[(at + 1).clamp(max=last)].long()
             yield share.batch(
-                inputs.masked_fill(~inside, PADDING),
-                targets.masked_fill(~inside, PADDING),
+                inputs.masked_fill(~inside, self.padding),
+                targets.masked_fill(~inside, self.padding),
                 index,
                 len(whole),
             )
-
-
-def encode(inputs: TextInputs, text: str) -> list[int]:
-    """A text as the numbers of its tokens; UNKNOWN for those that the vocabulary lacks."""
-    return _numbers(inputs, split_text(text, inputs))
-
-
-def decode(inputs: TextInputs, number: int) -> str:
-    """The text of a token that follows another: a word comes with a space before it."""
-    token = inputs.vocabulary[number]
-    if inputs.tokenizer == "file":
-        # A decoder treats the first token apart, so let there be one.
-        first = inputs.vocabulary[-1]
-        return joined(inputs, (first, token)).removeprefix(joined(inputs, (first,)))
-    return token if inputs.tokenizer == "character" else f" {token}"
-
-
-def _numbers(inputs: TextInputs, tokens: list[str]) -> list[int]:
-    place = {token: number for number, token in enumerate(inputs.vocabulary)}
-    return [place.get(token, UNKNOWN) for token in tokens]
 
 
 def _read(file: Path) -> str:

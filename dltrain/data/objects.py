@@ -48,7 +48,7 @@ def read_objects(spec: DataSpec, given: Sequence[Any]) -> tuple[Tensor, list[str
     for number, item in enumerate(given):
         if not isinstance(item, str):
             raise _wrong(number, item, "a text (str) is wanted")
-    return pad_texts([*map(Encoder(spec.inputs), given)]), list(given)
+    return pad_texts(spec.inputs, [*map(Encoder(spec.inputs), given)]), list(given)
 
 
 def _image(item: Any, name: str, shape: tuple[int, ...], inputs: ImageInputs) -> Tensor:

@@ -62,7 +62,7 @@ def toy_digits(
     wanted = [
         torch.cat([s.flip(0) if order == "reverse" else s.sort().values, end]) for s in sequences
     ]
-    targets = pad_sequence(wanted, batch_first=True)
+    targets = pad_sequence(wanted, batch_first=True, padding_value=inputs.padding)
 
     every = torch.zeros(samples, dtype=torch.int64)  # of one class, as far as cutting goes
     rest, tested = hold_out(every, test, TEST_SEED, name="test")
@@ -72,7 +72,8 @@ def toy_digits(
         chosen = [sequences[i] for i in index.tolist()]
         if not chosen:
             return None
-        return Bucketed(chosen, targets[index].to(context.device), seed=context.seed)
+        wanted = targets[index].to(context.device)
+        return Bucketed(chosen, wanted, seed=context.seed, padding=inputs.padding)
 
     train = split(rest[kept])
     assert train is not None

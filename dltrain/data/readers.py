@@ -21,10 +21,17 @@ from dltrain.data.table import (
     read_table,
     usual_quote,
 )
+from dltrain.data.text import JSONL_SUFFIXES, read_jsonl
 from dltrain.data.tokens import Encoder
-from dltrain.data.utf8 import one_line_end, read_utf8
+from dltrain.data.utf8 import decoded, read_utf8, text_lines
 from dltrain.errors import DataError
-from dltrain.spec import PADDING, DataSpec, ImageInputs, Quote, TableInputs, TextInputs
+from dltrain.spec import DataSpec, ImageInputs, Quote, TableInputs, TextInputs
+
+TABLE_SUFFIXES = (".csv", ".tsv", ".tab")
+"""Endings, in lower case, of tables."""
+
+FILE_SUFFIXES = (*TABLE_SUFFIXES, *JSONL_SUFFIXES, ".txt", ".text", ".log", ".md", ".json")
+"""Endings, in lower case, that no text is taken for."""
 
 
 def read_inputs(spec: DataSpec, given: Sequence[str | Path]) -> tuple[Tensor, list[str]]:
@@ -49,35 +56,68 @@ def read_inputs(spec: DataSpec, given: Sequence[str | Path]) -> tuple[Tensor, li
 
 
 def read_texts(inputs: TextInputs, given: Sequence[str | Path]) -> tuple[Tensor, list[str]]:
-    """Texts, or files with a text a line, or `-` for standard input.
+    """Texts, files with a text per line, text columns of tables, or `-` for standard input.
+
+    A `Path` is a file; which str is one, `is_file` says.
 
     Returns:
-        (texts, tokens) int64, filled up with `PADDING`, and the texts.
+        (texts, tokens) int64, padded, and the texts; one for each line or row, also an empty one.
+
+    Raises:
+        DataError: A file can't be read or lacks a column, or there is no text at all.
     """
-    texts: list[str] = []
-    for item in given:
-        if str(item) == "-":
-            texts += sys.stdin.read().splitlines()
-        elif _is_file(item):
-            texts += one_line_end(read_utf8(Path(item))).splitlines()
-        else:
-            texts.append(str(item))
-    texts = [text for text in texts if text.strip()]
+    texts = [text for item in given for text in _texts(inputs, item)]
     if not texts:
-        raise DataError("there is no text to read")
-    return pad_texts([*map(Encoder(inputs), texts)]), texts
+        raise DataError(f"{', '.join(map(str, given))}: there is no text to read")
+    return pad_texts(inputs, [*map(Encoder(inputs), texts)]), texts
 
 
-def pad_texts(sequences: Sequence[Tensor]) -> Tensor:
-    """Token numbers of each text, (tokens,) int64, as (texts, tokens), filled up with `PADDING`."""
-    return pad_sequence([*sequences], batch_first=True, padding_value=PADDING)
+def _texts(inputs: TextInputs, item: str | Path) -> list[str]:
+    if item == "-":
+        return text_lines(decoded(sys.stdin.buffer.read(), "standard input"))
+    if not is_file(item):
+        return [str(item)]
+    path = Path(item).expanduser()
+    if path.is_dir() or not path.exists():
+        what = "a directory" if path.is_dir() else "no such file"
+        raise DataError(
+            f"{path}: {what}; give a file, or give a text that looks like a path on standard "
+            "input, with - in its place"
+        )
+    suffix = path.suffix.lower()
+    if suffix in JSONL_SUFFIXES:
+        columns = read_jsonl(path, inputs.columns)[1]
+    elif suffix in TABLE_SUFFIXES:
+        columns = read_new_table(path, inputs.columns, inputs.quote).columns
+    else:
+        return text_lines(read_utf8(path))
+    return [" ".join(cells) for cells in zip(*map(columns.get, inputs.columns), strict=True)]
 
 
-def _is_file(item: str | Path) -> bool:
-    try:
-        return Path(item).is_file()
-    except OSError:  # a text that is longer than a file's name may be
+def is_file(item: str | Path) -> bool:
+    """Whether an input of a text model is a file, not a text.
+
+    A str is a file if it exists, ends in one of `FILE_SUFFIXES`, begins with `/`, `./`, `../` or
+    `~/`, or has a `/` and no white space; then it is an error if it does not exist.
+    """
+    if isinstance(item, Path):
+        return True
+    if not item.strip() or "\n" in item:
         return False
+    path = Path(item)
+    try:
+        if path.expanduser().exists():
+            return True
+    except (OSError, RuntimeError, ValueError):  # too long for a name, or another's home folder
+        return False
+    has_space = any(map(str.isspace, item))
+    begins = item.startswith(("/", "./", "../", "~/"))
+    return begins or path.suffix.lower() in FILE_SUFFIXES or ("/" in item and not has_space)
+
+
+def pad_texts(inputs: TextInputs, sequences: Sequence[Tensor]) -> Tensor:
+    """Token ids of each text, (tokens,) int64, as (texts, tokens), padded at the end."""
+    return pad_sequence([*sequences], batch_first=True, padding_value=inputs.padding)
 
 
 def read_images(spec: DataSpec, paths: Sequence[Path]) -> Tensor:

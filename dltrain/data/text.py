@@ -23,7 +23,7 @@ from dltrain.data.table import Delimiter, Table, read_table
 from dltrain.data.tokens import (
     Encoder,
     Tokenizer,
-    build_vocabulary,
+    fit_vocabulary,
     split_text,
     text_inputs,
     tokenizer_files,
@@ -67,7 +67,7 @@ def sst2(
     *,
     root: ConfigPath | None = None,
     tokenizer: Tokenizer = "word",
-    lowercase: bool = True,
+    lowercase: bool | None = None,
     min_count: PositiveInt = 1,
     max_size: PositiveInt | None = None,
     max_tokens: PositiveInt | None = None,
@@ -80,12 +80,13 @@ def sst2(
 
     Args:
         root: Folder of the files; the common data folder if not given.
-        tokenizer: word splits at white space and signs, character takes each character; or a file,
-            tokenizer.json, of the tokenizers library.
-        lowercase: Whether text is lowercased first.
+        tokenizer: word splits at Unicode's word boundaries, character takes each character; or a
+            file, tokenizer.json, of the tokenizers library, whose ids and special tokens are kept.
+        lowercase: Whether text is lowercased first; true by default, but not with a tokenizer
+            file, which has rules of its own.
         min_count: Tokens that are rarer in the training texts are unknown.
         max_size: The longest that the vocabulary may be.
-        max_tokens: Longer texts are cut.
+        max_tokens: Longer texts are truncated; special tokens stay.
     """
     base = context.root if root is None else located(root, context.root)
     home = base / "sst2"
@@ -106,6 +107,7 @@ def sst2(
         max_tokens=max_tokens,
         source=str(folder),
         files=tuple(folder / name for name in SST2_FILES),
+        columns=("sentence",),
     )
 
 
@@ -132,7 +134,7 @@ def text_csv(
     delimiter: Delimiter | None = None,
     quote: Quote = "auto",
     tokenizer: Tokenizer = "word",
-    lowercase: bool = True,
+    lowercase: bool | None = None,
     min_count: PositiveInt = 1,
     max_size: PositiveInt | None = None,
     max_tokens: PositiveInt | None = None,
@@ -149,12 +151,13 @@ def text_csv(
         delimiter: The character between cells; if not given, a tab in .tsv and a comma otherwise.
         quote: The character that encloses cells with delimiters or line ends in them; auto takes a
             double quote, or none where cells are separated by tabs; null takes none.
-        tokenizer: word splits at white space and signs, character takes each character; or a file,
-            tokenizer.json, of the tokenizers library.
-        lowercase: Whether text is lowercased first.
+        tokenizer: word splits at Unicode's word boundaries, character takes each character; or a
+            file, tokenizer.json, of the tokenizers library, whose ids and special tokens are kept.
+        lowercase: Whether text is lowercased first; true by default, but not with a tokenizer
+            file, which has rules of its own.
         min_count: Tokens that are rarer in the training texts are unknown.
         max_size: The longest that the vocabulary may be.
-        max_tokens: Longer texts are cut.
+        max_tokens: Longer texts are truncated; special tokens stay.
         validation: Training texts to validate on: a number, or a fraction.
         test: Texts to test on: a number, or a fraction.
     """
@@ -180,6 +183,7 @@ def text_csv(
         quote=quote,
         source=str(file),
         files=(file,),
+        columns=text,
     )
 
 
@@ -188,7 +192,7 @@ def _read_columns(
 ) -> tuple[list[int], dict[str, list[str]]]:
     """The line of each row, and some columns' cells, none of them empty; others do not matter."""
     if path.suffix.lower() in JSONL_SUFFIXES:
-        numbers, columns = _read_jsonl(path, names)
+        numbers, columns = read_jsonl(path, names)
     else:
         table = read_table(path, delimiter, quote)
         numbers, columns = table.lines, {name: table.column(name) for name in names}
@@ -201,8 +205,13 @@ def _read_columns(
     return numbers, columns
 
 
-def _read_jsonl(path: Path, names: Sequence[str]) -> tuple[list[int], dict[str, list[str]]]:
-    """The number of each line, and the cells by column."""
+def read_jsonl(path: Path, names: Sequence[str]) -> tuple[list[int], dict[str, list[str]]]:
+    """The number of each line of a JSONL file, and the cells by column.
+
+    Raises:
+        DataError: The file can't be read, or a line is no JSON object with a text or a number in
+            each of the columns.
+    """
     rows = _jsonl_rows(path)
     columns: dict[str, list[str]] = {name: [] for name in names}
     for number, row in enumerate(rows, 1):
@@ -331,18 +340,20 @@ def _text_data(
     class_names: tuple[str, ...],
     source: str,
     files: tuple[Path, ...] = (),
+    columns: tuple[str, ...] = ("text",),
     tokenizer: Tokenizer = "word",
-    lowercase: bool = True,
+    lowercase: bool | None = None,
     min_count: int = 1,
     max_size: int | None = None,
     max_tokens: int | None = None,
     quote: Quote = "auto",
 ) -> Data:
     """Splits of numbered tokens; the vocabulary is the training texts'."""
-    bare = text_inputs(context, tokenizer, lowercase=lowercase, max_tokens=max_tokens)
-    tokens = (split_text(text, bare) for text in parts["train"].texts)
-    vocabulary = build_vocabulary(tokens, min_count, max_size)
-    inputs = replace(bare, vocabulary=vocabulary, quote=quote)
+    inputs = text_inputs(
+        context, tokenizer, lowercase=lowercase, max_tokens=max_tokens, columns=columns
+    )
+    tokens = (split_text(text, inputs) for text in parts["train"].texts)
+    inputs = replace(fit_vocabulary(inputs, tokens, min_count, max_size), quote=quote)
     encode = Encoder(inputs)
     digest = hashlib.sha256(json.dumps(class_names).encode())
     splits: dict[str, Bucketed] = {}
@@ -350,9 +361,15 @@ def _text_data(
         digest.update(json.dumps([name, part.texts, part.targets]).encode())
         if part.texts:
             targets = torch.tensor(part.targets).to(context.device)
-            digests = [_digest(text, lowercase) for text in part.texts]
+            digests = [_digest(text, inputs.lowercase) for text in part.texts]
             sequences = [encode(text) for text in part.texts]
-            splits[name] = Bucketed(sequences, targets, seed=context.seed, digests=digests)
+            splits[name] = Bucketed(
+                sequences,
+                targets,
+                seed=context.seed,
+                digests=digests,
+                padding=inputs.padding,
+            )
     spec = DataSpec(
         input_shape=(0,),
         num_outputs=len(class_names),

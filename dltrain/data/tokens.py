@@ -1,10 +1,12 @@
-"""Text to numbers: tokenizers and vocabularies."""
+"""Text to token ids and back: tokenizers and vocabularies."""
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -13,9 +15,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from dltrain.errors import OptionError, UsageError
+from dltrain.errors import DataError, OptionError, UsageError, brief
 from dltrain.paths import LOCATED, located
-from dltrain.spec import UNKNOWN, DataContext, TextInputs
+from dltrain.spec import DataContext, TextInputs
 
 TokenizerFile = Annotated[
     str,
@@ -27,39 +29,72 @@ Tokenizer = Literal["word", "character"] | TokenizerFile
 SPECIAL = ("<pad>", "<unk>")
 """The first two entries of a vocabulary; see `spec.PADDING` and `spec.UNKNOWN`."""
 
-# Runs of letters and digits, with apostrophes inside or before them ("don't", "'s"), or a sign.
-WORD = re.compile(r"'?\w+(?:['-]\w+)*|[^\w\s]")
-"""What tokenizer `word` finds in a text, one after another."""
+WORD = r"(?ws)\p{LB=SA}[\p{LB=SA}\p{WB=Extend}\p{WB=Format}\p{WB=ZWJ}]*|\S.*?\b"
+"""Pattern of the `regex` package for tokenizer `word`: what stands between two Unicode word
+boundaries (UAX #29), without white space. Combining marks belong to the letter before them, an
+emoji sequence is one token, and so are "don't" and "3.14". The default rules cut Thai and other
+scripts that need a dictionary (line break class SA) between letters; here they stay whole."""
+
+PADDING_NAME = re.compile(r"[\[<|]+pad[\]>|]+", re.IGNORECASE)
+"""What tokenizer files call their padding token, where they do not say which one it is."""
 
 
 def text_inputs(
-    context: DataContext, tokenizer: str, *, lowercase: bool = False, max_tokens: int | None = None
+    context: DataContext,
+    tokenizer: str,
+    *,
+    lowercase: bool | None = None,
+    max_tokens: int | None = None,
+    columns: tuple[str, ...] = ("text",),
 ) -> TextInputs:
-    """How texts are split, with no vocabulary yet.
+    """How texts are tokenized; the vocabulary is empty unless a tokenizer file has one.
 
     Args:
         context: Where a file may be, beside the working directory.
         tokenizer: `word`, `character`, or a file; see `Tokenizer`.
-        lowercase: Whether text is lowercased first.
-        max_tokens: Longer texts are cut.
+        lowercase: Whether text is lowercased first; by default unless a file's own rules say so.
+        max_tokens: Longer texts are truncated to this many tokens.
+        columns: Columns of a table that hold a text.
 
     Raises:
-        OptionError: There is no such file, it is no tokenizer, or the library is not installed.
+        OptionError: There is no such file, it is no tokenizer, its special tokens alone are more
+            than `max_tokens`, or the library is not installed.
     """
     if tokenizer in ("word", "character"):
         kind: Any = tokenizer
-        return TextInputs(kind, (), lowercase, max_tokens)
+        lowercase = True if lowercase is None else lowercase
+        return TextInputs(kind, (), lowercase, max_tokens, columns=columns)
     (file,) = tokenizer_files(context, tokenizer)
     try:
-        definition = file.read_text(encoding="utf-8")
-        _parsed(definition)
+        definition = file.read_bytes().decode("utf-8")
+        parsed = _parsed(definition)
     except (OSError, UnicodeDecodeError) as error:
         raise OptionError("tokenizer", f"{file}: can't be read: {error}") from error
     except UsageError as error:
         raise OptionError("tokenizer", str(error)) from error
     except Exception as error:  # the library raises nothing more specific
         raise OptionError("tokenizer", f"{file}: is no tokenizer: {error}") from error
-    return TextInputs("file", (), lowercase, max_tokens, definition)
+    num_special = parsed.num_special_tokens_to_add(is_pair=False)
+    if max_tokens is not None and max_tokens <= num_special:
+        raise OptionError(
+            "max_tokens",
+            f"{max_tokens}; {file} adds {num_special} special tokens to each text: give more",
+        )
+    vocabulary = _vocabulary_of_file(parsed)
+    saved = json.loads(definition)
+    padding = _padding_of_file(saved, vocabulary)
+    if padding == len(vocabulary):  # a tokenizer without padding gets a token behind its own
+        vocabulary = (*vocabulary, SPECIAL[0])
+    return TextInputs(
+        "file",
+        vocabulary,
+        bool(lowercase),
+        max_tokens,
+        definition,
+        padding,
+        _unknown_of_file(saved, parsed),
+        columns,
+    )
 
 
 def tokenizer_files(context: DataContext, tokenizer: str) -> tuple[Path, ...]:
@@ -69,25 +104,78 @@ def tokenizer_files(context: DataContext, tokenizer: str) -> tuple[Path, ...]:
     return (located(tokenizer, context.root),)
 
 
+def _vocabulary_of_file(parsed: Any) -> tuple[str, ...]:
+    """The tokens by id, added ones included; an id that no token has gets a name of its own."""
+    tokens = {number: token for token, number in parsed.get_vocab(with_added_tokens=True).items()}
+    return tuple(tokens.get(n, f"<unused {n}>") for n in range(max(tokens, default=-1) + 1))
+
+
+def _padding_of_file(saved: dict[str, Any], vocabulary: Sequence[str]) -> int:
+    """Id of the padding: as the file says, by its token's name, or else the id after the last."""
+    if (padding := saved.get("padding")) and padding["pad_token"] in vocabulary:
+        return padding["pad_id"]
+    named = (n for n, token in enumerate(vocabulary) if PADDING_NAME.fullmatch(token))
+    return next(named, len(vocabulary))
+
+
+def _unknown_of_file(saved: dict[str, Any], parsed: Any) -> int | None:
+    """Id of the unknown token; None where the tokenizer has none."""
+    model = saved["model"]
+    if model.get("unk_id") is not None:
+        return model["unk_id"]
+    token = model.get("unk_token")
+    return None if token is None else parsed.token_to_id(token)
+
+
 def split_text(text: str, inputs: TextInputs) -> list[str]:
-    """The tokens of a text, all of them."""
+    """The tokens of a text, all of them, without special ones."""
     text = text.lower() if inputs.lowercase else text
     if inputs.tokenizer == "file":
-        return _parsed(inputs.definition).encode(text, add_special_tokens=False).tokens
-    return list(text) if inputs.tokenizer == "character" else WORD.findall(text)
-
-
-def joined(inputs: TextInputs, tokens: Sequence[str]) -> str:
-    """The text that tokens make."""
-    if inputs.tokenizer == "file":
-        decoder = _parsed(inputs.definition).decoder
-        return " ".join(tokens) if decoder is None else decoder.decode(list(tokens))
-    return ("" if inputs.tokenizer == "character" else " ").join(tokens)
+        return _encoding(inputs, text, special=False).tokens
+    return list(text) if inputs.tokenizer == "character" else _word_pattern().findall(text)
 
 
 @cache
-def _parsed(definition: str) -> Any:
-    """The tokenizer that a file's content defines; it neither pads nor cuts."""
+def _word_pattern() -> Any:
+    import regex
+
+    return regex.compile(WORD)
+
+
+def text_of(inputs: TextInputs, ids: Sequence[int]) -> str:
+    """The text of token ids, without the padding and a tokenizer file's special tokens."""
+    ids = [number for number in ids if number != inputs.padding]
+    if inputs.tokenizer == "file":
+        return _parsed(inputs.definition).decode(ids)
+    between = "" if inputs.tokenizer == "character" else " "
+    return between.join(inputs.vocabulary[number] for number in ids)
+
+
+def written_texts(inputs: TextInputs, before: Sequence[int], ids: Iterable[int]) -> Iterator[str]:
+    """The text that each token id adds to those before it.
+
+    A tokenizer of bytes may need several tokens for one character: those before the last add "".
+
+    Args:
+        inputs: Tokenizer and vocabulary.
+        before: What the ids follow; at least one.
+        ids: One after another.
+    """
+    # A decoder treats the first token of a text apart, so the one before stays in front.
+    told, new = [before[-1]], []
+    for number in ids:
+        new.append(number)
+        known, text = text_of(inputs, told), text_of(inputs, [*told, *new])
+        if text.endswith("\N{REPLACEMENT CHARACTER}") and len(new) < 8:
+            yield ""
+            continue
+        yield text[len(known) :]
+        told, new = new, []
+
+
+@cache
+def _parsed(definition: str, max_tokens: int | None = None) -> Any:
+    """The tokenizer that a file's content defines; cuts at `max_tokens` and never pads."""
     try:
         from tokenizers import Tokenizer as LibraryTokenizer
     except ImportError as error:
@@ -96,8 +184,57 @@ def _parsed(definition: str) -> Any:
         ) from error
     parsed = LibraryTokenizer.from_str(definition)
     parsed.no_padding()
-    parsed.no_truncation()
+    if max_tokens is None:
+        parsed.no_truncation()
+    else:
+        parsed.enable_truncation(max_tokens)
     return parsed
+
+
+def _encoding(inputs: TextInputs, text: str, *, special: bool) -> Any:
+    """What the library makes of a text.
+
+    Args:
+        inputs: Of a tokenizer file.
+        text: Any.
+        special: Whether the file's special tokens are added, and the text is truncated.
+
+    Raises:
+        DataError: The tokenizer can't encode it, for it lacks its own unknown token.
+    """
+    parsed = _parsed(inputs.definition, inputs.max_tokens if special else None)
+    try:
+        return parsed.encode(text, add_special_tokens=special)
+    except Exception as error:  # the library raises nothing more specific
+        message = f"the tokenizer can't encode {brief(text)!r}: {error}"
+        raise DataError(message) from error
+
+
+def fit_vocabulary(
+    inputs: TextInputs,
+    tokens: Iterable[list[str]],
+    min_count: int = 1,
+    max_size: int | None = None,
+) -> TextInputs:
+    """The inputs with the vocabulary of training texts; that of a tokenizer file is the file's.
+
+    Args:
+        inputs: See `text_inputs`.
+        tokens: See `build_vocabulary`; not looked at with a tokenizer file.
+        min_count: See `build_vocabulary`.
+        max_size: See `build_vocabulary`.
+
+    Raises:
+        OptionError: A tokenizer file's vocabulary was asked to be smaller.
+    """
+    if inputs.tokenizer != "file":
+        return replace(inputs, vocabulary=build_vocabulary(tokens, min_count, max_size))
+    for name, given in (("min_count", min_count != 1), ("max_size", max_size is not None)):
+        if given:
+            raise OptionError(
+                name, "a tokenizer file has a vocabulary of its own; leave this option out"
+            )
+    return inputs
 
 
 def build_vocabulary(
@@ -120,7 +257,7 @@ def build_vocabulary(
 
 
 class Encoder:
-    """Texts to the numbers of their tokens.
+    """Texts to the ids of their tokens.
 
     Args:
         inputs: Tokenizer and vocabulary.
@@ -128,10 +265,25 @@ class Encoder:
 
     def __init__(self, inputs: TextInputs) -> None:
         self.inputs = inputs
-        self._numbers = {token: number for number, token in enumerate(inputs.vocabulary)}
+        self._ids = {token: number for number, token in enumerate(inputs.vocabulary)}
 
     def __call__(self, text: str) -> Tensor:
-        """(tokens,) int64, one `UNKNOWN` for a text without a token."""
-        tokens = split_text(text, self.inputs)
-        numbers = [self._numbers.get(token, UNKNOWN) for token in tokens[: self.inputs.max_tokens]]
-        return torch.tensor(numbers or [UNKNOWN])
+        """(tokens,) int64, with a tokenizer file's special tokens; truncated.
+
+        A text without any token is one unknown token, or one of padding where there is none.
+        """
+        if self.inputs.tokenizer == "file":
+            lowered = text.lower() if self.inputs.lowercase else text
+            ids = _encoding(self.inputs, lowered, special=True).ids
+        else:
+            ids = self.running(text)[: self.inputs.max_tokens]
+        unknown = self.inputs.unknown
+        return torch.tensor(ids or [self.inputs.padding if unknown is None else unknown])
+
+    def running(self, text: str) -> list[int]:
+        """Ids of all tokens of running text, without special tokens."""
+        if self.inputs.tokenizer == "file":
+            return _encoding(self.inputs, text, special=False).ids
+        unknown = self.inputs.unknown
+        assert unknown is not None
+        return [self._ids.get(token, unknown) for token in split_text(text, self.inputs)]

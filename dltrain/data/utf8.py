@@ -17,15 +17,37 @@ def read_utf8(path: Path) -> str:
         content = path.read_bytes()
     except OSError as error:
         raise DataError(f"{path}: can't be read: {error.strerror}") from error
+    return decoded(content, str(path))
+
+
+def decoded(content: bytes, name: str) -> str:
+    """UTF-8 as text; see `read_utf8`.
+
+    Args:
+        content: Bytes.
+        name: Where they came from, for errors.
+
+    Raises:
+        DataError: It is not UTF-8.
+    """
     try:
         return content.decode("utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise DataError(
-            f"{path}:{line}: is not UTF-8: {error.reason} at byte {error.start}"
+            f"{name}:{line}: is not UTF-8: {error.reason} at byte {error.start}"
         ) from error
 
 
 def one_line_end(text: str) -> str:
-    """The text with a line feed for each end of a line, whatever system it came from."""
-    return text.replace("\r\n", "\n").replace("\r", "\n")
+    """The text with a line feed for a carriage return and line feed.
+
+    Nothing else ends a line: separators of lines and pages, and a lone carriage return, are text.
+    """
+    return text.replace("\r\n", "\n")
+
+
+def text_lines(text: str) -> list[str]:
+    """The lines of a text, without their ends; see `one_line_end`. The last need not have one."""
+    lines = one_line_end(text).split("\n")
+    return lines if lines[-1] else lines[:-1]

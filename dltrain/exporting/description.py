@@ -38,9 +38,11 @@ def description(interface: Interface, spec: DataSpec, trained: dict[str, Any]) -
         about["vocabulary"] = list(spec.inputs.vocabulary)
         about["tokenizer"] = {
             "kind": spec.inputs.tokenizer,
-            "pattern": WORD.pattern if spec.inputs.tokenizer == "word" else None,
+            "pattern": WORD if spec.inputs.tokenizer == "word" else None,
             "lowercase": spec.inputs.lowercase,
             "max_tokens": spec.inputs.max_tokens,
+            "padding": spec.inputs.padding,
+            "unknown": spec.inputs.unknown,
             "definition": spec.inputs.definition,
         }
     return about

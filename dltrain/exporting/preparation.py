@@ -13,7 +13,7 @@ from dltrain.data.images import ImageTransform
 from dltrain.errors import DataError
 from dltrain.models.text_encoders import TextCnn
 from dltrain.models.text_generator import Gpt
-from dltrain.spec import PADDING, DataSpec, ImageInputs, TableInputs
+from dltrain.spec import DataSpec, ImageInputs, TableInputs
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def preparation_of(spec: DataSpec, model: nn.Module, dtype: torch.dtype) -> Prep
         return Rows(spec.inputs, dtype)
     width = max(model.widths) if isinstance(model, TextCnn) else 1
     longest = model.window if isinstance(model, Gpt) else None
-    return Tokens(width, longest, len(spec.inputs.vocabulary))
+    return Tokens(width, longest, len(spec.inputs.vocabulary), spec.inputs.padding)
 
 
 class Pixels:
@@ -135,12 +135,13 @@ class Tokens:
         width: The tokens that a model sees at once: no text is shorter after this.
         longest: See `Port`.
         size: Of the vocabulary.
+        padding: Id of the token that pads a text.
     """
 
-    def __init__(self, width: int, longest: int | None, size: int) -> None:
-        self._padding, self._size = width - 1, size
+    def __init__(self, width: int, longest: int | None, size: int, padding: int) -> None:
+        self._added, self._size, self._padding = width - 1, size, padding
         ids = f"token ids from 0 to {size - 1}, each token's place in the vocabulary"
-        meaning = f"{ids}; filled up with {PADDING} at the end"
+        meaning = f"{ids}; {padding} pads at the end"
         self.port = Port("tokens", "int64", ("batch", "tokens"), meaning, longest)
 
     def __call__(self, raw: Tensor) -> Tensor:
@@ -158,7 +159,7 @@ class Tokens:
                 raw = torch.where(beyond, NO_TOKEN, raw)
         else:
             self._check(raw)
-        return F.pad(raw, (0, self._padding), value=PADDING) if self._padding else raw
+        return F.pad(raw, (0, self._added), value=self._padding) if self._added else raw
 
     def _check(self, raw: Tensor) -> None:
         longest = self.port.longest

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from dltrain.models.layers import Dropout
 from dltrain.models.text_layers import reverse_valid, text_inputs
 from dltrain.registry import MODELS
-from dltrain.spec import PADDING, DataSpec, PositiveInt, Probability
+from dltrain.spec import DataSpec, PositiveInt, Probability
 
 State = tuple[Tensor, Tensor]
 """Hidden and cell state of the decoder, each (1, batch, hidden_size)."""
@@ -41,8 +41,9 @@ class Seq2SeqLstm(nn.Module):
         """Takes the options that the class describes."""
         super().__init__()
         size = hidden_size
-        num_tokens = len(text_inputs(spec, "seq2seq_lstm").vocabulary)
-        self.source = nn.Embedding(num_tokens, size)
+        inputs = text_inputs(spec, "seq2seq_lstm")
+        self.padding = inputs.padding
+        self.source = nn.Embedding(len(inputs.vocabulary), size)
         self.target = nn.Embedding(spec.num_outputs, size)
         self.dropout = Dropout(dropout)
         self.onward = nn.LSTM(size, size, batch_first=True)
@@ -62,12 +63,12 @@ class Seq2SeqLstm(nn.Module):
             previous: (batch, outputs) int64, the targets one place later, after the start.
         """
         memory, state = self.encode(tokens)
-        logits, _ = self.decode(previous, memory, tokens != PADDING, state)
+        logits, _ = self.decode(previous, memory, tokens != self.padding, state)
         return logits
 
     def encode(self, tokens: Tensor) -> tuple[Tensor, State]:
         """What the decoder looks at, (batch, tokens, hidden_size), and the state it begins with."""
-        lengths = (tokens != PADDING).sum(dim=1).clamp(min=1)
+        lengths = (tokens != self.padding).sum(dim=1).clamp(min=1)
         embedded = self.dropout(self.source(tokens))
         onward, _ = self.onward(embedded)
         backward, _ = self.backward_(reverse_valid(embedded, lengths))

@@ -13,10 +13,9 @@ from dltrain.models.text_layers import (
     PoolingName,
     max_over,
     mean_over,
-    pad_to,
+    padded,
     reverse_valid,
 )
-from dltrain.spec import PADDING
 
 
 class TextLstm(nn.Module):
@@ -53,8 +52,7 @@ class TextLstm(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(batch, tokens) int64 -> (batch, num_outputs)."""
-        tokens = pad_to(tokens, 1)
-        valid = tokens != PADDING
+        tokens, valid = padded(tokens, 1, self.embedding)
         features = self.encode(self.embedding(tokens), valid.sum(dim=1))
         return self.head(self.dropout(self.pooling(features, valid)))
 
@@ -92,8 +90,8 @@ class TextCnn(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(batch, tokens) int64 -> (batch, num_outputs)."""
-        tokens = pad_to(tokens, max(self.widths))
-        lengths = (tokens != PADDING).sum(dim=1, keepdim=True)
+        tokens, valid = padded(tokens, max(self.widths), self.embedding)
+        lengths = valid.sum(dim=1, keepdim=True)
         features = self.embedding(tokens).transpose(1, 2)
         pooled = []
         for width, convolution in zip(self.widths, self.convolutions, strict=True):
@@ -134,8 +132,7 @@ class TextTransformer(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(batch, tokens) int64 -> (batch, num_outputs)."""
-        tokens = pad_to(tokens, 1)
-        valid = tokens != PADDING
+        tokens, valid = padded(tokens, 1, self.embedding)
         numbers = torch.arange(tokens.shape[1], device=tokens.device)
         # Attention over nothing is NaN: a text without tokens attends to its first padding.
         hidden = ~valid & (numbers > 0)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dltrain.errors import OptionError, UsageError
-from dltrain.spec import PADDING, DataSpec, TextInputs
+from dltrain.spec import DataSpec, TextInputs
 
 PoolingName = Literal["last", "max", "mean", "attention"]
 
@@ -34,9 +34,16 @@ def text_inputs(spec: DataSpec, model: str) -> TextInputs:
     return spec.inputs
 
 
-def pad_to(tokens: Tensor, length: int) -> Tensor:
-    """(batch, tokens) with padding at the end, so that there are `length` of them or more."""
-    return F.pad(tokens, (0, max(length - tokens.shape[1], 0)), value=PADDING)
+def padded(tokens: Tensor, length: int, embedding: nn.Embedding) -> tuple[Tensor, Tensor]:
+    """Pad (batch, tokens) int64 at the end to at least `length` tokens.
+
+    Returns:
+        The tokens, and (batch, tokens) bool: where they are no padding of the embedding.
+    """
+    padding = embedding.padding_idx
+    assert padding is not None
+    tokens = F.pad(tokens, (0, max(length - tokens.shape[1], 0)), value=padding)
+    return tokens, tokens != padding
 
 
 def reverse_valid(features: Tensor, lengths: Tensor) -> Tensor:
@@ -118,9 +125,9 @@ def word_embedding(
     Raises:
         OptionError: The file can't be read or does not fit, or there is none to freeze.
     """
-    embedding = nn.Embedding(len(inputs.vocabulary), size, padding_idx=PADDING)
+    embedding = nn.Embedding(len(inputs.vocabulary), size, padding_idx=inputs.padding)
     if vectors is not None:
-        _copy_vectors(Path(vectors), inputs.vocabulary, embedding.weight.data)
+        _copy_vectors(Path(vectors), inputs, embedding.weight.data)
     if freeze:
         if vectors is None:
             raise OptionError("freeze_embeddings", "'freeze_embeddings: true' needs 'embeddings'")
@@ -128,9 +135,9 @@ def word_embedding(
     return embedding
 
 
-def _copy_vectors(path: Path, vocabulary: tuple[str, ...], weight: Tensor) -> None:
+def _copy_vectors(path: Path, inputs: TextInputs, weight: Tensor) -> None:
     """Overwrites the rows of the words that the file has a vector for."""
-    rows = {word: row for row, word in enumerate(vocabulary) if row != PADDING}
+    rows = {word: row for row, word in enumerate(inputs.vocabulary) if row != inputs.padding}
     size = weight.shape[1]
     num_found = 0
     try:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from dltrain.data.tokens import joined
+from dltrain.data.tokens import text_of
 from dltrain.metrics.classification import predicted_classes
 from dltrain.plain import decimal
 from dltrain.recording.metrics_file import Scalars
@@ -24,7 +24,7 @@ from dltrain.reporting.html import (
     tiles,
 )
 from dltrain.reporting.judged import Classified, Mistake, Valued
-from dltrain.spec import PADDING, DataSpec, ImageInputs, TableInputs, TextInputs
+from dltrain.spec import DataSpec, ImageInputs, TableInputs, TextInputs
 from dltrain.task import Page
 from dltrain.tasks.pages import to_pixels
 
@@ -233,8 +233,7 @@ def _sample(spec: DataSpec, inputs: Tensor, told: str, longest: int) -> str:
         case ImageInputs():
             return picture(to_pixels(spec, inputs[None])[0], told, longest)
         case TextInputs() as text:
-            words = [text.vocabulary[n] for n in inputs.tolist() if n != PADDING]
-            said = joined(text, words)
+            said = text_of(text, inputs.tolist())
             cut = said if len(said) <= MOST_WORDS else f"{said[:MOST_WORDS]}…"
             return f"<blockquote>{escape(cut)}</blockquote>"
         case TableInputs() as rows:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
+from dltrain.data.tokens import text_of
 from dltrain.reporting import html
 from dltrain.serving.limits import Limits
 from dltrain.spec import DataSpec, TableInputs
@@ -140,8 +141,9 @@ def example(spec: DataSpec) -> dict[str, Any]:
         }
         return {"rows": [row]}
     if spec.inputs.kind == "text":
-        words = spec.inputs.vocabulary[2:6]
-        return {"texts": [("" if spec.inputs.tokenizer == "character" else " ").join(words)]}
+        ids = range(len(spec.inputs.vocabulary))
+        words = [n for n in ids if n not in (spec.inputs.padding, spec.inputs.unknown)][:4]
+        return {"texts": [text_of(spec.inputs, words)]}
     return {"images": [[[0, 128], [255, 64]]]}
 
 

@@ -33,7 +33,7 @@ from dltrain.data.tokens import Encoder
 from dltrain.errors import DataError, brief
 from dltrain.serving.limits import Limits
 from dltrain.serving.problems import MOST_TOLD, Problem, RequestError
-from dltrain.spec import Column, DataSpec, ImageInputs, TableInputs
+from dltrain.spec import Column, DataSpec, ImageInputs, TableInputs, TextInputs
 
 T = TypeVar("T")
 
@@ -146,8 +146,8 @@ class Reader:
 
     def collate(self, samples: Sequence[Tensor]) -> Tensor:
         """Samples as one batch, as `read_inputs` gives it."""
-        if self.spec.inputs.kind == "text":
-            return pad_texts(samples)
+        if isinstance(self.spec.inputs, TextInputs):
+            return pad_texts(self.spec.inputs, samples)
         batch = torch.stack([*samples])
         return (
             normalise_images(self.spec.inputs, batch)

@@ -24,8 +24,8 @@ ROWS_A_CLASS = 5
 _IDENTIFIER = re.compile(
     r"(?i:(^|[_\W])(id|idx|index|no|nr|number|key|uuid|row)$|^unnamed)|[a-z]I[dD]$"
 )
-UNSPACED = re.compile("[\u0e00-\u0e7f\u3040-\u30ff\u3400-\u9fff]")
-"""Characters of Thai, Japanese and Chinese."""
+UNSPACED = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]")
+"""Characters of Thai, Lao, Burmese, Khmer, Japanese and Chinese."""
 _DATE = re.compile(r"\d{4}-\d\d?-\d\d?([T ].*)?|\d\d?[./]\d\d?[./]\d{2,4}( .*)?")
 _DECIMAL_COMMA = re.compile(r"-?\d+,\d+")
 

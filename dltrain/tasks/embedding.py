@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
-from dltrain.data.tokens import joined
-from dltrain.spec import PADDING, Batch, DataSpec, TextInputs, World
+from dltrain.data.tokens import text_of
+from dltrain.spec import Batch, DataSpec, TextInputs, World
 from dltrain.task import Embedding
 from dltrain.tasks.pages import three_channels, to_pixels
 
@@ -103,5 +103,4 @@ def narrowed(points: Tensor) -> Tensor:
 
 
 def _text(inputs: TextInputs, tokens: Tensor) -> str:
-    text = joined(inputs, [inputs.vocabulary[n] for n in tokens.tolist() if n != PADDING])
-    return " ".join(text.split())[:MOST_TEXT]
+    return " ".join(text_of(inputs, tokens.tolist()).split())[:MOST_TEXT]

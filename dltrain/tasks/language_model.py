@@ -8,10 +8,10 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from dltrain.data.corpus import decode
+from dltrain.data.tokens import written_texts
 from dltrain.errors import UsageError
 from dltrain.registry import TASKS
-from dltrain.spec import PADDING, UNKNOWN, Batch, DataSpec, TextInputs
+from dltrain.spec import Batch, DataSpec, TextInputs
 from dltrain.task import Page, Phase, TaskParts
 from dltrain.tasks.parts import (
     comparing_loss,
@@ -21,6 +21,9 @@ from dltrain.tasks.parts import (
     scalars_of,
 )
 from dltrain.tasks.tokens import summed_cross_entropy, summed_token_loss, token_weight
+
+START_TOKENS = ("\n", "\u010a", ".")
+"""The second is how tokenizers of bytes, such as GPT-2's, spell the end of a line."""
 
 SAMPLE_TOKENS = 200
 """Length of the text that each evaluation shows."""
@@ -64,11 +67,12 @@ class LanguageModel:
 
     def weight(self, batch: Batch, phase: Phase) -> Tensor | int:
         """Tokens, or the sum of their class weights."""
-        return token_weight(self.loss_function, batch.targets)
+        return token_weight(self.loss_function, batch.targets, self.inputs.padding)
 
     def loss(self, batch: Batch, phase: Phase) -> Tensor:
         """Summed loss of the tokens, a scalar."""
-        return summed_token_loss(self.loss_function, self._outputs(batch), batch.targets)
+        outputs = self._outputs(batch)
+        return summed_token_loss(self.loss_function, outputs, batch.targets, self.inputs.padding)
 
     def _outputs(self, batch: Batch) -> Tensor:
         shape = *batch.inputs.shape, self.loss_function.num_outputs
@@ -80,14 +84,16 @@ class LanguageModel:
         weight: Tensor | float = 0.0
         nats: Tensor | float = 0.0
         tokens: Tensor | int = 0
+        padding = self.inputs.padding
         for metric in self.metrics:
             metric.reset()
         for batch in batches:
             outputs = self._outputs(batch)
-            own = summed_token_loss(self.loss_function, outputs, batch.targets)
+            own = summed_token_loss(self.loss_function, outputs, batch.targets, padding)
             own_weight = torch.as_tensor(self.weight(batch, self.phases[0])).to(own.device)
-            counts = batch.targets != PADDING
-            sums = own, own_weight, summed_cross_entropy(outputs, batch.targets), counts.sum()
+            counts = batch.targets != padding
+            plain = summed_cross_entropy(outputs, batch.targets, padding)
+            sums = own, own_weight, plain, counts.sum()
             parts = self.world.gather(batch, *(value.view(1) for value in sums))
             own, own_weight, own_nats, own_tokens = (values.sum() for values in parts)
             total, weight = total + own, weight + own_weight
@@ -119,15 +125,17 @@ class LanguageModel:
         return [] if self._shown is None else [Page("sample", "text", f"    {text}")]
 
     def _sample(self) -> str:
-        tokens = self.generate([self.start_token], SAMPLE_TOKENS, 0.8, None, seeded(0))
-        return "".join(decode(self.inputs, token) for token in tokens)
+        start = [self.start_token]
+        tokens = self.generate(start, SAMPLE_TOKENS, 0.8, None, seeded(0))
+        return "".join(written_texts(self.inputs, start, tokens))
 
     @property
     def start_token(self) -> int:
         """What a text without a prompt follows: a line's end, a full stop, or any token."""
         vocabulary = self.inputs.vocabulary
-        starts = [vocabulary.index(token) for token in ("\n", ".") if token in vocabulary]
-        return starts[0] if starts else UNKNOWN + 1
+        starts = [vocabulary.index(token) for token in START_TOKENS if token in vocabulary]
+        no_text = (self.inputs.padding, self.inputs.unknown)
+        return (starts or [n for n in range(len(vocabulary)) if n not in no_text])[0]
 
     def generate(
         self,
@@ -153,6 +161,7 @@ class LanguageModel:
             Tokens, as soon as they are drawn.
         """
         (window,) = self.spec.input_shape
+        no_text = [n for n in (self.inputs.padding, self.inputs.unknown) if n is not None]
         device = next(self.model.parameters()).device
         step, state = getattr(self.model, "step", None), None
         tokens = list(prompt_tokens)
@@ -163,7 +172,9 @@ class LanguageModel:
                     outputs = self.model(inputs[:, -window:])
                 else:
                     outputs, state = step(inputs, state)
-            token = _draw(outputs[0, -1].cpu().double(), temperature, top_k, generator)
+            logits = outputs[0, -1].cpu().double().clone()
+            logits[no_text] = -math.inf
+            token = _draw(logits, temperature, top_k, generator)
             tokens = [token] if step is not None else [*tokens[-window:], token]
             yield token
 
@@ -174,9 +185,7 @@ def seeded(seed: int) -> torch.Generator:
 
 
 def _draw(logits: Tensor, temperature: float, top_k: int | None, generator: torch.Generator) -> int:
-    """A token from (vocabulary,) logits; neither PADDING nor UNKNOWN is text."""
-    logits = logits.clone()
-    logits[[PADDING, UNKNOWN]] = -math.inf
+    """A token from (vocabulary,) logits."""
     best = logits.topk(min(top_k or len(logits), len(logits)))
     probabilities = (best.values / temperature).softmax(dim=0)
     return int(best.indices[torch.multinomial(probabilities, 1, generator=generator)])

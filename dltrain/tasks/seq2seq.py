@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from itertools import takewhile
 from typing import cast
 
 import torch
 from torch import Tensor
 
-from dltrain.data.tokens import joined
+from dltrain.data.tokens import text_of
 from dltrain.errors import OptionError, UsageError
 from dltrain.metrics.ratio import widest_float
 from dltrain.models.seq2seq import Seq2SeqLstm
 from dltrain.registry import TASKS
-from dltrain.spec import PADDING, Batch, DataSpec, TextInputs
+from dltrain.spec import Batch, DataSpec, TextInputs
 from dltrain.task import Page, Phase, TaskParts
 from dltrain.tasks.parts import comparing_loss, require_weight, scalars_of
 from dltrain.tasks.tokens import summed_token_loss, token_weight
@@ -36,8 +37,7 @@ class Seq2Seq:
             raise OptionError("model", "task 'seq2seq' needs model 'seq2seq_lstm'")
         assert isinstance(parts.spec.inputs, TextInputs)
         self.inputs, self.model = parts.spec.inputs, cast(Seq2SeqLstm, parts.model)
-        self.tokens = parts.spec.class_names
-        self.end = len(self.tokens) - 1
+        self.end = len(parts.spec.class_names) - 1
         self.loss_function, self.metrics = comparing_loss(parts), parts.metrics
         self.scalars = scalars_of(parts, {"loss": False, "exact_match": True})
         self.phases = (parts.phase("main", parts.model),)
@@ -57,11 +57,12 @@ class Seq2Seq:
 
     def weight(self, batch: Batch, phase: Phase) -> Tensor | int:
         """Output tokens, or the sum of their class weights."""
-        return token_weight(self.loss_function, batch.targets)
+        return token_weight(self.loss_function, batch.targets, self.inputs.padding)
 
     def loss(self, batch: Batch, phase: Phase) -> Tensor:
         """Summed loss of the output tokens, a scalar."""
-        return summed_token_loss(self.loss_function, self._outputs(batch), batch.targets)
+        outputs = self._outputs(batch)
+        return summed_token_loss(self.loss_function, outputs, batch.targets, self.inputs.padding)
 
     def arguments(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Input tokens, and the right token before each output token."""
@@ -80,6 +81,7 @@ class Seq2Seq:
         total: Tensor | float = 0.0
         weight: Tensor | float = 0.0
         exact: Tensor | float = 0.0
+        padding = self.inputs.padding
         self._shown = []
         for metric in self.metrics:
             metric.reset()
@@ -91,9 +93,9 @@ class Seq2Seq:
                 self._outputs(batch),
                 self.write(batch.inputs, batch.targets.shape[1]),
             )
-            total = total + summed_token_loss(self.loss_function, outputs, targets)
-            weight = weight + token_weight(self.loss_function, targets)
-            counts = targets != PADDING
+            total = total + summed_token_loss(self.loss_function, outputs, targets, padding)
+            weight = weight + token_weight(self.loss_function, targets, padding)
+            counts = targets != padding
             right = ((written == targets) | ~counts).all(dim=1)
             right = right.to(widest_float(right.device))
             # The most probable of NaN scores would be token 0.
@@ -120,9 +122,10 @@ class Seq2Seq:
         """
         memory, state = self.model.encode(inputs)
         token = inputs.new_full((len(inputs), 1), self.end)
+        valid = inputs != self.inputs.padding
         written = []
         for _ in range(length):
-            logits, state = self.model.decode(token, memory, inputs != PADDING, state)
+            logits, state = self.model.decode(token, memory, valid, state)
             token = logits.argmax(dim=2)
             written.append(token)
         return torch.cat(written, dim=1)
@@ -130,18 +133,14 @@ class Seq2Seq:
     def transduce(self, inputs: Tensor) -> list[str]:
         """Output texts for inputs, (batch, tokens) int64; at most twice as long, and ten tokens."""
         # Each by its own length: a text must not depend on the padding beside longer ones.
-        limits = (2 * (inputs != PADDING).sum(dim=1) + 10).tolist()
+        limits = (2 * (inputs != self.inputs.padding).sum(dim=1) + 10).tolist()
         written = self.write(inputs, max(limits)).tolist()
         return [self._text(row[:limit]) for row, limit in zip(written, limits, strict=True)]
 
     def _text(self, numbers: list[int]) -> str:
         """Up to the end, or to the padding."""
-        tokens = []
-        for number in numbers:
-            if number in (self.end, PADDING):
-                break
-            tokens.append(self.tokens[number])
-        return joined(self.inputs, tokens)
+        ends = (self.end, self.inputs.padding)
+        return text_of(self.inputs, list(takewhile(lambda number: number not in ends, numbers)))
 
     def _show(self, inputs: Tensor, written: Tensor, targets: Tensor) -> None:
         for source, given, wanted in zip(inputs, written, targets, strict=True):

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import math
-import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+import regex
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 PADDING, UNKNOWN = 0, 1
 MIN_COUNT = 2
+WORD = regex.compile(r"(?w)\S.*?\b")
 CHUNK = 50
 """Batches among which sentences are sorted by length, as dltrain does."""
 
@@ -49,7 +50,7 @@ def _lines(path: Path) -> list[tuple[list[str], int]]:
     lines = []
     for line in path.read_text(encoding="utf-8").rstrip("\n").split("\n"):
         text, _, label = line.rpartition("\t")
-        lines.append((re.findall(r"'?\w+(?:['-]\w+)*|[^\w\s]", text.lower()), int(label)))
+        lines.append((WORD.findall(text.lower()), int(label)))
     return lines
 
 

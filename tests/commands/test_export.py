@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import regex
 import torch
 import yaml
 from PIL import Image
@@ -222,7 +223,7 @@ def test_texts_of_any_length(to, quantize, allowed):
     texts = ["fine", "a dull film of 3 hours", "words never seen " * 20]
     batches = []
     for text in texts:
-        words = re.findall(about["tokenizer"]["pattern"], text)
+        words = regex.findall(about["tokenizer"]["pattern"], text)
         vocabulary = about["vocabulary"]
         places = [vocabulary.index(word) if word in vocabulary else 1 for word in words]
         batches.append(np.array([places + [0] * 3] * 2))

@@ -237,8 +237,8 @@ def test_sentences_from_the_command_line_a_file_and_standard_input(experiment, t
     dltrain.train(experiment(SENTENCES), run_dir=tmp_path / "run", quiet=True)
     shutil.rmtree(tmp_path / "sst2")  # the checkpoint knows the vocabulary
     texts = ["a fine film of 3 hours", "A DULL film", "words never seen"]
-    (tmp_path / "mine.txt").write_text("\n".join(texts) + "\n\n")
-    by_word = dltrain.predict(tmp_path / "run", [Path(text) for text in texts])
+    (tmp_path / "mine.txt").write_text("\n".join(texts) + "\n")
+    by_word = dltrain.predict(tmp_path / "run", texts)
     from_file = dltrain.predict(tmp_path / "run", [Path("mine.txt")])
     assert by_word == from_file
     assert [p.input for p in by_word] == texts
@@ -254,3 +254,28 @@ def test_sentences_from_the_command_line_a_file_and_standard_input(experiment, t
         check=True,
     )
     assert [p["label"] for p in json.loads(piped.stdout)] == [p.label for p in by_word]
+
+
+def test_texts_of_a_table_by_the_columns_of_training(folder, experiment):
+    """Labels are not read, and each row has an answer."""
+    rows = [
+        f"a {'fine' if n % 2 else 'dull'} film {n},{n},{'pos' if n % 2 else 'neg'}"
+        for n in range(60)
+    ]
+    (folder / "reviews.csv").write_text("\n".join(["review,number,stars", *rows]))
+    data = {"name": "text_csv", "path": "reviews.csv", "text": ["review"], "label": "stars"}
+    dltrain.train(experiment(SENTENCES | {"data": data}), run_dir=folder / "run", quiet=True)
+    (folder / "new.csv").write_text("stars,review\nneg,a fine film\npos,\nneg,a dull film\n")
+    texts = ["a fine film", "", "a dull film"]
+    by_row = dltrain.predict(folder / "run", ["new.csv"])
+    assert [item.input for item in by_row] == texts
+    assert by_row == dltrain.predict(folder / "run", texts)
+    assert [item.label for item in by_row[::2]] == ["pos", "neg"]
+    for missing in ("no_such_file.txt", "."):
+        told = subprocess.run(
+            [sys.executable, "-m", "dltrain", "predict", "run", missing],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert (told.returncode, told.stdout, len(told.stderr.splitlines())) == (1, "", 1)

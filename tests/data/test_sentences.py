@@ -1,6 +1,10 @@
 """Texts with labels: vocabularies, buckets, files."""
 
+import csv
+import io
 import json
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -26,10 +30,48 @@ def split(count=503, seed=0):
 
 def test_words_and_characters():
     assert split_text("It's don't-care, 4.5 stars!", TextInputs("word", (), lowercase=True)) == [
-        *("it's", "don't-care", ",", "4", ".", "5", "stars", "!")
+        *("it's", "don't", "-", "care", ",", "4.5", "stars", "!")
     ]
-    assert split_text("does n't 've", TextInputs("word", ())) == ["does", "n't", "'ve"]
+    assert split_text("does n't", TextInputs("word", ())) == ["does", "n't"]
     assert split_text("Ab c", TextInputs("character", ())) == ["A", "b", " ", "c"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "हिन्दी में क्षत्रिय",
+        "தமிழ் மொழி",
+        "بِسْمِ اللَّهِ",
+        "שָׁלוֹם עולם",
+        "cafe\u0301 nai\u0308ve Å\u0323",
+        "ที่ มี น้ำ ภาษาไทย ພາສາລາວ ភាសាខ្មែរ",
+        "👨‍👩‍👧‍👦 👍🏽 🇩🇪 1️⃣ ❤️ 🏴\U000e0067\U000e0062\U000e0065\U000e006e\U000e0067\U000e007f",
+        "👩🏽‍💻 ⚕️ #️⃣",
+        "don't can\u2019t l'eau 3.14 1,000,000 snake_case word2vec",
+        "Ёлка straße 漢 カタカナ 한국어",
+    ],
+)
+def test_a_word_is_kept_whole(words):
+    """UAX #29: marks, emoji sequences, apostrophes and separators of digits do not cut a word."""
+    assert split_text(words, TextInputs("word", ())) == words.split()
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("🇩🇪🇫🇷🇮🇹", ["🇩🇪", "🇫🇷", "🇮🇹"]),
+        ("👍🏽👍", ["👍🏽", "👍"]),
+        ("(“good”), 'bad'.", ["(", "“", "good", "”", ")", ",", "'", "bad", "'", "."]),
+        ("3. 14 a.b a. b", ["3", ".", "14", "a.b", "a", ".", "b"]),
+        ("日本語", ["日", "本", "語"]),
+        ("aภาษาไทย1", ["a", "ภาษาไทย", "1"]),
+        ("a\u2028b\x85c\rd\x0be\x0cf\u00a0g\u3000h", [*"abcdefgh"]),
+        (" \t\r\n", []),
+        (" \u0301x", ["\u0301", "x"]),
+    ],
+)
+def test_words_end_at_unicodes_boundaries(text, expected):
+    assert split_text(text, TextInputs("word", ())) == expected
 
 
 def test_the_vocabulary_goes_by_frequency_and_ties_by_letter():
@@ -218,8 +260,8 @@ def test_a_text_is_taken_as_it_is_and_a_file_line_by_line(tmp_path):
     (tmp_path / "t.txt").write_text("good\n\nbad good\n", encoding="utf-8-sig")
     for file in (tmp_path / "t.txt", str(tmp_path / "t.txt")):
         tokens, texts = read_texts(inputs, [file])
-        assert texts == ["good", "bad good"]
-        assert tokens.tolist() == [[2, PADDING], [UNKNOWN, 2]]
+        assert texts == ["good", "", "bad good"]
+        assert tokens.tolist() == [[2, PADDING], [UNKNOWN, PADDING], [UNKNOWN, 2]]
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl"])
@@ -274,3 +316,67 @@ def test_numbers_of_json_may_be_texts(build, tmp_path):
     )
     assert "0" in data.spec.inputs.vocabulary
     assert [len(row[row != PADDING]) for row in data.train.tokens] == [4] * 10 + [5] * 30
+
+
+@pytest.mark.parametrize(
+    ("content", "texts"),
+    [
+        (b"a\nb", ["a", "b"]),
+        (b"a\r\nb\r\n", ["a", "b"]),
+        (b"\na\n\n \n", ["", "a", "", " "]),
+        ("a\u2028b\u2029c\x85d\x0be\x0cf\rg\x1ch\n".encode(), None),
+    ],
+)
+def test_only_line_feeds_end_a_text(content, texts, tmp_path, monkeypatch):
+    """Alone, or after a carriage return."""
+    texts = texts or [content.decode().removesuffix("\n")]
+    inputs = TextInputs("word", ("<pad>", "<unk>"))
+    (tmp_path / "t.txt").write_bytes(content)
+    assert read_texts(inputs, [tmp_path / "t.txt"])[1] == texts
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
+    assert read_texts(inputs, ["-"])[1] == texts
+
+
+NEW = 'id,other,body,title\n1,neg,"good, ""film""",a\n2,pos,,\n3,,null,b\n'
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".CSV", ".tsv", ".jsonl"])
+def test_a_table_is_read_by_the_columns_of_training(tmp_path, suffix):
+    """Their order, other columns and delimiters do not matter; an empty text is a text."""
+    inputs = TextInputs("word", ("<pad>", "<unk>"), columns=("title", "body"))
+    file = tmp_path / f"new{suffix}"
+    rows = list(csv.DictReader(io.StringIO(NEW)))
+    if suffix == ".jsonl":
+        file.write_text("\n".join(map(json.dumps, rows)))
+    else:
+        tabs = "\n".join("\t".join(row) for row in ([*rows[0]], *(row.values() for row in rows)))
+        file.write_text(tabs if suffix == ".tsv" else NEW)
+    assert read_texts(inputs, [str(file)])[1] == ['a good, "film"', " ", "b null"]
+
+
+def test_a_table_without_the_columns_is_refused(tmp_path):
+    inputs = TextInputs("word", ("<pad>", "<unk>"), columns=("title", "body"))
+    (tmp_path / "new.csv").write_text("text,label\ngood,pos\n")
+    with pytest.raises(DataError, match="has no column 'title'; it has text, label"):
+        read_texts(inputs, [tmp_path / "new.csv"])
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        *("missing.txt", "missing file.csv", "some/where", "./there", "/no where", "~/nothing"),
+        *(".", "folder", Path("missing")),
+    ],
+)
+def test_a_path_is_never_taken_for_a_text(given, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(DataError, match=r"no such file|a directory"):
+        read_texts(TextInputs("word", ("<pad>", "<unk>")), [given])
+
+
+@pytest.mark.parametrize(
+    "given", ["", " ", "good", "so / so", "and/or, says he", "a.b", "3.5 stars"]
+)
+def test_a_text_is_never_taken_for_a_path(given):
+    assert read_texts(TextInputs("word", ("<pad>", "<unk>")), [given])[1] == [given]

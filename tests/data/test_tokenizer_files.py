@@ -4,6 +4,7 @@ import builtins
 import json
 
 import pytest
+import torch
 import yaml
 from small_data import write_text
 
@@ -12,9 +13,10 @@ from dltrain.build import load_trained
 from dltrain.commands.sample import sample
 from dltrain.config import ConfigError
 from dltrain.data import tokens
-from dltrain.data.corpus import decode, encode
 from dltrain.data.readers import read_texts
-from dltrain.spec import DataContext, TextInputs
+from dltrain.errors import DataError, OptionError
+from dltrain.registry import MODELS
+from dltrain.spec import DataContext
 
 tokenizers = pytest.importorskip("tokenizers")
 TEXT = "To be, or not to be: what art thou, king?\n"
@@ -68,19 +70,98 @@ def test_tokens_are_the_librarys_whole_and_without_special_ones(tmp_path):
     assert split(pieces, "To be, Kings") == ["to", "be", ",", "k", "##ing", "##s"]
 
 
+def inputs_of(path, **options):
+    return tokens.text_inputs(DataContext(path.parent), str(path), **options)
+
+
+def padded_pieces(path):
+    """As `word_pieces`, with a hole among the ids, and with the padding at the end."""
+    tokenizer = word_pieces(path)
+    saved = json.loads(path.read_text())
+    saved["model"]["vocab"]["late"] = 20
+    path.write_text(json.dumps(saved))
+    tokenizer = tokenizers.Tokenizer.from_file(str(path))
+    tokenizer.add_special_tokens(["[PAD]"])
+    tokenizer.add_tokens(["extra"])
+    tokenizer.save(str(path))
+    return tokenizer
+
+
+@pytest.mark.parametrize("make", [byte_pairs, word_pieces, padded_pieces])
+@pytest.mark.parametrize("text", [TEXT, "Kings art late extra", "", "κ 👍"])
+def test_ids_are_the_files_with_its_special_tokens(tmp_path, make, text):
+    tokenizer = make(tmp_path / "t.json")
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    inputs = inputs_of(tmp_path / "t.json")
+    expected = tokenizer.encode(text).ids
+    assert tokens.Encoder(inputs)(text).tolist() == (expected or [inputs.padding])
+    vocabulary = tokenizer.get_vocab()
+    assert {token: inputs.vocabulary[number] for token, number in vocabulary.items()} == {
+        token: token for token in vocabulary
+    }
+
+
+def test_padding_and_unknown_are_the_files(tmp_path):
+    """A file without padding gets one behind its own tokens; one of bytes knows every text."""
+    path = tmp_path / "t.json"
+    padded_pieces(path)
+    inputs = inputs_of(path)
+    assert (inputs.vocabulary[inputs.padding], inputs.vocabulary[inputs.unknown]) == (
+        *("[PAD]", "[UNK]"),
+    )
+    assert (
+        len(inputs.vocabulary)
+        == max(tokenizers.Tokenizer.from_file(str(path)).get_vocab().values()) + 1
+    )
+    ids, _ = read_texts(inputs, ["to be", "to"])
+    assert ids.tolist() == [[1, 3, 4, 2], [1, 3, 2, inputs.padding]]
+    tokenizer = word_pieces(path)
+    tokenizer.enable_padding(pad_id=2, pad_token="[SEP]")
+    tokenizer.save(str(path))
+    assert inputs_of(path).padding == 2
+    size = byte_pairs(path).get_vocab_size()
+    tokenizer = tokenizers.Tokenizer.from_file(str(path))
+    tokenizer.no_padding()
+    tokenizer.save(str(path))
+    inputs = inputs_of(path)
+    assert (inputs.padding, inputs.unknown, len(inputs.vocabulary)) == (size, None, size + 1)
+
+
+def test_a_long_text_keeps_its_special_tokens(tmp_path):
+    tokenizer = word_pieces(tmp_path / "t.json")
+    tokenizer.enable_truncation(5)
+    expected = tokenizer.encode("to be to be to be").ids
+    encode = tokens.Encoder(inputs_of(tmp_path / "t.json", max_tokens=5))
+    assert encode("to be to be to be").tolist() == expected == [1, 3, 4, 3, 2]
+    with pytest.raises(OptionError, match=r"2; .* adds 2 special tokens"):
+        inputs_of(tmp_path / "t.json", max_tokens=2)
+
+
 @pytest.mark.parametrize("make", [byte_pairs, word_pieces])
 def test_a_text_written_token_by_token_is_the_decoded_one(tmp_path, make):
-    path = tmp_path / "tokenizer.json"
-    make(path)
-    found = split(path, "to be kings, to art")
-    inputs = tokens.text_inputs(DataContext(tmp_path), str(path))
-    inputs = TextInputs(**{**vars(inputs), "vocabulary": tokens.build_vocabulary([found])})
-    numbers = encode(inputs, "to be kings, to art")
-    first = tokens.joined(inputs, [inputs.vocabulary[numbers[0]]])
-    written = first + "".join(decode(inputs, number) for number in numbers[1:])
-    assert written == tokens.joined(inputs, found)
-    if make is byte_pairs:
-        assert written == "to be kings, to art"
+    """Also one whose characters are of several tokens."""
+    tokenizer = make(tmp_path / "t.json")
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    inputs = inputs_of(tmp_path / "t.json")
+    text = "to be kings, to art é👍 be" if make is byte_pairs else "to be kings, to art be"
+    ids = tokens.Encoder(inputs).running(text)
+    written = [*tokens.written_texts(inputs, ids[:1], ids[1:])]
+    assert len(written) == len(ids) - 1
+    first = tokens.text_of(inputs, ids[:1])
+    assert first + "".join(written) == tokens.text_of(inputs, ids) == tokenizer.decode(ids)
+    assert tokens.text_of(inputs, [*ids, inputs.padding]) == tokenizer.decode(ids)
+
+
+def test_a_text_that_the_tokenizer_cannot_encode_is_named(tmp_path):
+    from tokenizers import models
+
+    tokenizers.Tokenizer(models.WordLevel({"to": 0}, unk_token="[UNK]")).save(
+        str(tmp_path / "t.json")
+    )
+    with pytest.raises(DataError, match="can't encode 'be'"):
+        tokens.Encoder(inputs_of(tmp_path / "t.json"))("be")
 
 
 CONFIG = {
@@ -114,12 +195,11 @@ def test_a_run_keeps_its_tokenizer(folder):
     (folder / "pieces.json").unlink()
     spec = load_trained(folder / "run").spec
     assert spec.inputs.tokenizer == "file"
-    # The rarest, a number that is unknown to the tokenizer, and the vocabulary of training alone.
-    assert set(spec.inputs.vocabulary) == {
-        *("<pad>", "<unk>", "to", "be", "k", "##ing", "##s", ",", "art", "[UNK]")
-    }
-    numbers, _ = read_texts(spec.inputs, ["Kings art"])
-    assert [spec.inputs.vocabulary[n] for n in numbers[0]] == ["k", "##ing", "##s", "art"]
+    assert spec.inputs.vocabulary == (
+        *("[UNK]", "[CLS]", "[SEP]", "to", "be", "k", "##ing", ",", "art", "##s", "<pad>"),
+    )
+    numbers, _ = read_texts(spec.inputs, ["Kings art", "to"])
+    assert numbers.tolist() == [[1, 5, 6, 9, 8, 2], [1, 3, 2, 10, 10, 10]]
     (prediction,) = dltrain.predict(folder / "run", ["to be Kings art"])
     assert prediction.probabilities is not None
 
@@ -136,7 +216,7 @@ def test_a_language_model_writes_with_it(folder):
     dltrain.train(load(folder, **changes), run_dir=folder / "run", quiet=True)
     (one,) = sample(folder / "run", "to be", num_tokens=20)
     assert one.prompt == "to be"
-    assert len(one.text) >= 20
+    assert one.text
     assert "Ġ" not in one.text
 
 
@@ -171,3 +251,29 @@ def test_another_word_is_no_tokenizer(folder):
     with pytest.raises(ConfigError, match=r"expected one of word, character or a tokenizer.json"):
         load(folder, "data.tokenizer=sentencepiece")
     assert json.loads((folder / "pieces.json").read_text())["model"]["type"] == "WordPiece"
+
+
+@pytest.mark.parametrize("option", ["min_count=2", "max_size=5"])
+def test_the_vocabulary_of_a_file_is_not_cut(folder, option):
+    with pytest.raises(ConfigError, match=r"a tokenizer file has a vocabulary of its own"):
+        dltrain.train(load(folder, "data.tokenizer=pieces.json", f"data.{option}"))
+
+
+def test_case_is_the_files_matter(folder):
+    """Other tokenizers lowercase texts unless they are told not to."""
+    for tokenizer, lowercase in (("pieces.json", False), ("word", True)):
+        data = load(folder, f"data.tokenizer={tokenizer}").data.build(DataContext(folder))
+        assert data.spec.inputs.lowercase == lowercase
+
+
+@pytest.mark.parametrize("model", ["text_lstm", "text_cnn", "text_transformer"])
+def test_models_do_not_see_the_files_padding(folder, model):
+    padded_pieces(folder / "pieces.json")
+    spec = load(folder, "data.tokenizer=pieces.json").data.build(DataContext(folder)).spec
+    network = MODELS[model].builder(spec, dropout=0.0)
+    network.eval()
+    alone, _ = read_texts(spec.inputs, ["to be"])
+    beside, _ = read_texts(spec.inputs, ["to be", "to be kings, to art be to be"])
+    torch.testing.assert_close(network(beside)[:1], network(alone))
+    unknown_first = alone.where(alone != 1, 0)  # id 0 is a token like others
+    assert not torch.allclose(network(unknown_first), network(alone))
