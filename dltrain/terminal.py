@@ -15,8 +15,14 @@ from dltrain.errors import RunError, visible
 from dltrain.plain import as_plain, decimal, early_stop_text, value_text
 
 
-def show(result: Any, as_json: bool, table: Callable[[], None]) -> None:
+def show(result: Any, as_json: bool, table: Callable[[], None], *, quiet: bool = False) -> None:
     """Prints a result on standard output, for a program or for a reader.
+
+    Args:
+        result: What JSON shows.
+        as_json: Whether to print JSON.
+        table: Prints the result for a reader.
+        quiet: Whether a reader wants to see errors only.
 
     Raises:
         RunError: It can't be written there.
@@ -24,7 +30,7 @@ def show(result: Any, as_json: bool, table: Callable[[], None]) -> None:
     try:
         if as_json:
             click.echo(json.dumps(as_plain(result), indent=1, default=str, allow_nan=False))
-        else:
+        elif not quiet:
             table()
         sys.stdout.flush()
     except BrokenPipeError:

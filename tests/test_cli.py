@@ -235,6 +235,42 @@ def test_list_shows_every_component(call):
             assert f"  {name:20} {component.summary}" in shown
 
 
+@pytest.mark.parametrize("word", ["model", "loss", "metric", "optimizer", "Models", "section"])
+def test_list_suggests_the_kind_that_was_meant(call, word):
+    meant = next(
+        kind
+        for kind in ("losses", "models", "metrics", "optimizers", "sections")
+        if kind.startswith(word.lower())
+    )
+    assert f"did you mean '{meant}'?" in call("list", word).err
+
+
+def test_list_explains_the_keys_of_a_mapping(call):
+    shown = call("list", "data", "mnist").out
+    assert "  augment  mapping | null, default null\n" in shown
+    assert "  augment.crop  int >= 0, default 0\n      Pad by this many pixels" in shown
+    (mnist,) = strict_json(call("list", "data", "mnist", "--json").out)
+    (augment,) = (option for option in mnist["options"] if option["name"] == "augment")
+    assert {"crop", "flip"} <= {option["name"] for option in augment["options"]}
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ("epochs=3", "train.epochs=3"),
+        ("patience=2", "early_stop.patience=2"),
+        ("lr=0.1", "optimizer.lr=0.1"),
+        ("batch_size=", None),
+        ("frobnicate=1", None),
+        ("name_=x", "name"),
+    ],
+)
+@pytest.mark.usefixtures("folder")
+def test_an_option_without_its_section_is_told_where_it_belongs(call, given, meant):
+    told = call("check", "config.yaml", given).err
+    assert (f"did you mean '{meant}'?" if meant else "expected") in told
+
+
 def test_list_explains_each_option(call):
     shown = call("list", "models", "cnn").out
     (cnn,) = strict_json(call("list", "models", "cnn", "--json").out)
@@ -268,8 +304,11 @@ def test_device_overrides_the_config(call, folder):
 
 def test_quiet_shows_nothing_but_errors(call, folder):
     ended = call("train", "config.yaml", "--quiet")
-    assert (ended.code, ended.err) == (0, "")
-    assert call("resume", folder / "runs" / "config" / "0001", "--quiet").err == ""
+    assert (ended.code, ended.out, ended.err) == (0, "", "")
+    run = folder / "runs" / "config" / "0001"
+    for words in (("resume", run), ("reproduce", run), ("train", "config.yaml", "--seeds", "0,1")):
+        ended = call(*words, "--quiet")
+        assert (ended.code, ended.out, ended.err) == (0, "", "")
     assert call("train", "config.yaml", "--quiet", "seed=no").err.startswith("command line: seed")
 
 

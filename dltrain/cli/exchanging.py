@@ -244,7 +244,7 @@ def serve(
             f"predictions: {result.predictions:,}, in batches: {result.batches:,}"
         )
 
-    show(result, as_json, line)
+    show(result, as_json, line, quiet=quiet)
 
 
 @click.command("import")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -37,12 +38,18 @@ def list_(kind: str | None, name: str | None, plugins: Sequence[Path], as_json: 
             return
         for item in listed:
             click.echo(f"{item.kind} {item.name}: {item.summary}\n")
-            for option in item.options:
-                default = "required" if option.required else f"default {as_yaml(option.default)}"
-                click.secho(f"  {option.name}", bold=True, nl=False)
-                click.echo(f"  {option.type}, {default}\n      {option.doc}")
+            _print_options(item.options, "")
 
     show(listed, as_json, table)
+
+
+def _print_options(options: Sequence[Any], prefix: str) -> None:
+    """Options, and the keys of those that are mappings by their dotted names."""
+    for option in options:
+        default = "required" if option.required else f"default {as_yaml(option.default)}"
+        click.secho(f"  {prefix}{option.name}", bold=True, nl=False)
+        click.echo(f"  {option.type}, {default}\n      {option.doc}")
+        _print_options(option.options, f"{prefix}{option.name}.")
 
 
 @click.command()

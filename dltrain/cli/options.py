@@ -20,7 +20,9 @@ plugin_option = click.option(
     help="Python file that registers components of your own; may be given more than once.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-quiet_option = click.option("--quiet", is_flag=True, help="Show nothing but errors.")
+quiet_option = click.option(
+    "--quiet", is_flag=True, help="Print errors only (and the result with --json)."
+)
 device_option = click.option(
     "--device", metavar="DEVICE", help="auto, cpu, cuda, cuda:N or mps; instead of the config's."
 )

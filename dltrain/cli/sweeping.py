@@ -76,4 +76,4 @@ def sweep(
         echo(f"{result.config}: for dltrain train")
         echo(f"{result.report}: all trials")
 
-    show(result, as_json, table)
+    show(result, as_json, table, quiet=quiet)

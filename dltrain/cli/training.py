@@ -62,7 +62,7 @@ def train(
         from dltrain.commands.seeds import train_seeds
 
         result = train_seeds(experiments, directory=run_dir, quiet=quiet, plugins=plugins)
-        show(result, as_json, lambda: print_groups(result.groups))
+        show(result, as_json, lambda: print_groups(result.groups), quiet=quiet)
         return
     with _told_once():
         experiment = load_experiment(config, overrides, plugins, device)
@@ -70,7 +70,7 @@ def train(
     from dltrain.commands.train import train as train_command
 
     summary = train_command(experiment, run_dir=run_dir, quiet=quiet, plugins=plugins)
-    _show(summary, as_json)
+    _show(summary, as_json, quiet)
 
 
 @click.command()
@@ -104,7 +104,7 @@ def resume(
         Run.open(run).experiment()
     _launch(processes)
     summary = resume_command(run, quiet=quiet, exact=exact)
-    _show(summary, as_json)
+    _show(summary, as_json, quiet)
 
 
 @click.command()
@@ -134,7 +134,7 @@ def reproduce(
     from dltrain.commands.reproduce import reproduce as reproduce_command
 
     result = reproduce_command(run, run_dir=run_dir, exact=exact, quiet=quiet, plugins=plugins)
-    show(result, as_json, lambda: _print_reproduction(result))
+    show(result, as_json, lambda: _print_reproduction(result), quiet=quiet)
     if not result.identical:
         sys.exit(1)
 
@@ -185,10 +185,10 @@ def _told_once() -> Iterator[None]:
         raise
 
 
-def _show(summary: Any, as_json: bool) -> None:
+def _show(summary: Any, as_json: bool, quiet: bool) -> None:
     """Of several processes, the first shows how the run ended."""
     if os.environ.get("RANK", "0") == "0":
-        show(summary, as_json, lambda: print_summary(summary))
+        show(summary, as_json, lambda: print_summary(summary), quiet=quiet)
 
 
 @click.command()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import typing
-from dataclasses import dataclass
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, is_dataclass
 from typing import Any, Literal
 
+from dltrain.config.options import typed_options
+from dltrain.config.problems import did_you_mean
 from dltrain.errors import UsageError
 from dltrain.plugins import load_entry_points, register_builtins
 from dltrain.registry import REGISTRIES, Component, Registry
@@ -28,13 +30,23 @@ KINDS: dict[str, Registry] = {**REGISTRIES, "sections": SECTIONS}
 
 @dataclass(frozen=True)
 class ListedOption:
-    """An option as a reader wants it; `default` is None with `required` where there is none."""
+    """An option as a reader wants it.
+
+    Attributes:
+        name: The key.
+        type: What it accepts, in words.
+        default: None where there is none, and where it is null.
+        required: Whether a config must have it.
+        doc: What it does.
+        options: Keys of the value, where it is a mapping, such as `augment`.
+    """
 
     name: str
     type: str
     default: Any
     required: bool
     doc: str
+    options: tuple[ListedOption, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -64,29 +76,38 @@ def list_components(kind: str | None = None, name: str | None = None) -> list[Li
     elif kind in KINDS:
         registries = [KINDS[kind]]
     else:
-        raise UsageError(f"no kind {kind!r}; there are: {', '.join(KINDS)}")
+        raise UsageError(f"no kind {kind!r}" + _hint(kind, KINDS))
     if name is None:
         return [_listed(c) for registry in registries for c in registry.values()]
     (registry,) = registries
     if name not in registry:
-        close = difflib.get_close_matches(name, registry, n=1)
-        hint = f"did you mean {close[0]!r}?" if close else f"there are: {', '.join(registry)}"
-        raise UsageError(f"no {registry.kind} {name!r}; {hint}")
+        raise UsageError(f"no {registry.kind} {name!r}" + _hint(name, registry))
     return [_listed(registry[name])]
 
 
+def _hint(word: str, known: Collection[str]) -> str:
+    return did_you_mean(word, known) or f"; there are: {', '.join(known)}"
+
+
 def _listed(component: Component) -> Listed:
-    options = tuple(
+    options = _listed_options(component.builder)
+    return Listed(component.kind, component.name, component.summary, options)
+
+
+def _listed_options(builder: Callable[..., Any]) -> tuple[ListedOption, ...]:
+    """The options of a component, or the keys of a mapping that is an option's value."""
+    return tuple(
         ListedOption(
             option.name,
             type_name(option.annotation),
             None if option.required else option.default,
             option.required,
             option.doc,
+            () if typed.settings is None else _listed_options(typed.settings),
         )
-        for option in component.options
+        for typed in typed_options(builder).values()
+        for option in [typed.option]
     )
-    return Listed(component.kind, component.name, component.summary, options)
 
 
 def type_name(annotation: Any) -> str:
@@ -102,7 +123,8 @@ def type_name(annotation: Any) -> str:
         return " | ".join(type_name(a) for a in arguments)
     if annotation is type(None):
         return "null"
-    return {"str": "text", "Path": "path"}.get(annotation.__name__, annotation.__name__)
+    name = "mapping" if is_dataclass(annotation) else annotation.__name__
+    return {"str": "text", "Path": "path"}.get(name, name)
 
 
 def _bounds(metadata: tuple[Any, ...]) -> list[str]:

@@ -61,10 +61,10 @@ def sweep(
     run_dir = None if run_dir is None else Path(run_dir)
     plugins = [Path(plugin) for plugin in plugins]
     if jobs == 1:
-        with _search(plan, run_dir, Path(space)) as search:
+        with _search(plan, run_dir, Path(space), quiet) as search:
             _work(search, plugins, quiet)
             return _found(search)
-    with closing(_search(plan, run_dir, Path(space))) as search:
+    with closing(_search(plan, run_dir, Path(space), quiet)) as search:
         words = ["sweep", str(config), str(space), *overrides, "--run-dir", str(search.directory)]
         words += [word for path in plugins for word in ("--plugin", str(path))]
         words += ["--worker", *(["--quiet"] if quiet else [])]
@@ -87,7 +87,7 @@ def work(
 ) -> None:
     """Trains trials as one of several processes; see `sweep`."""
     end_with_parent()
-    with _search(_plan(config, space, overrides), run_dir, space) as search:
+    with _search(_plan(config, space, overrides), run_dir, space, quiet) as search:
         _work(search, plugins, quiet)
 
 
@@ -99,13 +99,14 @@ def _plan(config: Path, space: Path, overrides: Sequence[str]) -> Plan:
     return read_plan(config, space, overrides)
 
 
-def _search(plan: Plan, directory: Path | None, space: Path) -> Search:
+def _search(plan: Plan, directory: Path | None, space: Path, quiet: bool) -> Search:
     """Looks at the data and at what is recorded, before there is a directory."""
     experiment = plan.experiment(plan.first)
     # Without the metric, which may not be there: the sweep's file is to blame for it.
     unmonitored = replace(experiment, checkpoint=replace(experiment.checkpoint, best=None))
     machine = build_machine(unmonitored)
-    data = build_data(unmonitored, machine, tell)
+    say = (lambda _text: None) if quiet else tell
+    data = build_data(unmonitored, machine, say)
     task = build_task(unmonitored, data.spec, machine)
     trainer = build_trainer(unmonitored, data, task, machine, Checkpoints(Path()))
     if plan.metric not in trainer.monitored:

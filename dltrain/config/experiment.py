@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from collections.abc import Mapping as MappingOf
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -14,7 +14,7 @@ from pydantic_core import to_jsonable_python
 from dltrain import plugins
 from dltrain.config.compose import compose, merge_keys
 from dltrain.config.dump import dump
-from dltrain.config.options import TypedOption
+from dltrain.config.options import TypedOption, typed_options
 from dltrain.config.parse import parse
 from dltrain.config.phases import PhaseChoices, read_phases
 from dltrain.config.problems import ConfigError, Position, Problem, suggestions
@@ -193,7 +193,7 @@ def load(
 
 def _checked(tree: Mapping, path: Path, validator: Validator) -> dict[str, Any]:
     """The value of every key, or None where there is a problem."""
-    validator.unknown_keys(tree, (*KEYS, "extends"), "", "key")
+    _unknown_keys(tree, validator)
     meant = {near for key in tree.values.keys() - KEYS for near in suggestions(key, KEYS)}
     whole = _over_defaults(tree, path)
     values: dict[str, Any] = {}
@@ -208,6 +208,28 @@ def _checked(tree: Mapping, path: Path, validator: Validator) -> dict[str, Any]:
             validator.add(key, f"missing; expected {expected}", tree.position)
     values["phases"] = read_phases(whole.values["phases"], values, whole, validator)
     return values
+
+
+def _unknown_keys(tree: Mapping, validator: Validator) -> None:
+    """Adds a problem for each key that is not known; an option of a section tells its section."""
+    options: dict[str, Callable[..., Any]] = {
+        key: option.settings for key, option in OPTIONS.items() if option.settings
+    }
+    for key, registry in COMPONENTS.items():
+        node = tree.values.get(key)
+        name = node.values.get("name") if isinstance(node, Mapping) else node
+        if isinstance(name, Scalar) and name.value in registry:
+            options[key] = registry[name.text].builder
+    for word in tree.values.keys() - KEYS - {"extends"}:
+        places = [key for key, builder in options.items() if word in typed_options(builder)]
+        if len(places) == 1:
+            value, at = tree.values[word], tree.keys[word]
+            meant = f"{places[0]}.{word}"
+            if isinstance(value, Scalar) and not at.line:  # on the command line
+                meant += f"={value.text}"
+            validator.add(word, f"unknown key; did you mean {meant!r}?", at)
+            tree = replace(tree, values={k: v for k, v in tree.values.items() if k != word})
+    validator.unknown_keys(tree, (*KEYS, "extends"), "", "key")
 
 
 def _over_defaults(tree: Mapping, path: Path) -> Mapping:
