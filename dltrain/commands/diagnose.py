@@ -18,7 +18,7 @@ from dltrain.config import Experiment
 from dltrain.data.bucketed import Bucketed
 from dltrain.data.streamed import Streamed
 from dltrain.losses.supervised import BinaryCrossEntropy, CrossEntropy
-from dltrain.spec import PADDING, UNKNOWN, Data, Loss, Split, TableInputs, TextInputs
+from dltrain.spec import Data, Loss, Split, TableInputs, TextInputs
 from dltrain.task import Task
 from dltrain.trainer import Trainer
 
@@ -189,7 +189,8 @@ def _unknown(data: Data) -> list[Finding]:
         return []
     if not isinstance(split, Bucketed):
         return []
-    unknown, total = int((split.tokens == UNKNOWN).sum()), int((split.tokens != PADDING).sum())
+    unknown = int((split.tokens == inputs.unknown).sum())
+    total = int((split.tokens != inputs.padding).sum())
     if unknown <= total / 2:
         return []
     message = (
