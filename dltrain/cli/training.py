@@ -136,6 +136,8 @@ def reproduce(
     result = reproduce_command(run, run_dir=run_dir, exact=exact, quiet=quiet, plugins=plugins)
     show(result, as_json, lambda: _print_reproduction(result), quiet=quiet)
     if not result.identical:
+        if quiet and not as_json:
+            echo(_verdict(result), err=True)
         sys.exit(1)
 
 
@@ -162,8 +164,12 @@ def _print_reproduction(result: Any) -> None:
         echo(f"changed    {line}")
     for line in result.notes:
         echo(f"note       {line}")
+    echo(_verdict(result))
+
+
+def _verdict(result: Any) -> str:
     verdict = "is identical to" if result.identical else "differs from"
-    echo(f"{result.run} {verdict} {result.original}")
+    return f"{result.run} {verdict} {result.original}"
 
 
 def _launch(processes: int | None) -> None:

@@ -101,7 +101,7 @@ def test_what_is_no_run_is_not_touched(call):
 
 
 def test_the_table_has_mean_and_deviation(call):
-    called = call("train", TINY, "--seeds", "0,1", "--quiet")
+    called = call("train", TINY, "--seeds", "0,1")
     assert called.code == 0
     assert " ± " in called.out
 
