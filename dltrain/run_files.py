@@ -59,6 +59,8 @@ DEEPEST_JSON = 64
 MOST_VALUES = 2_000_000
 """In a JSON file: a value takes up to a hundred times the memory of its text."""
 
+_FOLDER = re.compile(r"step-[0-9]{10,}|[0-9]{5,}")
+"""Names that only directories have: checkpoints, and TensorBoard's points of a step."""
 _TEXT = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)  # possessive: in linear time
 _BRACKETS = re.compile(rb"[\[\]{}]")
 
@@ -108,6 +110,8 @@ def _verify_folder(directory: Path, folder: os.DirEntry[str]) -> None:
                 continue
             if stat.S_ISDIR(found.st_mode):
                 places.append((entry, depth + 1))
+            elif depth == 1 and _FOLDER.fullmatch(entry.name):
+                raise _refusal(directory, entry, "a file in the place of a directory")
             elif depth == 1 and found.st_size > _POINTERS.get(entry.name, found.st_size):
                 size = f"larger ({found.st_size:,} bytes) than such a file can be"
                 raise _refusal(directory, entry, size)

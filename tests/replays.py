@@ -86,7 +86,7 @@ def stand_in(monkeypatch, record: bool = True) -> list[Recorder]:
         made.append(Recorder())
         return made[-1]
 
-    def remembers(guard, *arguments):
+    def remembers(guard, *arguments, **options):
         guarded(guard, *arguments)
         guard.asks_each_step = False  # as on a GPU
 
