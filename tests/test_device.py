@@ -229,5 +229,6 @@ def test_reports_and_samples_need_no_float64_of_the_device():
 def _generated(model, generator):
     task = object.__new__(language_model.LanguageModel)
     task.spec, task.model = DataSpec((4,), 4, TableInputs(())), model
+    task.inputs = SimpleNamespace(padding=0, unknown=1)
     model.weight = torch.nn.Parameter(torch.zeros(1))
     return task.generate([2], 1, 1.0, None, generator)
