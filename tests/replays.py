@@ -87,7 +87,7 @@ def stand_in(monkeypatch, record: bool = True) -> list[Recorder]:
         return made[-1]
 
     def remembers(guard, *arguments, **options):
-        guarded(guard, *arguments)
+        guarded(guard, *arguments, **options)
         guard.asks_each_step = False  # as on a GPU
 
     monkeypatch.setattr("dltrain.trainer.obstacle", obstacle)

@@ -72,8 +72,8 @@ def install(monkeypatch: pytest.MonkeyPatch) -> None:
     replay_on_cpu(monkeypatch)
     guarded = FiniteGuard.__init__
 
-    def asks_only_to_skip(guard, where, on_nonfinite, *arguments):
-        guarded(guard, where, on_nonfinite, *arguments)
+    def asks_only_to_skip(guard, where, on_nonfinite, *arguments, **options):
+        guarded(guard, where, on_nonfinite, *arguments, **options)
         guard.asks_each_step = on_nonfinite == "skip"
 
     monkeypatch.setattr(FiniteGuard, "__init__", asks_only_to_skip)
