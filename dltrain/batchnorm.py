@@ -73,7 +73,7 @@ class GroupBatchNorm(_BatchNorm):
                 return 1.0 / float(self.num_batches_tracked)
         return self.momentum or 0.0
 
-    def _check_input_dim(self, input: Tensor) -> None:  # noqa: A002  # noqa: A002
+    def _check_input_dim(self, input: Tensor) -> None:  # noqa: A002
         if input.dim() < 2:
             raise ValueError(f"expected at least 2 dimensions, got {input.dim()}")
 
