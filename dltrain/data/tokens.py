@@ -35,6 +35,9 @@ boundaries (UAX #29), without white space. Combining marks belong to the letter 
 emoji sequence is one token, and so are "don't" and "3.14". The default rules cut Thai and other
 scripts that need a dictionary (line break class SA) between letters; here they stay whole."""
 
+LARGEST_ID = 2**21
+"""Of a tokenizer file: a vocabulary, and an embedding, have a row for each id up to the largest."""
+
 PADDING_NAME = re.compile(r"[\[<|]+pad[\]>|]+", re.IGNORECASE)
 """What tokenizer files call their padding token, where they do not say which one it is."""
 
@@ -80,6 +83,10 @@ def text_inputs(
             "max_tokens",
             f"{max_tokens}; {file} adds {num_special} special tokens to each text: give more",
         )
+    largest = max(parsed.get_vocab(with_added_tokens=True).values(), default=0)
+    if largest > LARGEST_ID:
+        message = f"{file}: has a token with the id {largest:,}; at most {LARGEST_ID:,} is accepted"
+        raise OptionError("tokenizer", message)
     vocabulary = _vocabulary_of_file(parsed)
     saved = json.loads(definition)
     padding = _padding_of_file(saved, vocabulary)
@@ -113,7 +120,7 @@ def _vocabulary_of_file(parsed: Any) -> tuple[str, ...]:
 def _padding_of_file(saved: dict[str, Any], vocabulary: Sequence[str]) -> int:
     """Id of the padding: as the file says, by its token's name, or else the id after the last."""
     if (padding := saved.get("padding")) and padding["pad_token"] in vocabulary:
-        return padding["pad_id"]
+        return vocabulary.index(padding["pad_token"])
     named = (n for n, token in enumerate(vocabulary) if PADDING_NAME.fullmatch(token))
     return next(named, len(vocabulary))
 

@@ -277,3 +277,21 @@ def test_models_do_not_see_the_files_padding(folder, model):
     torch.testing.assert_close(network(beside)[:1], network(alone))
     unknown_first = alone.where(alone != 1, 0)  # id 0 is a token like others
     assert not torch.allclose(network(unknown_first), network(alone))
+
+
+def test_ids_that_no_embedding_has_are_refused(tmp_path):
+    from tokenizers import models
+
+    path = tmp_path / "far.json"
+    model = models.WordLevel({"[UNK]": 0, "far": 4_000_000_000}, unk_token="[UNK]")
+    tokenizers.Tokenizer(model).save(str(path))
+    with pytest.raises(OptionError, match="has a token with the id 4,000,000,000; at most"):
+        inputs_of(path)
+
+
+def test_a_padding_id_that_is_not_its_tokens_is_not_believed(tmp_path):
+    path = tmp_path / "pieces.json"
+    tokenizer = word_pieces(path)
+    tokenizer.enable_padding(pad_id=99, pad_token="##s")
+    tokenizer.save(str(path))
+    assert inputs_of(path).padding == tokenizer.token_to_id("##s")
