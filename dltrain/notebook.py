@@ -6,12 +6,12 @@ import base64
 import sys
 import time
 from collections.abc import Mapping
-from html import escape
 from typing import TYPE_CHECKING, TextIO
 
 from dltrain.recording.metrics_file import Scalars
 from dltrain.recording.progress import Progress
 from dltrain.reporting.charts import line_picture
+from dltrain.reporting.html import escape
 from dltrain.reporting.sections import curves
 
 if TYPE_CHECKING:

@@ -56,8 +56,8 @@ def to_csv(rows: Iterable[Sequence[Any]]) -> str:
     file = io.StringIO()
     for row in rows:
         cells = [_harmless(cell) for cell in row]
-        # The csv module would leave a carriage return bare, at which others end the line.
-        bare = any(isinstance(cell, str) and "\r" in cell for cell in cells)
+        # The csv module would leave these bare, at which other programs end the line or the cell.
+        bare = any(isinstance(cell, str) and set(cell) & set("\r;\t") for cell in cells)
         quoting = csv.QUOTE_NONNUMERIC if bare else csv.QUOTE_MINIMAL
         csv.writer(file, lineterminator="\n", quoting=quoting).writerow(cells)
     return file.getvalue()

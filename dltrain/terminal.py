@@ -1,10 +1,17 @@
-"""Results on standard output, as lines or as JSON."""
+"""Results on standard output, as lines or as JSON.
+
+Every command prints through `echo` or `write`, so that no text of a file or a run can steer a
+terminal.
+"""
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
+import traceback
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -29,7 +36,7 @@ def show(result: Any, as_json: bool, table: Callable[[], None], *, quiet: bool =
     """
     try:
         if as_json:
-            click.echo(json.dumps(as_plain(result), indent=1, default=str, allow_nan=False))
+            write(f"{as_json_text(result)}\n")
         elif not quiet:
             table()
         sys.stdout.flush()
@@ -49,6 +56,43 @@ def echo(text: str = "", *, err: bool = False, nl: bool = True, **style: Any) ->
         **style: See `click.style`.
     """
     click.secho(visible(text).replace("\n", "\\n"), err=err, nl=nl, **style)
+
+
+def write(text: str, *, err: bool = False) -> None:
+    """Prints text with lines of its own, and nothing behind it; like `echo`, it steers no terminal.
+
+    Args:
+        text: The text.
+        err: Whether to print on standard error.
+    """
+    click.echo(visible(text), err=err, nl=False)
+
+
+def as_json_text(result: Any) -> str:
+    """A result as JSON in ASCII, without any control character but for line breaks."""
+    text = json.dumps(as_plain(result), indent=1, default=str, allow_nan=False)
+    return text.replace("\x7f", "\\u007f")  # the one that `json` leaves as it is
+
+
+def usage_error_text(error: click.ClickException) -> str:
+    """What click prints of an error, the user's words included."""
+    shown = io.StringIO()
+    shown.isatty = lambda: True  # else click removes escape sequences, where they are to be seen
+    error.show(shown)
+    return shown.getvalue()
+
+
+def escape_pythons_own() -> None:
+    """Escapes what Python itself prints, tracebacks and warnings: they may quote anything."""
+
+    def print_traceback(*failure: Any) -> None:
+        write("".join(traceback.format_exception(*failure)), err=True)
+
+    sys.excepthook = print_traceback
+    warnings.formatwarning = lambda *warning, **more: visible(_FORMAT_WARNING(*warning, **more))
+
+
+_FORMAT_WARNING = warnings.formatwarning
 
 
 def as_yaml(value: Any) -> str:

@@ -128,12 +128,14 @@ def test_time_left_is_that_of_the_steps_so_far(screen, monkeypatch):
 def test_names_and_lines_are_escaped(screen):
     live = Live(io.StringIO())
     live.begin(0, 1, 1)
-    live.scalars(1, 1.0, "val", {"f1_<b>": 1.0, "loss": 2.0})
-    live.line("<script>")
+    live.scalars(1, 1.0, "val", {"f1_<b>\x1b\u202e": 1.0, "loss": 2.0})
+    live.line("<script>\x1b\u202e")
     live.close()
     assert "<script>" not in screen[-1]
     assert "<b>" not in screen[-1]
-    assert "f1 &lt;b&gt;" in "".join(screen.charts.values())
+    charts = "".join(screen.charts.values())
+    assert r"f1 &lt;b&gt;\x1b\u202e" in charts
+    assert not {"\x1b", "\u202e"} & {*screen[-1], *charts}
 
 
 @pytest.mark.parametrize("shell", [None, SimpleNamespace()])

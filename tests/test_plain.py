@@ -44,6 +44,12 @@ def test_numbers_and_other_texts_are_as_they_were(cell):
     assert read(to_csv([["a", cell]])) == [["a", "" if cell is None else str(cell)]]
 
 
+@pytest.mark.parametrize("delimiter", [";", "\t"])
+def test_no_cell_is_cut_where_a_spreadsheet_has_another_separator(delimiter):
+    (row,) = csv.reader(io.StringIO(to_csv([[f"a{delimiter}=1+1", "b"]])), delimiter=delimiter)
+    assert row[0].startswith(f"a{delimiter}=1+1")
+
+
 def test_a_comparison_holds_no_formula():
     group = Group(["=runs"], [-1], ["done"], {"+key": "@value", "optimizer.lr": "-1.5"}, {})
     names, cells = read(as_csv([group]))

@@ -4,6 +4,7 @@ import asyncio
 import base64
 import io
 import json
+import re
 import threading
 import time
 from pathlib import Path
@@ -19,11 +20,14 @@ from small_runs import CONFIG, write_folder
 
 import dltrain
 from dltrain.commands.predict import Prediction, Predictor
+from dltrain.errors import visible
 from dltrain.plugins import register_builtins
 from dltrain.serving.app import About, make_app
 from dltrain.serving.limits import Limits
 from dltrain.serving.metrics import Metrics
+from dltrain.serving.page import try_page
 from dltrain.serving.reading import Reader
+from dltrain.spec import Column, DataSpec, TableInputs
 
 SMALL = {"optimizer": {"name": "adamw", "lr": 0.02}, "recording": {"tensorboard": False}}
 TEXTS = SMALL | {
@@ -644,6 +648,47 @@ def test_pages_load_nothing_from_elsewhere(service, path):
     assert response.status_code == 200
     assert "default-src 'none'" in response.headers["Content-Security-Policy"]
     assert "//" not in response.text.replace("http://127.0.0.1:8000", "").replace("// ", "")
+
+
+class Named:
+    """A model that is certain of the first class."""
+
+    gives = "label"
+
+    def __init__(self, spec: DataSpec) -> None:
+        self.spec = spec
+
+    def of_tensor(self, inputs, names):
+        first, *others = self.spec.class_names
+        shares = {first: 1.0, **dict.fromkeys(others, 0.0)}
+        return [Prediction(name, first, shares, None, None) for name in names]
+
+
+def test_pages_show_a_hostile_name_and_send_it_as_it_is():
+    name = "<b>\x1b[31m\u202e"
+    columns = (Column(name), Column("kind", categories=(name, " a ")))
+    spec = DataSpec(
+        (3,), 2, TableInputs(columns), class_names=(f"{name}\udcff", "b"), class_counts=(1, 1)
+    )
+    page = try_page(spec, name, name)
+    exact = name.replace("<b>", "&lt;b&gt;")
+    assert f'<option value="{exact}">{visible(exact)}</option>' in page
+    assert '<option value=" a "> a </option>' in page
+    assert f'data-column="{exact}"' in page
+    read = re.sub("<[^>]*>", "", page)
+    assert "\x1b" not in read
+    assert "\u202e" not in read
+
+    def app():
+        return make_app(Named(spec), About(name, name, "supervised", "cpu"), Limits(), Metrics())
+
+    assert get(app(), "/").status_code == 200
+    document = get(app(), "/docs").text
+    assert "&lt;b&gt;" in document
+    assert not {"\x1b", "\u202e"} & set(document)
+    assert get(app(), "/openapi.json").json()["info"]["title"]
+    (response,) = ask(app(), {"json": {"rows": [{name: 1.0, "kind": " a "}]}})
+    assert response.json()["predictions"][0]["label"] == f"{name}\udcff"
 
 
 def test_health(service):

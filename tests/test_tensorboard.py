@@ -4,6 +4,7 @@ import json
 import re
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from small_runs import CONFIG, write_folder
 import dltrain
 from dltrain.errors import StoppedError
 from dltrain.recording import TensorBoard
-from dltrain.task import Embedding
+from dltrain.task import Embedding, Page
 
 # TensorBoard's own copy of a library warns of another.
 pytestmark = pytest.mark.filterwarnings("ignore:html5lib:DeprecationWarning")
@@ -325,7 +326,7 @@ def test_big_pictures_become_small_and_cells_stay_cells(tmp_path):
     recorder = TensorBoard(tmp_path / "tensorboard", "", {}, lambda: torch.zeros(1))
     pictures = torch.zeros(4, 3, 300, 150, dtype=torch.uint8)
     pictures[:, 0] = 200
-    rows = [("a\tb\nc", str(number)) for number in range(4)]
+    rows = [("a\tb\nc\x1b[31m\udcff", str(number)) for number in range(4)]
     recorder.embedded(7, Embedding(torch.rand(4, 2), ("text", "index"), rows, pictures))
     recorder.close()
     shown = Projected(tmp_path)
@@ -334,7 +335,20 @@ def test_big_pictures_become_small_and_cells_stay_cells(tmp_path):
     assert shown.sprite.shape == (128, 128, 3)
     assert np.abs(shown.sprite[:64, 16:48] - np.array([200, 0, 0])).max() <= 1
     assert (shown.sprite[:, :16] == 0).all()
-    assert [row["text"] for row in shown.rows] == 4 * ["a b c"]
+    assert [row["text"] for row in shown.rows] == 4 * [r"a b c\x1b[31m\udcff"]
+
+
+def test_any_text_can_be_a_tag_or_a_page(tmp_path):
+    recorder = TensorBoard(tmp_path, "", {}, lambda: torch.zeros(1))
+    recorder.scalars(1, 1.0, "val", {"loss": 1.0, "f1_\x1b[31m\udcff": 0.5})
+    pages = [Page("of/\u202e\udcff", "text", "    \x1b]0;owned\x07\udcff")]
+    task = SimpleNamespace(pages=lambda: pages, model=torch.nn.Linear(1, 1), scalars=["loss"])
+    recorder.evaluated(1, "val", task)
+    recorder.close()
+    (file,) = tmp_path.iterdir()
+    content = file.read_bytes()
+    for text in (rb"val/f1_\x1b[31m\udcff", rb"val/of/\u202e\udcff", rb"\x1b]0;owned\x07\udcff"):
+        assert text in content
 
 
 def test_a_model_without_a_linear_layer_shows_its_output():

@@ -1,13 +1,19 @@
 """What a stranger's text does to the terminal: nothing."""
 
+import ast
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from small_runs import write_folder
 
 import dltrain
 from dltrain.errors import tell, visible
+from dltrain.reporting import charts, html, parallel
 
+PACKAGE = Path(dltrain.__file__).parent
 HOSTILE = "a\x1b[31m\x1b]0;owned\x07\x9b2J\u202eb\u2066\u2028c\rd\x00\x7f"
 STEERING = set(HOSTILE) - set("a[31m]0;owned2Jbcd")
 
@@ -73,3 +79,91 @@ def test_lines_on_standard_error_and_in_the_log_are_harmless(folder, capsys):
     (log,) = folder.glob("runs/*two/log.txt")
     assert r"runs/\x1b[31mtwo" in log.read_text()
     assert_harmless(log.read_text())
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [HOSTILE],
+        ["train", f"--{HOSTILE}"],
+        ["list", "models", "mlp", HOSTILE],
+        ["serve", "run", "--port", HOSTILE],
+        ["export", "run", "--to", HOSTILE],
+        ["runs", "--json", "--watch", HOSTILE],
+    ],
+)
+def test_a_mistyped_command_line_is_quoted_harmlessly(call, words):
+    ended = call(*(word.replace("\0", "") for word in words))
+    assert (ended.code, ended.out) == (2, "")
+    assert_harmless(ended.err)
+    assert "Usage: dltrain" in ended.err
+
+
+def test_tracebacks_and_warnings_are_harmless(tmp_path):
+    (tmp_path / "plugin.py").write_text(
+        f"import warnings\nwarnings.warn({HOSTILE!r})\nraise SystemError({HOSTILE!r})\n"
+    )
+    words = ["--debug", "list", "--plugin", "plugin.py"]
+    ended = subprocess.run(
+        [sys.executable, "-m", "dltrain", *words],
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(PACKAGE.parent)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 1
+    assert "Traceback" in ended.stderr
+    assert "UserWarning" in ended.stderr
+    assert_harmless(ended.stdout + ended.stderr)
+
+
+def test_json_is_ascii_without_control_characters(folder, call):
+    (folder / "runs" / "one").rename(folder / "runs" / "a\x7f\x1b\u202e")
+    ended = call("runs", "--json")
+    assert_harmless(ended.out)
+    assert json.loads(ended.out)[0]["run"] == "runs/a\x7f\x1b\u202e"
+
+
+PRINTING = {"print", "click.echo", "click.secho", "sys.stdout.write", "sys.stderr.write"}
+PRINTERS = {
+    "terminal.py",
+    "errors.py",
+    "recording/progress.py",  # to the log
+    "commands/train.py",  # to the log
+    "commands/batch_trial.py",  # JSON in ASCII, for the process that has started it
+}
+
+
+def test_nothing_prints_beside_the_functions_that_escape():
+    printing = set()
+    for path in PACKAGE.rglob("*.py"):
+        tree = ast.parse(path.read_text())
+        calls = [ast.unparse(n.func) for n in ast.walk(tree) if isinstance(n, ast.Call)]
+        if PRINTING & set(calls):
+            printing.add(str(path.relative_to(PACKAGE)))
+    assert printing == PRINTERS
+
+
+def test_pages_show_a_hostile_text_and_do_not_obey_it():
+    spoilt = f"<script>{HOSTILE}"
+    lines = [charts.Series(spoilt, [(0, 1.0), (1, 2.0)])]
+    parts = [
+        html.section(spoilt, html.paragraph(spoilt), html.preformatted(spoilt)),
+        html.tiles({spoilt: spoilt}),
+        html.table([spoilt], [[spoilt, spoilt]]),
+        html.matrix([spoilt], [[1]]),
+        charts.line_chart(spoilt, lines, spoilt),
+        charts.line_picture(spoilt, lines),
+        charts.bars(spoilt, {spoilt: 0.5}, spoilt),
+        parallel.parallel(
+            spoilt,
+            [parallel.Axis(spoilt, [(0.0, spoilt)])] * 2,
+            [parallel.Line([0.5, 0.5], spoilt, 0.5)],
+            spoilt,
+        ),
+    ]
+    for page in [html.document(spoilt, part) for part in parts]:
+        assert_harmless(page.replace("\n", ""))
+        assert "<script>" not in page
+        assert r"&lt;script&gt;a\x1b[31m" in page

@@ -20,8 +20,14 @@ from dltrain.cli import (
     using,
 )
 from dltrain.commands.launch import is_launched
-from dltrain.errors import DltrainError, visible
-from dltrain.terminal import drop_unread_output, open_closed_streams
+from dltrain.errors import DltrainError
+from dltrain.terminal import (
+    drop_unread_output,
+    escape_pythons_own,
+    open_closed_streams,
+    usage_error_text,
+    write,
+)
 from dltrain.threads import wait_briefly
 
 
@@ -77,12 +83,14 @@ def main() -> None:
 def _main() -> None:
     debug = "--debug" in sys.argv[1:]
     open_closed_streams()
+    escape_pythons_own()
     wait_briefly()
     try:
         cli(standalone_mode=False, prog_name="dltrain")
         sys.exit(0)
     except click.ClickException as error:
-        error.show()
+        with suppress(OSError):  # nobody takes it
+            write(usage_error_text(error), err=True)
         sys.exit(2)
     except (click.Abort, KeyboardInterrupt):
         sys.exit(130)
@@ -91,7 +99,7 @@ def _main() -> None:
             raise
         with suppress(OSError):  # nobody takes it
             for line in (str(error), *getattr(error, "__notes__", [])):
-                click.echo(visible(line), err=True)
+                write(f"{line}\n", err=True)
         sys.exit(error.exit_code)
     finally:
         drop_unread_output()

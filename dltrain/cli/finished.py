@@ -20,7 +20,7 @@ from dltrain.cli.options import (
     plugin_option,
 )
 from dltrain.errors import visible
-from dltrain.terminal import echo, show
+from dltrain.terminal import echo, show, write
 
 WATCH_SECONDS = 2.0
 STATE_COLOURS = {"running": "cyan", "done": "green", "stopped": "yellow", "pruned": "yellow"}
@@ -77,7 +77,7 @@ def runs(directory: Path, watch: bool, as_json: bool) -> None:
     while True:
         found = runs_command(directory)
         if watch and sys.stdout.isatty():
-            click.echo("\x1b[H\x1b[J", nl=False)  # home, and clear what is below
+            click.clear()
         show(found, as_json, lambda found=found: _print_runs(found))
         if not watch:
             return
@@ -154,7 +154,7 @@ def compare(paths: Sequence[Path], as_csv: bool, as_html: bool, as_json: bool) -
 
     def table() -> None:
         if as_csv or as_html:
-            click.echo((command.as_csv if as_csv else command.as_html)(groups), nl=False)
+            write((command.as_csv if as_csv else command.as_html)(groups))
             return
         print_groups(groups)
 

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from dltrain.cli.options import json_option, load_plugins, plugin_option
-from dltrain.terminal import as_yaml, show
+from dltrain.terminal import as_yaml, echo, show, write
 
 
 @click.command("list")
@@ -33,11 +33,12 @@ def list_(kind: str | None, name: str | None, plugins: Sequence[Path], as_json: 
         if name is None:
             for previous, item in zip([None, *listed], listed, strict=False):
                 if previous is None or previous.kind != item.kind:
-                    click.secho(item.kind, bold=True)
-                click.echo(f"  {item.name:20} {item.summary}")
+                    echo(item.kind, bold=True)
+                echo(f"  {item.name:20} {item.summary}")
             return
         for item in listed:
-            click.echo(f"{item.kind} {item.name}: {item.summary}\n")
+            echo(f"{item.kind} {item.name}: {item.summary}")
+            echo()
             _print_options(item.options, "")
 
     show(listed, as_json, table)
@@ -47,8 +48,9 @@ def _print_options(options: Sequence[Any], prefix: str) -> None:
     """Options, and the keys of those that are mappings by their dotted names."""
     for option in options:
         default = "required" if option.required else f"default {as_yaml(option.default)}"
-        click.secho(f"  {prefix}{option.name}", bold=True, nl=False)
-        click.echo(f"  {option.type}, {default}\n      {option.doc}")
+        echo(f"  {prefix}{option.name}", bold=True, nl=False)
+        echo(f"  {option.type}, {default}")
+        echo(f"      {option.doc}")
         _print_options(option.options, f"{prefix}{option.name}.")
 
 
@@ -57,7 +59,7 @@ def schema() -> None:
     """Print the JSON Schema of config files, for editors."""
     from dltrain.commands.schema import schema as schema_command
 
-    click.echo(json.dumps(schema_command(), indent=2))
+    write(json.dumps(schema_command(), indent=2) + "\n")
 
 
 @click.command()
@@ -74,8 +76,5 @@ def completion(shell: str) -> None:
 
     found = get_completion_class(shell)
     assert found is not None
-    click.echo(
-        found(
-            click.get_current_context().find_root().command, {}, "dltrain", "_DLTRAIN_COMPLETE"
-        ).source()
-    )
+    root = click.get_current_context().find_root().command
+    write(found(root, {}, "dltrain", "_DLTRAIN_COMPLETE").source() + "\n")

@@ -11,7 +11,7 @@ import click
 
 from dltrain.cli.options import FILE, json_option, load_experiment, with_config
 from dltrain.plain import decimal
-from dltrain.terminal import show
+from dltrain.terminal import echo, show
 
 
 @click.command()
@@ -48,19 +48,19 @@ def profile(
 
     def table() -> None:
         total = sum(result.parts.values())
-        click.echo(f"{result.samples_per_second:,.0f} samples/s on {result.device}")
-        click.echo(f"{total * 1e3:.2f} ms a step, over {result.steps} steps:")
+        echo(f"{result.samples_per_second:,.0f} samples/s on {result.device}")
+        echo(f"{total * 1e3:.2f} ms a step, over {result.steps} steps:")
         for name, seconds in result.parts.items():
-            click.echo(f"  {name:10} {seconds * 1e3:8.2f} ms  {seconds / total:6.1%}")
-        click.echo("operators, less what they call:")
+            echo(f"  {name:10} {seconds * 1e3:8.2f} ms  {seconds / total:6.1%}")
+        echo("operators, less what they call:")
         for operator in result.operators:
             each = operator.seconds / result.steps * 1e3
-            click.echo(
+            echo(
                 f"  {operator.name:44.44} {operator.calls:6} calls {each:8.2f} ms a step "
                 f"{operator.share:6.1%}"
             )
-        click.echo(result.advice)
-        click.echo(f"{result.trace}: for ui.perfetto.dev")
+        echo(result.advice)
+        echo(f"{result.trace}: for ui.perfetto.dev")
 
     show(result, as_json, table)
 
@@ -98,11 +98,9 @@ def tune_lr(
     result = tune(experiment, picture, steps=steps)
 
     def table() -> None:
-        click.echo(
-            f"the loss is lowest at {result.lowest_at:.2g}; the config has {result.configured:g}"
-        )
-        click.echo(f"suggested: optimizer.lr={result.suggestion:g}")
-        click.echo(f"{result.picture}: the curve")
+        echo(f"the loss is lowest at {result.lowest_at:.2g}; the config has {result.configured:g}")
+        echo(f"suggested: optimizer.lr={result.suggestion:g}")
+        echo(f"{result.picture}: the curve")
 
     show(result, as_json, table)
 
@@ -145,7 +143,7 @@ def tune_batch(
 
     def say(trial: Any) -> None:
         memory = "does not fit" if not trial.fits else f"{trial.memory_bytes / 2**20:,.0f} MiB"
-        click.echo(f"tried {trial.size}: {memory}", err=True)
+        echo(f"tried {trial.size}: {memory}", err=True)
 
     result = tune(
         experiment,
@@ -160,38 +158,38 @@ def tune_batch(
 
 def _print_batch_size(result: Any, config: Path) -> None:
     key = result.setting.removeprefix("train.")
-    click.echo(f"{key:>11}  {'memory':>12}  {'samples/s':>10}")
+    echo(f"{key:>11}  {'memory':>12}  {'samples/s':>10}")
     for trial in result.trials:
         if trial.fits:
             memory = f"{trial.memory_bytes / 2**20:,.0f} MiB"
-            click.echo(f"{trial.size:>11}  {memory:>12}  {trial.samples_per_second:>10,.0f}")
+            echo(f"{trial.size:>11}  {memory:>12}  {trial.samples_per_second:>10,.0f}")
         else:
-            click.echo(f"{trial.size:>11}  {'does not fit':>12}  {'-':>10}")
+            echo(f"{trial.size:>11}  {'does not fit':>12}  {'-':>10}")
     limit = result.memory_bytes
     budget = f"the memory of {result.device}"
     if limit is not None:
         budget = f"{limit / 2**20:,.0f} MiB, less a sixteenth for the rest of a run"
     if result.limited_by == "memory":
-        click.echo(f"{result.suggestion} is the largest that fits into {budget}")
+        echo(f"{result.suggestion} is the largest that fits into {budget}")
     elif result.limited_by == "samples":
-        click.echo(
+        echo(
             f"{result.suggestion} is the whole training split, and fits into {budget}: the data is "
             "the limit, not the memory"
         )
     if result.fast_from < result.suggestion:
-        click.echo(f"from {result.fast_from} on it is no more than 5% below the best speed")
+        echo(f"from {result.fast_from} on it is no more than 5% below the best speed")
     if result.limited_by == "batch_size":
-        click.echo("the whole batch fits: no micro_batch is needed")
+        echo("the whole batch fits: no micro_batch is needed")
         return
-    click.echo(f"in the config:  train: {{{key}: {result.suggestion}}}")
+    echo(f"in the config:  train: {{{key}: {result.suggestion}}}")
     times = result.suggestion / result.configured
     if key == "batch_size" and times != 1:
-        click.echo(
+        echo(
             f"a batch {decimal(times)} times the config's {result.configured} may want another "
             f"learning rate: dltrain tune-lr {config} train.batch_size={result.suggestion}"
         )
     if times < 1 and key == "batch_size":
-        click.echo(
+        echo(
             f"or keep batches of {result.configured}, and everything else: "
             f"train: {{micro_batch: {result.suggestion}}}"
         )

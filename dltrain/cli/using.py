@@ -17,8 +17,7 @@ from dltrain.cli.options import (
     load_plugins,
     plugin_option,
 )
-from dltrain.errors import visible
-from dltrain.terminal import echo, show
+from dltrain.terminal import echo, show, write
 
 TEXT_OPTIONS = {
     "prompt": "--prompt",
@@ -170,9 +169,9 @@ def sample(run: Path, plugins: Sequence[Path], as_json: bool, **options: Any) ->
         for piece in pieces:
             if piece.number != number:
                 separator = "" if number < 0 else "\n\n"
-                click.echo(visible(separator + given.get("prompt", "")), nl=False)
+                write(separator + given.get("prompt", ""))
                 number = piece.number
-            click.echo(visible(piece.text), nl=False)
+            write(piece.text)
         echo()
 
     show(None, as_json, text)

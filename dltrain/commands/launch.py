@@ -8,6 +8,8 @@ import signal
 import sys
 import uuid
 
+from dltrain.errors import tell
+
 
 def is_launched() -> bool:
     """Whether a launcher, torchrun or `launch`, has started this process already."""
@@ -49,7 +51,7 @@ def launch(processes: int) -> int:
         for rank, failure in error.failures.items():
             if failure.exitcode < 0 and failure.exitcode != -signal.SIGTERM:
                 what = f"process {rank} of {processes} was ended by signal {-failure.exitcode}"
-                print(what, file=sys.stderr)
+                tell(what)
         _, first = error.get_first_failure()
         return max(first.exitcode, 1)
     return 0

@@ -161,7 +161,7 @@ def _fingerprint(root: Path, parts: dict[str, ImageFiles]) -> str:
     """SHA-256 over names and sizes: reading every image would take as long as an epoch."""
     digest = hashlib.sha256()
     for path in sorted(path for part in parts.values() for path in part.paths):
-        digest.update(f"{path.relative_to(root).as_posix()}\0{path.stat().st_size}\n".encode())
+        digest.update(b"%s\0%d\n" % (_name(root, path), path.stat().st_size))
     return digest.hexdigest()
 
 
@@ -171,5 +171,10 @@ def _split_fingerprint(root: Path, parts: dict[str, ImageFiles]) -> str:
     for name, part in sorted(parts.items()):
         digest.update(f"{name} {len(part.paths)}\n".encode())
         for path in part.paths:
-            digest.update(f"{path.relative_to(root).as_posix()}\n".encode())
+            digest.update(_name(root, path) + b"\n")
     return digest.hexdigest()
+
+
+def _name(root: Path, path: Path) -> bytes:
+    """A file's path under the root; it may have bytes that are not UTF-8."""
+    return path.relative_to(root).as_posix().encode(errors="surrogateescape")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from dltrain.errors import visible
 from dltrain.exporting.checking import Comparison
 from dltrain.exporting.description import listed
 from dltrain.exporting.formats import Format
@@ -57,7 +58,7 @@ def model_card(
         "Limits": _limits(about, inputs),
     }
     parts = [f"# {about['name']}", *(f"## {title}\n\n{text}" for title, text in sections.items())]
-    return "\n\n".join(parts) + "\n"
+    return visible("\n\n".join(parts) + "\n")
 
 
 def example(file: str, to: Format, about: Mapping[str, Any]) -> str:

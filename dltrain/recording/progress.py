@@ -50,7 +50,7 @@ class Progress(Recorder):
     def scalars(self, step: int, epoch: float, split: str, values: Mapping[str, float]) -> None:
         """Shows training's values in the bar, and an evaluation's in a line."""
         if split == "train":
-            self._train = dict(values)
+            self._train = {visible(name): value for name, value in values.items()}
         elif split == "system" and self._bar is not None:
             shown = {n: f"{v:.4g}" for n, v in self._train.items() if n.endswith("loss")}
             rates = [v for n, v in self._train.items() if n.endswith("learning_rate")]

@@ -18,6 +18,7 @@ import numpy
 from torch import Tensor
 from typing_extensions import TypedDict
 
+from dltrain.errors import visible
 from dltrain.files import regular, remove
 from dltrain.recording.base import Recorder
 from dltrain.run_files import Count, checked
@@ -88,7 +89,7 @@ class TensorBoard(Recorder):
             self._add_to_table("session_start_info")
             self._in_table = True
         # One event of all: `add_scalar` makes one of each value, which takes three times as long.
-        all_of_them, *others = (scalar(f"{split}/{name}", v) for name, v in values.items())
+        all_of_them, *others = (scalar(visible(f"{split}/{name}"), v) for name, v in values.items())
         for other in others:
             all_of_them.MergeFrom(other)
         self._add(all_of_them, step)
@@ -125,6 +126,7 @@ class TensorBoard(Recorder):
                 self.writer.add_histogram(f"weights/{name}", parameter.detach(), step)
 
     def _write(self, tag: str, page: Page, step: int) -> None:
+        tag = visible(tag)  # a class may have any name
         match page.kind:
             case "image":
                 self.writer.add_image(tag, page.content, step)
@@ -134,20 +136,23 @@ class TensorBoard(Recorder):
                     tag, *counts, global_step=step, num_thresholds=counts.shape[1]
                 )
             case "text":
-                self.writer.add_text(tag, page.content, step)
+                self.writer.add_text(tag, visible(page.content), step)
 
     def embedded(self, step: int, embedding: Embedding) -> None:
         """Writes the files of the projector, over those of an earlier test of the same run."""
         for folder in self._directory.glob("[0-9]*/test"):
             remove(folder)
         # A cell must not hold what parts cells and lines.
-        rows = [[" ".join(text.split()) for text in row] for row in embedding.rows]
+        head, *rows = [
+            [visible(" ".join(text.split())) for text in row]
+            for row in (embedding.columns, *embedding.rows)
+        ]
         # Five digits are more than can be seen, and a file of all would be three times as long.
         digits = [[float(f"{number:.5g}") for number in row] for row in embedding.points.tolist()]
         self.writer.add_embedding(
             numpy.array(digits),
             metadata=rows,
-            metadata_header=list(embedding.columns),
+            metadata_header=head,
             label_img=None if embedding.pictures is None else _thumbnails(embedding.pictures),
             global_step=step,
             tag="test",
@@ -169,7 +174,7 @@ class TensorBoard(Recorder):
                 inputs = batch.inputs if arguments is None else arguments(batch)
                 self.writer.add_graph(model, inputs)
         except Exception as error:  # a user's model may raise anything while it is traced
-            self.writer.add_text("graph", f"This model can't be traced: {error}", 0)
+            self.writer.add_text("graph", visible(f"This model can't be traced: {error}"), 0)
         finally:
             model.train(training)
 

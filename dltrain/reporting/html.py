@@ -1,14 +1,16 @@
-"""Parts of an HTML page. What comes from a run is escaped: a class may be called `<script>`."""
+"""Parts of an HTML page. Text from a run is escaped: a class may be called `<script>`."""
 
 from __future__ import annotations
 
 import base64
+import html
 import io
 from collections.abc import Sequence
-from html import escape
 from typing import Any
 
 from torch import Tensor
+
+from dltrain.errors import visible
 
 STYLE = """
 :root{color-scheme:light dark;--paper:#fff;--raised:#f5f6f8;--ink:#1c1e21;--soft:#565b63;
@@ -76,6 +78,15 @@ font-size:.85rem;white-space:pre-wrap;overflow-wrap:anywhere}
 
 # Nothing but what is in the page: no script, and nothing from elsewhere.
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+
+
+def escape(text: str) -> str:
+    """Text to be read on a page: markup, control characters and overrides of direction are shown.
+
+    What a script reads, such as the value of an attribute, has to stay exact: `html.escape` is for
+    that.
+    """
+    return html.escape(visible(text))
 
 
 def document(title: str, body: str, *, head: str = "", policy: str = POLICY) -> str:

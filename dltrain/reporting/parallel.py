@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
 from typing import Literal
 
 from dltrain.reporting.charts import figure, shortened
+from dltrain.reporting.html import escape
 
 WIDTH, HEIGHT = 1080, 330
 NARROWEST = 135

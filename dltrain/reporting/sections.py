@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from html import escape
 from typing import Any, Literal
 
 from torch import Tensor
@@ -15,6 +14,7 @@ from dltrain.plain import decimal
 from dltrain.recording.metrics_file import Scalars
 from dltrain.reporting.charts import Series, line_chart, reliability, scatter
 from dltrain.reporting.html import (
+    escape,
     matrix,
     paragraph,
     picture,

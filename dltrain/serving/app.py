@@ -14,7 +14,7 @@ from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 from torch import Tensor
 
@@ -23,7 +23,7 @@ from dltrain.plain import as_plain
 from dltrain.serving.batching import Batcher
 from dltrain.serving.limits import Limits
 from dltrain.serving.metrics import CONTENT_TYPE, Metrics
-from dltrain.serving.middleware import BodyLimit, Counted, HostCheck, busy, told
+from dltrain.serving.middleware import AsciiJSON, BodyLimit, Counted, HostCheck, busy, told
 from dltrain.serving.openapi import Gives, describe, docs_page
 from dltrain.serving.page import SECURITY_HEADERS, static_files, try_page
 from dltrain.serving.problems import RequestError
@@ -142,7 +142,7 @@ class _Service:
             read, body = await self._body(request)
             with self._admitted():
                 samples, names = await self._in_thread(read, body)
-                return JSONResponse({"predictions": await self.batcher.ask(samples, names)})
+                return AsciiJSON({"predictions": await self.batcher.ask(samples, names)})
 
     @contextmanager
     def _admitted(self) -> Iterator[None]:
@@ -188,13 +188,13 @@ class _Service:
             return await asyncio.get_running_loop().run_in_executor(self._reading, read, given)
 
     async def health(self, request: Request) -> Response:
-        return JSONResponse({"status": "ok", **asdict(self.about)})
+        return AsciiJSON({"status": "ok", **asdict(self.about)})
 
     async def metrics_text(self, request: Request) -> Response:
         return Response(self.metrics.text(), headers={"Content-Type": CONTENT_TYPE})
 
     async def openapi(self, request: Request) -> Response:
-        return JSONResponse(self.description)
+        return AsciiJSON(self.description)
 
     async def docs(self, request: Request) -> Response:
         page = docs_page(self.description, str(request.base_url))

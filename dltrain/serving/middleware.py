@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ipaddress
+import json
 import re
 import time
 from collections.abc import Collection
 from dataclasses import asdict
+from typing import Any
 
 from starlette.datastructures import Headers
 from starlette.responses import JSONResponse, Response
@@ -19,10 +21,18 @@ from dltrain.serving.problems import RequestError
 RETRY_AFTER_SECONDS = 1
 
 
+class AsciiJSON(JSONResponse):
+    """JSON whose other characters are escaped: names of files and classes need not be UTF-8."""
+
+    def render(self, content: Any) -> bytes:
+        """The body."""
+        return json.dumps(content, allow_nan=False, separators=(",", ":")).encode()
+
+
 def told(error: RequestError) -> Response:
     """The answer to a request that can't be answered."""
     body = {"errors": [asdict(problem) for problem in error.problems]}
-    return JSONResponse(body, error.status, error.headers)
+    return AsciiJSON(body, error.status, error.headers)
 
 
 def busy(message: str) -> RequestError:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from html import escape
+from html import escape as exact
 from importlib.resources import files
 
 from dltrain.reporting import html
+from dltrain.reporting.html import escape
 from dltrain.spec import Column, DataSpec, ImageInputs, TableInputs
 
 _POLICY = (
@@ -86,9 +87,11 @@ def _row_form(columns: tuple[Column, ...]) -> str:
 
 def _field(number: int, column: Column) -> str:
     """A number, with training's mean to begin with; or one of the categories."""
-    place = f'id="field{number}" data-column="{escape(column.name)}"'
+    place = f'id="field{number}" data-column="{exact(column.name)}"'
     if column.categories:
-        options = "".join(f"<option>{escape(name)}</option>" for name in column.categories)
+        options = "".join(
+            f'<option value="{exact(name)}">{escape(name)}</option>' for name in column.categories
+        )
         control = f"<select {place}>{options}</select>"
     else:
         mean = json.dumps(float(f"{column.mean:.4g}"))

@@ -66,6 +66,14 @@ def test_folders_of_numbers_keep_their_spelling_and_go_by_number(build, folder):
     assert make(build, folder).spec.class_names == ("2", "007", "7", "10")
 
 
+def test_names_that_are_not_utf8_are_names_as_well(build, folder):
+    (folder / "ant").rename(folder / "a\udcff")
+    next((folder / "cat").iterdir()).rename(folder / "cat" / "\udce9.png")
+    data = make(build, folder)
+    assert data.spec.class_names == ("a\udcff", "cat")
+    assert len(data.files) == 20
+
+
 def test_a_class_may_be_called_train(build, folder, tmp_path):
     (folder / "cat").rename(folder / "train")
     assert make(build, folder).spec.class_names == ("ant", "train")

@@ -5,9 +5,17 @@ const form = document.getElementById("form");
 const answer = document.getElementById("answer");
 let asked = 0;
 
+// Control characters, and those that turn the direction of the text around them.
+const STEERING =
+  /[\0-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]/g;
+
+function visible(text) {
+  return text.replace(STEERING, (found) => "\\u" + found.charCodeAt().toString(16).padStart(4, "0"));
+}
+
 function element(name, text, kind) {
   const made = document.createElement(name);
-  if (text !== undefined) made.textContent = text;
+  if (text !== undefined) made.textContent = visible(text);
   if (kind) made.className = kind;
   return made;
 }
@@ -54,7 +62,7 @@ function share([name, probability]) {
   const bar = element("progress");
   bar.max = 1;
   bar.value = probability;
-  bar.setAttribute("aria-label", name);
+  bar.setAttribute("aria-label", visible(name));
   line.append(element("span", name), bar, element("span", (100 * probability).toFixed(1) + "%"));
   return line;
 }
