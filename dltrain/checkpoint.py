@@ -278,9 +278,6 @@ class Checkpoints:
                 path.rename(place)
         for path in self.directory.glob(".step-*.part"):
             remove(path)
-        for name in ("latest.json", "best.json"):
-            if (self.directory / name).is_dir():  # no file could take its place
-                remove(self.directory / name)
         clear_leftovers(self.directory)
 
     def _point(self, name: str, content: Mapping[str, Any]) -> None:

@@ -1,8 +1,8 @@
 """Files of a run directory, which may come from a stranger: plain files, bounded and typed.
 
-`verify` refuses a directory in which a link or a special file stands in the place of anything that
-dltrain reads or writes. `read_json` is the one reader for JSON: a file has at most so many bytes,
-values and levels, each key once, only finite numbers, and the types of a TypedDict.
+`verify` refuses a directory in which a link, a special file or a directory stands in the place of a
+file that dltrain reads or writes. `read_json` is the one reader for JSON: a file has at most so
+many bytes, values and levels, each key once, only finite numbers, and the types of a TypedDict.
 
 A new field of a file: give it to the dataclass that the file is written from, with a type that JSON
 has (int, float, str, bool, None, list, dict, Literal, TypedDict; no tuples), and, where older runs
@@ -17,6 +17,7 @@ import os
 import re
 import reprlib
 import stat
+import sys
 from collections.abc import Collection, Iterator, Mapping
 from functools import cache
 from pathlib import Path
@@ -46,10 +47,17 @@ FILES = {
 }
 """The files of a run directory, and the most bytes that each may have."""
 
-FOLDERS = ("checkpoints", "tensorboard", "exports")
-
-_POINTERS = {"best.json": 16 * KIB, "latest.json": 16 * KIB}
-"""Files beside the checkpoints, and the most bytes that each may have."""
+_STEP = r"checkpoints/\.?step-[0-9]{10,}[^/]*"
+_POINT = r"tensorboard/[0-9]{5,}"
+_FILES_IN_FOLDERS = {
+    r"checkpoints/(best|latest)\.json": 16 * KIB,
+    rf"{_STEP}/manifest\.json": 64 * KIB,
+    rf"{_STEP}/state\.json": 64 * MIB,
+    rf"{_STEP}/[^/]+": sys.maxsize,  # see `checkpoint.load`
+    r"tensorboard/(events\.out\.tfevents\..+|projector_config\.pbtxt)": 64 * GIB,
+    rf"{_POINT}/test/(tensors\.tsv|metadata\.tsv|sprite\.png)": GIB,
+    r"exports/[^/]+\.(onnx|pt2|safetensors|md)": sys.maxsize,  # they are only written
+}
 
 MOST_ENTRIES = 100_000
 """Of a run directory's folders; one with more is not looked through."""
@@ -59,62 +67,86 @@ DEEPEST_JSON = 64
 MOST_VALUES = 2_000_000
 """In a JSON file: a value takes up to a hundred times the memory of its text."""
 
-_FOLDER = re.compile(r"step-[0-9]{10,}|[0-9]{5,}")
-"""Names that only directories have: checkpoints, and TensorBoard's points of a step."""
 _TEXT = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)  # possessive: in linear time
 _BRACKETS = re.compile(rb"[\[\]{}]")
 
 
-def verify(
-    directory: Path, files: Mapping[str, int] = FILES, folders: Collection[str] = FOLDERS
-) -> None:
+class Layout:
+    """What a directory holds: patterns of paths below it.
+
+    Args:
+        files: Of its files, and the most bytes that each may have; the first that fits counts.
+        folders: Of its directories. In one at the top, every entry counts.
+        closed: Of directories that are not looked into.
+    """
+
+    def __init__(
+        self, files: Mapping[str, int], folders: Collection[str], closed: Collection[str] = ()
+    ) -> None:
+        self._files = [(re.compile(pattern, re.DOTALL), most) for pattern, most in files.items()]
+        self._folders = re.compile("|".join([*folders, *closed]))
+        self._closed = re.compile("|".join(closed) or r"(?!)")
+
+    def most_bytes(self, path: str) -> int | None:
+        """Of the file with this path; None where no file has it."""
+        if is_temporary(path):
+            return GIB
+        fitting = (most for pattern, most in self._files if pattern.fullmatch(path))
+        return next(fitting, None)
+
+    def is_folder(self, path: str) -> bool:
+        """Whether a directory has this path."""
+        return self._folders.fullmatch(path) is not None
+
+    def is_closed(self, path: str) -> bool:
+        """Whether what is below this path counts elsewhere."""
+        return self._closed.fullmatch(path) is not None
+
+
+RUN = Layout(
+    {re.escape(name): most for name, most in FILES.items()} | _FILES_IN_FOLDERS,
+    ["checkpoints", "tensorboard", "exports", _STEP, _POINT, rf"{_POINT}/test"],
+)
+"""A run directory."""
+
+
+def verify(directory: Path, layout: Layout = RUN) -> None:
     """Looks at everything in a directory that dltrain reads or writes there, and opens nothing.
 
     What else lies there is nobody's business: nothing touches it.
 
     Args:
         directory: A run's, or a sweep's; may itself be reached through a link.
-        files: The names of its files, and the most bytes that each may have.
-        folders: The names of its folders, in which every entry counts.
+        layout: What it holds.
 
     Raises:
         RunError: A link, a FIFO, a device, a directory, a file with a second name, or one that is
             too large stands where none belongs; the message names it.
     """
-    for entry in _entries(directory):
-        if entry.name in folders:
-            _verify_folder(directory, entry)
-        elif entry.name in files or is_temporary(entry.name):
+    places, count = [(directory, "")], 0
+    while places:
+        place, above = places.pop()
+        for entry in _entries(place):
+            path = above + entry.name
+            most, is_folder = layout.most_bytes(path), layout.is_folder(path)
+            if not above and most is None and not is_folder:
+                continue
             found = _looked_at(directory, entry)
             if found is None:
                 continue
+            count += 1
+            if count > MOST_ENTRIES or path.count("/") > DEEPEST_FOLDER:
+                raise _refusal(directory, path, "more than dltrain writes into a directory")
             if stat.S_ISDIR(found.st_mode):
-                raise _refusal(directory, entry, "a directory in the place of a file")
-            if found.st_size > (most := files.get(entry.name, GIB)):
+                if most is not None:
+                    raise _refusal(directory, path, "a directory in the place of a file")
+                if not layout.is_closed(path):
+                    places.append((place / entry.name, f"{path}/"))
+            elif is_folder:
+                raise _refusal(directory, path, "a file in the place of a directory")
+            elif most is not None and found.st_size > most:
                 size = f"larger ({found.st_size:,} bytes) than such a file can be ({most:,})"
-                raise _refusal(directory, entry, size)
-
-
-def _verify_folder(directory: Path, folder: os.DirEntry[str]) -> None:
-    found = _looked_at(directory, folder)
-    if found is not None and not stat.S_ISDIR(found.st_mode):
-        raise _refusal(directory, folder, "a file in the place of a directory")
-    places, count = [(folder, 1)], 0
-    while places:
-        place, depth = places.pop()
-        for entry in _entries(Path(place.path)):
-            found, count = _looked_at(directory, entry), count + 1
-            if count > MOST_ENTRIES or depth > DEEPEST_FOLDER:
-                raise _refusal(directory, folder, "a directory with more in it than dltrain writes")
-            if found is None:
-                continue
-            if stat.S_ISDIR(found.st_mode):
-                places.append((entry, depth + 1))
-            elif depth == 1 and _FOLDER.fullmatch(entry.name):
-                raise _refusal(directory, entry, "a file in the place of a directory")
-            elif depth == 1 and found.st_size > _POINTERS.get(entry.name, found.st_size):
-                size = f"larger ({found.st_size:,} bytes) than such a file can be"
-                raise _refusal(directory, entry, size)
+                raise _refusal(directory, path, size)
 
 
 def _entries(directory: Path) -> Iterator[os.DirEntry[str]]:
@@ -135,15 +167,14 @@ def _looked_at(directory: Path, entry: os.DirEntry[str]) -> os.stat_result | Non
     except FileNotFoundError:
         return None
     if (kind := unusual(found)) is not None:
-        raise _refusal(directory, entry, kind)
+        raise _refusal(directory, os.path.relpath(entry.path, directory), kind)
     return found
 
 
-def _refusal(directory: Path, entry: os.DirEntry[str], kind: str) -> RunError:
-    place = brief(os.path.relpath(entry.path, directory), 200)
+def _refusal(directory: Path, path: str, kind: str) -> RunError:
     return RunError(
-        f"{brief(str(directory), 300)}: {place} is {kind}; dltrain does not use a run directory "
-        "with it: remove it, or copy the run without it"
+        f"{brief(str(directory), 300)}: {brief(path, 200)} is {kind}; dltrain does not use a "
+        "directory with it: remove it, or copy the rest elsewhere"
     )
 
 

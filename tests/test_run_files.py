@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import re
 import socket
 from pathlib import Path
 
@@ -62,7 +63,8 @@ def listening(place: Path) -> None:
 
 SPECIAL = [link, dangling, loop, second_name, fifo, listening]
 PLACES = ["config.yaml", "log.txt", "lock", "metrics.jsonl", "checkpoints/best.json", LEFT]
-PLACES += ["checkpoints/step-0000000001/model.safetensors", "tensorboard/events.out.tfevents.1"]
+STEP = "checkpoints/step-0000000001"
+PLACES += [f"{STEP}/model.safetensors", "tensorboard/events.out.tfevents.1"]
 
 
 @pytest.mark.parametrize("make", SPECIAL)
@@ -94,6 +96,12 @@ def test_directories_files_and_sizes_are_those_of_a_run(folder):
     with pytest.raises(RunError, match=r"summary\.json is a directory in the place of a file"):
         verify(folder)
     (folder / "summary.json").rmdir()
+    for name in (*PLACES[:-2], *(f"{STEP}/{name}" for name in ("state.json", "model.safetensors"))):
+        (folder / name).unlink(missing_ok=True)
+        (folder / name).mkdir()
+        with pytest.raises(RunError, match=f"{re.escape(name)} is a directory in the place of a f"):
+            verify(folder)
+        (folder / name).rmdir()
     (folder / "tensorboard").touch()
     with pytest.raises(RunError, match="tensorboard is a file in the place of a directory"):
         verify(folder)
@@ -102,6 +110,10 @@ def test_directories_files_and_sizes_are_those_of_a_run(folder):
         file.truncate(2**40)
     with pytest.raises(RunError, match=r"record\.json is larger"):
         verify(folder)
+    (folder / "record.json").rename(folder / STEP / "state.json")
+    with pytest.raises(RunError, match=r"state\.json is larger"):
+        verify(folder)
+    (folder / STEP / "state.json").rename(folder / "record.json")
     with pytest.raises(OSError, match="at most 100 are read"):
         read(folder / "record.json", 100)
 

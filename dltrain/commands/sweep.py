@@ -20,7 +20,7 @@ from dltrain.run import Summary, run_folder
 from dltrain.sweeps.outcome import Outcome, TrialInfo, page, ranked, short, trial_infos
 from dltrain.sweeps.plan import Plan, read_plan
 from dltrain.sweeps.pruning import Pruning
-from dltrain.sweeps.study import Search, Taken, held
+from dltrain.sweeps.study import Search, Taken, held, verify_sweep
 from dltrain.sweeps.workers import end_with_parent, run_workers
 
 BEST = "best.yaml"
@@ -54,7 +54,8 @@ def sweep(
         ConfigError: A file is wrong, or a value in it; no trial was begun.
         DataError: The data is missing or damaged; no trial was begun.
         UsageError: Optuna is not there, or the directory holds another sweep.
-        RunError: No trial came to its end, or a process was killed.
+        RunError: No trial came to its end, a process was killed, or the directory holds what no
+            sweep has; see `run_files.verify`.
         StoppedError: A signal stopped it, after a checkpoint.
     """
     plan = _plan(Path(config), Path(space), overrides)
@@ -102,6 +103,8 @@ def _plan(config: Path, space: Path, overrides: Sequence[str]) -> Plan:
 def _search(plan: Plan, directory: Path | None, space: Path, quiet: bool) -> Search:
     """Looks at the data and at what is recorded, before there is a directory."""
     experiment = plan.experiment(plan.first)
+    directory = directory or run_folder(experiment.name) / f"sweep-{space.stem}"
+    verify_sweep(directory)
     # Without the metric, which may not be there: the sweep's file is to blame for it.
     unmonitored = replace(experiment, checkpoint=replace(experiment.checkpoint, best=None))
     machine = build_machine(unmonitored)
@@ -112,7 +115,6 @@ def _search(plan: Plan, directory: Path | None, space: Path, quiet: bool) -> Sea
     if plan.metric not in trainer.monitored:
         raise plan.no_such_metric(trainer.monitored)
     evaluations = math.ceil(trainer.total_steps / trainer.evaluate_every)
-    directory = directory or run_folder(experiment.name) / f"sweep-{space.stem}"
     return Search(directory, plan, trainer.monitored[plan.metric], evaluations)
 
 
@@ -208,7 +210,6 @@ def _found(search: Search) -> Outcome:
         report=str(search.directory / "report.html"),
         importance=search.importance(),
     )
-    config = (search.directory / BEST).read_text(encoding="utf-8", errors="replace")
-    content = page(outcome, search.plan.dimensions, config)
+    content = page(outcome, search.plan.dimensions, search.run_of(best.number).config_text())
     write_atomically(Path(outcome.report), content.encode(errors="replace"))
     return outcome

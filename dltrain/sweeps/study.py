@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, NotRequired
+
+from pydantic import Field
+from typing_extensions import TypedDict
 
 from dltrain.data.draws import key
-from dltrain.errors import UsageError
-from dltrain.files import make_directory
+from dltrain.errors import DltrainError, RunError, UsageError, brief
+from dltrain.files import make_directory, open_regular, regular
 from dltrain.run import Run
+from dltrain.run_files import GIB, KIB, MIB, Count, Layout, checked, verify
 from dltrain.sweeps.methods import Draw, settled
 from dltrain.sweeps.plan import Plan
 from dltrain.sweeps.space import Value, draw
@@ -28,6 +33,47 @@ MOST_DEATHS = 3
 
 FEWEST_COMPARED = 10
 """Of fewer trials, what seems important is chance."""
+
+
+WORKER = "[0-9a-f]{32}"
+"""Pattern of the name of a process that works on a sweep."""
+
+LAYOUT = Layout(
+    {
+        r"lock|study\.lock": 4 * KIB,
+        rf"workers/{WORKER}": 4 * KIB,
+        r"study\.db(-journal|-wal|-shm)?": GIB,
+        r"study\.journal": 64 * MIB,  # Optuna keeps it in memory
+        r"best\.yaml": MIB,
+        r"report\.html": GIB,
+    },
+    ["workers", "trials"],
+    closed=["trials/[0-9]{4,}"],  # runs
+)
+"""The directory of a sweep."""
+
+
+def verify_sweep(directory: Path) -> None:
+    """Refuses what no sweep has in its directory or in its trials; see `run_files.verify`."""
+    verify(directory, LAYOUT)
+    for trial in sorted((directory / "trials").glob("[0-9]*")):
+        verify(trial)
+
+
+class _TrialAttributes(TypedDict):
+    worker: NotRequired[Annotated[str, Field(pattern=f"^{WORKER}$")]]
+    progress: NotRequired[list[Count]]
+    error: NotRequired[str | None]
+
+
+class _Trial(TypedDict):
+    """What is used of a trial that a study tells of."""
+
+    number: Count
+    value: float | None
+    params: dict[str, float | str]
+    intermediate_values: dict[int, float]
+    user_attrs: _TrialAttributes
 
 
 @dataclass(frozen=True)
@@ -50,9 +96,10 @@ class Taken:
 class Search:
     """A sweep's directory, and the study in it.
 
-    Several processes, on several machines where the file system has locks, each have one.
-    A lock on `workers/ID` says that a process lives; another on `lock` is held while a trial is
-    taken, so that no two are taken at once, and none is left half taken but by a dead process.
+    The directory has been verified. Several processes, on several machines where the
+    file system has locks, each have one. A lock on `workers/ID` says that a process lives; another
+    on `lock` is held while a trial is taken, so that no two are taken at once, and none is left
+    half taken but by a dead process.
 
     Args:
         directory: Made, with a new study, where it is not there.
@@ -62,6 +109,7 @@ class Search:
 
     Raises:
         UsageError: The directory holds another sweep.
+        RunError: It holds a damaged study, or can't be made.
     """
 
     def __init__(
@@ -72,8 +120,12 @@ class Search:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.directory, self.plan, self.higher_is_better = directory, plan, higher_is_better
         self._stack, self._id = ExitStack(), uuid.uuid4().hex
-        make_directory(directory / "workers")
-        with held(directory / "lock"):
+        try:
+            make_directory(directory / "workers")
+        except OSError as error:
+            message = f"{directory}: can't make the directory of the sweep: {error.strerror}"
+            raise RunError(message) from error
+        with held(directory / "lock"), self._damage_told():
             self._storage = _storage(directory, plan)
             with settled():
                 self._pruner = plan.pruner.build(evaluations)
@@ -88,7 +140,8 @@ class Search:
                 )
             try:
                 self._refuse_another()
-            except UsageError:
+                self.trials()
+            except DltrainError:
                 self.close()
                 raise
 
@@ -113,6 +166,17 @@ class Search:
                 f"({change.strip()}); choose another --run-dir"
             )
 
+    @contextmanager
+    def _damage_told(self) -> Iterator[None]:
+        """A study from elsewhere leads Optuna and SQLAlchemy to all kinds of errors."""
+        try:
+            yield
+        except DltrainError:
+            raise
+        except Exception as error:
+            told = brief(" ".join(f"{type(error).__name__}: {error}".split()), 200)
+            raise RunError(f"{self.directory}: its study can't be used: {told}") from error
+
     def __enter__(self) -> Search:
         """This process takes part."""
         path = self.directory / "workers" / self._id
@@ -127,7 +191,7 @@ class Search:
         with held(self.directory / "lock"):
             self._stack.close()
             for path in (self.directory / "workers").iterdir():
-                if not is_held(path):
+                if re.fullmatch(WORKER, path.name) and not is_held(path):
                     path.unlink(missing_ok=True)
 
     def close(self) -> None:
@@ -139,8 +203,24 @@ class Search:
             self._storage.engine.dispose()
 
     def trials(self) -> list[FrozenTrial]:
-        """All of them, by number."""
-        return self.study.get_trials(deepcopy=False)
+        """All of them, by number.
+
+        Raises:
+            RunError: The study does not hold what it should.
+        """
+        found = self.study.get_trials(deepcopy=False)
+        for number, trial in enumerate(found):
+            told = {name: getattr(trial, name) for name in _Trial.__annotations__}
+            try:
+                checked(told, _Trial)
+                if trial.number != number:
+                    raise ValueError(f"its number is {trial.number}")
+                if trial.state.name == "COMPLETE" and trial.value is None:
+                    raise ValueError("it is complete, and has no value")
+            except ValueError as error:
+                message = f"{self.directory}: its study is damaged: trial {number}: {error}"
+                raise RunError(message) from error
+        return found
 
     def run_of(self, number: int) -> Run:
         """Where a trial is trained."""
@@ -148,19 +228,20 @@ class Search:
 
     def take(self) -> Taken | None:
         """The next trial: one whose process has died, or a new one; None where none is left."""
-        with held(self.directory / "lock"):
+        with held(self.directory / "lock"), self._damage_told():
             trials = self.trials()
             for trial in trials:
                 if trial.state.name == "RUNNING" and not self._lives(trial):
-                    return self._begin(trial._trial_id)
+                    return self._begin(trial.number, trial._trial_id)
             if len(trials) >= self.plan.trials:
                 return None
-            return self._begin(None)
+            return self._begin(len(trials), None)
 
-    def _begin(self, trial_id: int | None) -> Taken:
+    def _begin(self, number: int, trial_id: int | None) -> Taken:
         """Gives a trial to this process, with values that stay."""
         import optuna
 
+        run = self.run_of(number)
         with settled():
             seed = key(self.plan.seed, len(self.trials())) % 2**32
             sampler = self.plan.sampler.build(Draw(seed, self.plan.seed, self.plan.grid))
@@ -170,7 +251,6 @@ class Search:
             trial = study.ask() if trial_id is None else optuna.trial.Trial(study, trial_id)
             trial.set_user_attr("worker", self._id)
             values = draw(self.plan.dimensions, trial)
-        run = self.run_of(trial.number)
         progress = [*trial.user_attrs.get("progress", ()), len(run.checkpoints().all())]
         trial.set_user_attr("progress", progress)
         return Taken(trial.number, values, run, trial)
@@ -181,8 +261,10 @@ class Search:
         return len(progress) > MOST_DEATHS and len(set(progress[-MOST_DEATHS - 1 :])) == 1
 
     def _lives(self, trial: FrozenTrial) -> bool:
-        worker = trial.user_attrs.get("worker", "")
-        return worker == self._id or (worker != "" and is_held(self.directory / "workers" / worker))
+        worker = trial.user_attrs.get("worker")
+        if worker is None:
+            return False
+        return worker == self._id or is_held(self.directory / "workers" / worker)
 
     def finish(self, taken: Taken, state: str, value: float | None = None, **told: Any) -> None:
         """Says how a trial ended.
@@ -220,17 +302,32 @@ def _storage(directory: Path, plan: Plan) -> BaseStorage:
 
     with settled():
         if plan.storage == "journal":
-            return JournalStorage(JournalFileBackend(str(directory / "study.journal")))
+            lock: Any = _Lock(directory / "study.lock")
+            return JournalStorage(JournalFileBackend(str(directory / "study.journal"), lock))
         return RDBStorage(
             f"sqlite:///{directory / 'study.db'}",
             engine_kwargs={"connect_args": {"timeout": 60}},  # seconds that it waits for a lock
         )
 
 
+class _Lock:
+    """Optuna's `BaseJournalFileLock`, which a dead process does not hold; its own makes links."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._stack = path, ExitStack()
+
+    def acquire(self) -> bool:
+        self._stack.enter_context(held(self._path))
+        return True
+
+    def release(self) -> None:
+        self._stack.close()
+
+
 @contextmanager
 def held(path: Path) -> Iterator[None]:
     """Waits for a lock, and holds it; a dead process holds none."""
-    with path.open("a") as file:
+    with open(path, "a", opener=regular) as file:
         fcntl.lockf(file, fcntl.LOCK_EX)
         yield
 
@@ -238,7 +335,7 @@ def held(path: Path) -> Iterator[None]:
 def is_held(path: Path) -> bool:
     """Whether a living process has the lock; not to be asked of one's own, which it would free."""
     with suppress(FileNotFoundError):
-        descriptor = os.open(path, os.O_RDONLY)
+        descriptor = open_regular(path)
         try:
             fcntl.lockf(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except OSError:

@@ -394,18 +394,12 @@ def flipped(path: Path, draw: random.Random) -> None:
     path.write_bytes(content)
 
 
-def a_directory(path: Path, draw: random.Random) -> None:
-    """A directory has its name."""
-    path.unlink()
-    path.mkdir()
-
-
 def removed(path: Path, draw: random.Random) -> None:
     """It is gone."""
     path.unlink()
 
 
-DAMAGES = [cut, emptied, flipped, a_directory, removed]
+DAMAGES = [cut, emptied, flipped, removed]
 DAMAGES_A_TRIAL = 10
 
 

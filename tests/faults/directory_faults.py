@@ -73,7 +73,12 @@ def a_file(path: Path) -> None:
     path.touch()
 
 
-KINDS = [link, dangling, loop, second_name, fifo, unix_socket]
+def a_directory(path: Path) -> None:
+    """In the place of a file."""
+    path.mkdir()
+
+
+KINDS = [link, dangling, loop, second_name, fifo, unix_socket, a_directory]
 FOLDER_KINDS = [link, folder_link, dangling, loop, fifo, a_file]
 VERBS = [
     *(
