@@ -18,6 +18,7 @@ from dltrain.compilation import compile_task
 from dltrain.config import HARMLESS, LENGTH, ROUNDING, ConfigError, Experiment, changes
 from dltrain.config.problems import did_you_mean
 from dltrain.data.draws import key
+from dltrain.data.tokens import verify_tokenizer
 from dltrain.device import (
     Numerics,
     benchmark_convolutions,
@@ -36,7 +37,7 @@ from dltrain.record import plugin_paths
 from dltrain.recording import Recorder
 from dltrain.run import Run
 from dltrain.shards import shard
-from dltrain.spec import Data, DataContext, DataSpec, World, spec_from_json
+from dltrain.spec import Data, DataContext, DataSpec, World, contradiction, spec_from_json
 from dltrain.task import Phase, Task, TaskParts, TrainedModel
 from dltrain.tensor_checks import check_tensors
 from dltrain.trainer import Trainer
@@ -156,6 +157,9 @@ def build_data(
             none = "" if name == "train" else "; a source without this split gives None for it"
             message = f"data {experiment.data.name!r} has no samples in its {name} split{none}"
             raise experiment.problem("data", message)
+    if (wrong := contradiction(data.spec)) is not None:
+        message = f"data {experiment.data.name!r} gives a spec that contradicts itself: {wrong}"
+        raise experiment.problem("data", message)
     return data
 
 
@@ -376,8 +380,10 @@ def load_trained(
         raise
     try:
         spec = spec_from_json(snapshot.state["spec"])
+        verify_tokenizer(spec.inputs)
     except (KeyError, TypeError, ValueError) as error:
-        raise RunError(misfit(path, run, error)) from error
+        told = brief(" ".join(str(error).split()), 300)
+        raise RunError(f"{path}: what it says of the data is damaged: {told}") from error
     machine = machine or build_machine(experiment)
     task = build_task(experiment, spec, machine)
     try:

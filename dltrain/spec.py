@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import math
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
@@ -10,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol
 
 import torch
-from pydantic import Field, TypeAdapter
+from pydantic import Field, TypeAdapter, ValidationError
 from torch import Tensor, nn
 
 PositiveInt = Annotated[int, Field(gt=0)]
@@ -129,6 +131,10 @@ class TextInputs:
     kind: Literal["text"] = "text"
 
 
+Inputs = ImageInputs | TableInputs | TextInputs
+"""How raw data becomes samples."""
+
+
 @dataclass(frozen=True)
 class DataSpec:
     """What data tells a model, a loss and a metric; saved in every checkpoint.
@@ -149,7 +155,7 @@ class DataSpec:
 
     input_shape: tuple[int, ...]
     num_outputs: int
-    inputs: Annotated[ImageInputs | TableInputs | TextInputs, Field(discriminator="kind")]
+    inputs: Annotated[Inputs, Field(discriminator="kind")]
     class_names: tuple[str, ...] = ()
     class_counts: tuple[int, ...] = ()
     target_mean: float = 0.0
@@ -173,8 +179,111 @@ def spec_to_json(spec: DataSpec) -> dict[str, Any]:
 
 
 def spec_from_json(value: Any) -> DataSpec:
-    """What `spec_to_json` gave; pydantic's ValidationError where it is something else."""
-    return _json_of_spec().validate_python(value)
+    """What `spec_to_json` gave.
+
+    Raises:
+        ValueError: It is something else, or contradicts itself; the message is one line.
+    """
+    try:
+        spec = _json_of_spec().validate_python(value)
+    except ValidationError as error:
+        found = error.errors(include_url=False)[0]
+        place = ".".join(["spec", *map(str, found["loc"])])
+        raise ValueError(f"{place}: {found['msg']}") from None
+    if (message := contradiction(spec)) is not None:
+        raise ValueError(f"spec: {message}")
+    return spec
+
+
+def contradiction(spec: DataSpec) -> str | None:
+    """How the parts of a spec contradict each other, in words; None where they do not."""
+    return next(_contradictions(spec), None)
+
+
+def _contradictions(spec: DataSpec) -> Iterator[str]:
+    names, counts, shape = spec.class_names, spec.class_counts, spec.input_shape
+    if spec.num_outputs < 1 or (names and len(names) != spec.num_outputs):
+        yield f"num_outputs is {spec.num_outputs}, and class_names has {len(names)} names"
+    if counts and len(counts) != len(names):
+        yield f"class_counts has {len(counts)} numbers, and class_names has {len(names)} names"
+    if any(count < 0 for count in counts):
+        yield f"class_counts has {min(counts)}: expected 0 or more"
+    yield from _doubles("class_names", names)
+    yield from _unusable("target_mean", spec.target_mean)
+    yield from _unusable("target_std", spec.target_std, above=0)
+    match spec.inputs:
+        case ImageInputs():
+            yield from _image_contradictions(spec.inputs, shape)
+        case TableInputs():
+            yield from _table_contradictions(spec.inputs, shape)
+        case TextInputs():
+            yield from _text_contradictions(spec.inputs, shape)
+
+
+def _image_contradictions(inputs: ImageInputs, shape: tuple[int, ...]) -> Iterator[str]:
+    if len(shape) != 3 or min(shape) < 1:
+        yield f"input_shape is {list(shape)}: images have channels, height and width, 1 or more"
+    for name, values in (("mean", inputs.mean), ("std", inputs.std)):
+        if len(values) != shape[0]:
+            yield f"inputs.{name} has {len(values)} numbers, and input_shape {shape[0]} channels"
+        for value in values:
+            yield from _unusable(f"inputs.{name}", value, above=0 if name == "std" else None)
+    low, high = inputs.low, inputs.high
+    if not -(2**31) <= low < high < 2**31 or (not inputs.deep and (low, high) != (0, 255)):
+        wanted = "integers of 32 bits, low below high" if inputs.deep else "0 and 255"
+        yield f"inputs.low is {low} and inputs.high is {high}: expected {wanted}"
+
+
+def _table_contradictions(inputs: TableInputs, shape: tuple[int, ...]) -> Iterator[str]:
+    width = sum(column.width for column in inputs.columns)
+    if shape != (width,):
+        yield f"input_shape is {list(shape)}, and inputs.columns have {width} features"
+    yield from _doubles("inputs.columns", [column.name for column in inputs.columns])
+    for column in inputs.columns:
+        yield from _doubles(f"inputs.columns.{column.name!r}.categories", column.categories)
+        yield from _unusable(f"inputs.columns.{column.name!r}.mean", column.mean)
+        yield from _unusable(f"inputs.columns.{column.name!r}.std", column.std, above=0)
+        yield from _unwritable("inputs.columns", (column.name, *column.categories))
+
+
+def _text_contradictions(inputs: TextInputs, shape: tuple[int, ...]) -> Iterator[str]:
+    tokens, has_file = len(inputs.vocabulary), inputs.tokenizer == "file"
+    if len(shape) != 1 or shape[0] < 0:
+        yield f"input_shape is {list(shape)}: texts have one number of tokens, 0 or more"
+    for name, number in (("padding", inputs.padding), ("unknown", inputs.unknown)):
+        if number is not None and not 0 <= number < tokens:
+            yield f"inputs.{name} is {number}, and inputs.vocabulary has {tokens} tokens"
+    if not has_file and inputs.unknown in (None, inputs.padding):
+        yield f"inputs.unknown is {inputs.unknown}: expected a token other than the padding"
+    if has_file != bool(inputs.definition):
+        yield f"inputs.tokenizer is {inputs.tokenizer!r}: only 'file' has, and needs, a definition"
+    if inputs.max_tokens is not None and inputs.max_tokens < 1:
+        yield f"inputs.max_tokens is {inputs.max_tokens}: expected 1 or more"
+    if not inputs.columns:
+        yield "inputs.columns is empty: expected the names of the columns that hold a text"
+    yield from _doubles("inputs.vocabulary", inputs.vocabulary)
+    yield from _unwritable("inputs.vocabulary", inputs.vocabulary)
+
+
+def _doubles(place: str, names: Sequence[str]) -> Iterator[str]:
+    if len(set(names)) < len(names):
+        found = next(name for name in names if names.count(name) > 1)
+        yield f"{place} has {found!r} twice"
+
+
+def _unusable(place: str, value: float, above: float | None = None) -> Iterator[str]:
+    if not math.isfinite(value) or (above is not None and value <= above):
+        bound = "" if above is None else f" above {above:g}"
+        yield f"{place} is {value}: expected a finite number{bound}"
+
+
+def _unwritable(place: str, texts: Iterable[str]) -> Iterator[str]:
+    """Half of a surrogate pair, which no file of texts has."""
+    if found := next((text for text in texts if _SURROGATE.search(text)), None):
+        yield f"{place} has {found!r}, which is not UTF-8"
+
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True)

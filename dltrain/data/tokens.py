@@ -17,7 +17,7 @@ from torch import Tensor
 
 from dltrain.errors import DataError, OptionError, UsageError, brief
 from dltrain.paths import LOCATED, located
-from dltrain.spec import DataContext, TextInputs
+from dltrain.spec import DataContext, Inputs, TextInputs
 
 TokenizerFile = Annotated[
     str,
@@ -83,25 +83,36 @@ def text_inputs(
             "max_tokens",
             f"{max_tokens}; {file} adds {num_special} special tokens to each text: give more",
         )
-    largest = max(parsed.get_vocab(with_added_tokens=True).values(), default=0)
-    if largest > LARGEST_ID:
-        message = f"{file}: has a token with the id {largest:,}; at most {LARGEST_ID:,} is accepted"
-        raise OptionError("tokenizer", message)
-    vocabulary = _vocabulary_of_file(parsed)
-    saved = json.loads(definition)
-    padding = _padding_of_file(saved, vocabulary)
-    if padding == len(vocabulary):  # a tokenizer without padding gets a token behind its own
-        vocabulary = (*vocabulary, SPECIAL[0])
+    try:
+        vocabulary, padding, unknown = _ids_of_file(definition, parsed)
+    except ValueError as error:
+        raise OptionError("tokenizer", f"{file}: {error}") from error
+    lowercase = bool(lowercase)
     return TextInputs(
-        "file",
-        vocabulary,
-        bool(lowercase),
-        max_tokens,
-        definition,
-        padding,
-        _unknown_of_file(saved, parsed),
-        columns,
+        "file", vocabulary, lowercase, max_tokens, definition, padding, unknown, columns
     )
+
+
+def verify_tokenizer(inputs: Inputs) -> None:
+    """Looks whether texts of a run still are what its tokenizer file makes of them.
+
+    Raises:
+        ValueError: The content of the file is damaged, or has other ids than the run has recorded.
+        UsageError: The library is not installed.
+    """
+    if not isinstance(inputs, TextInputs) or inputs.tokenizer != "file":
+        return
+    try:
+        parsed = _parsed(inputs.definition)
+        ids = _ids_of_file(inputs.definition, parsed)
+    except UsageError:
+        raise
+    except Exception as error:  # the library raises nothing more specific
+        raise ValueError(f"inputs.definition is no tokenizer: {error}") from error
+    recorded = (inputs.vocabulary, inputs.padding, inputs.unknown)
+    for name, value, own in zip(("vocabulary", "padding", "unknown"), recorded, ids, strict=True):
+        if value != own:
+            raise ValueError(f"inputs.{name} is not that of inputs.definition")
 
 
 def tokenizer_files(context: DataContext, tokenizer: str) -> tuple[Path, ...]:
@@ -109,6 +120,23 @@ def tokenizer_files(context: DataContext, tokenizer: str) -> tuple[Path, ...]:
     if tokenizer in ("word", "character"):
         return ()
     return (located(tokenizer, context.root),)
+
+
+def _ids_of_file(definition: str, parsed: Any) -> tuple[tuple[str, ...], int, int | None]:
+    """Vocabulary, id of the padding, and id of the unknown token of a tokenizer file.
+
+    Raises:
+        ValueError: An id is too large.
+    """
+    largest = max(parsed.get_vocab(with_added_tokens=True).values(), default=0)
+    if largest > LARGEST_ID:
+        message = f"has a token with the id {largest:,}; at most {LARGEST_ID:,} is accepted"
+        raise ValueError(message)
+    saved, vocabulary = json.loads(definition), _vocabulary_of_file(parsed)
+    padding = _padding_of_file(saved, vocabulary)
+    if padding == len(vocabulary):  # a tokenizer without padding gets a token behind its own
+        vocabulary = (*vocabulary, SPECIAL[0])
+    return vocabulary, padding, _unknown_of_file(saved, parsed)
 
 
 def _vocabulary_of_file(parsed: Any) -> tuple[str, ...]:

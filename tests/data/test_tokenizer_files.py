@@ -2,6 +2,7 @@
 
 import builtins
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -295,3 +296,21 @@ def test_a_padding_id_that_is_not_its_tokens_is_not_believed(tmp_path):
     tokenizer.enable_padding(pad_id=99, pad_token="##s")
     tokenizer.save(str(path))
     assert inputs_of(path).padding == tokenizer.token_to_id("##s")
+
+
+@pytest.mark.parametrize(
+    ("key", "change", "message"),
+    [
+        ("definition", lambda _: "{}", "definition is no tokenizer: "),
+        ("vocabulary", lambda own: (*own[:-2], own[-1], own[-2]), "vocabulary is not that of"),
+        ("vocabulary", lambda own: (*own, "more"), "vocabulary is not that of"),
+        ("padding", lambda own: own - 1, "padding is not that of inputs.definition"),
+        ("unknown", lambda own: own + 1, "unknown is not that of inputs.definition"),
+    ],
+)
+def test_ids_that_are_not_the_tokenizers_are_refused(folder, key, change, message):
+    inputs = load(folder, "data.tokenizer=pieces.json").data.build(DataContext(folder)).spec.inputs
+    tokens.verify_tokenizer(inputs)
+    changed = replace(inputs, **{key: change(getattr(inputs, key))})
+    with pytest.raises(ValueError, match=rf"^inputs\.{message}"):
+        tokens.verify_tokenizer(changed)
