@@ -360,6 +360,8 @@ class Run:
             _HELD.add(held)
             try:
                 clear_leftovers(self.directory)
+                if (exports := self.directory / "exports").is_dir():
+                    clear_leftovers(exports)
                 self.checkpoints().recover()
                 yield
             finally:

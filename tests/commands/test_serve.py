@@ -228,6 +228,26 @@ def test_a_warning_where_others_can_reach_it(start):
     assert "no authentication" in process.err
 
 
+def test_quiet_prints_errors_only(folder, tmp_path, call):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        ended = call("serve", folder / "run", "--port", port, "--quiet")
+        assert (ended.code, ended.out) == (1, "")
+        assert "Address already in use" in ended.err
+    words = ("serve", folder / "run", "--port", port, "--quiet")
+    process = Started("quiet", tmp_path, command_line, *words)
+    address, deadline = f"http://127.0.0.1:{port}/healthz", time.monotonic() + 600
+    while True:
+        with suppress(httpx.TransportError):
+            assert httpx.get(address).status_code == 200
+            break
+        assert process.running
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.signal(signal.SIGTERM)
+    assert (process.wait(), process.out, process.err) == (0, "", "")
+
+
 def test_a_port_in_use(call, folder):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

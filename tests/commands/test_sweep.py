@@ -45,6 +45,19 @@ def swept(space: dict, *overrides: str, **settings):
     return dltrain.sweep("config.yaml", path, overrides, run_dir=run_dir, quiet=True)
 
 
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_quiet_prints_errors_only(folder, jobs):
+    path = write_sweep(SPACE, trials=2)
+    words = ("sweep", "config.yaml", path, "--quiet", "--jobs", jobs)
+    done = Started("done", folder, command_line, *words, "--run-dir", "found")
+    assert (done.wait(), done.out, done.err) == (0, "", "")
+    worse = write_sweep({"optimizer.lr": {"float": [1e20, 1e30], "log": True}}, trials=2)
+    words = ("sweep", "config.yaml", worse, "--quiet", "--jobs", jobs, "--run-dir", "failed")
+    failed = Started("failed", folder, command_line, *words)
+    assert (failed.wait(), failed.out) == (1, "")
+    assert failed.err.startswith("no trial came to its end\ntrial 0: ")
+
+
 @pytest.mark.parametrize("sampler", ["tpe", "random", "cmaes"])
 def test_samplers_draw_within_the_space_and_the_seed_decides(sampler):
     chosen = {"name": sampler} if sampler == "random" else {"name": sampler, "startup": 2}
