@@ -11,6 +11,15 @@ from typing import Any
 import torch
 from torch import nn
 
+from dltrain.adapters import (
+    make_data,
+    make_loss,
+    make_metric,
+    make_model,
+    make_optimizers,
+    make_schedule,
+    make_task,
+)
 from dltrain.averaging import averaged_parameters
 from dltrain.batchnorm import over_all_ranks
 from dltrain.checkpoint import Checkpoints, DamagedCheckpointError, load
@@ -30,7 +39,15 @@ from dltrain.device import (
     seed_everything,
     set_random_state,
 )
-from dltrain.errors import DltrainError, OptionError, RunError, UsageError, brief, tell, told_by
+from dltrain.errors import (
+    DltrainError,
+    OptionError,
+    RunError,
+    UsageError,
+    brief,
+    describe_error,
+    tell,
+)
 from dltrain.lone import lone_sample_error
 from dltrain.paths import data_folder
 from dltrain.record import plugin_paths
@@ -150,7 +167,7 @@ def build_data(
         dtype=machine.numerics.dtype,
         say=say,
     )
-    data: Data = _built(experiment, "data", lambda: experiment.data.build(context))
+    data = _built(experiment, "data", lambda: make_data(experiment.data, context))
     for name in ("train", "validation", "test"):
         split = getattr(data, name)
         if split is not None and not len(split):
@@ -175,9 +192,9 @@ def build_task(experiment: Experiment, spec: DataSpec, machine: Machine) -> Task
     learns = getattr(experiment.task.component.builder, "learns", None)
     if learns is not None:
         spec = _built(experiment, "task", lambda: learns(spec))
-    loss = _built(experiment, "loss", lambda: experiment.loss.build(spec)).to(device, dtype)
+    loss = _built(experiment, "loss", lambda: make_loss(experiment.loss, spec)).to(device, dtype)
     spec = replace(spec, num_outputs=loss.num_outputs)
-    model: nn.Module = _built(experiment, "model", lambda: experiment.model.build(spec)).to(
+    model: nn.Module = _built(experiment, "model", lambda: make_model(experiment.model, spec)).to(
         device, dtype
     )
     if machine.shards and getattr(model, "variational", False):
@@ -191,7 +208,7 @@ def build_task(experiment: Experiment, spec: DataSpec, machine: Machine) -> Task
         # Convolutions on CPUs and tensor cores work channels-last inside; this spares conversions.
         model = model.to(memory_format=torch.channels_last)
     metrics = [
-        _built(experiment, f"metrics.{i}", lambda choice=choice: choice.build(spec))
+        _built(experiment, f"metrics.{i}", lambda choice=choice: make_metric(choice, spec))
         for i, choice in enumerate(experiment.metrics)
     ]
     parts = TaskParts(
@@ -206,7 +223,7 @@ def build_task(experiment: Experiment, spec: DataSpec, machine: Machine) -> Task
         world=machine.world,
     )
     random = random_state()
-    task: Task = _built_task(experiment, parts)
+    task: Task = _built(experiment, "task", lambda: make_task(experiment.task, parts))
     set_random_state(random)  # another run's model, built for this task, leaves no trace
     if machine.world.share.rank > 0:  # the weights are alike; dropout is to differ
         seed_everything(key(experiment.seed, machine.world.share.rank))
@@ -234,23 +251,11 @@ def _phase(
     chosen = experiment.phase(name)
     is_common = chosen.optimizer == experiment.optimizer
     path = "optimizer" if is_common else f"phases.{name}.optimizer"
-    optimizers = _built(experiment, path, lambda: chosen.optimizer.build(module))
-    if not isinstance(optimizers, tuple):
-        optimizers = (optimizers,)
-    schedule, clip_norm = chosen.schedule.build(), chosen.clip_norm
-    return Phase(name, module, optimizers, schedule, clip_norm, averaged, called)
-
-
-def _built_task(experiment: Experiment, parts: TaskParts) -> Task:
-    """A task is made of the whole config: its `OptionError` names a key from the top."""
-    try:
-        return experiment.task.build(parts)
-    except OptionError as error:
-        raise experiment.problem(error.option, str(error)) from error
-    except UsageError as error:
-        if isinstance(error, ConfigError):
-            raise
-        raise experiment.problem("task", str(error)) from error
+    optimizers = _built(experiment, path, lambda: make_optimizers(chosen.optimizer, module))
+    is_common = chosen.schedule == experiment.schedule
+    path = "schedule" if is_common else f"phases.{name}.schedule"
+    schedule = _built(experiment, path, lambda: make_schedule(chosen.schedule))
+    return Phase(name, module, optimizers, schedule, chosen.clip_norm, averaged, called)
 
 
 def build_trainer(
@@ -295,13 +300,19 @@ def build_trainer(
         monitored["early_stop.monitor"] = experiment.early_stop.monitor
     for path, name in monitored.items():
         if name is not None and name not in trainer.monitored:
-            known = ", ".join(trainer.monitored)
-            raise experiment.problem(
-                path,
-                f"this run has no scalar {name!r}; it has {known}"
-                + did_you_mean(name, trainer.monitored),
-            )
+            raise experiment.problem(path, not_monitored(trainer, name))
     return trainer
+
+
+def not_monitored(trainer: Trainer, name: str) -> str:
+    """Say why a scalar can't choose a checkpoint, or end a run."""
+    if name in trainer.undirected:
+        return (
+            f"it is not known whether a higher {name!r} is better: "
+            "set the attribute higher_is_better of the metric's function or object"
+        )
+    known = ", ".join(trainer.monitored)
+    return f"this run has no scalar {name!r}; it has {known}{did_you_mean(name, trainer.monitored)}"
 
 
 def refuse_lone_samples(experiment: Experiment, trainer: Trainer) -> None:
@@ -446,12 +457,16 @@ def _built(experiment: Experiment, path: str, make: Callable[[], Any]) -> Any:
     try:
         return make()
     except OptionError as error:
-        raise experiment.problem(f"{path}.{error.option}", str(error)) from error
+        # A task is made of the whole config: its options are keys from the top.
+        key = error.option if path == "task" else f"{path}.{error.option}"
+        raise experiment.problem(key, str(error)) from error
+    except ConfigError:
+        raise
     except UsageError as error:
         raise experiment.problem(path, str(error)) from error
     except DltrainError:
         raise
     except Exception as error:
         # Torch's own, for a size that no memory holds, say; or that of a user's own component.
-        message = told_by(error).partition("\n")[0]
+        message = describe_error(error).partition("\n")[0]
         raise experiment.problem(path, f"can't be built: {message}") from error

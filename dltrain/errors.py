@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
+from contextlib import suppress
+from pathlib import Path
 
 
 class DltrainError(Exception):
@@ -82,6 +85,47 @@ class PrunedError(DltrainError):
     """A recorder has seen enough: the run ends here, as pruned."""
 
 
-def told_by(error: Exception) -> str:
-    """What someone else's error says, with its kind where it is not one of torch's own."""
-    return str(error) if isinstance(error, RuntimeError) else f"{type(error).__name__}: {error}"
+_INSTALLED = ("site-packages", "dist-packages")
+
+PLUGIN_PACKAGES: set[str] = set()
+"""Top-level names of the installed packages that offer components; `plugins` adds them."""
+
+
+def describe_error(error: BaseException) -> str:
+    """Describe an error of torch or of a user's component, with the user's line that led to it.
+
+    Returns:
+        `FILE:LINE: TYPE: MESSAGE`. The place is left out where no code of the user's was involved,
+        and the type where it is RuntimeError, which torch uses for nearly everything.
+    """
+    text = str(error) if isinstance(error, RuntimeError) else f"{type(error).__name__}: {error}"
+    line = user_line(error)
+    return text if line is None else f"{line}: {text}"
+
+
+def user_line(error: BaseException) -> str | None:
+    """Return the last line of the user's own code on an error's traceback, as `FILE:LINE`.
+
+    Code is the user's unless it belongs to dltrain, to Python or to an installed package that
+    offers no components. None where there is no such line.
+    """
+    import sysconfig
+    import traceback
+
+    library = (f"{Path(__file__).parent}{os.sep}", f"{sysconfig.get_path('stdlib')}{os.sep}", "<")
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        parts = Path(frame.filename).parts
+        places = [n for n, part in enumerate(parts, 1) if part in _INSTALLED]
+        if places:
+            if Path(parts[places[-1]]).stem in PLUGIN_PACKAGES:
+                return f"{relative_name(frame.filename)}:{frame.lineno}"
+        elif not frame.filename.startswith(library):
+            return f"{relative_name(frame.filename)}:{frame.lineno}"
+    return None
+
+
+def relative_name(path: str) -> str:
+    """Return a file's name from the working directory, or whole where it lies elsewhere."""
+    with suppress(ValueError, OSError):
+        path = str(Path(path).relative_to(Path.cwd()))
+    return brief(path, 300)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from dltrain.data.resident import without_waiting
 from dltrain.device import Numerics
-from dltrain.errors import told_by
+from dltrain.errors import describe_error
 from dltrain.settings import TrainSettings
 from dltrain.spec import Batch, Split, World
 from dltrain.state import TrainerState, Window
@@ -298,7 +298,7 @@ class _Shape:
         except Exception as error:  # a library, a driver or a model may refuse anything
             for window, old in zip(windows, before, strict=True):
                 vars(window).update(vars(old))
-            self.refuse(f"a step can't be recorded: {told_by(error).partition(chr(10))[0]}")
+            self.refuse(f"a step can't be recorded: {describe_error(error).partition(chr(10))[0]}")
             self.recorder.run(self.work)
             return
         self.replay = replay

@@ -13,7 +13,7 @@ from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
 from types import CodeType
 
-from dltrain.errors import UsageError
+from dltrain.errors import PLUGIN_PACKAGES, UsageError
 from dltrain.user_code import remember
 
 BUILTINS = ("models", "data", "losses", "optimizers", "schedules", "metrics", "tasks")
@@ -34,6 +34,7 @@ def load_entry_points() -> None:
         UsageError: One of them fails; the message names its package.
     """
     for entry_point in entry_points(group=ENTRY_POINT_GROUP):
+        PLUGIN_PACKAGES.add(entry_point.module.partition(".")[0])
         try:
             entry_point.load()
         except Exception as error:  # someone else's code may raise anything

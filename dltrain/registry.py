@@ -18,7 +18,7 @@ import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial, update_wrapper
 from typing import Any, TypeVar, overload
 
 B = TypeVar("B", bound=Callable[..., Any])
@@ -77,6 +77,7 @@ class Component:
     kind: str
     name: str
     builder: Callable[..., Any]
+    builds: bool = True
 
     @cached_property
     def options(self) -> tuple[Option, ...]:
@@ -108,15 +109,27 @@ class Choice:
 
     def build(self, *positional: Any) -> Any:
         """Calls the builder with what code gives and what YAML gave."""
+        if not self.component.builds:  # a plain function, which is the component itself
+            function = self.component.builder
+            return update_wrapper(partial(function, **self.options), function)
         return self.component.builder(*positional, **self.options)
 
 
 class Registry(Mapping[str, Component]):
     """The components of one kind, by name, in the order of their registration."""
 
-    def __init__(self, kind: str) -> None:
-        """Args: kind: what the components are, in the singular, as error messages say it."""
+    def __init__(self, kind: str, argument: str | None = "spec", *, plain: bool = False) -> None:
+        """Create an empty registry.
+
+        Args:
+            kind: What the components are, in the singular, as error messages say it.
+            argument: Name of the one positional argument of every builder; None where it has none.
+            plain: Whether a function of two positional arguments, such as predictions and targets,
+                may be registered as it is, without a builder that returns it.
+        """
         self.kind = kind
+        self.argument = argument
+        self.plain = plain
         self._components: dict[str, Component] = {}
 
     @overload
@@ -128,7 +141,8 @@ class Registry(Mapping[str, Component]):
 
         Raises:
             ValueError: The name is taken.
-            TypeError: An option has no type annotation.
+            TypeError: An option has no type annotation or is not keyword-only, or the positional
+                arguments are not those of a builder of this kind.
         """
         if isinstance(target, str):
             return lambda builder: self._add(target, builder)
@@ -137,10 +151,46 @@ class Registry(Mapping[str, Component]):
     def _add(self, name: str, builder: B) -> B:
         if name in self._components:
             raise ValueError(f"there is a {self.kind} named {name!r} already")
-        component = Component(self.kind, name, builder)
+        builds = self._check_signature(name, builder)
+        component = Component(self.kind, name, builder, builds)
         _ = component.options  # a missing annotation is the author's error: say so at import
         self._components[name] = component
         return builder
+
+    def _check_signature(self, name: str, builder: Callable[..., Any]) -> bool:
+        """Return whether calling the builder gives the component, rather than being what it does.
+
+        Raises:
+            TypeError: See `register`.
+        """
+        positional = []
+        for parameter in inspect.signature(builder).parameters.values():
+            if parameter.kind is inspect.Parameter.VAR_POSITIONAL:
+                return True
+            if parameter.kind not in (
+                inspect.Parameter.POSITIONAL_ONLY,
+                inspect.Parameter.POSITIONAL_OR_KEYWORD,
+            ):
+                continue
+            if parameter.default is not REQUIRED:
+                raise TypeError(
+                    f"option {parameter.name!r} of {name!r} is not keyword-only: write '*' before "
+                    f"the first option, {self._example(name)}"
+                )
+            positional.append(parameter.name)
+        if self.plain and len(positional) == 2 and not inspect.isclass(builder):
+            return False
+        if len(positional) != (self.argument is not None):
+            raise TypeError(
+                f"{self.kind} {name!r} has {len(positional)} positional arguments "
+                f"({', '.join(positional) or 'none'}): its builder is called as "
+                f"{self._example(name)}"
+            )
+        return True
+
+    def _example(self, name: str) -> str:
+        given = "" if self.argument is None else f"{self.argument}, /, "
+        return f"{name}({given}*, option: TYPE = DEFAULT)"
 
     def __getitem__(self, name: str) -> Component:
         """The component of that name; KeyError if there is none."""
@@ -156,12 +206,12 @@ class Registry(Mapping[str, Component]):
 
 
 MODELS = Registry("model")
-DATA = Registry("data")
-LOSSES = Registry("loss")
-OPTIMIZERS = Registry("optimizer")
-SCHEDULES = Registry("schedule")
-METRICS = Registry("metric")
-TASKS = Registry("task")
+DATA = Registry("data", "context")
+LOSSES = Registry("loss", plain=True)
+OPTIMIZERS = Registry("optimizer", "module")
+SCHEDULES = Registry("schedule", None)
+METRICS = Registry("metric", plain=True)
+TASKS = Registry("task", "parts")
 
 REGISTRIES: dict[str, Registry] = {
     "models": MODELS,

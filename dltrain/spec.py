@@ -538,13 +538,15 @@ class Loss(nn.Module):
 
 
 class Metric(Protocol):
-    """Sums over samples, kept on the device; the value does not depend on how they were batched.
+    """Sums over samples, kept on the device; the value does not depend on how they were batched."""
 
-    Attributes:
-        scalars: The name of each scalar that `compute` gives, and whether higher is better.
-    """
+    @property
+    def scalars(self) -> Mapping[str, bool | None]:
+        """Name of each scalar that `compute` gives, and whether higher is better.
 
-    scalars: Mapping[str, bool]
+        None where that is unknown; the scalar then can't choose a checkpoint.
+        """
+        ...
 
     def reset(self) -> None:
         """Forgets every sample."""

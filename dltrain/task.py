@@ -50,12 +50,15 @@ class Task(Protocol):
     Attributes:
         model: Everything with parameters or buffers; its `state_dict` is the checkpoint's.
         phases: Run one after another in each step.
-        scalars: What `evaluate` gives, and whether higher is better.
     """
 
     model: nn.Module
     phases: tuple[Phase, ...]
-    scalars: Mapping[str, bool]
+
+    @property
+    def scalars(self) -> Mapping[str, bool | None]:
+        """What `evaluate` gives, and whether higher is better; None where that is unknown."""
+        ...
 
     def weight(self, batch: Batch, phase: Phase) -> Tensor | int:
         """What the whole batch's summed loss is divided by: its samples, or its tokens.

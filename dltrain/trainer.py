@@ -421,8 +421,13 @@ class Trainer:
         scalars = self.task.scalars if self.data.validation is not None else {}
         return {
             **{f"train/{name}": higher for name, higher in train.items()},
-            **{f"val/{name}": higher for name, higher in scalars.items()},
+            **{f"val/{name}": higher for name, higher in scalars.items() if higher is not None},
         }
+
+    @property
+    def undirected(self) -> set[str]:
+        """Scalars of which it is not known whether higher is better; they can't choose."""
+        return {f"val/{name}" for name, higher in self.task.scalars.items() if higher is None}
 
     def evaluate(self, split: Split, name: str) -> dict[str, float]:
         """Loss and metrics over a whole split, with the averaged weights where EMA is on."""

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from dltrain.errors import brief
+from dltrain.errors import brief, relative_name
 
 _LOADED: dict[str, dict[str, str]] = {}
 """By plug-in file: SHA-256 of it, and of the files beside it that it has imported."""
@@ -95,14 +97,14 @@ def code_changes(before: Sequence[Mapping[str, str]], now: Mapping[str, str]) ->
         alike = [path for path in every if Path(path).name == Path(name).name]
         place = name if name in every else next(iter([*moved, *alike]), None)
         if place is None:
-            lines.append(f"{_shown(name)} was loaded in training, and is not now (--plugin)")
+            lines.append(f"{relative_name(name)} was loaded in training, and is not now (--plugin)")
         elif every[place] != recorded:
             lines.append(
-                f"{_shown(place)} is not the code of the training: its SHA-256 is "
+                f"{relative_name(place)} is not the code of the training: its SHA-256 is "
                 f"{every[place][:12]}... and was {brief(recorded[:12])}..."
             )
         elif _hashed(Path(place)).get(place, recorded) != recorded:
-            lines.append(f"{_shown(place)} was changed after this process had loaded it")
+            lines.append(f"{relative_name(place)} was changed after this process had loaded it")
     return lines
 
 
@@ -125,8 +127,14 @@ def _hashed(file: Path) -> dict[str, str]:
         return {}
 
 
-def _shown(path: str) -> str:
-    """From the working directory, where it lies below."""
-    with suppress(ValueError):
-        path = str(Path(path).relative_to(Path.cwd()))
-    return brief(path, 300)
+def definition_of(builder: Callable[..., Any]) -> str:
+    """Return where a function or a class is defined, as `FILE:LINE`, or else its name."""
+    builder = inspect.unwrap(builder)
+    while isinstance(builder, partial):
+        builder = builder.func
+    with suppress(TypeError, OSError):
+        file = inspect.getsourcefile(builder)
+        _, line = inspect.getsourcelines(builder)
+        if file is not None:
+            return f"{relative_name(file)}:{line}"
+    return getattr(builder, "__qualname__", repr(builder))

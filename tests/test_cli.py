@@ -504,7 +504,7 @@ def test_a_model_that_fails_in_its_first_step(call, folder, plugin):
     words = ["config.yaml", "model=wrong", "--plugin", plugin]
     ended = call("train", *words)
     assert (ended.code, ended.out) == (1, "")
-    assert ended.err.splitlines()[-1].startswith("step 1 fails: mat1 and mat2 shapes")
+    assert ended.err.splitlines()[-1].startswith("step 1 fails: mine.py:15: mat1 and mat2 shapes")
     summary = json.loads((folder / "runs" / "config" / "0001" / "summary.json").read_text())
     assert summary["status"] == "failed"
     assert "mat1 and mat2" in summary["error"]

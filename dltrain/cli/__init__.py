@@ -20,7 +20,7 @@ from dltrain.cli import (
     using,
 )
 from dltrain.commands.launch import is_launched
-from dltrain.errors import DltrainError
+from dltrain.errors import DltrainError, describe_error, user_line
 from dltrain.terminal import (
     drop_unread_output,
     escape_pythons_own,
@@ -101,5 +101,13 @@ def _main() -> None:
             for line in (str(error), *getattr(error, "__notes__", [])):
                 write(f"{line}\n", err=True)
         sys.exit(error.exit_code)
+    except Exception as error:
+        # An error of a user's component is the user's to mend; any other is a bug.
+        if debug or user_line(error) is None:
+            raise
+        with suppress(OSError):
+            text = describe_error(error).partition("\n")[0]
+            write(f"{text} (dltrain --debug shows the traceback)\n", err=True)
+        sys.exit(DltrainError.exit_code)
     finally:
         drop_unread_output()

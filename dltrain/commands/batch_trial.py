@@ -24,7 +24,7 @@ from dltrain.build import Machine, build_data, build_machine, build_task, build_
 from dltrain.checkpoint import Checkpoints
 from dltrain.config import ConfigError, Experiment, load
 from dltrain.device import is_out_of_memory, peak_memory_bytes
-from dltrain.errors import DltrainError, RunError, tell, told_by
+from dltrain.errors import DltrainError, RunError, describe_error, tell
 from dltrain.plugins import load_plugin
 from dltrain.spec import Batch, Data
 from dltrain.trainer import Trainer
@@ -99,7 +99,7 @@ def trials_on_gpu(experiment: Experiment, machine: Machine) -> MakeTrial:
             raise
         except Exception as error:  # a model may raise anything
             if not is_out_of_memory(error):
-                raise RunError(f"a step fails: {told_by(error)}") from error
+                raise RunError(f"a step fails: {describe_error(error)}") from error
             trial = Trial(plan.size, fits=False)
         taken = torch.cuda.max_memory_reserved(machine.device)
         if plan.memory_bytes is not None and taken > plan.memory_bytes:
@@ -208,7 +208,7 @@ def _trial_process(config: str, words: str, *plugins: str) -> None:
     except Exception as error:  # a model may raise anything
         if is_out_of_memory(error):
             sys.exit(FULL)
-        tell(f"a step fails: {told_by(error)}")
+        tell(f"a step fails: {describe_error(error)}")
         sys.exit(RunError.exit_code)
     if trial.memory_bytes is not None and trial.memory_bytes > plan.memory_bytes:
         sys.exit(FULL)  # it was quicker than the guard

@@ -23,7 +23,7 @@ from dltrain.checkpoint import Checkpoints
 from dltrain.commands import diagnose
 from dltrain.commands.diagnose import Finding
 from dltrain.config import Experiment
-from dltrain.errors import DltrainError, RunError, tell, told_by
+from dltrain.errors import DltrainError, RunError, describe_error, tell
 from dltrain.spec import Batch
 from dltrain.task import Phase, Task
 
@@ -152,7 +152,7 @@ def _told(what: str) -> Iterator[None]:
     except DltrainError:
         raise
     except Exception as error:  # a model may raise anything
-        raise RunError(f"{what} fails: {told_by(error)}") from error
+        raise RunError(f"{what} fails: {describe_error(error)}") from error
 
 
 def _forward(task: Task, phase: Phase, part: Batch, machine: Machine) -> tuple[int, int]:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 from dltrain.build import Machine
 from dltrain.device import is_out_of_memory
-from dltrain.errors import DltrainError, RunError, told_by
+from dltrain.errors import DltrainError, RunError, describe_error
 from dltrain.run import Run
 from dltrain.settings import TrainSettings
 from dltrain.trainer import Trainer
@@ -26,7 +26,7 @@ def in_words(error: Exception, trainer: Trainer, machine: Machine) -> Exception:
     if is_out_of_memory(error):
         hint = _smaller_batches(trainer.settings, evaluates, machine.world.size)
         return RunError(f"{place}: out of memory on {machine.device}; {hint}")
-    return RunError(f"{place} fails: {told_by(error)}")
+    return RunError(f"{place} fails: {describe_error(error)}")
 
 
 def _smaller_batches(settings: TrainSettings, evaluates: bool, processes: int) -> str:

@@ -19,7 +19,7 @@ from dltrain.settings import (
     TrainSettings,
 )
 
-SECTIONS = Registry("section")
+SECTIONS = Registry("section", None)
 SECTIONS.register("train")(TrainSettings)
 SECTIONS.register("checkpoint")(CheckpointSettings)
 SECTIONS.register("early_stop")(EarlyStopSettings)

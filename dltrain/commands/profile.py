@@ -18,7 +18,7 @@ from dltrain.build import build_data, build_machine, build_task, build_trainer
 from dltrain.checkpoint import Checkpoints
 from dltrain.config import Experiment
 from dltrain.device import is_out_of_memory
-from dltrain.errors import RunError, tell, told_by
+from dltrain.errors import RunError, describe_error, tell
 from dltrain.recording import MetricsFile, TensorBoard
 from dltrain.spec import Batch
 from dltrain.trainer import Trainer
@@ -109,7 +109,7 @@ def profile(
             operators = _operators(trainer, batches, steps, trace)
         except RuntimeError as error:
             full = "the memory is full: " if is_out_of_memory(error) else ""
-            raise RunError(f"a step fails: {full}{told_by(error)}") from error
+            raise RunError(f"a step fails: {full}{describe_error(error)}") from error
         finally:
             trainer.saving.settle()
             for recorder in recorders:

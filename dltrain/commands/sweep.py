@@ -10,7 +10,7 @@ from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
-from dltrain.build import build_data, build_machine, build_task, build_trainer
+from dltrain.build import build_data, build_machine, build_task, build_trainer, not_monitored
 from dltrain.checkpoint import Checkpoints
 from dltrain.commands.launch import is_launched
 from dltrain.commands.train import resume, train
@@ -113,7 +113,7 @@ def _search(plan: Plan, directory: Path | None, space: Path, quiet: bool) -> Sea
     task = build_task(unmonitored, data.spec, machine)
     trainer = build_trainer(unmonitored, data, task, machine, Checkpoints(Path()))
     if plan.metric not in trainer.monitored:
-        raise plan.no_such_metric(trainer.monitored)
+        raise plan.no_such_metric(not_monitored(trainer, str(plan.metric)))
     evaluations = math.ceil(trainer.total_steps / trainer.evaluate_every)
     return Search(directory, plan, trainer.monitored[plan.metric], evaluations)
 

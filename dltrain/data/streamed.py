@@ -20,7 +20,7 @@ from dltrain.data.cache import MemoryCache
 from dltrain.data.draws import epoch_order
 from dltrain.data.resident import Transform, without_waiting
 from dltrain.data.shared_memory import require_shared_memory, shared_memory_error
-from dltrain.errors import DataError, brief
+from dltrain.errors import DataError, brief, describe_error
 from dltrain.spec import WHOLE, Batch, Share
 
 Read = Callable[[int], Tensor]
@@ -242,7 +242,7 @@ class _Batches(Dataset[Tensor | DataError]):
             except DataError as error:
                 return error
             except Exception as error:  # whatever it is, the sample is where to look
-                told = brief(f"{type(error).__name__}: {error}", 300)
+                told = brief(describe_error(error), 300)
                 return DataError(f"{self.names[sample]}: reading it failed: {told}")
         batch = torch.stack(samples)
         if worker is not None:

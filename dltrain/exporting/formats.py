@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from dltrain.checkpoint import plain
-from dltrain.errors import RunError, UsageError, told_by
+from dltrain.errors import RunError, UsageError, describe_error
 from dltrain.exporting.interface import Interface
 from dltrain.exporting.lstm import LoopedLstm, OnnxLstm, replaced_lstms
 from dltrain.exporting.quantization import Int8Linear, OnnxInt8Linear
@@ -159,5 +159,5 @@ def _told(what: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # exporters raise of all kinds, for what a model may do
-        first = told_by(error).strip().partition("\n")[0]
+        first = describe_error(error).strip().partition("\n")[0]
         raise RunError(f"{what}: {first}") from error

@@ -13,8 +13,8 @@ from pydantic import Field
 from dltrain.registry import Registry
 from dltrain.spec import NonNegativeInt, PositiveInt
 
-SAMPLERS = Registry("sampler")
-PRUNERS = Registry("pruner")
+SAMPLERS = Registry("sampler", "draw")
+PRUNERS = Registry("pruner", "evaluations")
 
 # Optuna's own types; it is imported where one is built, and a registry reads annotations before.
 Sampler: TypeAlias = Any

@@ -14,7 +14,7 @@ from pydantic import Field
 from dltrain.config import ConfigError, Experiment, Position, Problem, load
 from dltrain.config.options import typed_options
 from dltrain.config.parse import read
-from dltrain.config.problems import did_you_mean, suggestions
+from dltrain.config.problems import suggestions
 from dltrain.config.tree import Mapping, Scalar
 from dltrain.config.validate import Validator
 from dltrain.errors import UsageError
@@ -105,10 +105,8 @@ class Plan:
         """What must not change while a sweep goes on: config, metric and space."""
         return "\n".join([self.experiment(self.first).to_yaml(), *map(told, self.dimensions)])
 
-    def no_such_metric(self, known: MappingOf[str, bool]) -> ConfigError:
-        """Says that the metric is not among those that are recorded, where it was asked for."""
-        message = f"this run has no scalar {self.metric!r}; it has {', '.join(known)}"
-        message += did_you_mean(str(self.metric), known)
+    def no_such_metric(self, message: str) -> ConfigError:
+        """An error at the line of the metric."""
         return ConfigError([Problem("metric", message, self.metric_at)])
 
     def problems(self) -> list[Problem]:

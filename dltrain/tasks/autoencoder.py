@@ -16,7 +16,14 @@ from dltrain.spec import Batch, DataSpec, NonNegativeFloat
 from dltrain.task import Embedding, Page, Phase, TaskParts
 from dltrain.tasks import pages
 from dltrain.tasks.embedding import embedding_of, features_and_outputs
-from dltrain.tasks.parts import comparing_loss, model_of_inputs, require_weight, scalars_of
+from dltrain.tasks.parts import (
+    comparing_loss,
+    computed,
+    losses_of,
+    model_of_inputs,
+    require_weight,
+    scalars_of,
+)
 
 ROW = 8
 """Pictures in a row of the grid of reconstructions."""
@@ -83,7 +90,7 @@ class Autoencoder:
         """Summed loss, a scalar."""
         step = 0 if batch.step is None else batch.step
         outputs, divergence = self._through(batch, key(self.seed, step, 0))
-        losses = self.loss_function(outputs, batch.inputs.flatten(1))
+        losses = losses_of(self.loss_function, outputs, batch.inputs.flatten(1))
         return (losses + self._price(divergence)).sum()
 
     def _through(self, batch: Batch, seed: int | Tensor) -> tuple[Tensor, Tensor | float]:
@@ -114,7 +121,7 @@ class Autoencoder:
         for batch in batches:
             own, own_divergence = self._through(batch, key(self.seed))
             outputs, inputs = self.world.gather(batch, own, batch.inputs.flatten(1))
-            losses = self.loss_function(outputs, inputs)
+            losses = losses_of(self.loss_function, outputs, inputs)
             if isinstance(own_divergence, Tensor):
                 (divergence,) = self.world.gather(batch, own_divergence)
                 losses = losses + self._price(divergence)
@@ -130,8 +137,7 @@ class Autoencoder:
         values = {"loss": float(total) / count}
         if self.latent is not None:
             values["kl_divergence"] = float(divergences) / count
-        for metric in self.metrics:
-            values |= metric.compute()
+        values |= computed(self.metrics)
         if self._num_images:
             self._shown = self._draw(torch.cat(shown, dim=1))
         return values

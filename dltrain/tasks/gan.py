@@ -21,7 +21,7 @@ from dltrain.spec import Batch, DataSpec
 from dltrain.task import Page, Phase, TaskParts
 from dltrain.tasks import pages
 from dltrain.tasks.judge import Judge
-from dltrain.tasks.parts import require_weight, scalars_of
+from dltrain.tasks.parts import computed, require_weight, scalars_of
 
 DISCRIMINATOR, GENERATOR = "discriminator", "generator"
 
@@ -144,9 +144,7 @@ class Gan:
             "real_score": real,
             "fake_score": fake_score,
         }
-        for metric in self.metrics:
-            values |= metric.compute()
-        return values
+        return values | computed(self.metrics)
 
     def _gathered(self, batch: Batch, samples: Tensor) -> Judged:
         """What the judge says of the samples of all processes."""

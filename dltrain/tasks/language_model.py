@@ -15,6 +15,7 @@ from dltrain.spec import Batch, DataSpec, TextInputs
 from dltrain.task import Page, Phase, TaskParts
 from dltrain.tasks.parts import (
     comparing_loss,
+    computed,
     model_of_inputs,
     outputs_of,
     require_weight,
@@ -112,8 +113,7 @@ class LanguageModel:
             "perplexity": math.inf if mean_nats > 700 else math.exp(mean_nats),
             "bits_per_token": mean_nats / math.log(2),
         }
-        for metric in self.metrics:
-            values |= metric.compute()
+        values |= computed(self.metrics)
         if self._shows_text:
             self._shown = self._sample()
         return values

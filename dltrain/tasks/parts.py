@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
-from typing import cast
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
 
 from torch import Tensor, nn
 
@@ -13,15 +13,16 @@ from dltrain.losses.adversarial import AdversarialLoss
 from dltrain.metrics.generation import GeneratorMetric
 from dltrain.spec import Batch, Loss
 from dltrain.task import TaskParts
+from dltrain.user_code import definition_of
 
 
-def scalars_of(parts: TaskParts, own: Mapping[str, bool]) -> dict[str, bool]:
+def scalars_of(parts: TaskParts, own: Mapping[str, bool]) -> dict[str, bool | None]:
     """A task's own scalars and those of its metrics.
 
     Raises:
         OptionError: Two have one name.
     """
-    scalars = dict(own)
+    scalars: dict[str, bool | None] = dict(own)
     for metric in parts.metrics:
         for name in metric.scalars.keys() & scalars.keys():
             raise OptionError("metrics", f"two of them give a scalar named {name!r}")
@@ -57,6 +58,43 @@ def outputs_of(model: nn.Module, batch: Batch, *shape: int) -> Tensor:
             f"of shape {shape}: choose another model or another task"
         )
     return outputs
+
+
+def losses_of(function: nn.Module, outputs: Tensor, targets: Tensor) -> Tensor:
+    """Return the loss of each sample, (batch,).
+
+    Raises:
+        UsageError: It has another shape, such as that of a mean over the batch.
+    """
+    losses = function(outputs, targets)
+    shape = tuple(losses.shape) if isinstance(losses, Tensor) else type(losses).__name__
+    if shape != (len(outputs),):
+        inner = getattr(function, "function", function)  # of an adapted loss
+        place = definition_of(type(inner) if isinstance(inner, nn.Module) else inner)
+        raise UsageError(
+            f"{place}: a loss must return one value per sample, a tensor of shape "
+            f"({len(outputs)},) for this batch, without a reduction; it returned {shape}"
+        )
+    return losses
+
+
+def computed(metrics: Sequence[Any]) -> dict[str, float]:
+    """Return the scalars of all metrics since they were reset.
+
+    Raises:
+        UsageError: A metric gives other scalars than it has declared.
+    """
+    values: dict[str, float] = {}
+    for metric in metrics:
+        found = metric.compute()
+        if not isinstance(found, dict) or found.keys() != metric.scalars.keys():
+            shown = ", ".join(found) if isinstance(found, dict) else type(found).__name__
+            raise UsageError(
+                f"{definition_of(type(metric))}: compute must return a dict with the keys of "
+                f"scalars, {', '.join(metric.scalars)}; it returned {shown}"
+            )
+        values |= found
+    return values
 
 
 def require_weight(weight: Tensor | float) -> None:

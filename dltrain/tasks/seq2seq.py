@@ -17,7 +17,7 @@ from dltrain.models.seq2seq import Seq2SeqLstm
 from dltrain.registry import TASKS
 from dltrain.spec import Batch, DataSpec, TextInputs
 from dltrain.task import Page, Phase, TaskParts
-from dltrain.tasks.parts import comparing_loss, require_weight, scalars_of
+from dltrain.tasks.parts import comparing_loss, computed, require_weight, scalars_of
 from dltrain.tasks.tokens import summed_token_loss, token_weight
 
 
@@ -109,9 +109,7 @@ class Seq2Seq:
             self._show(inputs, written, targets)
         require_weight(weight)
         values = {"loss": float(total / weight), "exact_match": float(exact) / count}
-        for metric in self.metrics:
-            values |= metric.compute()
-        return values
+        return values | computed(self.metrics)
 
     def write(self, inputs: Tensor, length: int) -> Tensor:
         """The most probable token after each, (batch, length) int64; nothing counts after an end.

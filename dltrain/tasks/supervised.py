@@ -15,6 +15,8 @@ from dltrain.tasks.embedding import embedding_of, features_and_outputs
 from dltrain.tasks.examples import Examples
 from dltrain.tasks.parts import (
     comparing_loss,
+    computed,
+    losses_of,
     model_of_inputs,
     outputs_of,
     require_weight,
@@ -44,7 +46,7 @@ class Supervised:
 
     def loss(self, batch: Batch, phase: Phase) -> Tensor:
         """Summed loss, a scalar."""
-        return self.loss_function(self._outputs(batch), batch.targets).sum()
+        return losses_of(self.loss_function, self._outputs(batch), batch.targets).sum()
 
     def _outputs(self, batch: Batch) -> Tensor:
         return outputs_of(self.model, batch, len(batch), self.loss_function.num_outputs)
@@ -62,7 +64,7 @@ class Supervised:
         self._shown.reset()
         for batch in batches:
             outputs, targets = self.world.gather(batch, self._outputs(batch), batch.targets)
-            total = total + self.loss_function(outputs, targets).sum()
+            total = total + losses_of(self.loss_function, outputs, targets).sum()
             weight = weight + self.loss_function.weight(targets)
             predictions = self.loss_function.predict(outputs)
             targets = self.loss_function.targets(targets)
@@ -71,9 +73,7 @@ class Supervised:
             self._shown.update(batch, predictions, targets)
         require_weight(weight)
         values = {"loss": float(total / weight)}
-        for metric in self.metrics:
-            values |= metric.compute()
-        return values
+        return values | computed(self.metrics)
 
     def embed(self, batches: Iterator[Batch], num_samples: int) -> Embedding:
         """What the last linear layer gets for each sample, its target and its prediction."""

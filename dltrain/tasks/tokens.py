@@ -7,6 +7,7 @@ from torch.nn import functional as F
 
 from dltrain.losses.supervised import at_least_float32
 from dltrain.spec import Loss
+from dltrain.tasks.parts import losses_of
 
 
 def token_weight(loss: Loss, targets: Tensor, padding: int) -> Tensor | int:
@@ -21,7 +22,7 @@ def token_weight(loss: Loss, targets: Tensor, padding: int) -> Tensor | int:
 def summed_token_loss(loss: Loss, outputs: Tensor, targets: Tensor, padding: int) -> Tensor:
     """Summed loss of (batch, tokens, classes) outputs for (batch, tokens) int64, a scalar."""
     flat = targets.flatten()
-    losses = loss(outputs.flatten(0, 1), flat)
+    losses = losses_of(loss, outputs.flatten(0, 1), flat)
     return losses.masked_fill(flat == padding, 0.0).sum()
 
 

@@ -100,5 +100,7 @@ def test_a_component_that_raises_anything_is_told_at_its_line(load, monkeypatch)
 
     monkeypatch.setattr(MODELS, "_components", dict(MODELS))
     MODELS.register("broken")(broken)
-    with pytest.raises(UsageError, match="model: can't be built: KeyError: 'width'"):
+    with pytest.raises(
+        UsageError, match=r"model: can't be built: .*test_check\.py:\d+: KeyError: 'width'"
+    ):
         check(load("model=broken"))

@@ -69,6 +69,8 @@ def fill(kinds: dict[str, Registry]) -> None:
 
     @kinds["data"].register
     def digits(
+        context: object,
+        /,
         *,
         root: Path | None = None,
         order: Order = Order.SORTED,
@@ -79,19 +81,19 @@ def fill(kinds: dict[str, Registry]) -> None:
         """Digits."""
 
     @kinds["losses"].register
-    def cross_entropy(*, label_smoothing: Probability = 0.0) -> None:
+    def cross_entropy(spec: object, /, *, label_smoothing: Probability = 0.0) -> None:
         """Entropy."""
 
     @kinds["losses"].register
-    def mse() -> None:
+    def mse(spec: object, /) -> None:
         """Squares."""
 
     @kinds["losses"].register
-    def mae() -> None:
+    def mae(spec: object, /) -> None:
         """Absolutes."""
 
     @kinds["optimizers"].register
-    def sgd(*, lr: PositiveFloat, momentum: float = 0.0) -> None:
+    def sgd(module: object, /, *, lr: PositiveFloat, momentum: float = 0.0) -> None:
         """Descent."""
 
     @kinds["schedules"].register
@@ -99,13 +101,13 @@ def fill(kinds: dict[str, Registry]) -> None:
         """Flat."""
 
     @kinds["metrics"].register
-    def accuracy() -> None:
+    def accuracy(spec: object, /) -> None:
         """Share of hits."""
 
     @kinds["metrics"].register
-    def f1(*, average: Literal["macro", "micro"] = "macro") -> None:
+    def f1(spec: object, /, *, average: Literal["macro", "micro"] = "macro") -> None:
         """Harmonic mean."""
 
     @kinds["tasks"].register
-    def supervised() -> None:
+    def supervised(parts: object, /) -> None:
         """Inputs and targets."""

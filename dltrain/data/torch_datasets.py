@@ -1,0 +1,238 @@
+"""Data from a user's map-style `torch.utils.data.Dataset`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, IterableDataset
+
+from dltrain.data.cache import free_bytes
+from dltrain.data.images import ImageTransform
+from dltrain.data.resident import class_counts, fingerprint, resident_data
+from dltrain.data.splits import TEST_SEED, hold_out, split_fingerprint
+from dltrain.errors import OptionError, UsageError
+from dltrain.spec import Column, Data, DataContext, DataSpec, ImageInputs, TableInputs
+
+SPLITS = ("train", "validation", "test")
+HELD_OUT = 0.1
+"""Fraction of the samples for validation, and for test, where there is one dataset for all."""
+
+
+def as_data(built: Any, context: DataContext, source: str) -> Data | None:
+    """Return a dataset, or one for each split, as `Data`; None if it is something else.
+
+    All samples are read once, into memory. The model gets the inputs as they are: floats
+    (features,), or images (channels, height, width) that are uint8 or floats from 0 to 1, so that
+    `predict` can read new ones from files in the same way. Targets are whole numbers, which are
+    classes, or floats. Class names are those of the dataset's attribute `classes`, if it has one.
+
+    Args:
+        built: A map-style dataset of pairs (input, target), from which a tenth is cut for
+            validation and a tenth for test; or a mapping from train, validation and test, of which
+            only train is required, to such datasets, which are used as they are.
+        context: What the data source gets.
+        source: Where the samples come from, for the user.
+
+    Raises:
+        UsageError: A dataset has samples of another kind.
+    """
+    if isinstance(built, Mapping):
+        if not built or not all(isinstance(dataset, Dataset) for dataset in built.values()):
+            return None
+        if "train" not in built or built.keys() - set(SPLITS):
+            raise UsageError(
+                f"the keys of the datasets are {', '.join(map(str, built))}; "
+                "they must be train and, if wanted, validation and test"
+            )
+        datasets = {name: built[name] for name in SPLITS if name in built}
+    elif isinstance(built, Dataset):
+        datasets = {"train": built}
+    else:
+        return None
+
+    parts = {name: _read(name, dataset) for name, dataset in datasets.items()}
+    inputs, targets = parts["train"]
+    for name, (others, other_targets) in parts.items():
+        for what, ours, own in (("inputs", others, inputs), ("targets", other_targets, targets)):
+            if (ours.dtype, ours.shape[1:]) != (own.dtype, own.shape[1:]):
+                raise UsageError(f"{what} of {name} are {_kind(ours)}, those of train {_kind(own)}")
+    names = _class_names(datasets, [targets for _, targets in parts.values()])
+
+    whole = fingerprint(*(tensor for part in parts.values() for tensor in part))
+    cut = ""
+    if isinstance(built, Dataset):
+        parts, cut = _cut(inputs, targets, context)
+        sizes = ", ".join(f"{len(targets)} {name}" for name, (_, targets) in parts.items())
+        context.say(
+            f"one dataset for all splits is cut at random: {sizes}; return a mapping with the keys "
+            "train, validation and test to choose"
+        )
+    spec = DataSpec(
+        input_shape=tuple(inputs.shape[1:]),
+        num_outputs=len(names) or targets.shape[1],
+        inputs=_inputs(inputs),
+        class_names=names,
+        class_counts=class_counts(parts["train"][1], len(names)) if names else (),
+    )
+    transform = None
+    if isinstance(spec.inputs, ImageInputs) and inputs.dtype == torch.uint8:
+        transform = ImageTransform(spec.inputs, dtype=context.dtype, device=context.device)
+    else:
+        parts = {name: (x.to(context.dtype), y) for name, (x, y) in parts.items()}
+    if not names:
+        parts = {name: (x, y.to(context.dtype)) for name, (x, y) in parts.items()}
+    return resident_data(
+        context,
+        spec,
+        parts,
+        source=source,
+        transform=transform,
+        fingerprint=whole,
+        split_fingerprint=cut,
+    )
+
+
+def _read(split: str, dataset: Dataset[Any]) -> tuple[Tensor, Tensor]:
+    """Read all inputs, (samples, ...), and targets, (samples,) int64 or (samples, values) float.
+
+    Raises:
+        UsageError: A sample is not what `as_data` describes, or differs when it is read again.
+    """
+    size = getattr(dataset, "__len__", lambda: -1)()
+    if isinstance(dataset, IterableDataset) or size < 0:
+        raise UsageError(
+            f"{type(dataset).__name__} of {split} has no length or no samples by number; it must "
+            "be a map-style dataset, with __len__ and __getitem__"
+        )
+    if size == 0:
+        raise UsageError(f"the dataset of {split} has no samples")
+    first, first_target = _sample(split, dataset, 0)
+    if not torch.equal(first, _sample(split, dataset, 0)[0]):
+        raise UsageError(
+            f"sample 0 of {split} differs when it is read again: random transforms would not be "
+            "repeated by a resumed run; leave them out"
+        )
+    needed, free = size * first.nbytes, free_bytes(torch.device("cpu"))
+    if free is not None and needed > free * 3 / 4:
+        raise UsageError(
+            f"the dataset of {split} takes {needed / 2**30:.1f} GiB of memory, and "
+            f"{free / 2**30:.1f} GiB are free; give smaller inputs, of images uint8"
+        )
+    inputs = torch.empty((size, *first.shape), dtype=first.dtype)
+    targets: list[Tensor] = []
+    for number in range(size):
+        sample, target = _sample(split, dataset, number)
+        for what, ours, own in (("input", sample, first), ("target", target, first_target)):
+            if (ours.dtype, ours.shape) != (own.dtype, own.shape):
+                raise UsageError(
+                    f"the {what} of sample {number} of {split} is {_kind(ours)}, "
+                    f"that of sample 0 is {_kind(own)}"
+                )
+        inputs[number] = sample
+        targets.append(target)
+    if inputs.ndim == 4 and inputs.is_floating_point():
+        low, high = (value.item() for value in inputs.aminmax())
+        if not (low >= 0 and high <= 1):
+            raise UsageError(
+                f"images of {split} have values from {low:g} to {high:g}; give uint8, or floats "
+                "from 0 to 1 without Normalize, so that predict reads new images in the same way"
+            )
+    return inputs, torch.stack(targets)
+
+
+def _sample(split: str, dataset: Dataset[Any], number: int) -> tuple[Tensor, Tensor]:
+    """Return a sample's input and target: () int64, or (values,) float."""
+    place = f"sample {number} of {split}"
+    pair = dataset[number]
+    if not isinstance(pair, tuple | list) or len(pair) != 2:
+        raise UsageError(f"{place} is {_kind(pair)}; it must be a pair (input, target)")
+    values, target = (_tensor(value) for value in pair)
+    if values is not None and values.dtype.is_floating_point:
+        values = _float32_or_float64(values)
+    elif values is not None and (values.dtype != torch.uint8 or values.ndim != 3):
+        values = None
+    if values is None or not (values.ndim == 1 or (values.ndim == 3 and values.shape[0] in (1, 3))):
+        raise UsageError(
+            f"the input of {place} is {_kind(pair[0])}; it must be a tensor of floats (features,), "
+            "or an image (1 or 3 channels, height, width) of uint8 or floats"
+        )
+    if target is not None and target.ndim == 0 and not target.is_floating_point():
+        if target < 0:
+            raise UsageError(f"the target of {place} is {int(target)}; classes are counted from 0")
+        return values, target.to(torch.int64)
+    if target is None or target.ndim > 1 or not target.is_floating_point():
+        raise UsageError(
+            f"the target of {place} is {_kind(pair[1])}; it must be a class, which is a whole "
+            "number, or a float or a tensor of floats (values,)"
+        )
+    return values, _float32_or_float64(target).reshape(-1)
+
+
+def _float32_or_float64(values: Tensor) -> Tensor:
+    return values if values.dtype == torch.float64 else values.to(torch.float32)
+
+
+def _tensor(value: Any) -> Tensor | None:
+    """Return a tensor, an array or a number as a tensor; None if it is something else."""
+    if not isinstance(value, Tensor):
+        if not isinstance(value, int | float) and not hasattr(value, "__array_interface__"):
+            return None
+        if hasattr(value, "getbands"):  # an image of Pillow, whose channels come last
+            return None
+        try:
+            value = torch.as_tensor(value)
+        except (TypeError, ValueError, RuntimeError):
+            return None
+    return None if value.is_complex() else value.detach().cpu()
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return f"{str(value.dtype).removeprefix('torch.')} of shape {tuple(value.shape)}"
+    if isinstance(value, tuple | list):
+        return f"a {type(value).__name__} of {len(value)}"
+    return f"a {type(value).__module__}.{type(value).__name__}"
+
+
+def _class_names(datasets: Mapping[str, Dataset[Any]], targets: list[Tensor]) -> tuple[str, ...]:
+    """Return the names of the classes; none where targets are values.
+
+    Raises:
+        UsageError: A sample has a class that has no name.
+    """
+    if targets[0].is_floating_point():
+        return ()
+    number = 1 + max(int(classes.max()) for classes in targets)
+    dataset: Any = datasets["train"]
+    while not hasattr(dataset, "classes") and hasattr(dataset, "dataset"):
+        dataset = dataset.dataset  # a Subset, of random_split, say
+    named = getattr(dataset, "classes", None)
+    names = tuple(map(str, cast(Any, named) if named is not None else range(max(number, 2))))
+    if number > len(names) or len(set(names)) < len(names):
+        raise UsageError(f"the classes are {', '.join(names)}, and a sample has class {number - 1}")
+    return names
+
+
+def _cut(
+    inputs: Tensor, targets: Tensor, context: DataContext
+) -> tuple[dict[str, tuple[Tensor, Tensor]], str]:
+    """Cut samples into splits; the fingerprint tells which samples each of them has."""
+    try:
+        rest, test = hold_out(targets, HELD_OUT, TEST_SEED, name="test")
+        kept, held = hold_out(targets[rest], HELD_OUT, context.seed, name="validation")
+    except OptionError as error:
+        raise UsageError(f"{error}; or return a mapping of datasets by split") from error
+    index = {"train": rest[kept], "validation": rest[held], "test": test}
+    parts = {name: (inputs[samples], targets[samples]) for name, samples in index.items()}
+    return parts, split_fingerprint(**index)
+
+
+def _inputs(inputs: Tensor) -> ImageInputs | TableInputs:
+    """Return how raw data becomes an input: not at all, but for the scale of pixels."""
+    if inputs.ndim == 2:
+        return TableInputs(tuple(Column(str(number)) for number in range(inputs.shape[1])))
+    channels = inputs.shape[1]
+    return ImageInputs((0.0,) * channels, (1.0,) * channels)
