@@ -510,7 +510,7 @@ def test_a_model_that_fails_in_its_first_step(call, folder, plugin):
     assert "mat1 and mat2" in summary["error"]
     checked = call("check", *words)
     assert (checked.code, checked.out) == (2, "")
-    assert checked.err.startswith("the first step fails: mat1 and mat2 shapes")
+    assert checked.err.startswith("the first step fails: mine.py:15: mat1 and mat2 shapes")
 
 
 @pytest.mark.parametrize("what", ["stop", "skip"])

@@ -79,8 +79,9 @@ def test_stopped_or_killed_anywhere_a_run_ends_with_the_same_bits(folder):
         (
             "raise:1:5",
             [3],
-            "step 5 fails: ValueError: one process alone fails",
-            "process 1 of 2 failed: step 5 fails: ValueError: one process alone fails",
+            f"step 5 fails: {PLUGIN}:25: ValueError: one process alone fails",
+            f"process 1 of 2 failed: step 5 fails: {PLUGIN}:25: "
+            "ValueError: one process alone fails",
         ),
         (
             "full:0:5",
