@@ -77,6 +77,11 @@ def as_data(built: Any, context: DataContext, source: str) -> Data | None:
         class_names=names,
         class_counts=class_counts(parts["train"][1], len(names)) if names else (),
     )
+    if isinstance(spec.inputs, ImageInputs):
+        context.say(
+            f"predict and serve scale an image file to {' x '.join(map(str, spec.input_shape[1:]))}"
+            " pixels and divide by 255; no other transform of the dataset is repeated there"
+        )
     transform = None
     if isinstance(spec.inputs, ImageInputs) and inputs.dtype == torch.uint8:
         transform = ImageTransform(spec.inputs, dtype=context.dtype, device=context.device)
@@ -157,7 +162,7 @@ def _sample(split: str, dataset: Dataset[Any], number: int) -> tuple[Tensor, Ten
     if values is None or not (values.ndim == 1 or (values.ndim == 3 and values.shape[0] in (1, 3))):
         raise UsageError(
             f"the input of {place} is {_kind(pair[0])}; it must be a tensor of floats (features,), "
-            "or an image (1 or 3 channels, height, width) of uint8 or floats"
+            "or an image (1 or 3 channels, height, width) of uint8 or floats, as ToTensor gives"
         )
     if target is not None and target.ndim == 0 and not target.is_floating_point():
         if target < 0:
