@@ -39,20 +39,9 @@ def as_data(built: Any, context: DataContext, source: str) -> Data | None:
     Raises:
         UsageError: A dataset has samples of another kind.
     """
-    if isinstance(built, Mapping):
-        if not built or not all(isinstance(dataset, Dataset) for dataset in built.values()):
-            return None
-        if "train" not in built or built.keys() - set(SPLITS):
-            raise UsageError(
-                f"the keys of the datasets are {', '.join(map(str, built))}; "
-                "they must be train and, if wanted, validation and test"
-            )
-        datasets = {name: built[name] for name in SPLITS if name in built}
-    elif isinstance(built, Dataset):
-        datasets = {"train": built}
-    else:
+    datasets = _datasets(built)
+    if datasets is None:
         return None
-
     parts = {name: _read(name, dataset) for name, dataset in datasets.items()}
     inputs, targets = parts["train"]
     for name, (others, other_targets) in parts.items():
@@ -98,6 +87,26 @@ def as_data(built: Any, context: DataContext, source: str) -> Data | None:
         fingerprint=whole,
         split_fingerprint=cut,
     )
+
+
+def _datasets(built: Any) -> dict[str, Dataset[Any]] | None:
+    """Return the datasets by split; None if they are something else.
+
+    Raises:
+        UsageError: The keys are not those of splits.
+    """
+    if isinstance(built, Dataset):
+        return {"train": built}
+    if not isinstance(built, Mapping) or not built:
+        return None
+    if not all(isinstance(dataset, Dataset) for dataset in built.values()):
+        return None
+    if "train" not in built or built.keys() - set(SPLITS):
+        raise UsageError(
+            f"the keys of the datasets are {', '.join(map(str, built))}; "
+            "they must be train and, if wanted, validation and test"
+        )
+    return {name: built[name] for name in SPLITS if name in built}
 
 
 def _read(split: str, dataset: Dataset[Any]) -> tuple[Tensor, Tensor]:
