@@ -22,7 +22,7 @@ from dltrain.adapters import (
 )
 from dltrain.averaging import averaged_parameters
 from dltrain.batchnorm import over_all_ranks
-from dltrain.checkpoint import Checkpoints, DamagedCheckpointError, load
+from dltrain.checkpoint import Checkpoints, DamagedCheckpointError, load, load_state, num_bytes
 from dltrain.compilation import compile_task
 from dltrain.config import HARMLESS, LENGTH, ROUNDING, ConfigError, Experiment, changes
 from dltrain.config.problems import did_you_mean
@@ -384,19 +384,19 @@ def load_trained(
     checkpoints = run.checkpoints()
     try:
         path = checkpoints.find(checkpoint)
-        snapshot = load(path)
+        try:
+            spec = spec_from_json(load_state(path)["spec"])
+            verify_tokenizer(spec.inputs)
+        except (KeyError, TypeError, ValueError) as error:
+            told = brief(" ".join(str(error).split()), 300)
+            raise RunError(f"{path}: what it says of the data is damaged: {told}") from error
+        machine = machine or build_machine(experiment)
+        task = build_task(experiment, spec, machine)
+        snapshot = load(path, num_bytes(task.model.state_dict()))
     except DamagedCheckpointError as error:
         others = ", ".join(saved.name for saved in checkpoints.all())
         error.add_note(f"--checkpoint chooses another; there are: {others}")
         raise
-    try:
-        spec = spec_from_json(snapshot.state["spec"])
-        verify_tokenizer(spec.inputs)
-    except (KeyError, TypeError, ValueError) as error:
-        told = brief(" ".join(str(error).split()), 300)
-        raise RunError(f"{path}: what it says of the data is damaged: {told}") from error
-    machine = machine or build_machine(experiment)
-    task = build_task(experiment, spec, machine)
     try:
         check_tensors("model", snapshot.model, task.model.state_dict())
         averaged = [phase.module for phase in task.phases if phase.averaged]

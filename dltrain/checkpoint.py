@@ -22,7 +22,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NotRequired
@@ -51,11 +51,13 @@ from dltrain.shards import spread_as
 from dltrain.spec import World
 from dltrain.task import Phase
 
-TENSOR_FILES = ("model", "averaged", "optimizer", "rng")
+TENSOR_FILES = {"model": 2, "averaged": 2, "optimizer": 100, "rng": 1}
+"""Each with how many times as large as the model's weights it can be, beside `_SPARE_BYTES`."""
+
 NAME = re.compile(r"step-[0-9]{10,19}")
 
 _POINTER_BYTES, _MANIFEST_BYTES = 16 * KIB, 64 * KIB
-_HEADER_BYTES, _STATE_BYTES = 16 * MIB, 64 * MIB
+_HEADER_BYTES, _STATE_BYTES, _SPARE_BYTES = 16 * MIB, 64 * MIB, 64 * MIB
 _DAMAGE = (errno.EISDIR, errno.ENOTDIR, errno.EIO, errno.EFBIG)
 
 
@@ -247,21 +249,26 @@ class Checkpoints:
         saved = self.all()
         return f"the last good checkpoint is {saved[0].name}" if saved else "nothing was saved yet"
 
-    def newest(self) -> tuple[Path, Snapshot, list[str]]:
+    def newest(self, model_bytes: int | None = None) -> tuple[Path, Snapshot, list[str]]:
         """The newest good checkpoint, and a line for each damaged one that was passed over.
 
+        Args:
+            model_bytes: See `load`.
+
         Raises:
-            RunError: There is none.
+            DamagedCheckpointError: There is none.
+            RunError: A file is larger than one of such a model can be.
         """
         self.recover()
         passed_over = []
         for path in self.all():
             try:
-                return path, load(path), passed_over
+                return path, load(path, model_bytes), passed_over
             except DamagedCheckpointError as error:
                 passed_over.append(str(error))
         detail = "".join(f"\n{line}" for line in passed_over)
-        raise RunError(f"{self.directory} holds no good checkpoint to go on from{detail}")
+        message = f"{self.directory} holds no good checkpoint to go on from{detail}"
+        raise DamagedCheckpointError(message)
 
     def recover(self) -> None:
         """Puts back a checkpoint whose replacement never arrived; clears away other leftovers.
@@ -294,12 +301,44 @@ class Checkpoints:
                 remove(path)
 
 
-def load(path: Path) -> Snapshot:
+def load(path: Path, model_bytes: int | None = None) -> Snapshot:
     """Reads and verifies one checkpoint.
+
+    Args:
+        path: Its directory.
+        model_bytes: Of the weights that the model has: whoever writes a checkpoint can write of any
+            size into its manifest, so files that are much larger than they could be are not read.
+            None reads any.
 
     Raises:
         DamagedCheckpointError: A file is missing, or not what the manifest says.
+        RunError: A file is larger than one of such a model can be.
     """
+    manifest = _manifest(path)
+    if model_bytes is not None:
+        for name, times in TENSOR_FILES.items():
+            _refuse_larger(path / f"{name}.safetensors", _SPARE_BYTES + times * model_bytes)
+    contents = {name: _verified(path / name, file) for name, file in manifest.items()}
+    tensors = {name: _tensors(path, f"{name}.safetensors", contents) for name in TENSOR_FILES}
+    return Snapshot(**tensors, state=_state(path, contents["state.json"]))
+
+
+def load_state(path: Path) -> Mapping[str, Any]:
+    """Reads and verifies the state in a checkpoint, and nothing else of it.
+
+    Raises:
+        DamagedCheckpointError: See `load`.
+    """
+    return _state(path, _verified(path / "state.json", _manifest(path)["state.json"]))
+
+
+def num_bytes(tensors: Mapping[str, Tensor]) -> int:
+    """Of all of them, whole; the `model_bytes` of `load`, where it is a model's state_dict."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+
+
+def _manifest(path: Path) -> dict[str, _ManifestFile]:
+    """The files of a checkpoint."""
     place = path / "manifest.json"
     manifest: _Manifest = _parse(place, _read(place, _MANIFEST_BYTES), _Manifest)
     if path.name != f"step-{manifest['step']:010d}":
@@ -307,10 +346,20 @@ def load(path: Path) -> Snapshot:
     known = {f"{name}.safetensors" for name in TENSOR_FILES} | {"state.json"}
     if not known - {"averaged.safetensors"} <= manifest["files"].keys() <= known:
         raise DamagedCheckpointError(f"{place}: names other files than it should")
-    contents = {name: _verified(path / name, file) for name, file in manifest["files"].items()}
-    tensors = {name: _tensors(path, f"{name}.safetensors", contents) for name in TENSOR_FILES}
-    state = _parse(path / "state.json", contents["state.json"], dict[str, Any])
-    return Snapshot(**tensors, state=state)
+    return manifest["files"]
+
+
+def _state(path: Path, content: bytes) -> dict[str, Any]:
+    return _parse(path / "state.json", content, dict[str, Any])
+
+
+def _refuse_larger(path: Path, most_bytes: int) -> None:
+    with suppress(FileNotFoundError):
+        if (size := path.lstat().st_size) > most_bytes:
+            raise RunError(
+                f"{path}: has {size:,} bytes, and that of the model of config.yaml has at most "
+                f"{most_bytes:,}"
+            )
 
 
 def _verified(path: Path, expected: _ManifestFile) -> bytes:

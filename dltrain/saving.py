@@ -20,6 +20,7 @@ from dltrain.checkpoint import (
     Checkpoints,
     Snapshot,
     load,
+    num_bytes,
     pack_optimizers,
     read_by_main,
     unpack_optimizers,
@@ -198,7 +199,8 @@ class Saving:
             return
         now = {name: tensor.clone() for name, tensor in self.task.model.state_dict().items()}
         averaged = {name: tensor.clone() for name, tensor in self.average.tensors.items()}
-        snapshot = read_by_main(self.world, lambda: load(path))
+        size = num_bytes(now)
+        snapshot = read_by_main(self.world, lambda: load(path, size))
         try:
             self._check_weights(snapshot)
         except ValueError as error:

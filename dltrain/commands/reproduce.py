@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dltrain import inputs
 from dltrain.build import Machine, changed_code
-from dltrain.checkpoint import load
+from dltrain.checkpoint import load, num_bytes
 from dltrain.commands.train import (
     device_of,
     refuse_another_config,
@@ -228,7 +228,8 @@ def _apart(one: ScalarDifference) -> tuple[float, float]:
 def _weights_apart(one: Run, other: Run) -> WeightDifference | None:
     """By the last checkpoints of both; None where they can't be read, or are not alike."""
     try:
-        before, now = (load(run.checkpoints().find("latest")).model for run in (one, other))
+        now = load(other.checkpoints().find("latest")).model
+        before = load(one.checkpoints().find("latest"), num_bytes(now)).model
     except RunError:
         return None
     if {n: t.shape for n, t in before.items()} != {n: t.shape for n, t in now.items()}:

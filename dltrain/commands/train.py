@@ -21,7 +21,14 @@ from dltrain.build import (
     misfit,
     refuse_lone_samples,
 )
-from dltrain.checkpoint import Snapshot, read_by_main, weights_sha256
+from dltrain.checkpoint import (
+    Checkpoints,
+    DamagedCheckpointError,
+    Snapshot,
+    num_bytes,
+    read_by_main,
+    weights_sha256,
+)
 from dltrain.commands.guards import (
     collector_spared,
     disk_errors,
@@ -202,18 +209,8 @@ def _resume(
                 _say(f"warning: {change}; results may differ", [], quiet or not world.main)
             return ended
         checkpoints = run.checkpoints(experiment.checkpoint.keep)
-        path, passed_over = Path(), []
-
-        def newest() -> Snapshot:
-            nonlocal path, passed_over
-            try:
-                path, snapshot, passed_over = checkpoints.newest()
-            except RunError as error:
-                error.add_note(start_again(run))
-                raise
-            return snapshot
-
-        snapshot = read_by_main(world, newest)
+        if not world.from_main(checkpoints.all):
+            _newest(run, checkpoints, world)  # says so before the data is looked for
         record = world.from_main(run.record)
         refuse_another_config(experiment, record, (*ROUNDING, *LENGTH))
         notices: list[str] = []
@@ -227,6 +224,8 @@ def _resume(
         other_code = changed_code(experiment, record)
         _refuse_inexact([*other_code, *changes] if exact else [])
         task = build_task(experiment, data.spec, machine)
+        size = num_bytes(task.model.state_dict())
+        path, snapshot, passed_over = _newest(run, checkpoints, world, size)
         own = _recorders(stack, run, experiment, data, quiet, notices, machine)
         everyone = [*own, *(recorders if world.main else ())]
         trainer = build_trainer(experiment, data, task, machine, checkpoints, everyone)
@@ -250,6 +249,25 @@ def _resume(
                 run.add_code(record, code_now(experiment, loaded_plugins(record)))
             run.begin_again()
         return _train_to_the_end(trainer, run, machine, described)
+
+
+def _newest(
+    run: Run, checkpoints: Checkpoints, world: World, model_bytes: int | None = None
+) -> tuple[Path, Snapshot, list[str]]:
+    """See `Checkpoints.newest`; of several processes, the first reads."""
+    path, passed_over = Path(), []
+
+    def newest() -> Snapshot:
+        nonlocal path, passed_over
+        try:
+            path, snapshot, passed_over = checkpoints.newest(model_bytes)
+        except DamagedCheckpointError as error:
+            error.add_note(start_again(run))
+            raise
+        return snapshot
+
+    snapshot = read_by_main(world, newest)
+    return path, snapshot, passed_over
 
 
 def _refuse_inexact(changes: Sequence[str]) -> None:
