@@ -16,11 +16,15 @@ import shutil
 import stat
 from contextlib import suppress
 from pathlib import Path
+from typing import BinaryIO
 
 LONGEST_KEPT_NAME = 40
 """Characters of a file's name that its temporary file repeats: names have at most 255 bytes."""
 
 _LEFTOVER = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{16}\.part", re.DOTALL)
+
+
+_OWN_PIPE = re.compile(r"/dev/(stdin|fd/[0-9]+)|/proc/self/fd/[0-9]+")
 
 
 class UnsafeFileError(OSError):
@@ -124,6 +128,44 @@ def read(path: Path, most_bytes: int, *, levels: int = 1) -> bytes:
             return file.read(most_bytes)
     finally:
         os.close(descriptor)
+
+
+def open_named(path: str | Path, *, pipe: bool = False) -> BinaryIO:
+    """Opens a file that the user has named, also through links, for reading; waits for nobody.
+
+    Args:
+        path: The file.
+        pipe: Whether it may be a pipe of this process's own, as `<(...)` of a shell gives one.
+
+    Raises:
+        UnsafeFileError: It is a FIFO, a socket or a device.
+        IsADirectoryError: It is a directory.
+        OSError: It can't be opened.
+    """
+    _refuse_special(Path(path).stat(), path, pipe)  # to open a device may do something
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    try:
+        _refuse_special(os.fstat(descriptor), path, pipe)
+        os.set_blocking(descriptor, True)
+        return os.fdopen(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def read_named(path: str | Path) -> bytes:
+    """The content of a file that the user has named; see `open_named`."""
+    with open_named(path) as file:
+        return file.read()
+
+
+def _refuse_special(found: os.stat_result, path: str | Path, pipe: bool) -> None:
+    mode = found.st_mode
+    if stat.S_ISREG(mode) or (pipe and stat.S_ISFIFO(mode) and _OWN_PIPE.fullmatch(str(path))):
+        return
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    raise UnsafeFileError(errno.EINVAL, f"is {unusual(found)}, not a file", str(path))
 
 
 def write_atomically(path: Path, content: bytes) -> None:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
-import stat
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -16,7 +14,7 @@ from threading import Event
 
 from dltrain.background import Background
 from dltrain.errors import RunError
-from dltrain.files import write_atomically
+from dltrain.files import open_named, write_atomically
 from dltrain.run_files import FILES, read_json, typed
 
 NAME = "inputs.json"
@@ -222,9 +220,7 @@ def _time(found: os.stat_result) -> str:
 def _sha256(path: Path, given_up: Event | None = None) -> str:
     """Of a plain file, which may be reached through links; a record can name anything."""
     digest = hashlib.sha256()
-    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise OSError(errno.EINVAL, "is no file", str(path))
+    with open_named(path) as file:
         while chunk := file.read(CHUNK_BYTES):
             digest.update(chunk)
             if given_up is not None and given_up.is_set():

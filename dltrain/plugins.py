@@ -14,6 +14,7 @@ from pathlib import Path
 from types import CodeType
 
 from dltrain.errors import PLUGIN_PACKAGES, UsageError
+from dltrain.files import read_named
 from dltrain.user_code import remember
 
 BUILTINS = ("models", "data", "losses", "optimizers", "schedules", "metrics", "tasks")
@@ -62,9 +63,12 @@ def load_plugin(path: str | Path) -> None:
     name = f"dltrain_plugin_{sha256(str(file).encode()).hexdigest()[:12]}"
     if name in sys.modules:
         return
-    if not file.is_file():
-        raise UsageError(f"plugin {path}: there is no such file")
-    content, before = file.read_bytes(), set(sys.modules)
+    try:
+        content, before = read_named(file), set(sys.modules)
+    except FileNotFoundError as error:
+        raise UsageError(f"plugin {path}: there is no such file") from error
+    except OSError as error:
+        raise UsageError(f"plugin {path}: can't be read: {error.strerror}") from error
     spec = spec_from_loader(name, _SourceLoader(name, str(file)))
     assert spec is not None
     assert spec.loader is not None

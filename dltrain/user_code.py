@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import Any
 
 from dltrain.errors import brief, relative_name
+from dltrain.files import open_named
 
 _LOADED: dict[str, dict[str, str]] = {}
 """By plug-in file: SHA-256 of it, and of the files beside it that it has imported."""
@@ -121,7 +122,7 @@ def _is_installed(file: Path) -> bool:
 def _hashed(file: Path) -> dict[str, str]:
     """By its path; empty where it can't be read."""
     try:
-        with file.open("rb") as opened:
+        with open_named(file) as opened:
             return {str(file): hashlib.file_digest(opened, "sha256").hexdigest()}
     except OSError:
         return {}

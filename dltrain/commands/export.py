@@ -39,7 +39,7 @@ from dltrain.exporting.quantization import (
     with_int8_layers,
 )
 from dltrain.exporting.replacing import replaced
-from dltrain.files import make_directory, write_atomically
+from dltrain.files import make_directory, read_named, write_atomically
 from dltrain.record import fingerprint
 from dltrain.run import Run
 from dltrain.spec import spec_from_json, spec_to_json
@@ -210,7 +210,7 @@ def read_exported(path: Path | str) -> tuple[nn.Module, dict[str, Any]]:
         ConfigError: A component of the run is not registered here.
     """
     try:
-        content = Path(path).read_bytes()
+        content = read_named(path)
     except OSError as error:
         raise RunError(f"{path}: can't be read: {error.strerror or error}") from error
     try:

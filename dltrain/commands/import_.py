@@ -14,7 +14,7 @@ from torch import Tensor
 
 from dltrain.checkpoint import plain
 from dltrain.errors import RunError, UsageError
-from dltrain.files import write_atomically
+from dltrain.files import open_named, write_atomically
 
 KEYS = ("state_dict", "model")
 """Under which a file may hold its weights among other things."""
@@ -67,7 +67,7 @@ def import_weights(source: str | Path, output: str | Path) -> Imported:
 
 def _loaded(source: Path) -> Any:
     try:
-        with warnings.catch_warnings(), source.open("rb") as file:
+        with warnings.catch_warnings(), open_named(source) as file:
             warnings.simplefilter("ignore")  # of what an old or a scripted file is like
             return torch.load(file, map_location="cpu", weights_only=True)
     except OSError as error:

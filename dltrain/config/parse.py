@@ -12,6 +12,7 @@ from yaml.reader import ReaderError
 
 from dltrain.config.problems import ConfigError, Position, Problem
 from dltrain.config.tree import List, Mapping, Node, Scalar, plain, resolve
+from dltrain.files import open_named
 
 MAX_BYTES = 256 * 1024
 MAX_DEPTH = 32
@@ -28,7 +29,7 @@ def read(path: Path, problems: list[Problem]) -> Mapping:
         OSError: The file can't be read.
         ConfigError: It is not UTF-8, not YAML, empty, too large, or uses what a config may not.
     """
-    with path.open("rb") as file:
+    with open_named(path, pipe=True) as file:
         return tree_of(file.read(MAX_BYTES + 1), str(path), problems)
 
 

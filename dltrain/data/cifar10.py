@@ -12,6 +12,7 @@ from dltrain.data.download import extract, fetch
 from dltrain.data.images import resident_images
 from dltrain.data.splits import HeldOut
 from dltrain.errors import DataError
+from dltrain.files import read_named
 from dltrain.paths import ConfigPath, located
 from dltrain.registry import DATA
 from dltrain.spec import Data, DataContext
@@ -87,7 +88,7 @@ def read_batch(path: Path) -> tuple[Tensor, Tensor]:
         size = path.stat().st_size
         if size != FILE_BYTES:
             raise DataError(f"{path}: has {size} bytes instead of {FILE_BYTES}")
-        content = bytearray(path.read_bytes())
+        content = bytearray(read_named(path))
     except OSError as error:
         raise DataError(f"{path}: can't be read: {error.strerror}") from error
     records = torch.frombuffer(content, dtype=torch.uint8).view(-1, RECORD_BYTES)

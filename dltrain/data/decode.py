@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from dltrain.errors import DataError, brief
+from dltrain.files import open_named, read_named
 from dltrain.spec import ImageInputs
 
 if TYPE_CHECKING:
@@ -54,10 +55,10 @@ def decode_image(path: Path, shape: tuple[int, ...], inputs: ImageInputs) -> Ten
             has 16 bits and the others 8, or the other way round.
     """
     try:
-        content = path.read_bytes()
+        content = read_named(path)
     except OSError as error:
-        reason = brief(str(error), 300)
-        raise DataError(f"{path}: not an image that can be read: {reason}") from error
+        message = f"{path}: not an image that can be read: {error.strerror}"
+        raise DataError(message) from error
     return decode_picture(content, str(path), shape, inputs)
 
 
@@ -119,7 +120,11 @@ def read_header(file: Path | io.BytesIO, name: str | None = None) -> PictureHead
     from PIL import Image
 
     name = name or str(file)
-    with _told(name), Image.open(file, formats=FORMATS) as opened:
+    with (
+        _told(name),
+        open_named(file) if isinstance(file, Path) else file as source,
+        Image.open(source, formats=FORMATS) as opened,
+    ):
         deep = _is_deep(opened, name)
         return PictureHeader(
             *opened.size,
@@ -141,7 +146,7 @@ def visible_levels(path: Path) -> Tensor | None:
     import numpy as np
     from PIL import Image
 
-    with _told(str(path)), Image.open(path, formats=FORMATS) as opened:
+    with _told(str(path)), open_named(path) as file, Image.open(file, formats=FORMATS) as opened:
         _refuse_bomb(opened, str(path), MOST_PIXELS)
         opened.thumbnail((_MOST_SIDE, _MOST_SIDE), Image.Resampling.NEAREST)
         pixels = opened.convert("RGBA")

@@ -14,6 +14,7 @@ from dltrain.data.augment import Augment
 from dltrain.data.images import resident_images
 from dltrain.data.splits import HeldOut
 from dltrain.errors import DataError, OptionError
+from dltrain.files import open_named, read_named
 from dltrain.paths import ConfigPath, located
 from dltrain.registry import DATA
 from dltrain.spec import Data, DataContext
@@ -98,10 +99,10 @@ def read_idx(path: Path, num_dimensions: int) -> Tensor:
         if path.suffix != ".gz":
             if path.stat().st_size != start + size or not size:
                 raise differs
-            content = bytearray(path.read_bytes())
+            content = bytearray(read_named(path))
         else:
             packed = zlib.decompressobj(wbits=31)
-            file = path.read_bytes()
+            file = read_named(path)
             # one byte more than promised shows that there is too much, and no bomb goes off
             limit = min(start + size + 1, _MAX_DEFLATE_RATIO * len(file))
             content = bytearray(packed.decompress(file, limit))
@@ -124,7 +125,7 @@ def idx_shape(path: Path, num_dimensions: int) -> tuple[int, ...]:
     """
     header_bytes = 4 + 4 * num_dimensions
     try:
-        with path.open("rb") as file:
+        with open_named(path) as file:
             header = file.read(1 << 16)
         if path.suffix == ".gz":
             header = zlib.decompressobj(wbits=31).decompress(header, header_bytes)

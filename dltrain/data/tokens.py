@@ -16,6 +16,7 @@ from pydantic import Field
 from torch import Tensor
 
 from dltrain.errors import DataError, OptionError, UsageError, brief
+from dltrain.files import read_named
 from dltrain.paths import LOCATED, located
 from dltrain.spec import DataContext, Inputs, TextInputs
 
@@ -69,7 +70,7 @@ def text_inputs(
         return TextInputs(kind, (), lowercase, max_tokens, columns=columns)
     (file,) = tokenizer_files(context, tokenizer)
     try:
-        definition = file.read_bytes().decode("utf-8")
+        definition = read_named(file).decode("utf-8")
         parsed = _parsed(definition)
     except (OSError, UnicodeDecodeError) as error:
         raise OptionError("tokenizer", f"{file}: can't be read: {error}") from error

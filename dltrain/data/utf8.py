@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from dltrain.errors import DataError
+from dltrain.files import read_named
 
 
 def read_utf8(path: Path) -> str:
@@ -14,7 +15,7 @@ def read_utf8(path: Path) -> str:
         DataError: It can't be read, or is not UTF-8; with the number of the line.
     """
     try:
-        content = path.read_bytes()
+        content = read_named(path)
     except OSError as error:
         raise DataError(f"{path}: can't be read: {error.strerror}") from error
     return decoded(content, str(path))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from io import TextIOWrapper
 from math import isfinite
 from pathlib import Path
 from typing import Literal
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dltrain.errors import OptionError, UsageError
+from dltrain.files import open_named
 from dltrain.spec import DataSpec, TextInputs
 
 PoolingName = Literal["last", "max", "mean", "attention"]
@@ -142,7 +144,7 @@ def _copy_vectors(path: Path, inputs: TextInputs, weight: Tensor) -> None:
     num_found = 0
     try:
         # Words may hold other line separators, a carriage return too: only \n ends a line here.
-        with path.open(encoding="utf-8", newline="\n") as file:
+        with TextIOWrapper(open_named(path), encoding="utf-8", newline="\n") as file:
             for number, line in enumerate(file, start=1):
                 # From the right, since a few of GloVe's words hold spaces.
                 word, *numbers = line.rstrip().rsplit(" ", size)
