@@ -15,8 +15,8 @@ import secrets
 import shutil
 import stat
 from contextlib import suppress
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 LONGEST_KEPT_NAME = 40
 """Characters of a file's name that its temporary file repeats: names have at most 255 bytes."""
@@ -130,7 +130,7 @@ def read(path: Path, most_bytes: int, *, levels: int = 1) -> bytes:
         os.close(descriptor)
 
 
-def open_named(path: str | Path, *, pipe: bool = False) -> BinaryIO:
+def open_named(path: str | Path, *, pipe: bool = False) -> BufferedReader:
     """Opens a file that the user has named, also through links, for reading; waits for nobody.
 
     Args:

@@ -1,0 +1,69 @@
+"""What each of several processes does: is given tampered checkpoints of a model that is sharded.
+
+    torchrun … tampered.py CONFIG OUT
+
+Rank 0 writes what was told to OUT, in each process, by the name of the case.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from trials import trained
+
+import dltrain
+from dltrain.checkpoint import load, read_by_main
+from dltrain.world import joined
+
+
+def tampered(packed: dict[str, Tensor], key: str) -> dict[str, dict[str, Tensor]]:
+    """The tensors of an optimizer, with one of them other than it should be."""
+    tensor = packed[key]
+    return {
+        "another shape": {**packed, key: tensor[1:].clone()},
+        "a shard": {**packed, key: tensor[: len(tensor) // 2].clone()},
+        "empty": {**packed, key: tensor.new_zeros(0)},
+        "another dtype": {**packed, key: tensor.int()},
+        "missing": {name: value for name, value in packed.items() if name != key},
+        "one more": {**packed, f"{key}_sq_sq": tensor.clone()},
+    }
+
+
+def main(config: Path, out: Path) -> None:
+    with joined(300.0) as world:
+        folder = out.parent / "checkpoints"
+        trainer, _ = trained(dltrain.load(config), folder, world, None)
+        saved = read_by_main(world, lambda: load(sorted(folder.glob("step-*"))[0]))
+        key = next(name for name in saved.optimizer if name.endswith("weight/exp_avg"))
+        before = trainer.snapshot().copied()
+        found: dict[str, Any] = {"key": key}
+        for name, optimizer in tampered(dict(saved.optimizer), key).items():
+            snapshot = dataclasses.replace(saved, optimizer=optimizer)
+            found[name] = world.collect(told_by(lambda s=snapshot: trainer.restore(s)))
+        after = trainer.snapshot().copied()
+        for kind in ("model", "averaged", "optimizer"):
+            mine, theirs = getattr(before, kind), getattr(after, kind)
+            assert mine.keys() == theirs.keys()
+            assert all(torch.equal(mine[name], theirs[name]) for name in mine), kind
+        trainer.restore(saved)
+        if world.main:
+            out.write_text(json.dumps(found))
+
+
+def told_by(restore: Callable[[], None]) -> str:
+    try:
+        restore()
+    except ValueError as error:
+        return str(error)
+    return "nothing"
+
+
+if __name__ == "__main__":
+    main(*map(Path, sys.argv[1:]))

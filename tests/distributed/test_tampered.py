@@ -1,0 +1,64 @@
+"""Tampered checkpoints of a model that is spread over several processes."""
+
+import json
+import shutil
+from hashlib import sha256
+from pathlib import Path
+
+import experiments
+import pytest
+import safetensors.torch
+import yaml
+from launching import finish, start, torchrun
+
+SCRIPT = Path(__file__).parent / "tampered.py"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("tampered")
+    experiments.write(folder)
+    return folder
+
+
+def test_another_optimizer_state_is_refused_in_every_process_before_anything_is_loaded(folder):
+    out = folder / "told.json"
+    config = folder / "two" / "sharded_classifier.yaml"
+    code, _, err = finish(start(folder, *torchrun(2, SCRIPT, config, out)))
+    assert code == 0, err
+    told = json.loads(out.read_text())
+    key = told.pop("key")
+    assert len(told) == 6
+    for case, lines in told.items():
+        assert lines[0] == lines[1]
+        assert lines[0].startswith("optimizer state: "), case
+        assert key in lines[0], case
+        assert "expected" in lines[0], case
+        assert "\n" not in lines[0]
+
+
+def test_a_run_with_it_is_refused_in_one_line(folder):
+    config = yaml.safe_load((folder / "two" / "sharded_classifier.yaml").read_text())
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    words = ("-m", "dltrain", "train", "config.yaml", "--run-dir", "run", "--processes", 2)
+    code, _, err = finish(start(folder, *words, "--quiet"))
+    assert code == 0, err
+    run = folder / "run"
+    (run / "summary.json").unlink()  # so that there is something left to resume
+    newest, *others = sorted((run / "checkpoints").glob("step-*"), reverse=True)
+    for other in others:
+        shutil.rmtree(other)
+    path = newest / "optimizer.safetensors"
+    tensors = safetensors.torch.load(path.read_bytes())
+    key = next(name for name in tensors if name.endswith("weight/exp_avg"))
+    content = safetensors.torch.save({**tensors, key: tensors[key][1:].clone()})
+    path.write_bytes(content)
+    manifest = json.loads((newest / "manifest.json").read_text())
+    signed = {"bytes": len(content), "sha256": sha256(content).hexdigest()}
+    manifest["files"][path.name] = signed
+    (newest / "manifest.json").write_text(json.dumps(manifest))
+    resume = ("-m", "dltrain", "resume", "run", "--processes", 2, "--quiet")
+    code, out, err = finish(start(folder, *resume))
+    assert (code, out) == (1, "")
+    (line,) = err.splitlines()
+    assert f"does not fit what run/config.yaml builds now: optimizer state: {key} is" in line
