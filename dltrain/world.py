@@ -18,11 +18,15 @@ from torch import Tensor
 from torch.distributed import DistError, PrefixStore, Store  # pyright: ignore
 from torch.distributed.rendezvous import rendezvous
 
-from dltrain.errors import RunError, StoppedError
+from dltrain.errors import DltrainError, RunError, StoppedError
 from dltrain.spec import Batch, Share, World
 
 _FIRST_ERROR = "first_error"
 _MEETINGS = "dltrain/meetings"
+_ARRIVED = "arrived"
+_HEARD = "heard"
+_HEARING_SECONDS = 10.0
+"""How long a process that can't start waits for the others to read why."""
 
 
 class Processes(World):
@@ -125,36 +129,55 @@ class Processes(World):
             error = RunError(message).with_traceback(error.__traceback__)
         if not self.main:
             time.sleep(0.5)  # of all that make the same mistake, the first one tells it
-        own = f"{self.share.rank} {str(error) or type(error).__name__}"
+        own = _word(self.share.rank, error)
         try:
-            first = self._store.compare_set(_FIRST_ERROR, "", own).decode()
-        except RuntimeError:  # the launcher has gone
+            with silenced(2):  # the launcher may have gone, of which torch prints a stack
+                first = self._store.compare_set(_FIRST_ERROR, "", own).decode()
+        except RuntimeError:
             first = own
-        rank, _, text = first.partition(" ")
-        if int(rank) == self.share.rank:
-            return error
-        return FollowedError(f"process {rank} of {self.size} failed: {text}", error)
+        is_own = int(first.partition(" ")[0]) == self.share.rank
+        return error if is_own else FollowedError(first, self.size)
+
+
+def _word(rank: int, error: Exception) -> str:
+    """What a process tells the others of its error; see `FollowedError`."""
+    code = getattr(error, "exit_code", RunError.exit_code)
+    machine = os.environ["GROUP_RANK"]
+    return f"{rank} {machine} {code} {str(error) or type(error).__name__}"
 
 
 class FollowedError(RunError):
-    """Another process has failed, and told why."""
+    """Another process has failed, and told why.
 
-    def __init__(self, message: str, error: Exception) -> None:
-        super().__init__(message)
-        self.exit_code = getattr(error, "exit_code", self.exit_code)
+    Attributes:
+        told: Whether a process of this machine shows it.
+
+    Args:
+        word: See `_word`.
+        size: How many processes there are.
+    """
+
+    def __init__(self, word: str, size: int) -> None:
+        rank, machine, code, text = word.split(" ", 3)
+        super().__init__(f"process {rank} of {size} failed: {text}")
+        self.exit_code = int(code)
+        self.told = machine == os.environ["GROUP_RANK"] or os.environ["LOCAL_RANK"] != "0"
 
 
 @contextmanager
 def joined(timeout: float) -> Iterator[World]:
     """Meets the other processes that torchrun has started.
 
-    An error leaves the context in the process alone that met it first. The others end without a
-    word, with the same exit code.
+    An error leaves the context in the process alone that met it first, and in one of each other
+    machine. The others end without a word, with the same exit code.
 
     Args:
         timeout: Seconds to wait for another process, now and later.
+
+    Raises:
+        RunError: Another process did not come, or has failed before; see `stay_away`.
     """
-    if not dist.is_torchelastic_launched() or int(os.environ["WORLD_SIZE"]) == 1:
+    if _is_alone():
         yield World()
         return
     wait = timedelta(seconds=timeout)
@@ -162,23 +185,87 @@ def joined(timeout: float) -> Iterator[World]:
     if torch.cuda.is_available():
         backend = "cpu:gloo,cuda:nccl"
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
-    launcher, rank, size = next(rendezvous("env://", timeout=wait))
-    # Processes that are started again may find the launcher's store as the last ones left it.
-    store = PrefixStore(f"dltrain/{launcher.add(_MEETINGS, 0)}", launcher)
-    # Standard output is for results: torch 2.9's gloo prints there, below Python, as it meets.
-    with silenced(1):
-        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=wait)
-    if rank == 0:
-        launcher.add(_MEETINGS, 1)  # all have met: none will look at the old number any more
+    try:
+        launcher, store, rank, size = _meeting(wait)
+        _require_all(store, rank, size)
+        # Standard output is for results: torch 2.9's gloo prints there, below Python, as it meets.
+        with silenced(1):
+            dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=wait)
+        if rank == 0:
+            launcher.add(_MEETINGS, 1)  # all have met: none will look at the old number any more
+    except FollowedError as error:
+        if error.told:
+            raise SystemExit(error.exit_code) from error
+        raise
+    except RuntimeError as error:  # torch's own are of this class
+        told = str(error).partition("\n")[0]
+        raise RunError(
+            f"process {os.environ['RANK']} has not met all {os.environ['WORLD_SIZE']} processes in "
+            f"{timeout:g} s; look at what the other machines' processes have printed ({told})"
+        ) from error
     world = Processes(store, timeout)
     try:
         yield world
     except Exception as error:
         failure = world.failure(error)
-        if isinstance(failure, FollowedError) or (isinstance(failure, StoppedError) and rank > 0):
-            raise SystemExit(failure.exit_code) from error
+        if isinstance(failure, FollowedError | StoppedError):
+            is_told = failure.told if isinstance(failure, FollowedError) else rank > 0
+            if is_told:
+                raise SystemExit(failure.exit_code) from error
         raise failure from error
     dist.destroy_process_group()
+
+
+def stay_away(error: DltrainError) -> None:
+    """Tells the other processes why this one can't start, where there are others.
+
+    They would wait for it in vain. What all processes of a machine find wrong, the first one tells.
+
+    Raises:
+        SystemExit: Another process of this machine tells of the same error.
+    """
+    if _is_alone():
+        return
+    try:
+        with silenced(2):
+            _, store, rank, size = _meeting(timedelta(seconds=_HEARING_SECONDS))
+            first = rank - int(os.environ["LOCAL_RANK"])
+            store.set(f"{_ARRIVED}/{rank}", _word(rank, error))
+            told = store.get(f"{_ARRIVED}/{first}").decode()
+            deadline = time.monotonic() + _HEARING_SECONDS
+            heard = store.add(_HEARD, 1)
+            while heard < size and time.monotonic() < deadline:
+                time.sleep(0.05)
+                heard = store.add(_HEARD, 0)
+            if heard >= size:  # processes that are started again have a word of their own
+                store.delete_key(f"{_ARRIVED}/{rank}")
+                store.delete_key(_HEARD)
+    except RuntimeError:  # nobody is there to be told
+        return
+    if first != rank and told.endswith(f" {error}"):
+        raise SystemExit(error.exit_code) from error
+
+
+def _is_alone() -> bool:
+    return not dist.is_torchelastic_launched() or int(os.environ["WORLD_SIZE"]) == 1
+
+
+def _meeting(wait: timedelta) -> tuple[Store, Store, int, int]:
+    """The launcher's store, a part of it for this meeting, this process's rank, and their number.
+
+    Processes that are started again may find the launcher's store as the last ones left it.
+    """
+    launcher, rank, size = next(rendezvous("env://", timeout=wait))
+    return launcher, PrefixStore(f"dltrain/{launcher.add(_MEETINGS, 0)}", launcher), rank, size
+
+
+def _require_all(store: Store, rank: int, size: int) -> None:
+    """Waits for all processes, or for the word of one that can't start."""
+    store.set(f"{_ARRIVED}/{rank}", "")
+    words = [store.get(f"{_ARRIVED}/{other}").decode() for other in range(size)]
+    store.add(_HEARD, 1)
+    if word := next(filter(None, words), ""):
+        raise FollowedError(word, size)
 
 
 @contextmanager

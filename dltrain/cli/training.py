@@ -182,12 +182,16 @@ def _launch(processes: int | None) -> None:
 
 @contextmanager
 def _told_once() -> Iterator[None]:
-    """What all processes of a machine find wrong before they have met, the first one tells."""
+    """What a process finds wrong before it has met the others is told to them; see `stay_away`."""
     try:
         yield
     except DltrainError as error:
-        if os.environ.get("LOCAL_RANK", "0") != "0":
-            sys.exit(error.exit_code)
+        from dltrain.commands.launch import is_launched
+
+        if is_launched():
+            from dltrain.world import stay_away
+
+            stay_away(error)
         raise
 
 

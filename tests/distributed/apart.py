@@ -1,6 +1,7 @@
 """One rank of several, as on a machine of its own: with its own folder, and other versions.
 
-`dltrain` in the folder `nodeRANK`; UNLIKE=torch gives rank 1 another version of torch.
+`dltrain` in the folder `nodeRANK`; UNLIKE=torch gives rank 1 another version of torch, and
+WORLD_OF=2 has it wait for a second rank, which never comes.
 """
 
 import os
@@ -8,6 +9,8 @@ import sys
 
 RANK = os.environ["RANK"]
 os.chdir(f"node{RANK}")
+
+os.environ["WORLD_SIZE"] = os.environ.get("WORLD_OF", os.environ["WORLD_SIZE"])
 
 import torch  # noqa: E402
 

@@ -39,6 +39,13 @@ def finish(process: subprocess.Popen[str], seconds: float = 240) -> tuple[int, s
     return process.returncode, out, err
 
 
+def agent(node: int, port: int, *words: object, backend: str = "static") -> list[object]:
+    """The words that start one process of `python …`, as the launcher on one of two machines."""
+    launcher = ["-m", "torch.distributed.run", "--nnodes", 2, "--node-rank", node]
+    launcher += ["--rdzv-backend", backend, "--rdzv-endpoint", f"127.0.0.1:{port}"]
+    return [*launcher, "--rdzv-id", "two", "--nproc-per-node", 1, *words]
+
+
 def torchrun(processes: int, *words: object, restarts: int = 0) -> list[object]:
     """The words that start so many processes of `python …`; a script, or `-m` and a module."""
     launcher = ["-m", "torch.distributed.run", "--standalone", "--max-restarts", restarts]

@@ -1,10 +1,11 @@
 """Ranks that do not train the same are refused before the first step, and all of them end."""
 
+import socket
 from pathlib import Path
 
 import pytest
 import yaml
-from launching import finish, start, torchrun
+from launching import agent, finish, start, torchrun
 
 from dltrain.record import unlike_ranks
 
@@ -99,6 +100,54 @@ def test_a_resumed_run_is_looked_at_too(nodes):
     code, _, err = finish(start(nodes, *words), seconds=120)
     assert code == 1
     assert "code of p.py is " in err
+
+
+def train_on_two_machines(nodes: Path, backend: str = "static") -> list[tuple[int, str, str]]:
+    """Exit code, output and errors of the launcher on each, which has a folder of its own."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    words = ("-m", "dltrain", "train", "c.yaml", "--plugin", "p.py", "--run-dir", "run", "--quiet")
+    launchers = [
+        start(nodes / f"node{n}", *agent(n, port, *words, backend=backend)) for n in (0, 1)
+    ]
+    return [finish(launcher) for launcher in launchers]
+
+
+def test_two_machines_that_are_alike_train(nodes):
+    for code, _, err in train_on_two_machines(nodes):
+        assert code == 0, err
+    assert (nodes / "node0" / "run" / "summary.json").exists()
+    assert not (nodes / "node1" / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("backend", "file", "old", "new", "message"),
+    [
+        ("static", "t.csv", "12,a", "12,b", "the data's fingerprint is "),
+        ("c10d", "c.yaml", "lr: 0.1", "lr: 0.2", "optimizer.lr is 0."),
+        ("static", "c.yaml", "lr: 0.1", "lrr: 0.1", "optimizer.lrr: unknown option"),
+        ("static", "c.yaml", "path: t.csv", "path: u.csv", "u.csv"),
+    ],
+)
+def test_each_machine_tells_what_differs(nodes, backend, file, old, new, message):
+    replace(nodes / "node1" / file, old, new)
+    for code, out, err in train_on_two_machines(nodes, backend):
+        assert (code, out) == (1, "")
+        (line,) = [line for line in err.splitlines() if message in line]
+        if "do not train the same" in line:
+            assert "rank 0" in line
+            assert "rank 1" in line
+        assert backend == "c10d" or "[c10d]" not in err  # the launcher's own
+    assert not (nodes / "node0" / "run").exists()
+
+
+def test_who_waits_in_vain_says_so(nodes):
+    replace(nodes / "node0" / "c.yaml", "timeout: 60", "timeout: 3")
+    words = torchrun(1, APART, "train", "c.yaml", "--plugin", "p.py", "--run-dir", "run")
+    code, out, err = finish(start(nodes, *words, WORLD_OF="2"), seconds=120)
+    assert (code, out) == (1, "")
+    assert "process 0 has not met all 2 processes in 3 s" in err
+    assert 'dltrain/cli/__init__.py"' not in err
 
 
 def test_many_ranks_are_grouped():
