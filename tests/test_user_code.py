@@ -125,6 +125,25 @@ def test_every_command_names_the_changed_file(fresh, run, verb, file):
     assert "SHA-256" in warnings[0] or "bytes" in warnings[0]
 
 
+def test_a_sweep_names_the_trials_of_other_code(fresh):
+    space = {"optimizer.lr": {"float": [0.01, 0.1]}}
+    words = ("sweep", "c.yaml", "s.yaml", "--run-dir", "found", "--plugin", "p.py")
+    settings = {"metric": "val/accuracy", "space": space}
+    for trials in (2, 3):
+        Path("s.yaml").write_text(yaml.safe_dump({**settings, "trials": trials}))
+        ended = fresh(*words)
+        assert ended.code == 0, ended.err
+        assert "warning" not in ended.err
+    change("helper_of_net.py")
+    Path("s.yaml").write_text(yaml.safe_dump({**settings, "trials": 4}))
+    ended = fresh(*words, "--json")
+    (warning,) = [line for line in ended.err.splitlines() if line.startswith("warning:")]
+    assert warning.startswith("warning: trials 0, 1, 2: helper_of_net.py is not the code of the")
+    (notice,) = json.loads(ended.out)["notices"]
+    assert notice in warning
+    assert "helper_of_net.py is not the code" in Path("found/report.html").read_text()
+
+
 def test_a_plugin_that_is_not_given_is_named(fresh, run):
     Path("other.py").write_text(f"{PLUGIN}# more\n")  # the same components, in another file
     ended = fresh("evaluate", "run", "--plugin", "other.py")

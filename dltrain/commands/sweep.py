@@ -10,7 +10,14 @@ from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
-from dltrain.build import build_data, build_machine, build_task, build_trainer, not_monitored
+from dltrain.build import (
+    build_data,
+    build_machine,
+    build_task,
+    build_trainer,
+    changed_code,
+    not_monitored,
+)
 from dltrain.checkpoint import Checkpoints
 from dltrain.commands.launch import is_launched
 from dltrain.commands.train import resume, train
@@ -24,6 +31,8 @@ from dltrain.sweeps.study import Search, Taken, held, verify_sweep
 from dltrain.sweeps.workers import end_with_parent, run_workers
 
 BEST = "best.yaml"
+MOST_LISTED = 5
+"""Trials in a line."""
 
 
 def sweep(
@@ -63,9 +72,11 @@ def sweep(
     plugins = [Path(plugin) for plugin in plugins]
     if jobs == 1:
         with _search(plan, run_dir, Path(space), quiet) as search:
+            _warn_of_other_code(search, quiet)
             _work(search, plugins, quiet)
             return _found(search)
     with closing(_search(plan, run_dir, Path(space), quiet)) as search:
+        _warn_of_other_code(search, quiet)
         words = ["sweep", str(config), str(space), *overrides, "--run-dir", str(search.directory)]
         words += [word for path in plugins for word in ("--plugin", str(path))]
         words += ["--worker", *(["--quiet"] if quiet else [])]
@@ -116,6 +127,28 @@ def _search(plan: Plan, directory: Path | None, space: Path, quiet: bool) -> Sea
         raise plan.no_such_metric(not_monitored(trainer, str(plan.metric)))
     evaluations = math.ceil(trainer.total_steps / trainer.evaluate_every)
     return Search(directory, plan, trainer.monitored[plan.metric], evaluations)
+
+
+def _warn_of_other_code(search: Search, quiet: bool) -> None:
+    if not quiet:
+        for change in _other_code(search):
+            tell(f"warning: {change}; results may differ")
+
+
+def _other_code(search: Search) -> list[str]:
+    """How the user's own code differs from what trials were trained with, a line each."""
+    found: dict[str, list[int]] = {}
+    for trial in search.trials():
+        run = search.run_of(trial.number)
+        if run.record_path.exists():
+            for change in changed_code(run.experiment(), run.record()):
+                found.setdefault(change, []).append(trial.number)
+    lines = []
+    for change, numbers in found.items():
+        listed = ", ".join(map(str, numbers[:MOST_LISTED]))
+        more = f" and {len(numbers) - MOST_LISTED} more" if len(numbers) > MOST_LISTED else ""
+        lines.append(f"trial{'s' if len(numbers) > 1 else ''} {listed}{more}: {change}")
+    return lines
 
 
 def _work(search: Search, plugins: Sequence[Path], quiet: bool) -> None:
@@ -209,6 +242,7 @@ def _found(search: Search) -> Outcome:
         config=str(search.directory / BEST),
         report=str(search.directory / "report.html"),
         importance=search.importance(),
+        notices=_other_code(search),
     )
     content = page(outcome, search.plan.dimensions, search.run_of(best.number).config_text())
     write_atomically(Path(outcome.report), content.encode(errors="replace"))

@@ -62,6 +62,7 @@ class Outcome:
         report: An HTML page about it.
         importance: By key, what share of the difference between good and other trials it explains;
             empty where too few trials came to their end.
+        notices: How the user's own code differs from what trials were trained with.
     """
 
     directory: str
@@ -72,6 +73,7 @@ class Outcome:
     config: str
     report: str
     importance: dict[str, float]
+    notices: list[str]
 
     def count(self, state: str) -> int:
         """How many trials are in a state."""
@@ -117,6 +119,7 @@ def page(outcome: Outcome, dimensions: Sequence[Dimension], config: str) -> str:
         paragraph(outcome.directory, "soft"),
         "</header><main>",
         tiles({"trials": str(len(outcome.trials)), **shown}),
+        *(paragraph(f"{notice}; results may differ", "soft") for notice in outcome.notices),
         section("Best values", table([], list(best.values.items()), "words"), level=2),
         section("Parallel coordinates", _parallel(outcome, dimensions), level=2),
         section("Progress", f'<div class="charts">{_progress(outcome)}</div>', level=2),
