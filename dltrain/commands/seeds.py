@@ -11,6 +11,10 @@ from dltrain.commands.train import resume, train
 from dltrain.config import HARMLESS, ROUNDING, Experiment, changes
 from dltrain.errors import UsageError
 from dltrain.run import Run, Summary, next_directory, run_folder
+from dltrain.run_files import Layout, verify
+
+LAYOUT = Layout({}, [], closed=["seed-[0-9]+"])
+"""A directory of runs that differ in their seed."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,8 @@ def train_seeds(
 
     Raises:
         UsageError: The directory holds seeds of another config; nothing was trained.
-        RunError: A run failed; later ones are not begun.
+        RunError: A run failed; later ones are not begun. Or the directory holds what it should not;
+            see `run_files.verify`.
         StoppedError: A signal stopped one, after a checkpoint.
     """
     if directory is None:
@@ -67,11 +72,18 @@ def train_seeds(
 
 
 def _refuse_others(directory: Path, experiment: Experiment) -> None:
-    """Raises a UsageError where a seed that is there already is one of another config."""
+    """Raises a UsageError where a seed that is there already is one of another config.
+
+    And a RunError where the directory, or a run in it, holds what it should not.
+    """
+    verify(directory, LAYOUT)
     for place in sorted(directory.glob("seed-*")):
         run, seed = Run(place), place.name.removeprefix("seed-")
-        if not seed.isdecimal() or not any(run.checkpoints().all()):
-            continue  # it is no run of a seed, or starts over
+        if not seed.isdecimal():
+            continue
+        run.verify()
+        if not any(run.checkpoints().all()):
+            continue  # it starts over
         now = {**experiment.to_dict(), "seed": int(seed)}
         if found := changes(run.record()["config"], now, (*HARMLESS, *ROUNDING)):
             described = ", ".join(map(str, found))

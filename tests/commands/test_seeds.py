@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -98,6 +99,30 @@ def test_what_is_no_run_is_not_touched(call):
     called = call("train", TINY, "--seeds", "0", "--run-dir", "group")
     assert called.code == 1
     assert Path("group/seed-0/config.yaml").read_text() == "mine: 1"
+
+
+@pytest.mark.parametrize("name", ["seed-0", "seed-1", "seed-0/summary.json", "seed-0/lock"])
+@pytest.mark.parametrize("kind", ["link", "dangling", "fifo"])
+def test_links_and_special_files_are_refused_before_anything_is_trained(call, name, kind):
+    assert call("train", TINY, "--seeds", "0", "--run-dir", "group", "--quiet").code == 0
+    place = Path("group", name)
+    if place.is_dir():
+        place.rename("kept")
+    place.unlink(missing_ok=True)
+    Path("outside").mkdir()
+    match kind:
+        case "fifo":
+            os.mkfifo(place)
+        case "link":
+            place.symlink_to(Path("outside").absolute())
+        case _:
+            place.symlink_to(Path("made").absolute())
+    before = sorted(Path().rglob("*"))
+    called = call("train", TINY, "--seeds", "1,2", "--run-dir", "group", "--quiet")
+    assert (called.code, called.out) == (1, "")
+    (line,) = called.err.splitlines()
+    assert f"{place.name} is a" in line
+    assert sorted(Path().rglob("*")) == before
 
 
 def test_the_table_has_mean_and_deviation(call):
