@@ -270,6 +270,18 @@ class Checkpoints:
         message = f"{self.directory} holds no good checkpoint to go on from{detail}"
         raise DamagedCheckpointError(message)
 
+    def verify_sizes(self) -> None:
+        """Refuses files that are much larger than their manifest says; reads nothing else.
+
+        Raises:
+            RunError: There is one; the message names it.
+        """
+        for path in self.all():
+            with suppress(DamagedCheckpointError):  # which `load` tells of
+                for name, file in _manifest(path).items():
+                    most = _SPARE_BYTES + 2 * file["bytes"]
+                    _refuse_larger(path / name, most, "manifest.json says")
+
     def recover(self) -> None:
         """Puts back a checkpoint whose replacement never arrived; clears away other leftovers.
 
@@ -317,7 +329,8 @@ def load(path: Path, model_bytes: int | None = None) -> Snapshot:
     manifest = _manifest(path)
     if model_bytes is not None:
         for name, times in TENSOR_FILES.items():
-            _refuse_larger(path / f"{name}.safetensors", _SPARE_BYTES + times * model_bytes)
+            most = _SPARE_BYTES + times * model_bytes
+            _refuse_larger(path / f"{name}.safetensors", most, "the model of config.yaml needs")
     contents = {name: _verified(path / name, file) for name, file in manifest.items()}
     tensors = {name: _tensors(path, f"{name}.safetensors", contents) for name in TENSOR_FILES}
     return Snapshot(**tensors, state=_state(path, contents["state.json"]))
@@ -353,13 +366,10 @@ def _state(path: Path, content: bytes) -> dict[str, Any]:
     return _parse(path / "state.json", content, dict[str, Any])
 
 
-def _refuse_larger(path: Path, most_bytes: int) -> None:
+def _refuse_larger(path: Path, most_bytes: int, needs: str) -> None:
     with suppress(FileNotFoundError):
         if (size := path.lstat().st_size) > most_bytes:
-            raise RunError(
-                f"{path}: has {size:,} bytes, and that of the model of config.yaml has at most "
-                f"{most_bytes:,}"
-            )
+            raise RunError(f"{path}: has {size:,} bytes, and {needs} at most {most_bytes:,}")
 
 
 def _verified(path: Path, expected: _ManifestFile) -> bytes:

@@ -190,8 +190,9 @@ class Run:
         return run
 
     def verify(self) -> None:
-        """See `run_files.verify`."""
+        """See `run_files.verify`, and `Checkpoints.verify_sizes`."""
         verify(self.directory)
+        self.checkpoints().verify_sizes()
 
     @classmethod
     def begun_by(

@@ -56,7 +56,8 @@ _FILES_IN_FOLDERS = {
     rf"{_STEP}/[^/]+": sys.maxsize,  # see `checkpoint.load`
     r"tensorboard/(events\.out\.tfevents\..+|projector_config\.pbtxt)": 64 * GIB,
     rf"{_POINT}/test/(tensors\.tsv|metadata\.tsv|sprite\.png)": GIB,
-    r"exports/[^/]+\.(onnx|pt2|safetensors|md)": sys.maxsize,  # they are only written
+    r"exports/[^/]+\.(onnx|pt2|safetensors)": 64 * GIB,
+    r"exports/[^/]+\.md": 16 * MIB,
 }
 
 MOST_ENTRIES = 100_000

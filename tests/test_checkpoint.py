@@ -9,7 +9,7 @@ import safetensors.torch
 import torch
 
 from dltrain import checkpoint, files
-from dltrain.checkpoint import Checkpoints, DamagedCheckpointError, Snapshot, load
+from dltrain.checkpoint import Checkpoints, DamagedCheckpointError, Snapshot, load, num_bytes
 from dltrain.device import random_state
 from dltrain.errors import RunError
 
@@ -78,6 +78,41 @@ def test_damage_is_found_named_and_passed_over(tmp_path, damage, name):
     assert torch.equal(good.model["a"], torch.ones(4, 3))
     assert len(passed_over) == 1
     assert str(new / name) in passed_over[0]
+
+
+@pytest.mark.parametrize("name", ["model", "optimizer", "rng"])
+def test_huge_files_are_refused_by_their_size_and_not_passed_over(tmp_path, name):
+    checkpoints = Checkpoints(tmp_path / "c")
+    checkpoints.save(1, snapshot())
+    path = checkpoints.save(2, snapshot())
+    checkpoints.verify_sizes()
+    file = path / f"{name}.safetensors"
+    size = file.stat().st_size
+    with file.open("r+b") as opened:
+        opened.truncate(size + 10)
+    checkpoints.verify_sizes()  # damage as any other, which loading finds
+    assert checkpoints.newest()[0].name == "step-0000000001"
+    with file.open("r+b") as opened:
+        opened.truncate(2**40)
+    with pytest.raises(
+        RunError, match=rf"{name}\.safetensors: has 1,099,511,627,776 bytes, and man"
+    ):
+        checkpoints.verify_sizes()
+    manifest = json.loads((path / "manifest.json").read_text())
+    manifest["files"][file.name]["bytes"] = 2**40
+    (path / "manifest.json").write_text(json.dumps(manifest))
+    checkpoints.verify_sizes()
+    with pytest.raises(
+        RunError, match=rf"{name}\.safetensors: has .* and the model of config.yaml"
+    ):
+        checkpoints.newest(num_bytes(snapshot().model))
+
+
+@pytest.mark.parametrize("content", [b"", b"[]"])
+def test_damage_is_no_matter_of_sizes(tmp_path, content):
+    checkpoints = Checkpoints(tmp_path / "c")
+    (checkpoints.save(1, snapshot()) / "manifest.json").write_bytes(content)
+    checkpoints.verify_sizes()
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b"[]", b'{"step": 2, "files": 3}', b"\xff"])

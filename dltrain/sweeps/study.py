@@ -57,7 +57,7 @@ def verify_sweep(directory: Path) -> None:
     """Refuses what no sweep has in its directory or in its trials; see `run_files.verify`."""
     verify(directory, LAYOUT)
     for trial in sorted((directory / "trials").glob("[0-9]*")):
-        verify(trial)
+        Run(trial).verify()
 
 
 class _TrialAttributes(TypedDict):
