@@ -118,16 +118,8 @@ def read(path: Path, most_bytes: int, *, levels: int = 1) -> bytes:
     Raises:
         OSError: It can't be read, or is no plain file; EFBIG where it is too large.
     """
-    descriptor = open_regular(path, levels=levels)
-    try:
-        size = os.fstat(descriptor).st_size
-        if size > most_bytes:
-            message = f"has {size:,} bytes, and at most {most_bytes:,} are read"
-            raise OSError(errno.EFBIG, message, str(path))
-        with os.fdopen(descriptor, "rb", closefd=False) as file:
-            return file.read(most_bytes)
-    finally:
-        os.close(descriptor)
+    with os.fdopen(open_regular(path, levels=levels), "rb") as file:
+        return _content(file, path, most_bytes)
 
 
 def open_named(path: str | Path, *, pipe: bool = False) -> BufferedReader:
@@ -153,10 +145,30 @@ def open_named(path: str | Path, *, pipe: bool = False) -> BufferedReader:
         raise
 
 
-def read_named(path: str | Path) -> bytes:
-    """The content of a file that the user has named; see `open_named`."""
+def read_named(path: str | Path, most_bytes: int | None = None) -> bytes:
+    """The content of a file that the user has named; see `open_named`.
+
+    Args:
+        path: The file.
+        most_bytes: A larger file is refused, before it is read; None reads any.
+
+    Raises:
+        OSError: As of `open_named`; EFBIG where it is too large, ENOMEM where memory is too small.
+    """
     with open_named(path) as file:
-        return file.read()
+        return _content(file, path, most_bytes)
+
+
+def _content(file: BufferedReader, path: str | Path, most_bytes: int | None) -> bytes:
+    size = os.fstat(file.fileno()).st_size
+    if most_bytes is not None and size > most_bytes:
+        message = f"has {size:,} bytes, and at most {most_bytes:,} are read"
+        raise OSError(errno.EFBIG, message, str(path))
+    try:
+        return file.read(most_bytes)
+    except MemoryError:
+        message = f"has {size:,} bytes, which do not fit in memory"
+        raise OSError(errno.ENOMEM, message, str(path)) from None
 
 
 def _refuse_special(found: os.stat_result, path: str | Path, pipe: bool) -> None:

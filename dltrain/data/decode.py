@@ -35,6 +35,8 @@ Others, such as EPS, start programs that interpret what the file says.
 
 _MOST_SIDE = 128  # pixels of a side of the images whose levels are counted
 
+MOST_BYTES = 2**30
+"""Of an image's file."""
 MOST_PIXELS = 2**30 // 12
 """Pixels of an image; more are taken for a decompression bomb, as Pillow does by default."""
 
@@ -55,7 +57,7 @@ def decode_image(path: Path, shape: tuple[int, ...], inputs: ImageInputs) -> Ten
             has 16 bits and the others 8, or the other way round.
     """
     try:
-        content = read_named(path)
+        content = read_named(path, MOST_BYTES)
     except OSError as error:
         message = f"{path}: not an image that can be read: {error.strerror}"
         raise DataError(message) from error

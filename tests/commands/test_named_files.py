@@ -67,6 +67,17 @@ def test_arguments(call, kind):
         assert ("irectory" if kind == "directory" else "not a file") in line
 
 
+def test_an_image_larger_than_any_is_not_read(call):
+    assert call("train", "config.yaml", "--run-dir", "run", "--quiet").code == 0
+    Image.new("L", (8, 8)).save("huge.png")
+    with Path("huge.png").open("r+b") as file:
+        file.truncate(2**40)
+    called = call("predict", "run", "huge.png")
+    assert (called.code, called.out) == (1, "")
+    (line,) = called.err.splitlines()
+    assert "huge.png: not an image that can be read: has 1,099,511,627,776 bytes" in line
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_paths_in_configs(call, kind):
     table, texts = table_config(), text_config()
