@@ -145,27 +145,33 @@ def open_named(path: str | Path, *, pipe: bool = False) -> BufferedReader:
         raise
 
 
-def read_named(path: str | Path, most_bytes: int | None = None) -> bytes:
+def read_named(path: str | Path, most_bytes: int | None = None, *, pipe: bool = False) -> bytes:
     """The content of a file that the user has named; see `open_named`.
 
     Args:
         path: The file.
-        most_bytes: A larger file is refused, before it is read; None reads any.
+        most_bytes: A larger file is refused, before it is read, and a pipe is read so far; None
+            reads any.
+        pipe: See `open_named`.
 
     Raises:
         OSError: As of `open_named`; EFBIG where it is too large, ENOMEM where memory is too small.
     """
-    with open_named(path) as file:
+    with open_named(path, pipe=pipe) as file:
         return _content(file, path, most_bytes)
 
 
 def _content(file: BufferedReader, path: str | Path, most_bytes: int | None) -> bytes:
-    size = os.fstat(file.fileno()).st_size
+    found = os.fstat(file.fileno())
+    size = found.st_size
     if most_bytes is not None and size > most_bytes:
         message = f"has {size:,} bytes, and at most {most_bytes:,} are read"
         raise OSError(errno.EFBIG, message, str(path))
     try:
-        return file.read(most_bytes)
+        if most_bytes is None:
+            return file.read()
+        # As many bytes as it is told to read, Python allocates.
+        return file.read(size if stat.S_ISREG(found.st_mode) else most_bytes)
     except MemoryError:
         message = f"has {size:,} bytes, which do not fit in memory"
         raise OSError(errno.ENOMEM, message, str(path)) from None

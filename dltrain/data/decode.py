@@ -41,13 +41,16 @@ MOST_PIXELS = 2**30 // 12
 """Pixels of an image; more are taken for a decompression bomb, as Pillow does by default."""
 
 
-def decode_image(path: Path, shape: tuple[int, ...], inputs: ImageInputs) -> Tensor:
+def decode_image(
+    path: Path, shape: tuple[int, ...], inputs: ImageInputs, *, pipe: bool = False
+) -> Tensor:
     """Reads an image upright, scales it until it covers the shape, and cuts out the centre.
 
     Args:
         path: One of `FORMATS`.
         shape: (channels, height, width); one channel is grey, three are red, green and blue.
         inputs: Whether the model's images are deep, and the background of transparent ones.
+        pipe: See `files.open_named`.
 
     Returns:
         Pixels of that shape, of `inputs.dtype`.
@@ -57,7 +60,7 @@ def decode_image(path: Path, shape: tuple[int, ...], inputs: ImageInputs) -> Ten
             has 16 bits and the others 8, or the other way round.
     """
     try:
-        content = read_named(path, MOST_BYTES)
+        content = read_named(path, MOST_BYTES, pipe=pipe)
     except OSError as error:
         message = f"{path}: not an image that can be read: {error.strerror}"
         raise DataError(message) from error

@@ -90,7 +90,7 @@ def _texts(inputs: TextInputs, item: str | Path) -> list[str]:
     elif suffix in TABLE_SUFFIXES:
         columns = read_new_table(path, inputs.columns, inputs.quote).columns
     else:
-        return text_lines(read_utf8(path))
+        return text_lines(read_utf8(path, pipe=True))
     return [" ".join(cells) for cells in zip(*map(columns.get, inputs.columns), strict=True)]
 
 
@@ -124,7 +124,7 @@ def read_images(spec: DataSpec, paths: Sequence[Path]) -> Tensor:
     """Picture files of any size: (pictures, channels, height, width) float32, normalised."""
     if not isinstance(spec.inputs, ImageInputs):
         raise DataError("the model was trained on rows of a table, not on pictures")
-    pixels = [decode_image(path, spec.input_shape, spec.inputs) for path in paths]
+    pixels = [decode_image(path, spec.input_shape, spec.inputs, pipe=True) for path in paths]
     return normalise_images(spec.inputs, torch.stack(pixels))
 
 

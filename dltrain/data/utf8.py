@@ -8,14 +8,18 @@ from dltrain.errors import DataError
 from dltrain.files import read_named
 
 
-def read_utf8(path: Path) -> str:
+def read_utf8(path: Path, *, pipe: bool = False) -> str:
     """A whole file, its line ends as they are, without the mark that some editors put in front.
+
+    Args:
+        path: The file.
+        pipe: See `files.open_named`.
 
     Raises:
         DataError: It can't be read, or is not UTF-8; with the number of the line.
     """
     try:
-        content = read_named(path)
+        content = read_named(path, pipe=pipe)
     except OSError as error:
         raise DataError(f"{path}: can't be read: {error.strerror}") from error
     return decoded(content, str(path))

@@ -101,6 +101,19 @@ def test_a_config_may_be_a_pipe_that_the_shell_has_made(call):
     assert called.code == 0, called.err
 
 
+def test_an_image_and_texts_may_be_such_a_pipe(call):
+    assert call("train", "config.yaml", "--run-dir", "run", "--quiet").code == 0
+    assert call("train", text_config(), "--run-dir", "texts", "--quiet").code == 0
+    Image.new("L", (8, 8)).save("image.png")
+    for run, content in (("run", Path("image.png").read_bytes()), ("texts", b"one\ntwo\n")):
+        read_end, write_end = os.pipe()
+        with os.fdopen(write_end, "wb") as file:
+            file.write(content)
+        called = call("predict", run, f"/dev/fd/{read_end}")
+        os.close(read_end)
+        assert called.code == 0, called.err
+
+
 def test_a_file_is_reached_through_a_link(call):
     Image.new("L", (8, 8)).save("image.png")
     Path("link.png").symlink_to("image.png")
