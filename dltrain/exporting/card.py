@@ -168,10 +168,11 @@ def _data(data: Mapping[str, Any]) -> str:
 
 def _training(record: Mapping[str, Any], summary: Mapping[str, Any] | None, config: str) -> str:
     device, versions = record["device"], record["versions"]
+    made_with = {name: versions.get(name) or "unknown" for name in ("torch", "python")}
     lines = [
         f"- begun: {record['started']}",
-        f"- on: {device['name']}, {device['precision']}, processes: {device['processes']}",
-        f"- with: torch {versions['torch']}, Python {versions['python']}",
+        f"- on: {device['name']}, {device['precision']}, processes: {device.get('processes', 1)}",
+        f"- with: torch {made_with['torch']}, Python {made_with['python']}",
     ]
     if record["git"] is not None:
         changed = ", with changes" if record["git"]["diff"] else ""

@@ -49,6 +49,6 @@ def description(interface: Interface, spec: DataSpec, trained: dict[str, Any]) -
 
 
 def listed(names: Sequence[object]) -> str:
-    """Names in a text: the first ones, and how many more there are."""
-    shown = ", ".join(map(str, names[:MOST_NAMES]))
+    """Names in a line of text: the first ones, and how many more there are."""
+    shown = ", ".join(str(name).replace("\n", "\\n") for name in names[:MOST_NAMES])
     return shown if len(names) <= MOST_NAMES else f"{shown} and {len(names) - MOST_NAMES} more"

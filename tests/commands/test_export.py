@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -295,6 +296,16 @@ def test_the_cards_example_runs_as_it_stands(run, to):
     assert record["data"]["fingerprint"] in card
     assert f"| test/loss | {summary['metrics']['test/loss']:.6g} |" in card
     assert all(name in card for name in names)
+
+
+def test_the_card_of_a_run_whose_record_has_less_is_written_too():
+    shutil.copytree("table", "old")
+    record = json.loads(Path("old/record.json").read_text())
+    del record["versions"]["torch"], record["device"]["processes"]
+    Path("old/record.json").write_text(json.dumps(record))
+    card = Path(dltrain.export("old", "safetensors").card).read_text()
+    assert "- with: torch unknown, Python 3." in card
+    assert "processes: 1\n" in card
 
 
 def test_a_file_that_differs_is_not_left(call):

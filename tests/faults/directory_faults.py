@@ -335,8 +335,6 @@ def _read_mutated(number: int) -> None:
 
 def change(draw: random.Random, path: Path) -> None:
     """Mutates a file, and signs the checkpoint again where it is of one."""
-    import hashlib
-
     import yaml
 
     if path.suffix == ".yaml":
@@ -350,11 +348,18 @@ def change(draw: random.Random, path: Path) -> None:
     else:
         path.write_text(json.dumps(mutated(draw, json.loads(path.read_text()))))
     if path.name == "state.json":
-        content = path.read_bytes()
-        manifest = json.loads(path.with_name("manifest.json").read_text())
-        sha256 = hashlib.sha256(content).hexdigest()
-        manifest["files"]["state.json"] = {"bytes": len(content), "sha256": sha256}
-        path.with_name("manifest.json").write_text(json.dumps(manifest))
+        signed(path)
+
+
+def signed(path: Path) -> None:
+    """Makes the checkpoint's manifest agree with a file."""
+    import hashlib
+
+    content = path.read_bytes()
+    manifest = json.loads(path.with_name("manifest.json").read_text())
+    sha256 = hashlib.sha256(content).hexdigest()
+    manifest["files"][path.name] = {"bytes": len(content), "sha256": sha256}
+    path.with_name("manifest.json").write_text(json.dumps(manifest))
 
 
 ROWS: list[Row] = [
