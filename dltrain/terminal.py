@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import os
 import sys
 import traceback
@@ -83,13 +84,20 @@ def usage_error_text(error: click.ClickException) -> str:
 
 
 def escape_pythons_own() -> None:
-    """Escapes what Python itself prints, tracebacks and warnings: they may quote anything."""
+    """Escapes what Python itself prints: tracebacks, warnings and logs may quote anything."""
 
     def print_traceback(*failure: Any) -> None:
         write("".join(traceback.format_exception(*failure)), err=True)
 
     sys.excepthook = print_traceback
     warnings.formatwarning = lambda *warning, **more: visible(_FORMAT_WARNING(*warning, **more))
+    if logging.lastResort is not None:  # of loggers that have no handler, such as the server's
+        logging.lastResort.setFormatter(_VisibleFormatter())
+
+
+class _VisibleFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return visible(super().format(record))
 
 
 _FORMAT_WARNING = warnings.formatwarning

@@ -1,6 +1,7 @@
 """What a stranger's text does to the terminal: nothing."""
 
 import ast
+import csv
 import json
 import subprocess
 import sys
@@ -99,10 +100,14 @@ def test_a_mistyped_command_line_is_quoted_harmlessly(call, words):
     assert "Usage: dltrain" in ended.err
 
 
-def test_tracebacks_and_warnings_are_harmless(tmp_path):
-    (tmp_path / "plugin.py").write_text(
-        f"import warnings\nwarnings.warn({HOSTILE!r})\nraise SystemError({HOSTILE!r})\n"
-    )
+def test_tracebacks_warnings_and_logs_are_harmless(tmp_path):
+    lines = [
+        "import logging, warnings",
+        f"warnings.warn({HOSTILE!r})",
+        f"logging.getLogger('mine').error({HOSTILE!r})",
+        f"raise SystemError({HOSTILE!r})",
+    ]
+    (tmp_path / "plugin.py").write_text("\n".join(lines))
     words = ["--debug", "list", "--plugin", "plugin.py"]
     ended = subprocess.run(
         [sys.executable, "-m", "dltrain", *words],
@@ -115,6 +120,7 @@ def test_tracebacks_and_warnings_are_harmless(tmp_path):
     assert ended.returncode == 1
     assert "Traceback" in ended.stderr
     assert "UserWarning" in ended.stderr
+    assert any(line.startswith(r"a\x1b[31m") for line in ended.stderr.splitlines())
     assert_harmless(ended.stdout + ended.stderr)
 
 
@@ -167,3 +173,33 @@ def test_pages_show_a_hostile_text_and_do_not_obey_it():
         assert_harmless(page.replace("\n", ""))
         assert "<script>" not in page
         assert r"&lt;script&gt;a\x1b[31m" in page
+
+
+def test_names_of_a_strangers_table_steer_nothing_that_is_printed_or_written(
+    tmp_path, monkeypatch, call
+):
+    spoilt = HOSTILE.replace("\0", "").replace("\r", "") + "\n- real line"
+    with (tmp_path / "table.csv").open("w", newline="") as file:
+        rows = [[str(n), f"k{spoilt}{n % 2}", f"y{spoilt}{n % 3}"] for n in range(60)]
+        csv.writer(file).writerows([[f"a{spoilt}", f"b{spoilt}", f"c{spoilt}"], *rows])
+    monkeypatch.chdir(tmp_path)
+    for words in (
+        ["init", "table.csv", "-o", "config.yaml"],
+        ["check", "config.yaml"],
+        ["train", "config.yaml", "train.epochs=1", "train.device=cpu", "--run-dir", "run"],
+        ["evaluate", "run"],
+        ["predict", "run", "table.csv"],
+        ["report", "run"],
+        ["export", "run", "--to", "safetensors"],
+        ["compare", "run", "--csv"],
+    ):
+        ended = call(*words)
+        assert ended.code == 0, ended.err
+        assert_harmless(ended.out + ended.err)
+        assert "\n- real line" not in ended.out + ended.err
+    for file in ("config.yaml", "run/config.yaml", "run/log.txt", "run/report.html"):
+        assert_harmless(Path(file).read_text())
+    card = Path("run/exports/model.safetensors.md").read_text()
+    assert r"ya\x1b[31m" in card
+    assert_harmless(card)
+    assert "\n- real line" not in card

@@ -7,6 +7,7 @@ from typing import Any
 import yaml
 
 from dltrain.config.tree import resolve
+from dltrain.errors import visible
 
 
 def dump(value: Any, *, inline: bool = False) -> str:
@@ -17,7 +18,7 @@ def dump(value: Any, *, inline: bool = False) -> str:
         inline: Whether mappings of scalars stand on one line, too.
     """
     flow = None if inline else False
-    return yaml.dump(
+    text = yaml.dump(
         value,
         Dumper=_Dumper,
         default_flow_style=flow,
@@ -25,6 +26,8 @@ def dump(value: Any, *, inline: bool = False) -> str:
         allow_unicode=True,
         width=100,
     )
+    # What can't be printed stands in double quotes, where YAML has the same escapes.
+    return visible(text)
 
 
 class _Dumper(yaml.SafeDumper):
