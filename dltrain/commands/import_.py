@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from dltrain.checkpoint import plain
-from dltrain.errors import RunError, UsageError
+from dltrain.errors import RunError, UsageError, brief
 from dltrain.files import open_named, write_atomically
 
 KEYS = ("state_dict", "model")
@@ -84,13 +84,12 @@ def _tensors(source: Path, loaded: Any) -> dict[str, Tensor]:
         raise RunError(f"{source}: holds no state_dict, but {type(loaded).__name__}")
     for name, value in loaded.items():
         if not isinstance(name, str) or not isinstance(value, Tensor):
-            raise RunError(
-                f"{source}: no state_dict: {name!r} is {type(value).__name__}, and no tensor"
-            )
+            told = f"{brief(repr(name))} is {type(value).__name__}"
+            raise RunError(f"{source}: no state_dict: {told}, and no tensor")
     return dict(loaded)
 
 
 def _told(error: Exception) -> str:
     """The first sentence; torch goes on with how to read such a file less safely."""
     line = str(error).partition("\n")[0].partition(". ")[0]
-    return f"{type(error).__name__}: {line}" if line else type(error).__name__
+    return f"{type(error).__name__}: {brief(line)}" if line else type(error).__name__

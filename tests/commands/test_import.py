@@ -69,6 +69,7 @@ def test_the_output_lies_beside_the_file(call):
         ({}, "holds no state_dict, but dict"),
         ({"a": torch.zeros(2), "b": 3}, "'b' is int, and no tensor"),
         ({1: torch.zeros(2)}, "1 is Tensor"),
+        ({"\x1b[31m" * 10**5: 1}, "... is int, and no tensor"),
         ({"a": torch.zeros(2).to_sparse()}, "can't be written as safetensors"),
     ],
     ids=lambda value: value if isinstance(value, str) else type(value).__name__,
@@ -81,6 +82,8 @@ def test_anything_else_is_refused_in_a_line(call, content, told, old_format):
     (line,) = ended.err.splitlines()
     assert line.startswith("some.pt: ")
     assert told in line
+    assert len(line) < 300
+    assert "\x1b" not in line
     assert "weights_only" not in line
     assert sorted(Path().iterdir()) == [Path("some.pt")]
 
