@@ -6,7 +6,7 @@ import pytest
 import torch
 from sklearn.metrics import precision_recall_fscore_support
 
-from dltrain.reporting.charts import Series, line_chart, thinned, ticks
+from dltrain.reporting.charts import Series, line_chart, scatter, thinned, ticks
 from dltrain.reporting.judged import Calibration, Classified, Valued
 from dltrain.spec import Column, DataSpec, TableInputs
 
@@ -124,6 +124,35 @@ def test_ticks_are_round_and_enclose_the_values(low, high):
     assert step / 10 ** math.floor(math.log10(step) + 1e-9) == pytest.approx(
         round(step / 10 ** math.floor(math.log10(step) + 1e-9)), rel=1e-6
     )
+
+
+@pytest.mark.parametrize(
+    ("low", "high"),
+    [
+        (-1.7e308, 1.7e308),
+        (0.0, 5e-324),
+        (-5e-324, 5e-324),
+        (1.0, 1.0 + 2e-16),
+        (1e16, 1e16 + 2),
+        (1.7e308, 1.7e308),
+        (1e-320, 1e-320),
+    ],
+)
+def test_values_of_any_size_are_drawn(low, high):
+    found = ticks(low, high)
+    assert 2 <= len(found) <= 12
+    assert found == sorted(set(found))
+    drawn = line_chart("loss", [Series("train", [(0, low), (1, high)])])
+    assert "nan" not in drawn.lower()
+    assert "inf" not in drawn.lower()
+
+
+def test_predictions_that_are_not_finite_are_left_out_of_the_picture():
+    nan, inf = float("nan"), float("inf")
+    drawn = scatter("Predictions", [(1.0, nan), (2.0, 3.0), (2.0, inf), (3.0, -inf)], "x", "y")
+    assert drawn.count("<circle") == 1
+    assert "1 samples from" in drawn
+    assert scatter("Predictions", [(1.0, nan)], "x", "y") == ""
 
 
 def test_a_long_line_is_thinned_and_ends_where_it_ended():

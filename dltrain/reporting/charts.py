@@ -24,6 +24,10 @@ MOST_POINTS = 400
 """More would not be seen: a chart is some 350 pixels wide."""
 
 
+LARGEST = 1e300
+"""Of a value on an axis: the difference of larger ones may be infinite."""
+
+
 @dataclass(frozen=True)
 class Series:
     """A line: its name in the legend, and its points; None is a value that was not finite."""
@@ -87,7 +91,10 @@ def _lines(lines: Sequence[Series], x_label: str) -> str:
 
 
 def scatter(title: str, points: Sequence[tuple[float, float]], x_label: str, y_label: str) -> str:
-    """Points, and the line where both values are equal."""
+    """Finite points, and the line where both values are equal; nothing where there is none."""
+    points = [point for point in points if all(map(math.isfinite, point))]
+    if not points:
+        return ""
     both = [value for point in points for value in point]
     axes = _Axes(both, both)
     low, high = axes.x_ticks[0], axes.x_ticks[-1]
@@ -133,9 +140,13 @@ def thinned(points: Sequence[tuple], most: int = MOST_POINTS) -> list[tuple]:
 
 
 def ticks(low: float, high: float, about: int = 5) -> list[float]:
-    """Round numbers that enclose two values, in steps of 1, 2 or 5 times a power of ten."""
-    if high <= low:
-        margin = abs(low) * 0.1 or 1.0
+    """Round numbers that enclose two values, in steps of 1, 2 or 5 times a power of ten.
+
+    Values beyond `LARGEST` lie outside.
+    """
+    low, high = (min(max(end, -LARGEST), LARGEST) for end in (low, high))
+    if high - low <= max(1e-12 * max(abs(low), abs(high)), 1 / LARGEST):
+        margin = abs(low) * 0.1 if abs(low) > 1e-290 else 1.0
         low, high = low - margin, high + margin
     rough = (high - low) / about
     power = 10.0 ** math.floor(math.log10(rough))
@@ -153,10 +164,12 @@ class _Axes:
 
     def x(self, value: float) -> float:
         low, high = self.x_ticks[0], self.x_ticks[-1]
+        value = min(max(value, low), high)
         return LEFT + (value - low) / (high - low) * (WIDTH - LEFT - RIGHT)
 
     def y(self, value: float) -> float:
         low, high = self.y_ticks[0], self.y_ticks[-1]
+        value = min(max(value, low), high)
         return HEIGHT - BOTTOM - (value - low) / (high - low) * (HEIGHT - TOP - BOTTOM)
 
     def path(self, points: Sequence[tuple[float, float | None]]) -> str:
