@@ -51,6 +51,23 @@ WRITER = COMMON | {
     "data": {"name": "text_file", "path": "text.txt", "window": 8},
     "loss": "cross_entropy",
 }
+VALUES = TABLE | {
+    "data": {"name": "csv", "path": "table.csv", "target": "x", "target_kind": "value"},
+    "loss": "mse",
+    "metrics": [],
+}
+SEQUENCES = COMMON | {
+    "task": "seq2seq",
+    "model": {"name": "seq2seq_lstm", "hidden_size": 4},
+    "data": {"name": "toy_digits", "samples": 60},
+    "loss": "cross_entropy",
+}
+CODES = COMMON | {
+    "task": "autoencoder",
+    "model": {"name": "autoencoder", "variational": True},
+    "data": IMAGES["data"],
+    "loss": "mse",
+}
 SPACE = {
     "metric": "val/loss",
     "trials": 2,
@@ -63,6 +80,9 @@ KINDS: dict[str, tuple[dict, list[list[str]]]] = {
     "table": (TABLE, [["predict", "run", "table.csv"]]),
     "texts": (TEXTS, [["predict", "run", "to be", "texts.tsv"]]),
     "writer": (WRITER, [["sample", "run", "--tokens", "4", "--prompt", "to"]]),
+    "values": (VALUES, [["predict", "run", "table.csv"]]),
+    "sequences": (SEQUENCES, [["predict", "run", "123"]]),
+    "codes": (CODES, [["sample", "run", "-n", "4"]]),
 }
 READERS = [
     ["evaluate", "run", "--json"],
@@ -91,7 +111,7 @@ def write_data(folder: Path) -> None:
 def mutated_runs(number: int, folder: Path) -> None:
     """A run, or a sweep: each command refuses it in words, or works."""
     write_data(folder)
-    kind = [*KINDS, "sweep"][number % (len(KINDS) + 1)]
+    kind = ["sweep", *KINDS][number % (len(KINDS) + 1)]
     work = _mutate_a_sweep if kind == "sweep" else _mutate_a_run
     child = Started("child", folder, work, number, kind)
     assert child.wait() == 0, child.err
@@ -242,7 +262,7 @@ def _in_a_notebook() -> str:
 
 ROWS: list[Row] = [
     Row(
-        name="JSON and YAML of runs of images, tables and texts, and of a sweep, mutated",
+        name="JSON and YAML of runs of every kind of data, and of a sweep, mutated",
         promise="export, serve, a notebook, sweep and the others refuse it in words, or work",
         trial=mutated_runs,
         pr=5,
