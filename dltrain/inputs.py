@@ -13,7 +13,7 @@ from pathlib import Path
 from threading import Event
 
 from dltrain.background import Background
-from dltrain.errors import RunError
+from dltrain.errors import RunError, brief
 from dltrain.files import open_named, write_atomically
 from dltrain.run_files import FILES, read_json, typed
 
@@ -143,13 +143,17 @@ def read(directory: Path) -> Inputs | None:
     """What a run has recorded; None where it has not, as those of earlier versions.
 
     Raises:
-        RunError: The file can't be read.
+        RunError: The file can't be read, or a path in it is not absolute.
     """
     try:
         found = read_json(directory / NAME, _FILE, FILES[NAME])
     except FileNotFoundError:
         return None
     data, plugins = ([InputFile(**file) for file in found[key]] for key in ("data", "plugins"))
+    for file in (*data, *plugins):
+        if not Path(file.path).is_absolute():
+            message = f"damaged: {brief(file.path)!r} is not an absolute path"
+            raise RunError(f"{directory / NAME}: {message}")
     return Inputs(data, plugins, found["note"])
 
 

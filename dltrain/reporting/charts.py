@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from dltrain.reporting.html import escape
 
 WIDTH, HEIGHT = 420, 240
-LEFT, RIGHT, TOP, BOTTOM = 54, 12, 12, 40
+LEFT, RIGHT, TOP, BOTTOM = 64, 12, 12, 40
 COLOURS = 6
 PICTURE_TOP = 46
 PICTURE_STYLE = (

@@ -246,6 +246,17 @@ def test_a_damaged_record_of_inputs_is_told_in_a_line(folder, call):
         assert ended.err.startswith(f"{run}/inputs.json: damaged:")
 
 
+@pytest.mark.parametrize("path", ["", ".", "images/train-images-idx3-ubyte"])
+def test_a_relative_path_in_a_record_of_inputs_is_told_in_a_line(folder, call, path):
+    run = trained()
+    found = json.loads((run / "inputs.json").read_bytes())
+    found["data"][0]["path"] = path
+    (run / "inputs.json").write_text(json.dumps(found))
+    ended = call("reproduce", run)
+    assert ended.code == 1
+    assert ended.err == f"{run}/inputs.json: damaged: {path!r} is not an absolute path\n"
+
+
 def test_sources_name_what_they_read(folder):
     write_images(folder / "more", train=9, test=3, side=8, classes=3)
     Path("texts.tsv").write_text("t\ty\n" + "a b\t0\nc d\t1\n" * 20)
