@@ -8,7 +8,7 @@ import random
 import shutil
 import traceback
 from collections.abc import Callable
-from contextlib import redirect_stdout
+from contextlib import AbstractContextManager, redirect_stdout
 from io import StringIO
 from pathlib import Path
 from unittest import mock
@@ -25,6 +25,7 @@ from small_runs import CONFIG, write_folder
 
 import dltrain
 from dltrain.errors import DltrainError, visible
+from dltrain.trainer import Trainer
 
 SHORT = {"steps": 6, "batch_size": 16, "evaluate": "3 steps", "device": "cpu"}
 COMMON = {
@@ -206,11 +207,22 @@ def _wrong(told: str, content: bytes, call: Callable[[], str]) -> list[str]:
 
 
 def _called(*words: str) -> str:
-    with mock.patch("uvicorn.Server.run", _served):
+    with mock.patch("uvicorn.Server.run", _served), _few_steps():
         code, out, err = in_this_process(*words)
     assert code in (0, 1, 2)
     assert code == 0 or err.strip()
     return out + err
+
+
+def _few_steps() -> AbstractContextManager[object]:
+    """Ends a training after 30 steps: a mutated config may ask for 10^18, which is no mistake."""
+    fit = Trainer.fit
+
+    def fit_briefly(trainer: Trainer) -> None:
+        trainer.total_steps = min(trainer.total_steps, 30)
+        fit(trainer)
+
+    return mock.patch.object(Trainer, "fit", fit_briefly)
 
 
 def _served(server, sockets) -> None:
@@ -249,6 +261,7 @@ def _in_a_notebook() -> str:
     place.display = place.update = lambda html: shown.write(html.data)
     with (
         mock.patch("dltrain.commands.train.in_kernel", return_value=True),
+        _few_steps(),
         mock.patch("IPython.display.DisplayHandle", return_value=place),
         redirect_stdout(out),
     ):
