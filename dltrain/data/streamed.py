@@ -117,6 +117,7 @@ class Streamed:
         copy = _copier(device)
         arriving = _started(loader) if wanted else iter(())
         processes = multiprocessing.active_children()  # the workers among them
+        watchdog = _Watchdog(self.timeout, reading, processes if self.workers else ())
         places = dict(zip(wanted, range(len(wanted)), strict=True))
         try:
             for number in range(offset, len(cuts)):
@@ -124,7 +125,7 @@ class Streamed:
                 if number in places:
                     place = places[number]
                     first = int(cuts[number][0])
-                    samples = self._next(arriving, place, first, reading, processes)
+                    samples = self._next(arriving, place, first, reading, processes, watchdog)
                     if isinstance(samples, DataError):
                         raise samples
                     inputs = copy(samples)
@@ -138,6 +139,7 @@ class Streamed:
                 targets = self.targets.index_select(0, index)
                 yield share.batch(inputs, targets, index, len(whole[number]))
         finally:
+            watchdog.end()
             del arriving  # the workers end with it, even while an error holds this frame
 
     def _lacks(self, index: Tensor) -> bool:
@@ -150,16 +152,20 @@ class Streamed:
         first: int,
         reading: Tensor,
         processes: Sequence[BaseProcess],
+        watchdog: _Watchdog,
     ) -> Tensor | DataError:
         """The item of that number, which begins with that sample; an error if it does not come."""
         deadline = time.monotonic() + self.timeout
         arrives_by = deadline
         while True:
             try:
-                return next(arriving)
+                with watchdog:
+                    return next(arriving)
             except Exception as error:  # a worker's end shows itself in many ways
                 told = str(error) or type(error).__name__
             # behind the handler, whose error would hold the iterator and with it the workers
+            if watchdog.has_ended_workers:
+                return self._missing(number, first, reading)
             if "timed out" not in told:
                 break
             now = time.monotonic()
@@ -199,6 +205,54 @@ class Streamed:
             f"{self.names[sample if at >= number else first]}: its worker process hangs: no batch "
             f"in {self.timeout:g} s; data.timeout is how long to wait"
         )
+
+
+class _Watchdog:
+    """Ends the workers where the training process waits for one of them without a deadline.
+
+    A batch is handed over by its worker, on a request that knows no timeout: a worker that has been
+    stopped since it sent the batch would hold the run for ever. The context is entered around each
+    request.
+
+    Args:
+        seconds: How long one request may take.
+        reading: See `_Batches`; its first column has the workers' process ids.
+        processes: The workers, among others.
+    """
+
+    def __init__(self, seconds: float, reading: Tensor, processes: Sequence[BaseProcess]) -> None:
+        self.has_ended_workers = False
+        self._seconds, self._reading, self._processes = seconds, reading, processes
+        self._requests, self._is_waiting = 0, False
+        self._ended = threading.Event()
+        if processes:
+            threading.Thread(target=self._watch, daemon=True).start()
+
+    def __enter__(self) -> None:
+        """Begins a request."""
+        self._requests += 1
+        self._is_waiting = True
+
+    def __exit__(self, *error: object) -> None:
+        """Ends it."""
+        self._is_waiting = False
+
+    def end(self) -> None:
+        """Ends the watch."""
+        self._ended.set()
+
+    def _watch(self) -> None:
+        request, waited = 0, 0.0  # seconds that this process has run: it may be stopped, too
+        while not self._ended.wait(_LOOK_SECONDS):
+            is_same = self._is_waiting and self._requests == request
+            request, waited = self._requests, waited + _LOOK_SECONDS if is_same else 0.0
+            if waited >= self._seconds:
+                self.has_ended_workers = True
+                pids = self._reading[:, 0].tolist()
+                for process in self._processes:
+                    if process.pid in pids:
+                        process.kill()
+                return
 
 
 def _dead(reading: Tensor, processes: Sequence[BaseProcess]) -> list[tuple[int, int]]:

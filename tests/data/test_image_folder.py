@@ -1,8 +1,13 @@
 """Folders of pictures: layouts, workers, and what is wrong with them."""
 
 import multiprocessing
+import os
 import pickle
 import shutil
+import signal
+import threading
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +15,7 @@ import torch
 from PIL import Image
 from samples import gather
 
+from dltrain.data import streamed
 from dltrain.data.augment import Augment
 from dltrain.data.decode import decode_image
 from dltrain.errors import DataError, OptionError
@@ -159,6 +165,43 @@ def test_workers_end_with_an_abandoned_iteration(build, folder):
     next(batches)
     assert len(multiprocessing.active_children()) == 2
     batches.close()
+    assert not multiprocessing.active_children()
+
+
+def stops_at_the_third(number):
+    """Reads a sample; the third stops the worker, once the batch of the first two has been sent."""
+    if number == 2:
+        time.sleep(1)
+        os.kill(os.getpid(), signal.SIGSTOP)
+    return torch.full((3,), float(number))
+
+
+def test_a_worker_that_stops_before_its_batch_is_fetched_ends_the_run(monkeypatch):
+    """The worker itself hands the batch over, on a request that has no deadline of its own."""
+    started = streamed._started
+
+    def once_stopped(loader):
+        arriving = started(loader)
+        (worker,) = multiprocessing.active_children()
+        while Path(f"/proc/{worker.pid}/stat").read_text().rpartition(")")[2].split()[0] != "T":
+            time.sleep(0.01)
+        rescue = threading.Timer(60, worker.kill)  # without a watchdog the test would never end
+        rescue.daemon = True
+        rescue.start()
+        return arriving
+
+    monkeypatch.setattr(streamed, "_started", once_stopped)
+    split = streamed.Streamed(
+        stops_at_the_third,
+        torch.zeros(6, dtype=torch.int64),
+        names=["a", "b", "c", "d", "e", "f"],
+        sample_bytes=12,
+        seed=0,
+        workers=1,
+        timeout=2,
+    )
+    with pytest.raises(DataError, match=r"^c: its worker process hangs: no batch in 2 s"):
+        list(split.batches(2))
     assert not multiprocessing.active_children()
 
 
