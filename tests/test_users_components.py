@@ -61,12 +61,14 @@ def amounts(context, /):
 @pytest.fixture(autouse=True)
 def registries():
     register_builtins()
+    modules = set(sys.modules)
     before = {name: dict(registry._components) for name, registry in REGISTRIES.items()}
     yield
     for name, registry in REGISTRIES.items():
         registry._components = before[name]
-    for name in [name for name in sys.modules if name.startswith("dltrain_plugin_")]:
-        del sys.modules[name]
+    for name in sys.modules.keys() - modules:
+        if name.startswith("dltrain_plugin_"):
+            del sys.modules[name]
 
 
 @pytest.fixture
