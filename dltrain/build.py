@@ -388,8 +388,8 @@ def load_trained(
             spec = spec_from_json(load_state(path)["spec"])
             verify_tokenizer(spec.inputs)
         except (KeyError, TypeError, ValueError) as error:
-            told = brief(" ".join(str(error).split()), 300)
-            raise RunError(f"{path}: what it says of the data is damaged: {told}") from error
+            reason = brief(" ".join(str(error).split()), 300)
+            raise RunError(f"{path}: its description of the data is damaged: {reason}") from error
         machine = machine or build_machine(experiment)
         task = build_task(experiment, spec, machine)
         snapshot = load(path, num_bytes(task.model.state_dict()))

@@ -318,9 +318,8 @@ def load(path: Path, model_bytes: int | None = None) -> Snapshot:
 
     Args:
         path: Its directory.
-        model_bytes: Of the weights that the model has: whoever writes a checkpoint can write of any
-            size into its manifest, so files that are much larger than they could be are not read.
-            None reads any.
+        model_bytes: Size of the model's weights. Files that are much larger than such a model can
+            need are not read, whatever the manifest says. None sets no limit.
 
     Raises:
         DamagedCheckpointError: A file is missing, or not what the manifest says.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from torch.nn import functional as F
 
 import dltrain
 from dltrain.cli import main
+from dltrain.errors import describe_error
 from dltrain.plugins import load_plugin, register_builtins
 from dltrain.registry import REGISTRIES
 
@@ -687,6 +689,23 @@ def test_an_exception_of_later_commands_is_told_with_its_line(run):
     line.insert(3, "--debug")
     done = subprocess.run(line, check=False, capture_output=True, text=True)
     assert "Traceback" in done.stderr
+
+
+@pytest.mark.parametrize(("package", "line"), [("components", 2), ("library", None)])
+def test_the_line_of_an_installed_package_counts_where_it_offers_components(
+    tmp_path, monkeypatch, package, line
+):
+    folder = tmp_path / "site-packages" / package
+    folder.mkdir(parents=True)
+    (folder / "__init__.py").write_text("def fail():\n    raise ValueError('wrong')\n")
+    monkeypatch.syspath_prepend(str(folder.parent))
+    monkeypatch.setattr("dltrain.errors.PLUGIN_PACKAGES", {"components"})
+    monkeypatch.chdir(folder)
+    with pytest.raises(ValueError, match="wrong") as caught:
+        importlib.import_module(package).fail()
+    error = caught.value.with_traceback(caught.tb.tb_next)  # the frames below this test
+    expected = "ValueError: wrong"
+    assert describe_error(error) == (f"__init__.py:{line}: {expected}" if line else expected)
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -89,7 +89,7 @@ def _main() -> None:
         cli(standalone_mode=False, prog_name="dltrain")
         sys.exit(0)
     except click.ClickException as error:
-        with suppress(OSError):  # nobody takes it
+        with suppress(OSError):  # the reader has closed the stream
             write(usage_error_text(error), err=True)
         sys.exit(2)
     except (click.Abort, KeyboardInterrupt):
@@ -97,7 +97,7 @@ def _main() -> None:
     except DltrainError as error:
         if debug:
             raise
-        with suppress(OSError):  # nobody takes it
+        with suppress(OSError):  # the reader has closed the stream
             for line in (str(error), *getattr(error, "__notes__", [])):
                 write(f"{line}\n", err=True)
         sys.exit(error.exit_code)

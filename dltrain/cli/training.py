@@ -182,7 +182,7 @@ def _launch(processes: int | None) -> None:
 
 @contextmanager
 def _told_once() -> Iterator[None]:
-    """What a process finds wrong before it has met the others is told to them; see `stay_away`."""
+    """Report to the other ranks an error before this one has joined them; see `stay_away`."""
     try:
         yield
     except DltrainError as error:

@@ -84,8 +84,8 @@ def _tensors(source: Path, loaded: Any) -> dict[str, Tensor]:
         raise RunError(f"{source}: holds no state_dict, but {type(loaded).__name__}")
     for name, value in loaded.items():
         if not isinstance(name, str) or not isinstance(value, Tensor):
-            told = f"{brief(repr(name))} is {type(value).__name__}"
-            raise RunError(f"{source}: no state_dict: {told}, and no tensor")
+            found = f"{brief(repr(name))} is {type(value).__name__}"
+            raise RunError(f"{source}: holds no state_dict: {found}, not a tensor")
     return dict(loaded)
 
 

@@ -451,7 +451,7 @@ def _inputs_recorded(trainer: Trainer, run: Run, machine: Machine) -> AbstractCo
 def _say(text: str, notices: list[str], quiet: bool) -> None:
     notices.append(text)
     if not quiet:
-        with suppress(OSError):  # nobody takes it; the log will have it
+        with suppress(OSError):  # the reader has closed the stream; the log will have it
             tell(text)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -224,7 +224,7 @@ def _class_names(datasets: Mapping[str, Dataset[Any]], targets: list[Tensor]) ->
     while not hasattr(dataset, "classes") and hasattr(dataset, "dataset"):
         dataset = dataset.dataset  # a Subset, of random_split, say
     named = getattr(dataset, "classes", None)
-    names = tuple(map(str, cast(Any, named) if named is not None else range(max(number, 2))))
+    names = tuple(map(str, range(max(number, 2)) if named is None else named))
     if number > len(names) or len(set(names)) < len(names):
         raise UsageError(f"the classes are {', '.join(names)}, and a sample has class {number - 1}")
     return names

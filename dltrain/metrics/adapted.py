@@ -32,8 +32,8 @@ class FunctionMetric:
     """A function of all predictions and targets of an evaluation, which are kept until its end.
 
     Args:
-        name: Name of the scalar. Whether higher is better is told by the function's attribute
-            `higher_is_better`, if it has one.
+        name: Name of the scalar. The function's attribute `higher_is_better` says which
+            values are better; without it the scalar can't choose a checkpoint.
         function: Predictions, (samples, classes) or (samples, values), and targets, (samples,)
             int64 or (samples, values), all on the CPU, to a number.
     """
@@ -68,8 +68,8 @@ class ObjectMetric:
     A class whose name begins with Binary gets the probability of the second class, (batch,).
 
     Args:
-        name: Name of the scalar. Whether higher is better is told by the metric's attribute
-            `higher_is_better`, if it has one.
+        name: Name of the scalar. The metric's attribute `higher_is_better` says which
+            values are better; without it the scalar can't choose a checkpoint.
         metric: Its `compute` gives a number.
     """
 
