@@ -20,7 +20,7 @@ import torch
 from pydantic import Field
 from typing_extensions import TypedDict
 
-import dltrain
+from dltrain._version import __version__
 from dltrain.errors import brief
 from dltrain.git import git_state
 from dltrain.paths import data_folder
@@ -122,7 +122,7 @@ def unlike_ranks(facts: Sequence[Mapping[str, str]]) -> list[str]:
 def _deciding_versions() -> dict[str, str | None]:
     """Of what decides its bits."""
     return {
-        "dltrain": dltrain.__version__,
+        "dltrain": __version__,
         "python": platform.python_version(),
         "torch": torch.__version__,
         "numpy": numpy.__version__,

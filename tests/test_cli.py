@@ -92,7 +92,7 @@ def test_waiting_threads_soon_leave_the_core_unless_the_environment_says_otherwi
 
 
 def test_version():
-    assert CliRunner().invoke(cli, ["--version"]).output == "dltrain, version 0.1.0\n"
+    assert CliRunner().invoke(cli, ["--version"]).output == "dltrain, version 0.2.0\n"
 
 
 @pytest.mark.parametrize("verb", VERBS)

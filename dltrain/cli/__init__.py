@@ -8,7 +8,7 @@ from contextlib import suppress
 
 import click
 
-import dltrain
+from dltrain._version import __version__
 from dltrain.cli import (
     beginning,
     exchanging,
@@ -32,7 +32,7 @@ from dltrain.threads import wait_briefly
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(dltrain.__version__, prog_name="dltrain")
+@click.version_option(__version__, prog_name="dltrain")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 def cli(debug: bool) -> None:
     """Train PyTorch models from one YAML file.

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-import dltrain
+from dltrain._version import __version__
 from dltrain.build import Trained, build_data, load_trained
 from dltrain.errors import DataError, RunError, UsageError, tell
 from dltrain.files import write_atomically
@@ -165,7 +165,7 @@ def _judged(trained: Trained, batches: Iterator[Batch]) -> Classified | Valued |
 def _page(told: Sequence[Told], detail: Detail) -> str:
     several = len(told) > 1
     title = f"{len(told)} runs" if several else told[0].place
-    written = f"Written by dltrain {dltrain.__version__} on {time.strftime('%Y-%m-%d %H:%M')}."
+    written = f"Written by dltrain {__version__} on {time.strftime('%Y-%m-%d %H:%M')}."
     body = ["<header><h1>Run report</h1>", paragraph(written, "soft"), "</header><main>"]
     if several:
         body.append(_overview(told))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-import dltrain
+from dltrain._version import __version__
 from dltrain.data.tokens import WORD
 from dltrain.exporting.interface import Interface
 from dltrain.spec import DataSpec, ImageInputs, TableInputs, TextInputs
@@ -23,7 +23,7 @@ def description(interface: Interface, spec: DataSpec, trained: dict[str, Any]) -
         spec: Of the data.
         trained: What else to say: the run, the model's options.
     """
-    about: dict[str, Any] = {"dltrain": dltrain.__version__, **trained}
+    about: dict[str, Any] = {"dltrain": __version__, **trained}
     about |= {"inputs": asdict(interface.inputs), "outputs": asdict(interface.outputs)}
     if spec.class_names:
         about["class_names"] = list(spec.class_names)
