@@ -14,7 +14,7 @@ from dltrain.errors import StoppedError
 from dltrain.metrics.generation import Moments, frechet_distance
 from dltrain.recording import Recorder
 from dltrain.registry import METRICS
-from dltrain.reporting.judged import Calibration, Classified
+from dltrain.reporting.analysis import Calibration, ClassificationAnalysis
 from dltrain.spec import Column, DataSpec, TableInputs
 from dltrain.tasks import language_model
 
@@ -212,7 +212,7 @@ def test_reports_and_samples_need_no_float64_of_the_device():
     calibration.update(OnApple(PREDICTED), OnApple(TARGETS))
     wanted.update(PREDICTED, TARGETS)
     assert torch.equal(calibration.sums, wanted.sums)
-    judged, expected = Classified(CLASSES, 3), Classified(CLASSES, 3)
+    judged, expected = ClassificationAnalysis(CLASSES, 3), ClassificationAnalysis(CLASSES, 3)
     for side in (judged, expected):
         side.confusion = SimpleNamespace(update=lambda *_: None)  # makes tensors on the device
     index = torch.arange(4)

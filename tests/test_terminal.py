@@ -12,7 +12,7 @@ from small_runs import write_folder
 
 import dltrain
 from dltrain.errors import tell, visible
-from dltrain.reporting import charts, html, parallel
+from dltrain.reporting import charts, html, parallel_coordinates
 
 PACKAGE = Path(dltrain.__file__).parent
 HOSTILE = "a\x1b[31m\x1b]0;owned\x07\x9b2J\u202eb\u2066\u2028c\rd\x00\x7f"
@@ -160,12 +160,12 @@ def test_pages_show_a_hostile_text_and_do_not_obey_it():
         html.table([spoilt], [[spoilt, spoilt]]),
         html.matrix([spoilt], [[1]]),
         charts.line_chart(spoilt, lines, spoilt),
-        charts.line_picture(spoilt, lines),
-        charts.bars(spoilt, {spoilt: 0.5}, spoilt),
-        parallel.parallel(
+        charts.standalone_line_chart(spoilt, lines),
+        charts.bar_chart(spoilt, {spoilt: 0.5}, spoilt),
+        parallel_coordinates.parallel_coordinates(
             spoilt,
-            [parallel.Axis(spoilt, [(0.0, spoilt)])] * 2,
-            [parallel.Line([0.5, 0.5], spoilt, 0.5)],
+            [parallel_coordinates.Axis(spoilt, [(0.0, spoilt)])] * 2,
+            [parallel_coordinates.Line([0.5, 0.5], spoilt, 0.5)],
             spoilt,
         ),
     ]

@@ -16,9 +16,9 @@ from dltrain.files import write_atomically
 from dltrain.paths import as_paths
 from dltrain.record import fingerprint
 from dltrain.recording.metrics_file import read_scalars
+from dltrain.reporting.analysis import ClassificationAnalysis, RegressionAnalysis
 from dltrain.reporting.charts import Series
 from dltrain.reporting.html import document, paragraph, section, table
-from dltrain.reporting.judged import Classified, Valued
 from dltrain.reporting.sections import Detail, Evaluated, Told, article, charts
 from dltrain.run import Run
 from dltrain.spec import Batch, Data
@@ -149,12 +149,14 @@ def _split_of(data: Data):
     return "training", data.train
 
 
-def _judged(trained: Trained, batches: Iterator[Batch]) -> Classified | Valued | None:
+def _judged(
+    trained: Trained, batches: Iterator[Batch]
+) -> ClassificationAnalysis | RegressionAnalysis | None:
     """Right and wrong answers; None where a task does not answer questions."""
     task, spec, most = trained.task, trained.spec, DETAILS[0].mistakes
     if not isinstance(task, Supervised):
         return None
-    judged = Classified(spec, most) if spec.num_classes else Valued(most)
+    judged = ClassificationAnalysis(spec, most) if spec.num_classes else RegressionAnalysis(most)
     for batch in batches:
         predictions = task.predict(batch.inputs)
         targets = task.loss_function.targets(batch.targets)

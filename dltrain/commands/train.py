@@ -49,7 +49,6 @@ from dltrain.config import changes as changed
 from dltrain.device import global_settings_restored, peak_memory_bytes
 from dltrain.errors import PrunedError, RunError, StoppedError, tell, visible
 from dltrain.files import regular, sync
-from dltrain.notebook import Live, in_kernel
 from dltrain.paths import data_folder
 from dltrain.record import (
     Record,
@@ -62,6 +61,7 @@ from dltrain.record import (
     unlike_ranks,
 )
 from dltrain.recording import MetricsFile, Progress, Recorder, TensorBoard
+from dltrain.reporting.notebook import Live, in_kernel
 from dltrain.run import Run, Status, Summary
 from dltrain.shards import on_main
 from dltrain.spec import Batch, Data, World

@@ -10,9 +10,9 @@ from dltrain.reporting.html import escape
 
 WIDTH, HEIGHT = 420, 240
 LEFT, RIGHT, TOP, BOTTOM = 64, 12, 12, 40
-COLOURS = 6
-PICTURE_TOP = 46
-PICTURE_STYLE = (
+NUM_COLORS = 6
+STANDALONE_TOP = 46
+STANDALONE_STYLE = (
     ".paper{fill:#f5f6f8}text{fill:#565b63;font:12px system-ui,sans-serif}"
     ".title{fill:#1c1e21;font-size:14px;font-weight:600}"
     ".grid{stroke:#d9dce1;fill:none}.line{stroke:var(--c);stroke-width:2;fill:none}"
@@ -20,11 +20,11 @@ PICTURE_STYLE = (
     ".s0{--c:#0b63c5}.s1{--c:#c2410c}.s2{--c:#15803d}.s3{--c:#7e22ce}.s4{--c:#8a6100}"
     ".s5{--c:#0e7490}"
 )
-MOST_POINTS = 400
+MAX_POINTS = 400
 """More would not be seen: a chart is some 350 pixels wide."""
 
 
-LARGEST = 1e300
+MAX_AXIS_VALUE = 1e300
 """Of a value on an axis: the difference of larger ones may be infinite."""
 
 
@@ -44,32 +44,33 @@ def line_chart(title: str, series: Sequence[Series], x_label: str = "step") -> s
         series: At least one finite value in all.
         x_label: What the points lie along.
     """
-    lines = [Series(line.name, thinned(line.points)) for line in series]
+    lines = [Series(line.name, downsample(line.points)) for line in series]
     drawn = _lines(lines, x_label)
     return figure(title, drawn, _told(lines), [line.name for line in lines])
 
 
-def line_picture(title: str, series: Sequence[Series], x_label: str = "step") -> str:
+def standalone_line_chart(title: str, series: Sequence[Series], x_label: str = "step") -> str:
     """The same as a whole SVG file, which brings its title, its legend and its colours along.
 
     A notebook shows it as a picture: no style of the page reaches it, and none of its own leaks.
     """
-    lines = [Series(line.name, thinned(line.points)) for line in series]
+    lines = [Series(line.name, downsample(line.points)) for line in series]
     keys, left = "", LEFT
     for number, line in enumerate(lines):
-        colour = number % COLOURS
+        colour = number % NUM_COLORS
         keys += (
-            f'<path class="line s{colour}" d="M{left} {PICTURE_TOP - 12}h18"/>'
-            f'<text x="{left + 23}" y="{PICTURE_TOP - 8}">{escape(line.name)}</text>'
+            f'<path class="line s{colour}" d="M{left} {STANDALONE_TOP - 12}h18"/>'
+            f'<text x="{left + 23}" y="{STANDALONE_TOP - 8}">{escape(line.name)}</text>'
         )
         left += 40 + 7 * len(line.name)
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{HEIGHT + PICTURE_TOP}" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" '
+        f'width="{WIDTH}" height="{HEIGHT + STANDALONE_TOP}" '
         f'role="img" aria-label="{escape(title)}. {escape(_told(lines))}">'
-        f"<style>{PICTURE_STYLE}</style>"
+        f"<style>{STANDALONE_STYLE}</style>"
         '<rect class="paper" width="100%" height="100%" rx="8"/>'
         f'<text class="title" x="{LEFT}" y="20">{escape(title)}</text>{keys}'
-        f'<g transform="translate(0 {PICTURE_TOP})">{_lines(lines, x_label)}</g></svg>'
+        f'<g transform="translate(0 {STANDALONE_TOP})">{_lines(lines, x_label)}</g></svg>'
     )
 
 
@@ -78,11 +79,11 @@ def _lines(lines: Sequence[Series], x_label: str) -> str:
     axes = _Axes([x for x, _ in known], [y for _, y in known])
     drawn = [axes.draw(x_label)]
     for number, line in enumerate(lines):
-        kind = f"line s{number % COLOURS}" + (" again" if number >= COLOURS else "")
+        kind = f"line s{number % NUM_COLORS}" + (" again" if number >= NUM_COLORS else "")
         drawn.append(f'<path class="{kind}" d="{axes.path(line.points)}"/>')
         last = [point for point in line.points if point[1] is not None][-1:]
         drawn += [
-            f'<circle class="dot s{number % COLOURS}" cx="{axes.x(x):.1f}" '
+            f'<circle class="dot s{number % NUM_COLORS}" cx="{axes.x(x):.1f}" '
             f'cy="{axes.y(y):.1f}" r="2.5"/>'
             for x, y in last
             if y is not None
@@ -90,7 +91,9 @@ def _lines(lines: Sequence[Series], x_label: str) -> str:
     return "".join(drawn)
 
 
-def scatter(title: str, points: Sequence[tuple[float, float]], x_label: str, y_label: str) -> str:
+def scatter_plot(
+    title: str, points: Sequence[tuple[float, float]], x_label: str, y_label: str
+) -> str:
     """Finite points, and the line where both values are equal; nothing where there is none."""
     points = [point for point in points if all(map(math.isfinite, point))]
     if not points:
@@ -99,7 +102,7 @@ def scatter(title: str, points: Sequence[tuple[float, float]], x_label: str, y_l
     axes = _Axes(both, both)
     low, high = axes.x_ticks[0], axes.x_ticks[-1]
     drawn = axes.draw(x_label, y_label) + _diagonal(axes, low, high)
-    for x, y in thinned(points):
+    for x, y in downsample(points):
         if y is not None:
             drawn += (
                 f'<circle class="dot faint s0" cx="{axes.x(x):.1f}" cy="{axes.y(y):.1f}" r="2.5"/>'
@@ -108,7 +111,7 @@ def scatter(title: str, points: Sequence[tuple[float, float]], x_label: str, y_l
     return figure(title, drawn, told)
 
 
-def reliability(title: str, bins: Sequence[tuple[int, float, float]]) -> str:
+def reliability_diagram(title: str, bins: Sequence[tuple[int, float, float]]) -> str:
     """A reliability diagram: accuracy by confidence, against the line where both are equal.
 
     Args:
@@ -133,7 +136,7 @@ def reliability(title: str, bins: Sequence[tuple[int, float, float]]) -> str:
     return figure(title, drawn, told)
 
 
-def thinned(points: Sequence[tuple], most: int = MOST_POINTS) -> list[tuple]:
+def downsample(points: Sequence[tuple], most: int = MAX_POINTS) -> list[tuple]:
     """At most so many points, evenly spaced, the last one always among them."""
     stride = math.ceil(len(points) / most) or 1
     return list(points[::-1][::stride][::-1])
@@ -142,10 +145,10 @@ def thinned(points: Sequence[tuple], most: int = MOST_POINTS) -> list[tuple]:
 def ticks(low: float, high: float, about: int = 5) -> list[float]:
     """Round numbers that enclose two values, in steps of 1, 2 or 5 times a power of ten.
 
-    Values beyond `LARGEST` lie outside.
+    Values beyond `MAX_AXIS_VALUE` lie outside.
     """
-    low, high = (min(max(end, -LARGEST), LARGEST) for end in (low, high))
-    if high - low <= max(1e-12 * max(abs(low), abs(high)), 1 / LARGEST):
+    low, high = (min(max(end, -MAX_AXIS_VALUE), MAX_AXIS_VALUE) for end in (low, high))
+    if high - low <= max(1e-12 * max(abs(low), abs(high)), 1 / MAX_AXIS_VALUE):
         margin = abs(low) * 0.1 if abs(low) > 1e-290 else 1.0
         low, high = low - margin, high + margin
     rough = (high - low) / about
@@ -236,7 +239,7 @@ def _told(lines: Sequence[Series]) -> str:
     return "; ".join(told) + "."
 
 
-def bars(title: str, shares: Mapping[str, float], told: str) -> str:
+def bar_chart(title: str, shares: Mapping[str, float], told: str) -> str:
     """Shares of a whole, a bar each, the largest first.
 
     Args:
@@ -250,7 +253,7 @@ def bars(title: str, shares: Mapping[str, float], told: str) -> str:
         top, width = TOP + number * height, share * (WIDTH - left - 50)
         drawn += (
             f'<text x="{left - 6}" y="{top + 15}" text-anchor="end">'
-            f"{escape(shortened(name))}</text>"
+            f"{escape(truncate_start(name))}</text>"
             f'<rect class="bar s0" x="{left}" y="{top + 3}" width="{width:.1f}" height="16">'
             f"<title>{escape(name)}: {share:.1%}</title></rect>"
             f'<text x="{left + width + 6:.1f}" y="{top + 15}">{share:.0%}</text>'
@@ -258,7 +261,7 @@ def bars(title: str, shares: Mapping[str, float], told: str) -> str:
     return figure(title, drawn, told, size=(WIDTH, 2 * TOP + height * len(shares)))
 
 
-def shortened(name: str, most: int = 20) -> str:
+def truncate_start(name: str, most: int = 20) -> str:
     """The end of a name, which tells most of a key."""
     return name if len(name) <= most else f"…{name[1 - most :]}"
 
@@ -272,7 +275,7 @@ def figure(
 ) -> str:
     """A chart: its title, its legend, what is drawn, and what that says to those who hear it."""
     keys = "".join(
-        f'<li><span class="key s{number % COLOURS}"></span>{escape(name)}</li>'
+        f'<li><span class="key s{number % NUM_COLORS}"></span>{escape(name)}</li>'
         for number, name in enumerate(legend)
     )
     shown = f'<ul class="legend">{keys}</ul>' if legend else ""

@@ -12,7 +12,8 @@ from dltrain.data.tokens import text_of
 from dltrain.metrics.classification import predicted_classes
 from dltrain.plain import decimal
 from dltrain.recording.metrics_file import Scalars
-from dltrain.reporting.charts import Series, line_chart, reliability, scatter
+from dltrain.reporting.analysis import ClassificationAnalysis, Mistake, RegressionAnalysis
+from dltrain.reporting.charts import Series, line_chart, reliability_diagram, scatter_plot
 from dltrain.reporting.html import (
     escape,
     matrix,
@@ -23,7 +24,6 @@ from dltrain.reporting.html import (
     table,
     tiles,
 )
-from dltrain.reporting.judged import Classified, Mistake, Valued
 from dltrain.spec import DataSpec, ImageInputs, TableInputs, TextInputs
 from dltrain.task import Page
 from dltrain.tasks.pages import to_pixels
@@ -55,7 +55,7 @@ class Evaluated:
     samples: int
     spec: DataSpec
     metrics: Mapping[str, float]
-    judged: Classified | Valued | None
+    judged: ClassificationAnalysis | RegressionAnalysis | None
     pages: Sequence[Page]
 
 
@@ -167,8 +167,8 @@ def _answers(found: Evaluated, detail: Detail) -> list[str]:
     if judged is None:
         return []
     worst = _worst(found, judged.worst.found[: detail.mistakes], detail.picture)
-    if isinstance(judged, Valued):
-        drawn = scatter("Predicted against true values", judged.pairs, "true", "predicted")
+    if isinstance(judged, RegressionAnalysis):
+        drawn = scatter_plot("Predicted against true values", judged.pairs, "true", "predicted")
         shown = f'<div class="charts">{drawn}</div>'
         return [section("Predictions", shown), section("Largest errors", worst)]
     names = [str(name) for name in judged.names]
@@ -189,6 +189,7 @@ def _answers(found: Evaluated, detail: Detail) -> list[str]:
             for i, (count, confidence, right) in known
         ],
     )
+    diagram = reliability_diagram("Reliability", calibration.bins)
     said = f"Expected calibration error (15 bins): {calibration.error:.4f}"
     return [
         section("Confusion matrix", confusion),
@@ -196,7 +197,7 @@ def _answers(found: Evaluated, detail: Detail) -> list[str]:
         section(
             "Calibration",
             paragraph(said),
-            f'<div class="charts">{reliability("Reliability", calibration.bins)}{bins}</div>',
+            f'<div class="charts">{diagram}{bins}</div>',
         ),
         section("Worst errors", worst or paragraph("There are none.")),
     ]

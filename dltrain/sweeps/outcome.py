@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from dltrain.reporting.charts import Series, bars, line_chart
+from dltrain.reporting.charts import Series, bar_chart, line_chart
 from dltrain.reporting.html import document, paragraph, preformatted, section, table, tiles
-from dltrain.reporting.parallel import Axis, Line, parallel
+from dltrain.reporting.parallel_coordinates import Axis, Line, parallel_coordinates
 from dltrain.sweeps.space import Dimension, Range, Value
 
 if TYPE_CHECKING:
@@ -147,7 +147,7 @@ def _progress(outcome: Outcome) -> str:
         drawn += line_chart(f"{outcome.metric} of the best trials", curves, "evaluation")
     if outcome.importance:
         told = "How much of the difference between good and other trials each key explains."
-        drawn += bars("Importance of the keys", outcome.importance, told)
+        drawn += bar_chart("Importance of the keys", outcome.importance, told)
     return drawn
 
 
@@ -198,7 +198,7 @@ def _parallel(outcome: Outcome, dimensions: Sequence[Dimension]) -> str:
         lines.append(Line([*drawn, place], told, strength, kind))
     lines.sort(key=lambda line: line.kind == "best")
     told = f"{len(lines)} trials; the best is thick, pruned ones are dashed."
-    return parallel(outcome.metric, axes, lines, told) + paragraph(told, "soft")
+    return parallel_coordinates(outcome.metric, axes, lines, told) + paragraph(told, "soft")
 
 
 class _Scale:

@@ -94,7 +94,7 @@ class Calibration:
         return float((confidence - right).abs().sum() / count.sum().clamp(min=1))
 
 
-class Classified:
+class ClassificationAnalysis:
     """What a classifier makes of a split."""
 
     def __init__(self, spec: DataSpec, worst: int) -> None:
@@ -135,7 +135,7 @@ class Classified:
         ]
 
 
-class Valued:
+class RegressionAnalysis:
     """What a regression makes of a split."""
 
     def __init__(self, worst: int) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from dltrain.reporting.charts import figure, shortened
+from dltrain.reporting.charts import figure, truncate_start
 from dltrain.reporting.html import escape
 
 WIDTH, HEIGHT = 1080, 330
@@ -46,7 +46,7 @@ class Line:
     kind: Literal["best", "other", "ended"] = "other"
 
 
-def parallel(title: str, axes: Sequence[Axis], lines: Sequence[Line], told: str) -> str:
+def parallel_coordinates(title: str, axes: Sequence[Axis], lines: Sequence[Line], told: str) -> str:
     """The picture.
 
     Args:
@@ -68,7 +68,7 @@ def parallel(title: str, axes: Sequence[Axis], lines: Sequence[Line], told: str)
 def _axis(axis: Axis, x: float, absent: bool) -> str:
     drawn = (
         f'<path class="grid" d="M{x:.1f} {TOP}V{HEIGHT - BOTTOM}"/>'
-        f'<text x="{x:.1f}" y="{TOP - 16}" text-anchor="middle">{escape(shortened(axis.name))}'
+        f'<text x="{x:.1f}" y="{TOP - 16}" text-anchor="middle">{escape(truncate_start(axis.name))}'
         f"<title>{escape(axis.name)}</title></text>"
     )
     labels = [(_y(place), label) for place, label in axis.ticks]
@@ -77,7 +77,7 @@ def _axis(axis: Axis, x: float, absent: bool) -> str:
         drawn += (
             f'<path class="grid" d="M{x - 3:.1f} {y:.1f}H{x + 3:.1f}"/>'
             f'<text x="{x - 6:.1f}" y="{y + 4:.1f}" text-anchor="end" {_OVER_LINES}>'
-            f"{escape(shortened(label, 14))}</text>"
+            f"{escape(truncate_start(label, 14))}</text>"
         )
     return drawn
 

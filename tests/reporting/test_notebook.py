@@ -14,9 +14,9 @@ from small_runs import CONFIG, write_folder
 
 import dltrain
 from dltrain.errors import RunError, StoppedError
-from dltrain.notebook import Live, in_kernel
+from dltrain.reporting.notebook import Live, in_kernel
 
-NOTEBOOK = Path(__file__).parent.parent / "docs" / "notebook.ipynb"
+NOTEBOOK = Path(__file__).parents[2] / "docs" / "notebook.ipynb"
 
 
 # ------------------------------------------------------------------------------ what is shown
@@ -100,7 +100,7 @@ def test_a_run_that_fails_says_so(screen, experiment, tmp_path):
 
 def test_it_is_drawn_once_a_second_at_most(screen, monkeypatch):
     clock = SimpleNamespace(monotonic=lambda: clock.now, now=100.0)
-    monkeypatch.setattr("dltrain.notebook.time", clock)
+    monkeypatch.setattr("dltrain.reporting.notebook.time", clock)
     live = Live(io.StringIO())
     live.begin(0, 1000, 32)
     for step in range(1, 1001):
@@ -116,7 +116,7 @@ def test_it_is_drawn_once_a_second_at_most(screen, monkeypatch):
 
 def test_time_left_is_that_of_the_steps_so_far(screen, monkeypatch):
     clock = SimpleNamespace(monotonic=lambda: clock.now, now=100.0)
-    monkeypatch.setattr("dltrain.notebook.time", clock)
+    monkeypatch.setattr("dltrain.reporting.notebook.time", clock)
     live = Live(io.StringIO())
     live.begin(40, 100, 32)  # resumed
     clock.now += 10

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from dltrain.recording.metrics_file import Scalars
 from dltrain.recording.progress import Progress
-from dltrain.reporting.charts import line_picture
+from dltrain.reporting.charts import standalone_line_chart
 from dltrain.reporting.html import escape
 from dltrain.reporting.sections import curves
 
@@ -97,7 +97,7 @@ class Live(Progress):
             if "loss" in title or any(line.name == "validation" for line in series)
         }
         shown = [
-            _image(title, line_picture(title, series))
+            _image(title, standalone_line_chart(title, series))
             for title, series in charts.items()
             if any(y is not None for line in series for _, y in line.points)
         ][:MOST_CHARTS]

@@ -6,8 +6,8 @@ import pytest
 import torch
 from sklearn.metrics import precision_recall_fscore_support
 
-from dltrain.reporting.charts import Series, line_chart, scatter, thinned, ticks
-from dltrain.reporting.judged import Calibration, Classified, Valued
+from dltrain.reporting.analysis import Calibration, ClassificationAnalysis, RegressionAnalysis
+from dltrain.reporting.charts import Series, downsample, line_chart, scatter_plot, ticks
 from dltrain.spec import Column, DataSpec, TableInputs
 
 SPEC = DataSpec((1,), 3, TableInputs((Column("x"),)), class_names=("a", "b", "c"))
@@ -20,8 +20,8 @@ def drawn(samples: int = 200):
     return torch.randn(samples, 1, generator=chance), probabilities, targets
 
 
-def judged(batch_size: int, worst: int = 7) -> Classified:
-    found = Classified(SPEC, worst)
+def judged(batch_size: int, worst: int = 7) -> ClassificationAnalysis:
+    found = ClassificationAnalysis(SPEC, worst)
     inputs, probabilities, targets = drawn()
     parts = [t.split(batch_size) for t in (inputs, probabilities, targets, torch.arange(200))]
     for part in zip(*parts, strict=True):
@@ -59,7 +59,7 @@ def test_a_confidence_on_an_edge_belongs_to_the_bin_below_it():
 def test_probabilities_that_are_nan_are_mistakes_without_a_class_or_a_confidence():
     inputs, probabilities, targets = drawn()
     targets[5], probabilities[5] = 0, math.nan
-    found = Classified(SPEC, 1)
+    found = ClassificationAnalysis(SPEC, 1)
     found.update(inputs, probabilities, targets, torch.arange(200))
     assert [mistake.index for mistake in found.worst.found] == [5]
     assert sum(count for count, _, _ in found.calibration.bins) == 199
@@ -92,21 +92,21 @@ def test_the_worst_errors_are_the_wrong_answers_with_the_highest_loss():
 
 
 def test_a_model_without_mistakes_has_no_worst_errors():
-    found = Classified(SPEC, 5)
+    found = ClassificationAnalysis(SPEC, 5)
     found.update(torch.zeros(3, 1), torch.eye(3), torch.arange(3), torch.arange(3))
     assert found.worst.found == []
     assert found.confusions() == []
 
 
 def test_the_most_frequent_confusions_come_first():
-    found = Classified(SPEC, 5)
+    found = ClassificationAnalysis(SPEC, 5)
     guesses, targets = torch.tensor([1, 1, 2, 0, 1]), torch.tensor([0, 0, 0, 0, 1])
     found.update(torch.zeros(5, 1), torch.eye(3)[guesses], targets, torch.arange(5))
     assert found.confusions() == [("a", "b", 2), ("a", "c", 1)]
 
 
 def test_the_largest_errors_of_values():
-    found = Valued(2)
+    found = RegressionAnalysis(2)
     predictions, targets = torch.tensor([[1.0], [5.0], [2.0]]), torch.tensor([[1.0], [2.0], [4.0]])
     found.update(torch.zeros(3, 1), predictions, targets, torch.arange(3))
     assert [(m.index, m.size) for m in found.worst.found] == [(1, 3.0), (2, 2.0)]
@@ -149,15 +149,15 @@ def test_values_of_any_size_are_drawn(low, high):
 
 def test_predictions_that_are_not_finite_are_left_out_of_the_picture():
     nan, inf = float("nan"), float("inf")
-    drawn = scatter("Predictions", [(1.0, nan), (2.0, 3.0), (2.0, inf), (3.0, -inf)], "x", "y")
+    drawn = scatter_plot("Predictions", [(1.0, nan), (2.0, 3.0), (2.0, inf), (3.0, -inf)], "x", "y")
     assert drawn.count("<circle") == 1
     assert "1 samples from" in drawn
-    assert scatter("Predictions", [(1.0, nan)], "x", "y") == ""
+    assert scatter_plot("Predictions", [(1.0, nan)], "x", "y") == ""
 
 
 def test_a_long_line_is_thinned_and_ends_where_it_ended():
     points = [(step, float(step)) for step in range(100_001)]
-    kept = thinned(points)
+    kept = downsample(points)
     assert len(kept) <= 400
     assert kept[-1] == points[-1]
 
