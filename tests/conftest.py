@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+# Before torch is loaded: the suite runs in one process per core, and its models are small.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import dltrain
 from dltrain.data.idx import TEST_FILES, TRAIN_FILES
 from dltrain.plugins import load_plugin

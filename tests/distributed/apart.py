@@ -1,23 +1,18 @@
-"""One rank of several, as on a machine of its own: with its own folder, and other versions.
-
-`dltrain` in the folder `nodeRANK`; UNLIKE=torch gives rank 1 another version of torch, and
-WORLD_OF=2 has it wait for a second rank, which never comes.
-"""
+"""One rank of several, as on a machine of its own: with its own folder, and other versions."""
 
 import os
-import sys
 
-RANK = os.environ["RANK"]
-os.chdir(f"node{RANK}")
+import torch
+from processes import command_line
 
-os.environ["WORLD_SIZE"] = os.environ.get("WORLD_OF", os.environ["WORLD_SIZE"])
 
-import torch  # noqa: E402
+def apart(*words: object) -> None:
+    """`dltrain WORDS` in the folder `nodeRANK`.
 
-if os.environ.get("UNLIKE") == "torch" and RANK == "1":
-    torch.__version__ = "1.0"
-
-from dltrain.cli import main  # noqa: E402
-
-sys.argv = ["dltrain", *sys.argv[1:]]
-main()
+    UNLIKE=torch in the environment gives rank 1 another version of torch.
+    """
+    rank = os.environ["RANK"]
+    os.chdir(f"node{rank}")
+    if os.environ.get("UNLIKE") == "torch" and rank == "1":
+        torch.__version__ = "1.0"
+    command_line(*words)

@@ -1,52 +1,81 @@
-"""Several processes of one program, started by torchrun."""
+"""Several processes of one program: forked ranks, and those of the real launcher."""
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
+import uuid
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-TESTS = Path(__file__).parent.parent
+from processes import Started
+from torch.distributed import TCPStore
+from torch.distributed.run import main as torchrun_main
 
-
-def environment(**more: str) -> dict[str, str]:
-    """Finds what the tests import, and leaves a core to each process."""
-    paths = (str(TESTS), str(TESTS.parent), os.environ.get("PYTHONPATH", ""))
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1", **more}
-
-
-def start(folder: Path, *words: object, **more: str) -> subprocess.Popen[str]:
-    """`python …` in a folder."""
-    return subprocess.Popen(
-        [sys.executable, *map(str, words)],
-        cwd=folder,
-        env=environment(**more),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+Ended = tuple[int, str, str]
+"""Exit code, standard output and standard error."""
 
 
-def finish(process: subprocess.Popen[str], seconds: float = 240) -> tuple[int, str, str]:
-    """Exit code, standard output and standard error; a process that hangs is ended."""
+def in_ranks(
+    folder: Path, size: int, run: Callable[..., object], *arguments: Any, **variables: str
+) -> list[Ended]:
+    """Run a function in forked processes that find what torchrun gives its ranks.
+
+    This process holds the store, as the launcher would. A fork does not import torch again; what
+    the launcher itself does has tests of its own.
+
+    Args:
+        folder: Working directory of all.
+        size: Number of ranks.
+        run: Function of a module that the ranks can import.
+        arguments: Of the function.
+        variables: Environment variables on top of those of the launcher.
+
+    Returns:
+        How each rank ended.
+    """
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    of_all = {
+        **{"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port), "GROUP_RANK": "0"},
+        **{"WORLD_SIZE": str(size), "LOCAL_WORLD_SIZE": str(size)},
+        **{"TORCHELASTIC_RUN_ID": uuid.uuid4().hex, "TORCHELASTIC_USE_AGENT_STORE": "True"},
+        **variables,
+    }
+    ranks = [
+        Started(
+            f"rank{rank}",
+            folder,
+            run,
+            *arguments,
+            environment={**of_all, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+        )
+        for rank in range(size)
+    ]
+    return ended(*ranks)
+
+
+def ended(*processes: Started) -> list[Ended]:
+    """How processes end; none is left, also where one of them hangs."""
     try:
-        out, err = process.communicate(timeout=seconds)
-    except subprocess.TimeoutExpired:
-        process.terminate()  # the launcher ends its processes
-        out, err = process.communicate(timeout=60)
-        raise AssertionError(f"still ran after {seconds} s:\n{out}\n{err}") from None
-    return process.returncode, out, err
+        codes = [process.wait() for process in processes]
+    finally:
+        for process in processes:
+            process.end()
+    return [(code, p.out, p.err) for code, p in zip(codes, processes, strict=True)]
+
+
+def torchrun(*words: object) -> None:
+    """`torchrun WORDS`; its ranks are new processes of Python."""
+    torchrun_main([*map(str, words)])
 
 
 def agent(node: int, port: int, *words: object, backend: str = "static") -> list[object]:
     """The words that start one process of `python …`, as the launcher on one of two machines."""
-    launcher = ["-m", "torch.distributed.run", "--nnodes", 2, "--node-rank", node]
+    launcher = ["--nnodes", 2, "--node-rank", node]
     launcher += ["--rdzv-backend", backend, "--rdzv-endpoint", f"127.0.0.1:{port}"]
     return [*launcher, "--rdzv-id", "two", "--nproc-per-node", 1, *words]
 
 
-def torchrun(processes: int, *words: object, restarts: int = 0) -> list[object]:
+def standalone(processes: int, *words: object, restarts: int = 0) -> list[object]:
     """The words that start so many processes of `python …`; a script, or `-m` and a module."""
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--max-restarts", restarts]
-    return [*launcher, "--nproc-per-node", processes, *words]
+    launcher = ["--standalone", "--max-restarts", restarts, "--nproc-per-node", processes]
+    return [*launcher, *words]

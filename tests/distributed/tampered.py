@@ -1,15 +1,9 @@
-"""What each of several processes does: is given tampered checkpoints of a model that is sharded.
-
-    torchrun … tampered.py CONFIG OUT
-
-Rank 0 writes what was told to OUT, in each process, by the name of the case.
-"""
+"""What each of several processes does: is given tampered checkpoints of a model that is sharded."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -37,6 +31,7 @@ def tampered(packed: dict[str, Tensor], key: str) -> dict[str, dict[str, Tensor]
 
 
 def main(config: Path, out: Path) -> None:
+    """Rank 0 writes what was told to a file, in each process, by the name of the case."""
     with joined(300.0) as world:
         folder = out.parent / "checkpoints"
         trainer, _ = trained(dltrain.load(config), folder, world, None)
@@ -63,7 +58,3 @@ def told_by(restore: Callable[[], None]) -> str:
     except ValueError as error:
         return str(error)
     return "nothing"
-
-
-if __name__ == "__main__":
-    main(*map(Path, sys.argv[1:]))

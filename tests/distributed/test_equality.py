@@ -9,12 +9,12 @@ import experiments
 import pytest
 import torch
 import trials
-from launching import finish, start, torchrun
+from launching import ended, in_ranks
+from processes import Started
 
 from dltrain.plugins import load_plugin
 from dltrain.spec import World
 
-TRIALS = Path(__file__).parent / "trials.py"
 RESUMED = ["classifier", "gan", "sharded_classifier"]
 
 
@@ -23,14 +23,17 @@ def outcomes(tmp_path_factory) -> dict[int, dict[str, Any]]:
     """Of each number of processes, the outcome of each experiment."""
     folder = tmp_path_factory.mktemp("equality")
     experiments.write(folder)
-    load_plugin(TRIALS.parent / "partial_plugin.py")
+    load_plugin(Path(__file__).parent / "partial_plugin.py")
     found = {}
     for processes, configs in ((1, "two"), (2, "two"), (4, "four")):
         out = folder / f"{processes}.pt"
-        words = [TRIALS, configs, out]
-        words = words if processes == 1 else torchrun(processes, *words)
-        code, _, err = finish(start(folder, *words))
-        assert code == 0, err
+        arguments = (trials.main, folder / configs, out)
+        if processes == 1:
+            outcome = ended(Started("alone", folder, *arguments))
+        else:
+            outcome = in_ranks(folder, processes, *arguments)
+        for code, _, err in outcome:
+            assert code == 0, err
         found[processes] = torch.load(out)
     for name in RESUMED:
         path, checkpoint = folder / "two" / f"{name}.yaml", folder / f"{name}2" / "step-0000000003"

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from launching import finish, start, torchrun
+from launching import Ended, ended, standalone, torchrun
+from processes import Started, command_line
 from small_data import write_images
 
 PLUGIN = Path(__file__).parent / "faulty_plugin.py"
@@ -20,8 +21,20 @@ CONFIG = {
     "checkpoint": {"every": "3 steps"},
     "recording": {"log_every": 1},
 }
-TRAIN = ("-m", "dltrain", "train", "config.yaml", "--plugin", PLUGIN)
+TRAIN = ("train", "config.yaml", "--plugin", PLUGIN)
 TWO = ("--processes", 2)
+NO_FAULT = "none:0:0"
+
+
+def dltrain(folder: Path, *words: object, fault: str = NO_FAULT) -> Ended:
+    """Run `dltrain WORDS`, of which `--processes` makes the launcher of new processes."""
+    return ended(Started("dltrain", folder, command_line, *words, environment={"FAULT": fault}))[0]
+
+
+def restarted(folder: Path, *words: object, fault: str = NO_FAULT) -> Ended:
+    """Run `dltrain WORDS` in two processes of torchrun, which starts them once more."""
+    words = standalone(2, "-m", "dltrain", *words, restarts=1)
+    return ended(Started("torchrun", folder, torchrun, *words, environment={"FAULT": fault}))[0]
 
 
 @pytest.fixture(scope="module")
@@ -51,25 +64,25 @@ def checkpoints(run: Path) -> list[int]:
 
 def test_stopped_or_killed_anywhere_a_run_ends_with_the_same_bits(folder):
     words = (*TRAIN, *TWO, "--run-dir", "stopped", "--json")
-    code, out, err = finish(start(folder, *words, FAULT="interrupt:1:5"))
+    code, out, err = dltrain(folder, *words, fault="interrupt:1:5")
     told = "stopped by signal 15\ngo on with: dltrain resume stopped"
     assert (code, out, err[-len(told) - 1 : -1]) == (143, "", told)
     assert checkpoints(folder / "stopped") == [3, 5]
-    resume = ("-m", "dltrain", "resume", "stopped", "--plugin", PLUGIN, *TWO, "--quiet", "--json")
-    code, out, err = finish(start(folder, *resume))
+    resume = ("resume", "stopped", "--plugin", PLUGIN, *TWO, "--quiet", "--json")
+    code, out, err = dltrain(folder, *resume)
     assert (code, err) == (0, "")
-    ended = json.loads(out)
-    assert ended == summary(folder / "stopped")
-    assert ended["status"] == "done"
+    resumed = json.loads(out)
+    assert resumed == summary(folder / "stopped")
+    assert resumed["status"] == "done"
 
-    code, out, err = finish(start(folder, *torchrun(2, *TRAIN, restarts=1), FAULT="kill:1:8"))
+    code, out, err = restarted(folder, *TRAIN, fault="kill:1:8")
     assert code == 0, err
     assert "going on from runs/config/0001/checkpoints/step-0000000006" in err
-    restarted = folder / "runs" / "config" / "0001"
-    assert [path.name for path in restarted.parent.iterdir()] == ["0001"]
-    assert summary(restarted)["weights_sha256"] == ended["weights_sha256"]
-    assert scalars(restarted) == scalars(folder / "stopped")
-    record = json.loads((restarted / "record.json").read_text())
+    again = folder / "runs" / "config" / "0001"
+    assert [path.name for path in again.parent.iterdir()] == ["0001"]
+    assert summary(again)["weights_sha256"] == resumed["weights_sha256"]
+    assert scalars(again) == scalars(folder / "stopped")
+    record = json.loads((again / "record.json").read_text())
     assert record["device"]["processes"] == 2
 
 
@@ -95,7 +108,7 @@ def test_stopped_or_killed_anywhere_a_run_ends_with_the_same_bits(folder):
 def test_where_one_fails_all_end_and_one_tells(folder, fault, saved, told, kept):
     run = fault.partition(":")[0]
     words = (*TRAIN, *TWO, "--run-dir", run, "--quiet")
-    code, out, err = finish(start(folder, *words, FAULT=fault))
+    code, out, err = dltrain(folder, *words, fault=fault)
     err = re.sub(r"\.[0-9a-f]{16}\.part", ".*.part", err)
     assert (code, out, err) == (1, "", f"{told}\n")
     assert checkpoints(folder / run) == saved
@@ -104,8 +117,8 @@ def test_where_one_fails_all_end_and_one_tells(folder, fault, saved, told, kept)
 
 
 def test_a_run_that_was_killed_before_anything_was_saved_begins_again(folder):
-    words = torchrun(2, *TRAIN, "--run-dir", "early", "--quiet", restarts=1)
-    code, _, err = finish(start(folder, *words, FAULT="kill:0:2"))
+    words = (*TRAIN, "--run-dir", "early", "--quiet")
+    code, _, err = restarted(folder, *words, fault="kill:0:2")
     assert code == 0, err
     recorded = [(line["step"], line["split"], line["name"]) for line in scalars(folder / "early")]
     assert len(recorded) == len(set(recorded))
@@ -114,14 +127,14 @@ def test_a_run_that_was_killed_before_anything_was_saved_begins_again(folder):
 
 def test_what_several_processes_cannot_do_is_told_once_at_its_line(folder):
     words = (*TRAIN, *TWO, "train.micro_batch=auto", "train.distributed=fsdp")
-    code, out, err = finish(start(folder, *words))
+    code, out, err = dltrain(folder, *words)
     assert (code, out) == (2, "")
     assert err.count("train.micro_batch: 'auto' is for one process") == 1
     assert len(err.splitlines()) == 1
 
 
 def test_a_wrong_config_is_told_before_any_process_starts(folder):
-    code, out, err = finish(start(folder, *TRAIN, *TWO, "train.epoch=2"))
+    code, out, err = dltrain(folder, *TRAIN, *TWO, "train.epoch=2")
     assert (code, out) == (2, "")
     assert err.count("epoch") > 0
     assert "Traceback" not in err

@@ -8,10 +8,10 @@ from pathlib import Path
 import experiments
 import pytest
 import safetensors.torch
+import tampered
 import yaml
-from launching import finish, start, torchrun
-
-SCRIPT = Path(__file__).parent / "tampered.py"
+from launching import ended, in_ranks
+from processes import Started, command_line
 
 
 @pytest.fixture(scope="module")
@@ -24,8 +24,8 @@ def folder(tmp_path_factory) -> Path:
 def test_another_optimizer_state_is_refused_in_every_process_before_anything_is_loaded(folder):
     out = folder / "told.json"
     config = folder / "two" / "sharded_classifier.yaml"
-    code, _, err = finish(start(folder, *torchrun(2, SCRIPT, config, out)))
-    assert code == 0, err
+    for code, _, err in in_ranks(folder, 2, tampered.main, config, out):
+        assert code == 0, err
     told = json.loads(out.read_text())
     key = told.pop("key")
     assert len(told) == 6
@@ -40,9 +40,9 @@ def test_another_optimizer_state_is_refused_in_every_process_before_anything_is_
 def test_a_run_with_it_is_refused_in_one_line(folder):
     config = yaml.safe_load((folder / "two" / "sharded_classifier.yaml").read_text())
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
-    words = ("-m", "dltrain", "train", "config.yaml", "--run-dir", "run", "--processes", 2)
-    code, _, err = finish(start(folder, *words, "--quiet"))
-    assert code == 0, err
+    words = ("train", "config.yaml", "--run-dir", "run", "--quiet")
+    for code, _, err in in_ranks(folder, 2, command_line, *words):
+        assert code == 0, err
     run = folder / "run"
     (run / "summary.json").unlink()  # so that there is something left to resume
     newest, *others = sorted((run / "checkpoints").glob("step-*"), reverse=True)
@@ -57,8 +57,8 @@ def test_a_run_with_it_is_refused_in_one_line(folder):
     signed = {"bytes": len(content), "sha256": sha256(content).hexdigest()}
     manifest["files"][path.name] = signed
     (newest / "manifest.json").write_text(json.dumps(manifest))
-    resume = ("-m", "dltrain", "resume", "run", "--processes", 2, "--quiet")
-    code, out, err = finish(start(folder, *resume))
+    words = ("resume", "run", "--processes", 2, "--quiet")
+    ((code, out, err),) = ended(Started("resumed", folder, command_line, *words))
     assert (code, out) == (1, "")
     (line,) = err.splitlines()
     assert f"does not fit what run/config.yaml builds now: optimizer state: {key} is" in line

@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pytest
 import yaml
-from launching import agent, finish, start, torchrun
+from apart import apart
+from launching import Ended, agent, ended, in_ranks, torchrun
+from processes import Started
 
 from dltrain.record import unlike_ranks
 
-APART = Path(__file__).parent / "apart.py"
 PLUGIN = """
 from torch import nn
 from dltrain import MODELS, DataSpec
@@ -45,9 +46,15 @@ def nodes(tmp_path) -> Path:
     return tmp_path
 
 
-def train(nodes: Path, **environment: str) -> tuple[int, str, str]:
-    words = torchrun(2, APART, "train", "c.yaml", "--plugin", "p.py", "--run-dir", "run", "--quiet")
-    return finish(start(nodes, *words, **environment), seconds=120)
+def train(nodes: Path, **environment: str) -> tuple[set[int], str, str]:
+    """The exit codes of two ranks, and the output and the errors of both."""
+    words = ("train", "c.yaml", "--plugin", "p.py", "--run-dir", "run", "--quiet")
+    return together(in_ranks(nodes, 2, apart, *words, **environment))
+
+
+def together(ranks: list[Ended]) -> tuple[set[int], str, str]:
+    codes, outs, errs = zip(*ranks, strict=True)
+    return set(codes), "".join(outs), "".join(errs)
 
 
 def replace(file: Path, old: str, new: str) -> None:
@@ -57,8 +64,8 @@ def replace(file: Path, old: str, new: str) -> None:
 
 
 def test_ranks_that_are_alike_train_wherever_their_files_are(nodes):
-    code, _, err = train(nodes)
-    assert code == 0, err
+    codes, _, err = train(nodes)
+    assert codes == {0}, err
 
 
 @pytest.mark.parametrize(
@@ -71,8 +78,8 @@ def test_ranks_that_are_alike_train_wherever_their_files_are(nodes):
 )
 def test_other_data_config_or_code_of_a_rank_is_named(nodes, file, old, new, message):
     replace(nodes / "node1" / file, old, new)
-    code, out, err = train(nodes)
-    assert (code, out) == (1, "")
+    codes, out, err = train(nodes)
+    assert (codes, out) == ({1}, "")
     (line,) = [line for line in err.splitlines() if "the ranks do not train the same" in line]
     assert message in line
     assert "rank 0" in line
@@ -82,35 +89,39 @@ def test_other_data_config_or_code_of_a_rank_is_named(nodes, file, old, new, mes
 
 
 def test_another_version_of_a_package_is_named(nodes):
-    code, _, err = train(nodes, UNLIKE="torch")
-    assert code == 1
+    codes, _, err = train(nodes, UNLIKE="torch")
+    assert codes == {1}
     assert "version of torch is " in err
     assert " in rank 0 and 1.0 in rank 1" in err
 
 
 def test_a_resumed_run_is_looked_at_too(nodes):
-    code, _, err = train(nodes)
-    assert code == 0, err
+    codes, _, err = train(nodes)
+    assert codes == {0}, err
     (nodes / "node0" / "run" / "summary.json").unlink()
     (nodes / "node0" / "run").rename(nodes / "run")
     for rank in range(2):
         (nodes / f"node{rank}" / "run").symlink_to(nodes / "run")
     replace(nodes / "node1" / "p.py", "ReLU", "Tanh")
-    words = torchrun(2, APART, "resume", "run", "--plugin", "p.py", "--quiet")
-    code, _, err = finish(start(nodes, *words), seconds=120)
-    assert code == 1
+    words = ("resume", "run", "--plugin", "p.py", "--quiet")
+    codes, _, err = together(in_ranks(nodes, 2, apart, *words))
+    assert codes == {1}
     assert "code of p.py is " in err
 
 
-def train_on_two_machines(nodes: Path, backend: str = "static") -> list[tuple[int, str, str]]:
+def train_on_two_machines(nodes: Path, backend: str = "static") -> list[Ended]:
     """Exit code, output and errors of the launcher on each, which has a folder of its own."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     words = ("-m", "dltrain", "train", "c.yaml", "--plugin", "p.py", "--run-dir", "run", "--quiet")
-    launchers = [
-        start(nodes / f"node{n}", *agent(n, port, *words, backend=backend)) for n in (0, 1)
-    ]
-    return [finish(launcher) for launcher in launchers]
+    return ended(
+        *(
+            Started(
+                "torchrun", nodes / f"node{n}", torchrun, *agent(n, port, *words, backend=backend)
+            )
+            for n in (0, 1)
+        )
+    )
 
 
 def test_two_machines_that_are_alike_train(nodes):
@@ -143,8 +154,8 @@ def test_each_machine_tells_what_differs(nodes, backend, file, old, new, message
 
 def test_who_waits_in_vain_says_so(nodes):
     replace(nodes / "node0" / "c.yaml", "timeout: 60", "timeout: 3")
-    words = torchrun(1, APART, "train", "c.yaml", "--plugin", "p.py", "--run-dir", "run")
-    code, out, err = finish(start(nodes, *words, WORLD_OF="2"), seconds=120)
+    words = ("train", "c.yaml", "--plugin", "p.py", "--run-dir", "run")
+    ((code, out, err),) = in_ranks(nodes, 1, apart, *words, WORLD_SIZE="2")
     assert (code, out) == (1, "")
     assert "process 0 has not met all 2 processes in 3 s" in err
     assert 'dltrain/cli/__init__.py"' not in err

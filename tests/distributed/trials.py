@@ -1,14 +1,8 @@
-"""What each of several processes does, started by torchrun: trains small experiments.
-
-    torchrun … trials.py OUT
-
-Rank 0 writes what came out to OUT, by the name of the experiment.
-"""
+"""What each of several processes does: trains small experiments."""
 
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +64,7 @@ def outcome(
 
 
 def main(configs: Path, out: Path) -> None:
+    """Train all; rank 0 writes what came out to a file, by the name of the experiment."""
     folder = out.parent
     load_plugin(Path(__file__).parent / "partial_plugin.py")
     with joined(300.0) as world:
@@ -84,7 +79,3 @@ def main(configs: Path, out: Path) -> None:
         if world.main:
             torch.save(found, out)
     os._exit(0)  # as the command line does
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
