@@ -13,7 +13,9 @@ from typing import Literal
 from dltrain.commands.check import Check, check
 from dltrain.commands.diagnose import Finding
 from dltrain.config import ConfigError, load
-from dltrain.errors import DataError, UsageError
+from dltrain.config.problems import did_you_mean
+from dltrain.config.shipped import example_names, shipped_configs
+from dltrain.errors import DataError, UsageError, brief
 from dltrain.files import write_atomically
 from dltrain.paths import directory_name
 from dltrain.plugins import register_builtins
@@ -21,6 +23,7 @@ from dltrain.suggesting import Hints, render, suggest
 
 SCHEMA = "dltrain.schema.json"
 """What `dltrain schema > dltrain.schema.json` writes, for editors."""
+_SCHEMA_COMMENT = "yaml-language-server:"
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,43 @@ class Init:
     sizes: dict[str, int]
     parameters: int
     findings: list[Finding]
+
+
+@dataclass(frozen=True)
+class Example:
+    """A copy of a shipped config.
+
+    Attributes:
+        config: The file that was written.
+        example: Name of the shipped config.
+    """
+
+    config: str
+    example: str
+
+
+def init_example(name: str, output: str | Path | None = None, *, force: bool = False) -> Example:
+    """Write a config that comes with dltrain as a file to edit.
+
+    Args:
+        name: Name of the shipped config, such as `mnist_cnn`.
+        output: File to write (default: NAME.yaml in the working directory).
+        force: Whether to replace an existing file.
+
+    Raises:
+        UsageError: No config of that name comes with dltrain, or the file can't be written.
+    """
+    names = example_names()
+    if name not in names:
+        message = f"unknown example {brief(name)!r}{did_you_mean(name, names) or '.'}"
+        raise UsageError(f"{message} Expected one of {', '.join(names)}")
+    config = Path(output) if output is not None else Path(f"{name}.yaml")
+    _refuse_existing(config, force)
+    text = shipped_configs()[name].read_text(encoding="utf-8")
+    lines = [line for line in text.splitlines() if not line.startswith(f"# {_SCHEMA_COMMENT}")]
+    head = [f"# {line}" for line in _schema_line(config)]
+    _write(config, "\n".join([*head, *lines, ""]))
+    return Example(str(config), name)
 
 
 def init(
@@ -73,10 +113,7 @@ def init(
     path = Path(path)
     name = directory_name(path.absolute().stem if path.is_file() else path.absolute().name)
     config = Path(output) if output is not None else Path(f"{name}.yaml")
-    if os.path.lexists(config) and not force:
-        raise UsageError(f"{config}: is there already; --force replaces it, -o FILE names another")
-    if not config.parent.is_dir():
-        raise UsageError(f"{config}: there is no folder {config.parent}")
+    _refuse_existing(config, force)
     register_builtins()
     found = suggest(path, Hints(target, None if text is None else tuple(text), task))
     head = [
@@ -86,10 +123,7 @@ def init(
     ]
     content = render({"name": name, "seed": 0, **found.config}, head)
     checked = _check(content, config.name)
-    try:
-        write_atomically(config, content.encode())
-    except OSError as error:
-        raise UsageError(f"{config}: can't be written: {error.strerror}") from error
+    _write(config, content)
     return Init(
         str(config),
         found.kind,
@@ -99,6 +133,20 @@ def init(
         checked.parameters,
         checked.findings,
     )
+
+
+def _refuse_existing(config: Path, force: bool) -> None:
+    if os.path.lexists(config) and not force:
+        raise UsageError(f"{config}: is there already; --force replaces it, -o FILE names another")
+    if not config.parent.is_dir():
+        raise UsageError(f"{config}: there is no folder {config.parent}")
+
+
+def _write(config: Path, content: str) -> None:
+    try:
+        write_atomically(config, content.encode())
+    except OSError as error:
+        raise UsageError(f"{config}: can't be written: {error.strerror}") from error
 
 
 def _check(content: str, name: str) -> Check:
@@ -118,5 +166,5 @@ def _schema_line(config: Path) -> list[str]:
     for place in (folder, *folder.parents):
         if (place / SCHEMA).is_file():
             relative = os.path.relpath(place / SCHEMA, folder)
-            return [f"yaml-language-server: $schema={relative}"]
+            return [f"{_SCHEMA_COMMENT} $schema={relative}"]
     return []

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from dltrain.config.parse import MAX_DEPTH, parse, read
 from dltrain.config.problems import ConfigError, Position, Problem
+from dltrain.config.shipped import find_config, unreadable
 from dltrain.config.tree import List, Mapping, Node, Scalar
 from dltrain.errors import UsageError
 from dltrain.paths import expanded
@@ -29,7 +30,7 @@ def compose(path: Path, overrides: Iterable[str]) -> tuple[Mapping, list[Problem
     try:
         tree = files.read(path, chain=())
     except OSError as error:
-        raise UsageError(f"can't read {path}: {error.strerror}") from None
+        raise UsageError(unreadable(path, error)) from None
     # Among themselves first, so that an override of an option may come before that of the name.
     changes = reduce(merge_keys, map(files.override, overrides), _empty(tree.position))
     if files.refused:
@@ -109,7 +110,7 @@ class _Files:
         if not isinstance(base, Scalar) or not isinstance(base.value, str):
             return self.refuse("expected a file, or a list of files", base.position)
         try:
-            target = path.parent / expanded(base.value)
+            target = find_config(expanded(base.value), path.parent)
             if realpath(target) in chain:
                 return self.refuse(f"{base.value} extends this file in turn", base.position)
             if self.num_files == MAX_FILES:
@@ -118,7 +119,7 @@ class _Files:
                 return self.refuse(f"{target} is not a file", base.position)
             return self.read(target, chain)
         except OSError as error:
-            message = f"can't read {error.filename}: {error.strerror}"
+            message = unreadable(error.filename, error)
         except ValueError as error:  # of a variable that is not set
             message = str(error)
         return self.refuse(message, base.position)

@@ -18,6 +18,7 @@ from dltrain.config.options import TypedOption, typed_options
 from dltrain.config.parse import parse
 from dltrain.config.phases import PhaseChoices, read_phases
 from dltrain.config.problems import ConfigError, Position, Problem, suggestions
+from dltrain.config.shipped import find_config
 from dltrain.config.tree import List, Mapping, Node, Scalar
 from dltrain.config.validate import Validator, one_of, shown
 from dltrain.paths import directory_name
@@ -170,7 +171,8 @@ def load(
     """The experiment of a file, with `key=value` overrides.
 
     Args:
-        path: The file.
+        path: A file, whose suffix `.yaml` may be left out, or the name of a config that comes with
+            dltrain, such as `mnist_cnn`; a file comes first.
         overrides: Laid over it.
         changes: A tree laid over both; what is wrong with it is told where it says it stands.
 
@@ -180,7 +182,7 @@ def load(
     """
     plugins.register_builtins()
     plugins.load_entry_points()
-    path = Path(path)
+    path = find_config(path)
     tree, problems = compose(path, overrides)
     if changes is not None:
         tree = merge_keys(tree, changes)

@@ -11,7 +11,10 @@ from dltrain.config.words import JsonSchema
 from dltrain.registry import METRICS, Component, Registry, options_of
 
 _EXTENDS = {
-    "description": "A file, or a list of files, to start from; relative to this one.",
+    "description": (
+        "One or more configs to start from: files, relative to this one, or names of configs that "
+        "come with dltrain."
+    ),
     "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}],
 }
 _EPOCHS_OR_STEPS = {

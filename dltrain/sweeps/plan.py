@@ -15,6 +15,7 @@ from dltrain.config import ConfigError, Experiment, Position, Problem, load
 from dltrain.config.options import typed_options
 from dltrain.config.parse import read
 from dltrain.config.problems import suggestions
+from dltrain.config.shipped import find_config, unreadable
 from dltrain.config.tree import Mapping, Scalar
 from dltrain.config.validate import Validator
 from dltrain.errors import UsageError
@@ -129,10 +130,11 @@ def read_plan(config: Path, file: Path, overrides: Sequence[str] = ()) -> Plan:
     """
     problems: list[Problem] = []
     validator = Validator(problems)
+    file = find_config(file)
     try:
         tree = read(file, problems)
     except OSError as error:
-        raise UsageError(f"can't read {file}: {error.strerror}") from None
+        raise UsageError(unreadable(file, error)) from None
     tree = replace(tree, position=Position(str(file), 1, 1))
     said = _settings(tree, validator)
     dimensions = _dimensions(tree, validator)
