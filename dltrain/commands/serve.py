@@ -1,4 +1,4 @@
-"""A trained model over HTTP."""
+"""Serve a trained model over HTTP."""
 
 from __future__ import annotations
 
@@ -21,21 +21,26 @@ from dltrain.serving.limits import DEFAULTS, Limits
 if TYPE_CHECKING:
     from uvicorn import Server
 
-LIBRARIES = ("prometheus_client", "python_multipart", "starlette", "uvicorn")
-CONNECTIONS_WAITING = 512
-GRACE_SECONDS = 10
-"""How long answers that are being worked on may take after the service was told to stop."""
+LIBRARIES = ("fastapi", "prometheus_client", "python_multipart", "uvicorn")
+BACKLOG = 512
+"""Maximum number of connections that wait to be accepted."""
+
+SHUTDOWN_SECONDS = 10
+"""Maximum time in which requests in progress are answered after a signal to stop."""
+
+DEFAULT_TARGETS = {"label": "class", "values": "value", "text": "text"}
+"""Output of a model to the name of its target, where the data source does not name it."""
 
 
 @dataclass(frozen=True)
 class Served:
-    """What a service did until it was told to stop.
+    """Totals of a service that has stopped.
 
     Attributes:
-        url: Where it was.
-        requests: Answered, whatever the answer was.
-        predictions: Items computed.
-        batches: In that many calls of the model.
+        url: Address of the service.
+        requests: Number of requests answered, with any status.
+        predictions: Number of items predicted.
+        batches: Number of batches computed.
     """
 
     url: str
@@ -54,70 +59,77 @@ def serve(
     limits: Limits = DEFAULTS,
     say: Callable[[str], None] = tell,
 ) -> Served:
-    """Answers requests for predictions until SIGINT or SIGTERM, or, in a thread, for ever.
+    """Answer requests for predictions until SIGINT or SIGTERM; in a thread, without end.
 
     Args:
-        run_dir: The run.
-        host: The address to listen on; there is no authentication.
-        port: 0 for any that is free.
+        run_dir: The run directory.
+        host: Address to listen on. There is no authentication.
+        port: Port to listen on; 0 selects a free one.
         checkpoint: See `load_trained`.
-        device: Instead of the config's.
-        limits: How much may be asked.
-        say: Is told where the service is, once the model is loaded, and what to be careful of.
+        device: Device to compute on, instead of the config's.
+        limits: Limits on requests.
+        say: Receives the address once the model is loaded, and warnings.
+
+    Returns:
+        Totals of the requests answered.
 
     Raises:
-        RunError: There is no such checkpoint, or the port is taken.
-        UsageError: The run's task gives no predictions, or a library is missing.
+        RunError: The checkpoint does not exist, or the port is in use.
+        UsageError: The task of the run gives no predictions, or a library is missing.
     """
     missing = [name for name in LIBRARIES if find_spec(name) is None]
     if missing:
         raise UsageError(f"serving needs {missing[0]}: pip install 'dltrain[serve]'")
     import uvicorn
 
-    from dltrain.serving.app import About, make_app
+    from dltrain.serving.app import make_app
     from dltrain.serving.connections import connection_class
     from dltrain.serving.metrics import Metrics
+    from dltrain.serving.pages import ModelInfo
 
-    with _listening(host, port) as listener:
+    with _listen(host, port) as listener:
         predictor = Predictor(run_dir, checkpoint=checkpoint, device=device, warn=say)
         trained, metrics = predictor.trained, Metrics()
-        about = About(
+        experiment = trained.experiment
+        info = ModelInfo(
+            name=experiment.name,
             run=str(run_dir),
             checkpoint=trained.checkpoint.name,
-            task=trained.experiment.task.name,
+            task=experiment.task.name,
             device=str(trained.machine.device),
+            target=str(experiment.data.options.get("target", DEFAULT_TARGETS[predictor.gives])),
         )
         address, url = listener.getsockname()[0], _url(listener)
-        local = ipaddress.ip_address(address).is_loopback
-        hosts = {"localhost", "127.0.0.1", "::1", address, host.lower()} if local else None
+        is_local = ipaddress.ip_address(address).is_loopback
+        hosts = {"localhost", "127.0.0.1", "::1", address, host.lower()} if is_local else None
         config = uvicorn.Config(
-            make_app(predictor, about, limits, metrics, hosts),
+            make_app(predictor, info, limits, metrics, hosts),
             log_config=None,
             log_level="warning",
             access_log=False,
             server_header=False,
             http=connection_class(limits),
             ws="none",
-            backlog=CONNECTIONS_WAITING,
-            timeout_graceful_shutdown=GRACE_SECONDS,
+            backlog=BACKLOG,
+            timeout_graceful_shutdown=SHUTDOWN_SECONDS,
         )
         server = uvicorn.Server(config)
-        with _stopped_by_signals(server):
-            if not local:
+        with _stop_on_signals(server):
+            if not is_local:
                 say(
-                    f"warning: {host} is not loopback: whoever reaches {url} can ask, "
-                    "for there is no authentication"
+                    f"warning: {host} is not a loopback address: anyone who can reach {url} can "
+                    "send requests, because there is no authentication"
                 )
-            say(f"{run_dir} ({about.checkpoint}) on {url}")
+            say(f"{run_dir} ({info.checkpoint}) on {url}")
             server.run(sockets=[listener])
     return Served(url, metrics.requests, metrics.predictions, metrics.batches)
 
 
-def _listening(host: str, port: int) -> socket.socket:
-    """A socket that listens there; who connects before the model is loaded waits.
+def _listen(host: str, port: int) -> socket.socket:
+    """Return a listening socket; clients that connect before the model is loaded wait.
 
     Raises:
-        RunError: The address is no address of this machine, or the port is taken.
+        RunError: The address is not one of this machine, or the port is in use.
     """
     place = f"{host}:{port}"
     try:
@@ -127,11 +139,12 @@ def _listening(host: str, port: int) -> socket.socket:
     except (OSError, UnicodeError) as error:
         raise RunError(f"{place}: no such address: {error}") from error
     try:
-        return socket.create_server(address, family=family, backlog=CONNECTIONS_WAITING)
+        return socket.create_server(address, family=family, backlog=BACKLOG)
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno else str(error)
         raise RunError(
-            f"{place}: can't be listened on: {reason}; --port chooses another, 0 any"
+            f"{place}: cannot listen: {reason}; choose another port with --port, or a free one "
+            "with --port 0"
         ) from error
 
 
@@ -141,13 +154,13 @@ def _url(listener: socket.socket) -> str:
 
 
 @contextmanager
-def _stopped_by_signals(server: Server) -> Iterator[None]:
-    """Being told to stop is how a service ends, not how it fails.
+def _stop_on_signals(server: Server) -> Iterator[None]:
+    """Let SIGINT and SIGTERM stop the server without failing the process.
 
-    The server stops at a signal, and raises it again at the end, for whoever had it before.
+    Uvicorn stops at a signal and raises it again at the end, for the handler that was set before.
     """
     if threading.current_thread() is not threading.main_thread():
-        yield  # whoever called has the signals
+        yield  # only the main thread can set signal handlers
         return
 
     def stop(number: int, frame: object) -> None:

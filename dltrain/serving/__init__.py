@@ -1,1 +1,1 @@
-"""A trained model over HTTP: requests read, put together into batches, and answered."""
+"""HTTP service of a trained model: request parsing, batched predictions and web pages."""

@@ -1,4 +1,4 @@
-"""The web application: routes, and what goes wrong on them."""
+"""The web application: its routes, and the responses to requests that fail."""
 
 from __future__ import annotations
 
@@ -6,93 +6,100 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
-from starlette.applications import Starlette
+from fastapi import FastAPI, HTTPException, Request, Response
+from fastapi.responses import HTMLResponse, PlainTextResponse
 from starlette.datastructures import UploadFile
-from starlette.exceptions import HTTPException
+from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.middleware import Middleware
-from starlette.requests import ClientDisconnect, Request
-from starlette.responses import HTMLResponse, Response
+from starlette.requests import ClientDisconnect
 from starlette.routing import Route
 from torch import Tensor
 
-from dltrain.errors import brief
+from dltrain.errors import brief, visible
 from dltrain.plain import as_plain
 from dltrain.serving.batching import Batcher
 from dltrain.serving.limits import Limits
 from dltrain.serving.metrics import CONTENT_TYPE, Metrics
-from dltrain.serving.middleware import AsciiJSON, BodyLimit, Counted, HostCheck, busy, told
-from dltrain.serving.openapi import Gives, describe, docs_page
-from dltrain.serving.page import SECURITY_HEADERS, static_files, try_page
-from dltrain.serving.problems import RequestError
-from dltrain.serving.reading import Reader
+from dltrain.serving.middleware import BodyLimit, HostCheck, RecordMetrics
+from dltrain.serving.pages import SECURITY_HEADERS, ModelInfo, demo_page, docs_page, static_files
+from dltrain.serving.problems import AsciiJSONResponse, Errors, RequestError, overloaded
+from dltrain.serving.request_parsing import RequestParser
+from dltrain.serving.schemas import Output, example, response_model
 from dltrain.spec import DataSpec
 
-READERS = 4
-"""Threads that decode what requests hold."""
+API_VERSION = "1"
+"""Version of the interface, not of the model."""
+
+NUM_PARSER_THREADS = 4
+
+_REFERENCE = "#/components/schemas/{model}"
+
+_REFUSALS = {
+    400: "The body is not valid JSON or not a valid form, or the Host header is missing or "
+    "malformed.",
+    408: "The headers or the body took too long to arrive.",
+    413: "The body is too long, or all images together have too many pixels.",
+    415: "The model does not accept this content type.",
+    421: "The Host header names another machine.",
+    422: "The model does not accept an item; the response names it.",
+    500: "The model failed.",
+    503: "Too many requests are in progress; retry after Retry-After seconds.",
+}
 
 
 class Model(Protocol):
-    """What answers; `dltrain.commands.predict.Predictor` is one."""
+    """A model that predicts; `dltrain.commands.predict.Predictor` is one."""
 
     spec: DataSpec
-    gives: Gives
+    gives: Output
 
     def of_tensor(self, inputs: Tensor, names: Sequence[str]) -> list[Any]:
-        """A dataclass of its own for each input."""
+        """Return a dataclass for each input."""
         ...
-
-
-@dataclass(frozen=True)
-class About:
-    """What is served.
-
-    Attributes:
-        run: The run directory.
-        checkpoint: Where the weights came from.
-        task: The run's.
-        device: Where it computes.
-    """
-
-    run: str
-    checkpoint: str
-    task: str
-    device: str
 
 
 def make_app(
     model: Model,
-    about: About,
+    info: ModelInfo,
     limits: Limits,
     metrics: Metrics,
     hosts: Collection[str] | None = None,
-) -> Starlette:
-    """The application.
+) -> FastAPI:
+    """Return the web application.
 
     Args:
-        model: What answers.
-        about: What to say of it.
-        limits: How much may be asked.
-        metrics: Where it is counted.
-        hosts: Names that a request may call this machine by; None for any.
+        model: The model that predicts.
+        info: Description of the model, for pages and /healthz.
+        limits: Limits on requests.
+        metrics: Metrics that the application updates.
+        hosts: Names by which a request may call this machine; None accepts any name.
     """
-    service = _Service(model, about, limits, metrics)
-    routes = [
-        Route("/", service.page),
-        Route("/predict", service.predict, methods=["POST"]),
-        Route("/healthz", service.health),
-        Route("/metrics", service.metrics_text),
-        Route("/openapi.json", service.openapi),
-        Route("/docs", service.docs),
-        Route("/static/{name}", service.static),
-    ]
-    return Starlette(
-        routes=routes,
+    service = _Service(model, info, limits, metrics)
+    pages = {
+        "/": service.demo,
+        "/openapi.json": service.openapi,
+        "/docs": service.docs,
+        "/static/{name}": service.static,
+    }
+    app = FastAPI(
+        title=visible(info.name),
+        version=API_VERSION,
+        description=f"Predictions of a trained model. A request may have {limits.max_body:,} bytes "
+        f"and {limits.max_items} items.",
+        openapi_url=None,
+        routes=[
+            *(Route(path, endpoint) for path, endpoint in pages.items()),
+            # Other than Starlette's, FastAPI's routes do not respond to HEAD.
+            Route("/healthz", service.health, methods=["HEAD"]),
+            Route("/metrics", service.metrics_text, methods=["HEAD"]),
+        ],
         lifespan=service.lifespan,
         middleware=[
-            Middleware(Counted, metrics=metrics, paths=[route.path for route in routes]),
+            Middleware(
+                RecordMetrics, metrics=metrics, paths=[*pages, "/predict", "/healthz", "/metrics"]
+            ),
             Middleware(HostCheck, hosts=hosts),
             Middleware(
                 BodyLimit,
@@ -101,107 +108,158 @@ def make_app(
             ),
         ],
         exception_handlers={
-            RequestError: _request_error,
-            HTTPException: _http_error,
-            ClientDisconnect: _gone,
-            Exception: _bug,
+            RequestError: _on_request_error,
+            StarletteHTTPException: _on_http_error,
+            ClientDisconnect: _on_disconnect,
+            Exception: _on_bug,
         },
     )
+    app.add_api_route(
+        "/predict",
+        service.predict,
+        methods=["POST"],
+        summary="Predict, as dltrain predict --json does",
+        response_model=response_model(model.spec, model.gives),
+        response_description="One prediction per item.",
+        responses={
+            status: {"model": Errors, "description": text} for status, text in _REFUSALS.items()
+        },
+        openapi_extra={"requestBody": _request_body(model.spec)},
+    )
+    app.add_api_route(
+        "/healthz",
+        service.health,
+        summary="Describe the model",
+        response_model=dict[str, str],
+        response_description="The run, its checkpoint, its task and the device.",
+    )
+    app.add_api_route(
+        "/metrics",
+        service.metrics_text,
+        summary="Count requests and measure their durations",
+        response_class=PlainTextResponse,
+        response_description="Metrics in the Prometheus text format.",
+    )
+    schema = service.parser.model.model_json_schema(ref_template=_REFERENCE)
+    schemas = app.openapi()["components"]["schemas"]
+    schemas |= schema.pop("$defs", {}) | {"Inputs": schema}
+    return app
+
+
+def _request_body(spec: DataSpec) -> dict[str, Any]:
+    """Return the OpenAPI description of a request's body."""
+    content: dict[str, Any] = {
+        "application/json": {
+            "schema": {"$ref": _REFERENCE.format(model="Inputs")},
+            "example": example(spec),
+        }
+    }
+    if spec.inputs.kind == "image":
+        files = {"type": "array", "items": {"contentMediaType": "application/octet-stream"}}
+        form = {"type": "object", "properties": {"files": files}}
+        content["multipart/form-data"] = {"schema": form}
+    return {"required": True, "content": content}
 
 
 class _Service:
-    """What the routes do."""
+    """The endpoints, and the state that they share."""
 
-    def __init__(self, model: Model, about: About, limits: Limits, metrics: Metrics) -> None:
-        self.about, self.limits, self.metrics = about, limits, metrics
-        self.reader = Reader(model.spec, limits)
-        self.description = describe(model.spec, model.gives, about.run, self.reader.model, limits)
-        self._page = try_page(model.spec, about.run, about.checkpoint)
+    def __init__(self, model: Model, info: ModelInfo, limits: Limits, metrics: Metrics) -> None:
+        self.info, self.limits, self.metrics = info, limits, metrics
+        self.parser = RequestParser(model.spec, limits)
+        self._demo = demo_page(model.spec, info)
         self._static = static_files()
-        self._in_work = 0
+        self._num_in_progress = 0
 
-        def answer(samples: Sequence[Tensor], names: Sequence[str]) -> list[Any]:
-            return as_plain(model.of_tensor(self.reader.collate(samples), names))
+        def predict_batch(samples: Sequence[Tensor], names: Sequence[str]) -> list[Any]:
+            return as_plain(model.of_tensor(self.parser.collate(samples), names))
 
         self.batcher = Batcher(
-            answer,
+            predict_batch,
             max_batch=limits.max_batch,
             wait_seconds=limits.wait_seconds,
-            observe=metrics.batch,
+            on_batch=metrics.record_batch,
         )
-        self._reading = ThreadPoolExecutor(READERS, thread_name_prefix="dltrain-reading")
+        self._parser_threads = ThreadPoolExecutor(
+            NUM_PARSER_THREADS, thread_name_prefix="dltrain-parser"
+        )
 
     @asynccontextmanager
-    async def lifespan(self, app: Starlette) -> AsyncIterator[None]:
+    async def lifespan(self, app: FastAPI) -> AsyncIterator[None]:
         async with self.batcher.running():
             yield
-        self._reading.shutdown()
+        self._parser_threads.shutdown()
 
     async def predict(self, request: Request) -> Response:
+        # FastAPI would parse a body on the event loop, before the limit on concurrent requests
+        # applies, in one media type per operation, and without a limit on the files of a form.
         with self.metrics.in_progress.track_inprogress():
-            read, body = await self._body(request)
+            parse, body = await self._receive(request)
             with self._admitted():
-                samples, names = await self._in_thread(read, body)
-                return AsciiJSON({"predictions": await self.batcher.ask(samples, names)})
+                samples, names = await self._parse_in_thread(parse, body)
+                predictions = await self.batcher.predict(samples, names)
+                return AsciiJSONResponse({"predictions": predictions})
 
     @contextmanager
     def _admitted(self) -> Iterator[None]:
-        """A place among the requests in work; refused where all are taken."""
-        if self._in_work >= self.limits.max_requests:
-            raise busy(f"{self._in_work} requests are in work, as many as are taken")
-        self._in_work += 1
+        """Count a request as in progress; refuse it where there are too many."""
+        if self._num_in_progress >= self.limits.max_requests:
+            raise overloaded(f"{self._num_in_progress} requests are in progress")
+        self._num_in_progress += 1
         try:
             yield
         finally:
-            self._in_work -= 1
+            self._num_in_progress -= 1
 
-    async def _body(self, request: Request) -> tuple[Callable[[Any], Any], Any]:
-        """The body of a request, which has arrived, and what reads it."""
+    async def _receive(self, request: Request) -> tuple[Callable[[Any], Any], Any]:
+        """Return the body of a request, and the function that parses it."""
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind == "application/json":
-            return self.reader.of_json, await self._arrived(request.body())
-        if kind == "multipart/form-data" and self.reader.key == "images":
-            return self.reader.of_files, await self._arrived(self._uploads(request))
-        forms = " or multipart/form-data" if self.reader.key == "images" else ""
+            return self.parser.parse_json, await self._in_time(request.body())
+        if kind == "multipart/form-data" and self.parser.key == "images":
+            return self.parser.parse_files, await self._in_time(self._receive_files(request))
+        accepted = " or multipart/form-data" if self.parser.key == "images" else ""
         raise RequestError(
-            415, f"content type {kind or 'missing'}; wanted: application/json{forms}"
+            415, f"expected content type application/json{accepted}, got {kind or 'none'}"
         )
 
-    async def _arrived(self, arriving: Awaitable[Any]) -> Any:
+    async def _in_time(self, body: Awaitable[Any]) -> Any:
         try:
             async with asyncio.timeout(self.limits.read_seconds):
-                return await arriving
+                return await body
         except TimeoutError as error:
             message = f"the body took longer than {self.limits.read_seconds:g} s to arrive"
             raise RequestError(408, message, {"Connection": "close"}) from error
 
-    async def _uploads(self, request: Request) -> list[tuple[str, bytes]]:
+    async def _receive_files(self, request: Request) -> list[tuple[str, bytes]]:
         async with request.form(max_files=self.limits.max_items, max_fields=0) as form:
             uploads = [part for _, part in form.multi_items() if isinstance(part, UploadFile)]
             if not uploads:
                 raise RequestError(422, "the form has no files")
             return [(part.filename or "unnamed", await part.read()) for part in uploads]
 
-    async def _in_thread(self, read: Callable[[Any], Any], given: Any) -> Any:
-        # From here on no client is waited for: a batch may wait for this request.
+    async def _parse_in_thread(self, parse: Callable[[Any], Any], body: Any) -> Any:
+        # The body is complete, so a batch waits for the parser and never for a client.
         with self.batcher.expecting():
-            return await asyncio.get_running_loop().run_in_executor(self._reading, read, given)
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(self._parser_threads, parse, body)
 
     async def health(self, request: Request) -> Response:
-        return AsciiJSON({"status": "ok", **asdict(self.about)})
+        keys = ("run", "checkpoint", "task", "device")
+        return AsciiJSONResponse({"status": "ok", **{key: getattr(self.info, key) for key in keys}})
 
     async def metrics_text(self, request: Request) -> Response:
         return Response(self.metrics.text(), headers={"Content-Type": CONTENT_TYPE})
 
     async def openapi(self, request: Request) -> Response:
-        return AsciiJSON(self.description)
+        return AsciiJSONResponse(request.app.openapi())
 
     async def docs(self, request: Request) -> Response:
-        page = docs_page(self.description, str(request.base_url))
+        page = docs_page(request.app.openapi(), str(request.base_url))
         return HTMLResponse(page, headers=SECURITY_HEADERS)
 
-    async def page(self, request: Request) -> Response:
-        return HTMLResponse(self._page, headers=SECURITY_HEADERS)
+    async def demo(self, request: Request) -> Response:
+        return HTMLResponse(self._demo, headers=SECURITY_HEADERS)
 
     async def static(self, request: Request) -> Response:
         found = self._static.get(request.path_params["name"])
@@ -211,22 +269,24 @@ class _Service:
         return Response(content, media_type=kind, headers=SECURITY_HEADERS)
 
 
-async def _request_error(request: Request, error: Exception) -> Response:
+async def _on_request_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestError)
-    return told(error)
+    return error.response()
 
 
-async def _http_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
+async def _on_http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, StarletteHTTPException)
     message = f"{request.method} {brief(request.scope['path'])}: {error.detail}"
-    return told(RequestError(error.status_code, message, error.headers))
+    return RequestError(error.status_code, message, error.headers).response()
 
 
-async def _gone(request: Request, error: Exception) -> Response:
-    """Nobody reads it; the counts have it."""
-    return told(RequestError(400, "the client left before its request was complete"))
+async def _on_disconnect(request: Request, error: Exception) -> Response:
+    """Respond to a client that has disconnected, for the metrics alone."""
+    return RequestError(400, "the client disconnected before its request was complete").response()
 
 
-async def _bug(request: Request, error: Exception) -> Response:
-    """What no request should cause: the traceback goes to the log, not to a stranger."""
-    return told(RequestError(500, "the model failed; the service's log says how"))
+async def _on_bug(request: Request, error: Exception) -> Response:
+    """Hide the traceback, which the server logs, from the client."""
+    return RequestError(
+        500, "the model failed; see the log of the service"
+    ).response()

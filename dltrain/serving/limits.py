@@ -1,4 +1,4 @@
-"""What a service takes, and how much of it."""
+"""Limits on the size, the number and the duration of requests."""
 
 from __future__ import annotations
 
@@ -7,21 +7,22 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Limits:
-    """How much one request, and all of them together, may ask for.
+    """Limits of one request, and of all requests together.
 
     Attributes:
-        max_body: Bytes of a request's body.
-        max_items: Pictures, rows or texts in a request.
-        max_pixels: Of a picture, as it is sent.
-        max_request_pixels: Of all pictures of a request together, as they are sent.
-        max_characters: Of a text.
-        max_requests: Requests in work at once, each from the arrival of its last byte; more are
-            told to come again.
-        max_connections: Open connections; more are closed with status 503.
-        max_batch: Items that are computed together.
-        wait_seconds: How long the first item of a batch waits for requests that are being read.
-        header_seconds: How long the headers of a request may take to arrive.
-        read_seconds: How long a request's body may take to arrive.
+        max_body: Maximum size of a request's body, in bytes.
+        max_items: Maximum number of images, rows or texts in a request.
+        max_pixels: Maximum number of pixels of an image, before it is resized.
+        max_request_pixels: Maximum number of pixels of all images of a request together.
+        max_characters: Maximum length of a text, in characters.
+        max_requests: Maximum number of concurrent requests, each counted from the arrival of its
+            last byte; further ones receive status 503.
+        max_connections: Maximum number of open connections; further ones receive status 503.
+        max_batch: Maximum number of items in a batch.
+        wait_seconds: Time for which the first item of a batch waits for requests that are being
+            parsed.
+        header_seconds: Maximum time for the headers of a request to arrive.
+        read_seconds: Maximum time for the body of a request to arrive.
     """
 
     max_body: int = 10 * 2**20
@@ -38,4 +39,4 @@ class Limits:
 
 
 DEFAULTS = Limits()
-"""What is taken where nothing else is asked for."""
+"""The default limits."""

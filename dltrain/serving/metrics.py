@@ -1,4 +1,4 @@
-"""What a service counts, in Prometheus' text format."""
+"""Metrics of a service in the Prometheus text format."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
-SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
-SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+SECONDS_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+SIZE_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
 class Metrics:
-    """Counts of one service, apart from those of any other in the process.
+    """Metrics of one service, in a registry of their own.
 
     Attributes:
-        in_progress: Requests for predictions that are arriving or in work.
-        requests: How many were answered.
-        predictions: How many items were computed.
-        batches: In how many batches.
+        in_progress: Gauge of the requests for predictions that are arriving or in progress.
+        requests: Number of requests answered.
+        predictions: Number of items predicted.
+        batches: Number of batches computed.
     """
 
     def __init__(self) -> None:
@@ -28,35 +28,35 @@ class Metrics:
         )
         self._seconds = Histogram(
             "dltrain_request_seconds",
-            "Time from a request's head to the end of its answer.",
+            "Time from the headers of a request to the end of its response.",
             ("path",),
-            buckets=SECONDS,
+            buckets=SECONDS_BUCKETS,
             registry=self._registry,
         )
         self._batch_sizes = Histogram(
             "dltrain_batch_size",
-            "Items computed together.",
-            buckets=SIZES,
+            "Items per batch.",
+            buckets=SIZE_BUCKETS,
             registry=self._registry,
         )
         self.in_progress = Gauge(
             "dltrain_requests_in_progress",
-            "Requests for predictions that are arriving or in work.",
+            "Requests for predictions that are arriving or in progress.",
             registry=self._registry,
         )
 
-    def answered(self, path: str, status: int, seconds: float) -> None:
-        """A request has been answered."""
+    def record_request(self, path: str, status: int, seconds: float) -> None:
+        """Record an answered request."""
         self.requests += 1
         self._requests.labels(path, str(status)).inc()
         self._seconds.labels(path).observe(seconds)
 
-    def batch(self, size: int) -> None:
-        """A batch is about to be computed."""
+    def record_batch(self, size: int) -> None:
+        """Record a batch that is about to be computed."""
         self.predictions += size
         self.batches += 1
         self._batch_sizes.observe(size)
 
     def text(self) -> bytes:
-        """All of it, as `CONTENT_TYPE`."""
+        """Return all metrics; the media type is `CONTENT_TYPE`."""
         return generate_latest(self._registry)

@@ -1,34 +1,48 @@
-"""What is wrong with a request, item by item."""
+"""Errors of a request, as the JSON that a client receives."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Annotated, Any
 
-MOST_TOLD = 20
-"""Problems that one answer lists."""
+from fastapi.responses import JSONResponse
+from pydantic import Field
+
+MAX_PROBLEMS = 20
+"""Maximum number of problems in a response."""
+
+RETRY_AFTER_SECONDS = 1
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong.
+    """One reason for which a request was refused."""
 
-    Attributes:
-        message: What, and where.
-        item: The number of the picture, row or text, from 0; None where it is the whole request.
-    """
+    message: Annotated[str, Field(description="What is wrong, and where.")]
+    item: Annotated[
+        int | None,
+        Field(
+            description="Index of the image, row or text; null where the whole request is meant."
+        ),
+    ]
 
-    message: str
-    item: int | None = None
+
+@dataclass(frozen=True)
+class Errors:
+    """Body of the response to a refused request."""
+
+    errors: list[Problem]
 
 
 class RequestError(Exception):
-    """A request that can't be answered.
+    """A request that is refused.
 
     Args:
-        status: The HTTP status.
-        problems: What is wrong with it.
-        headers: What the answer has to say beside.
+        status: HTTP status of the response.
+        problems: Reasons for which the request is refused.
+        headers: Further headers of the response.
     """
 
     def __init__(
@@ -37,6 +51,24 @@ class RequestError(Exception):
         problems: Sequence[Problem] | str,
         headers: Mapping[str, str] | None = None,
     ) -> None:
-        self.problems = [Problem(problems)] if isinstance(problems, str) else [*problems]
+        self.problems = [Problem(problems, None)] if isinstance(problems, str) else [*problems]
         super().__init__(self.problems[0].message)
         self.status, self.headers = status, dict(headers or {})
+
+    def response(self) -> AsciiJSONResponse:
+        """Return the response to the request."""
+        return AsciiJSONResponse(asdict(Errors(self.problems)), self.status, self.headers)
+
+
+class AsciiJSONResponse(JSONResponse):
+    """JSON with escaped non-ASCII characters: names of files and classes need not be UTF-8."""
+
+    def render(self, content: Any) -> bytes:
+        """Return the body."""
+        return json.dumps(content, allow_nan=False, separators=(",", ":")).encode()
+
+
+def overloaded(message: str) -> RequestError:
+    """Return the error of a request that the client may repeat soon."""
+    headers = {"Retry-After": str(RETRY_AFTER_SECONDS)}
+    return RequestError(503, f"{message}; retry later", headers)

@@ -1,4 +1,4 @@
-"""`dltrain serve` as a process: what it answers, how it starts and how it ends."""
+"""`dltrain serve` as a process: its responses, how it starts and how it stops."""
 
 import base64
 import json
@@ -30,7 +30,7 @@ from dltrain.plugins import register_builtins
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A run, and 200 pictures that it did not see."""
+    """A run, and 200 other images."""
     folder = tmp_path_factory.mktemp("serve")
     random = np.random.default_rng(0)
     with pytest.MonkeyPatch.context() as patch:
@@ -47,7 +47,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def start(folder, tmp_path):
-    """Starts a service on a free port, and gives its process and its address."""
+    """Starts a service on a free port; returns its process and its address."""
     processes = []
 
     def start(*words: object, run: Path = folder / "run") -> tuple[Started, str]:
@@ -74,34 +74,36 @@ def _err(process: Started) -> str:
         return ""
 
 
-def picture(path: Path) -> dict:
+def image_file(path: Path) -> dict:
     return {"files": {"files": (str(path), path.read_bytes())}}
 
 
-def test_two_hundred_at_once_get_what_predict_says(start, folder):
+def test_two_hundred_concurrent_requests_receive_the_predictions_of_predict(start, folder):
     process, url = start("--json")
     paths = [folder / f"{number}.png" for number in range(200)]
     expected = dltrain.predict(folder / "run", paths)
     with httpx.Client() as client, ThreadPoolExecutor(50) as threads:
-        found = [*threads.map(lambda path: client.post(f"{url}/predict", **picture(path)), paths)]
-    for response, wanted in zip(found, expected, strict=True):
+        responses = [
+            *threads.map(lambda path: client.post(f"{url}/predict", **image_file(path)), paths)
+        ]
+    for response, reference in zip(responses, expected, strict=True):
         assert response.status_code == 200
-        (given,) = response.json()["predictions"]
-        assert (given["input"], given["label"]) == (wanted.input, wanted.label)
-        assert given["probabilities"] == pytest.approx(wanted.probabilities, abs=1e-6)
+        (prediction,) = response.json()["predictions"]
+        assert (prediction["input"], prediction["label"]) == (reference.input, reference.label)
+        assert prediction["probabilities"] == pytest.approx(reference.probabilities, abs=1e-6)
     process.signal(signal.SIGTERM)
     assert process.wait() == 0
-    told = json.loads(process.out)
-    assert (told["url"], told["requests"], told["predictions"]) == (url, 200, 200)
-    assert 1 <= told["batches"] < 200
+    totals = json.loads(process.out)
+    assert (totals["url"], totals["requests"], totals["predictions"]) == (url, 200, 200)
+    assert 1 <= totals["batches"] < 200
     assert process.err == f"{folder / 'run'} (step-0000000010) on {url}\n"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_it_when_what_is_in_work_is_answered(start, folder, number):
+def test_a_signal_stops_the_service_after_requests_in_progress(start, folder, number):
     process, url = start()
     signalled = threading.Event()
-    request = httpx.Request("POST", f"{url}/predict", **picture(folder / "0.png"))
+    request = httpx.Request("POST", f"{url}/predict", **image_file(folder / "0.png"))
     body = request.read()
 
     def half_and_the_rest():
@@ -125,8 +127,8 @@ def test_a_signal_ends_it_when_what_is_in_work_is_answered(start, folder, number
         httpx.get(url)
 
 
-def test_a_client_that_stops_in_the_middle(start):
-    """Others are answered meanwhile, and it is told and left in the end."""
+def test_a_client_that_stops_sending_receives_status_408(start):
+    """Other clients are answered meanwhile, and the connection is closed in the end."""
     process, url = start("--read-seconds", 0.5)
     address = httpx.URL(url)
     with socket.create_connection((address.host, address.port), timeout=30) as slow:
@@ -150,8 +152,8 @@ def connected(url: str) -> socket.socket:
     return socket.create_connection((address.host, address.port), timeout=30)
 
 
-def answered(client: socket.socket) -> bytes:
-    """All that arrives until the service closes the connection."""
+def receive_all(client: socket.socket) -> bytes:
+    """Everything that arrives until the service closes the connection."""
     with suppress(ConnectionResetError):
         return b"".join(iter(lambda: client.recv(4096), b""))
     return b""
@@ -173,8 +175,8 @@ def answered(client: socket.socket) -> bytes:
         (b"GET /healthz HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", b"HTTP/1.1 400 "),
     ],
 )
-def test_a_connection_is_closed_where_a_request_does_not_arrive(start, begun, status):
-    """Whether the client is silent or sends a byte now and then."""
+def test_a_connection_is_closed_if_a_request_does_not_arrive(start, begun, status):
+    """The client is silent, or sends a byte now and then."""
     _, url = start("--header-seconds", 0.5, "--read-seconds", 0.5)
     with connected(url) as silent, connected(url) as dripping:
         silent.sendall(begun)
@@ -186,19 +188,19 @@ def test_a_connection_is_closed_where_a_request_does_not_arrive(start, begun, st
                     break
             else:
                 raise AssertionError("it was never closed")
-        assert answered(silent).startswith(status)
+        assert receive_all(silent).startswith(status)
     assert httpx.get(f"{url}/healthz").status_code == 200
 
 
-def test_slow_clients_take_no_place_from_others(start, folder):
-    """More than may be in work at once have sent half a request."""
+def test_slow_clients_do_not_block_others(start, folder):
+    """More clients than the limit of concurrent requests have sent half a request."""
     _, url = start("--max-requests", 2)
     with ExitStack() as stack:
         for half in [BODY, HEAD, b"GET"] * 5:
             stack.enter_context(connected(url)).sendall(half)
         while "in_progress 5.0" not in httpx.get(f"{url}/metrics").text:
             time.sleep(0.02)
-        response = httpx.post(f"{url}/predict", **picture(folder / "0.png"))
+        response = httpx.post(f"{url}/predict", **image_file(folder / "0.png"))
         assert response.status_code == 200
 
 
@@ -209,22 +211,22 @@ def test_open_connections_are_bounded(start):
             one = stack.enter_context(connected(url))
             one.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
             assert one.recv(4096).startswith(b"HTTP/1.1 200 ")
-        refused = answered(stack.enter_context(connected(url)))
+        refused = receive_all(stack.enter_context(connected(url)))
         assert refused.startswith(b"HTTP/1.1 503 ")
         assert b"3 connections are open" in refused
-    while True:  # it takes note of the closed ones in its own time
+    while True:  # the service notices closed connections with a delay
         with suppress(httpx.HTTPError):
             if httpx.get(f"{url}/healthz").status_code == 200:
                 break
         time.sleep(0.02)
 
 
-def test_a_warning_where_others_can_reach_it(start):
+def test_a_warning_on_addresses_that_others_can_reach(start):
     process, url = start("--host", "0.0.0.0")
     port = httpx.URL(url).port
     response = httpx.get(f"http://127.0.0.1:{port}/healthz", headers={"Host": "some.name"})
     assert response.status_code == 200
-    assert "warning: 0.0.0.0 is not loopback" in process.err
+    assert "warning: 0.0.0.0 is not a loopback address" in process.err
     assert "no authentication" in process.err
 
 
@@ -254,21 +256,21 @@ def test_a_port_in_use(call, folder):
         ended = call("serve", folder / "run", "--port", port)
     assert (ended.code, ended.out) == (1, "")
     assert ended.err.count("\n") == 1
-    assert f"127.0.0.1:{port}: can't be listened on: Address already in use" in ended.err
+    assert f"127.0.0.1:{port}: cannot listen: Address already in use" in ended.err
 
 
-def test_no_address_of_this_machine(call, folder):
+def test_an_address_of_another_machine(call, folder):
     ended = call("serve", folder / "run", "--host", "192.0.2.1")
     assert (ended.code, ended.err.count("\n")) == (1, 1)
-    assert "192.0.2.1:8000: can't be listened on" in ended.err
+    assert "192.0.2.1:8000: cannot listen" in ended.err
 
 
-def test_a_directory_that_is_no_run(call, folder):
+def test_a_directory_without_a_run(call, folder):
     ended = call("serve", folder / "images", "--port", 0)
     assert (ended.code, ended.err.count("\n")) == (1, 1)
 
 
-def test_a_library_that_is_missing(call, folder, monkeypatch):
+def test_a_missing_library(call, folder, monkeypatch):
     monkeypatch.setattr(command, "find_spec", lambda name: None if name == "uvicorn" else name)
     ended = call("serve", folder / "run")
     assert (ended.code, ended.out) == (2, "")
@@ -280,40 +282,42 @@ def test_a_library_that_is_missing(call, folder, monkeypatch):
 needs_chromium = pytest.mark.skipif(not shutil.which("chromium"), reason="needs chromium")
 
 
-def drawn(tab, points: list[tuple[float, float]]) -> str:
-    """Draws with the mouse, in shares of the sheet; the answer's label."""
+def draw(tab, points: list[tuple[float, float]]) -> str:
+    """Draws with the mouse, at fractions of the canvas; returns the predicted label."""
     tab.value("document.getElementById('clear').click()")
-    box = tab.value("(({x, y, width}) => [x, y, width])(pad.getBoundingClientRect())")
+    box = tab.value("(({x, y, width}) => [x, y, width])(canvas.getBoundingClientRect())")
     left, top, width = box
     tab.drag([(left + x * width, top + y * width) for x, y in points])
-    return tab.wait_for("document.querySelector('#answer .label')?.textContent")
+    return tab.wait_for("document.querySelector('#result .label')?.textContent")
 
 
 @needs_chromium
-def test_a_drawing_is_answered_on_the_page_as_predict_says(start, folder, tmp_path):
+def test_the_demo_page_shows_the_prediction_of_a_drawing(start, folder, tmp_path):
     _, url = start()
     with chromium(tmp_path) as tab:
         tab.open(f"{url}/")
-        # What the page sends is kept, to be asked again.
+        # Record the requests of the page, to repeat the prediction.
         tab.value(
             "sent = []; fetched = fetch; fetch = (path, words) => "
             "{ sent.push(words.body); return fetched(path, words); }; null"
         )
-        label = drawn(tab, [(0.3, 0.2), (0.6, 0.5), (0.6, 0.8)])
-        shares = tab.value("[...document.querySelectorAll('.share')].map((s) => s.innerText)")
+        label = draw(tab, [(0.3, 0.2), (0.6, 0.5), (0.6, 0.8)])
+        rows = tab.value(
+            "[...document.querySelectorAll('.probabilities tr')].map((r) => r.innerText)"
+        )
         (body,) = tab.value("sent")
         tab.open(f"{url}/docs")
         assert tab.complaints == []
-    (picture,) = json.loads(body)["images"]
-    (tmp_path / "drawn.png").write_bytes(base64.b64decode(picture.partition(",")[2]))
+    (image,) = json.loads(body)["images"]
+    (tmp_path / "drawn.png").write_bytes(base64.b64decode(image.partition(",")[2]))
     (expected,) = dltrain.predict(folder / "run", [tmp_path / "drawn.png"])
     assert label == expected.label
-    assert len(shares) == len(expected.probabilities)
-    assert f"{100 * expected.probabilities[label]:.1f}%" in shares[0]
+    assert len(rows) == len(expected.probabilities)
+    assert f"{100 * expected.probabilities[label]:.1f}%" in rows[0]
 
 
 @needs_chromium
-def test_digits_drawn_with_the_mouse_are_read(start, tmp_path, mnist_root):
+def test_digits_drawn_with_the_mouse_are_recognized(start, tmp_path, mnist_root):
     config = dltrain.load(
         Path(__file__).parents[2] / "configs" / "mnist_mlp.yaml",
         [f"data.root={mnist_root}", "train.epochs=1", "recording.tensorboard=false"],
@@ -326,7 +330,7 @@ def test_digits_drawn_with_the_mouse_are_read(start, tmp_path, mnist_root):
             (0.5 + 0.22 * math.sin(n * math.pi / 12), 0.5 - 0.35 * math.cos(n * math.pi / 12))
             for n in range(25)
         ]
-        assert drawn(tab, ring) == "0"
-        assert drawn(tab, [(0.5, 0.15), (0.5, 0.5), (0.5, 0.85)]) == "1"
-        assert drawn(tab, [(0.25, 0.2), (0.75, 0.2), (0.6, 0.5), (0.45, 0.85)]) == "7"
+        assert draw(tab, ring) == "0"
+        assert draw(tab, [(0.5, 0.15), (0.5, 0.5), (0.5, 0.85)]) == "1"
+        assert draw(tab, [(0.25, 0.2), (0.75, 0.2), (0.6, 0.5), (0.45, 0.85)]) == "7"
         assert tab.complaints == []

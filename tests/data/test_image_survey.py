@@ -16,7 +16,7 @@ from dltrain.data.readers import read_inputs
 from dltrain.errors import DataError
 from dltrain.exporting.preparation import Pixels
 from dltrain.serving.limits import DEFAULTS
-from dltrain.serving.reading import Reader
+from dltrain.serving.request_parsing import RequestParser
 from dltrain.spec import spec_from_json, spec_to_json
 
 
@@ -148,9 +148,9 @@ def test_predict_serve_python_and_export_read_as_training_did(build, tmp_path, k
     arrays, _ = read_objects(spec, [np.asarray(Image.open(path)) for path in paths])
     assert torch.equal(opened, trained)
     assert torch.equal(arrays, trained)
-    reader = Reader(spec, DEFAULTS)
-    sent, _ = reader.of_files([(str(path), path.read_bytes()) for path in paths])
-    assert torch.equal(reader.collate(sent), trained)
+    parser = RequestParser(spec, DEFAULTS)
+    sent, _ = parser.parse_files([(str(path), path.read_bytes()) for path in paths])
+    assert torch.equal(parser.collate(sent), trained)
     pixels = Pixels(spec.inputs, spec.input_shape, torch.float32)
     assert pixels.port.dtype == ("int32" if spec.inputs.deep else "uint8")
     raw = pixels.raw(trained)
@@ -161,9 +161,9 @@ def test_predict_serve_python_and_export_read_as_training_did(build, tmp_path, k
 def test_rows_of_pixels_of_16_bits_are_served(build, tmp_path):
     data = deep(build, tmp_path / "x")
     rows = np.asarray(Image.open(data.train.names[0])).astype(int).tolist()
-    reader = Reader(data.spec, DEFAULTS)
-    sent, _ = reader.of_json(json.dumps({"images": [rows]}).encode())
-    assert torch.equal(reader.collate(sent), gather(data.train)[0][:1])
+    parser = RequestParser(data.spec, DEFAULTS)
+    sent, _ = parser.parse_json(json.dumps({"images": [rows]}).encode())
+    assert torch.equal(parser.collate(sent), gather(data.train)[0][:1])
 
 
 def test_an_image_of_another_depth_is_refused_by_all(build, tmp_path):
