@@ -287,6 +287,4 @@ async def _on_disconnect(request: Request, error: Exception) -> Response:
 
 async def _on_bug(request: Request, error: Exception) -> Response:
     """Hide the traceback, which the server logs, from the client."""
-    return RequestError(
-        500, "the model failed; see the log of the service"
-    ).response()
+    return RequestError(500, "the model failed; see the log of the service").response()

@@ -26,7 +26,9 @@ SECURITY_HEADERS = {
     "Cache-Control": "no-cache",
 }
 _MEDIA_TYPES = {"demo.js": "text/javascript", "demo.css": "text/css"}
-_NO_ICON = '<link rel="icon" href="data:,">'  # otherwise a browser requests one
+_HEAD = (  # without an icon, a browser would request one
+    '<link rel="icon" href="data:,"><link rel="stylesheet" href="static/demo.css">'
+)
 CANVAS_PIXELS = 280
 
 
@@ -67,7 +69,7 @@ def demo_page(spec: DataSpec, info: ModelInfo) -> str:
         kind, form = "texts", _text_form()
     body = (
         f"<main><h1>{escape(info.name)}</h1>"
-        f"{html.paragraph(f'{info.run}, checkpoint {info.checkpoint}', 'soft')}"
+        f"{html.paragraph(f'Checkpoint {info.checkpoint} of {info.run}', 'soft')}"
         '<div class="demo"><section class="card" aria-labelledby="input-heading">'
         f'<h2 id="input-heading">Input</h2><form id="form" data-kind="{kind}">{form}</form>'
         '</section><section class="card result" aria-labelledby="result-heading">'
@@ -77,11 +79,8 @@ def demo_page(spec: DataSpec, info: ModelInfo) -> str:
         "<noscript><p>This page needs JavaScript; the API does not.</p></noscript>"
         '<p><a href="docs">API documentation</a> · <a href="metrics">Metrics</a></p></main>'
     )
-    head = (
-        f'{_NO_ICON}<link rel="stylesheet" href="static/demo.css">'
-        '<script defer src="static/demo.js"></script>'
-    )
-    return html.document(info.name, body, head=head, policy=_POLICY)
+    script = '<script defer src="static/demo.js"></script>'
+    return html.document(info.name, body, head=_HEAD + script, policy=_POLICY)
 
 
 def _image_form(inputs: ImageInputs, channels: int) -> str:
@@ -89,7 +88,7 @@ def _image_form(inputs: ImageInputs, channels: int) -> str:
     is_dark = sum(inputs.mean) / len(inputs.mean) < 0.5
     background, ink = ("#000", "#fff") if is_dark else ("#fff", "#000")
     canvas = (
-        '<div><p class="name" id="canvas-name">Draw an image with a mouse, a pen or a finger</p>'
+        '<div><p class="name" id="canvas-name">Draw an image with the mouse or a finger</p>'
         f'<canvas id="canvas" width="{CANVAS_PIXELS}" height="{CANVAS_PIXELS}" '
         f'data-background="{background}" data-ink="{ink}" role="img" '
         'aria-labelledby="canvas-name"></canvas></div>'
@@ -151,7 +150,7 @@ def docs_page(description: dict[str, Any], url: str) -> str:
     schemas = description["components"]["schemas"].items()
     shown = [html.section(name, html.preformatted(_json(schema))) for name, schema in schemas]
     parts.append(html.section("Schemas", *shown, level=2))
-    return html.document(title, f"<main>{''.join(parts)}</main>", head=_NO_ICON)
+    return html.document(title, f"<main>{''.join(parts)}</main>", head=_HEAD, policy=_POLICY)
 
 
 def _operation(method: str, path: str, operation: dict[str, Any], url: str) -> str:

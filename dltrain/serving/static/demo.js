@@ -3,6 +3,7 @@
 const MAX_CLASSES = 10;
 const form = document.getElementById("form");
 const result = document.getElementById("result");
+const canvas = document.getElementById("canvas");
 let lastRequest = 0;
 
 // Control characters, and those that change the direction of the text around them.
@@ -21,7 +22,8 @@ function element(name, text, kind) {
 
 function show(...children) {
   result.replaceChildren(...children);
-  result.parentElement.scrollIntoView({ block: "nearest" });
+  // The canvas must not move between the strokes of a drawing.
+  if (!canvas) result.parentElement.scrollIntoView({ block: "nearest" });
 }
 
 async function predict(item) {
@@ -110,7 +112,6 @@ if (file) {
 
 // ---------------------------------------------------------------- drawing
 
-const canvas = document.getElementById("canvas");
 if (canvas) {
   const brush = canvas.getContext("2d", { willReadFrequently: true });
   const { background, ink } = canvas.dataset;
