@@ -218,7 +218,7 @@ def test_reports_and_samples_need_no_float64_of_the_device():
     index = torch.arange(4)
     judged.update(*map(OnApple, (PREDICTED, PREDICTED, TARGETS, index)))
     expected.update(PREDICTED, PREDICTED, TARGETS, index)
-    assert [m.size for m in judged.worst.found] == [m.size for m in expected.worst.found]
+    assert [m.size for m in judged.largest.found] == [m.size for m in expected.largest.found]
     generator = torch.Generator().manual_seed(0)
     logits = torch.tensor([[[0.0, 0.0, 50.0, 0.0]]])
     model = torch.nn.Identity()

@@ -158,7 +158,7 @@ def test_pages_show_a_hostile_text_and_do_not_obey_it():
         html.section(spoilt, html.paragraph(spoilt), html.preformatted(spoilt)),
         html.tiles({spoilt: spoilt}),
         html.table([spoilt], [[spoilt, spoilt]]),
-        html.matrix([spoilt], [[1]]),
+        html.confusion_matrix([spoilt], [[1]]),
         charts.line_chart(spoilt, lines, spoilt),
         charts.standalone_line_chart(spoilt, lines),
         charts.bar_chart(spoilt, {spoilt: 0.5}, spoilt),

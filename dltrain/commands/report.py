@@ -1,4 +1,4 @@
-"""One HTML page about finished runs, which needs no network and runs no scripts."""
+"""Write an HTML page about finished runs, without scripts or references to other files."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 
 from dltrain._version import __version__
 from dltrain.build import Trained, build_data, load_trained
+from dltrain.checkpoint import num_bytes
 from dltrain.errors import DataError, RunError, UsageError, tell
 from dltrain.files import write_atomically
 from dltrain.paths import as_paths
@@ -18,31 +19,37 @@ from dltrain.record import fingerprint
 from dltrain.recording.metrics_file import read_scalars
 from dltrain.reporting.analysis import ClassificationAnalysis, RegressionAnalysis
 from dltrain.reporting.charts import Series
-from dltrain.reporting.html import document, paragraph, section, table
-from dltrain.reporting.sections import Detail, Evaluated, Told, article, charts
+from dltrain.reporting.formatting import format_number
+from dltrain.reporting.html import document, escape, paragraph, section, table
+from dltrain.reporting.sections import DetailLevel, Evaluation, ReportedRun, article, charts
 from dltrain.run import Run
-from dltrain.spec import Batch, Data
+from dltrain.spec import Batch, Data, Split
 from dltrain.tasks.supervised import Supervised
 
-MOST_BYTES = 3_000_000
-"""A page can be sent by mail."""
+MAX_BYTES = 3_000_000
+"""Maximum size of a page, which fits into an e-mail."""
 
-DETAILS = (Detail(24, 112, 480), Detail(12, 96, 320), Detail(4, 64, 200), Detail(0, 1, 100))
-"""The first that fits."""
+DETAIL_LEVELS = (
+    DetailLevel(24, 112, 480),
+    DetailLevel(12, 96, 320),
+    DetailLevel(4, 64, 200),
+    DetailLevel(0, 1, 100),
+)
+"""The first level whose page fits into `MAX_BYTES` is used."""
 
-SHOWN = ("recording.tensorboard=true", "recording.images=64")
-"""So that a task draws, whatever the run itself recorded."""
+OVERRIDES = ("recording.tensorboard=true", "recording.images=64")
+"""Make a task draw its images, whatever the run itself recorded."""
 
 
 @dataclass(frozen=True)
 class Report:
-    """The page that was written.
+    """A page that was written.
 
     Attributes:
-        path: Where.
-        bytes: Its size.
-        runs: The runs on it.
-        notes: What could not be shown, and why.
+        path: Path of the HTML file.
+        bytes: Size of the file.
+        runs: Run directories on the page.
+        notes: Parts that could not be shown, each with the reason.
     """
 
     path: str
@@ -58,134 +65,156 @@ def report(
     checkpoint: str | None = None,
     device: str | None = None,
 ) -> Report:
-    """Evaluates runs on their test split, or else on validation, and writes a page about them.
+    """Evaluate runs on their test split, or else on validation, and write a page about them.
 
-    What was recorded is shown even where a run can't be evaluated any more.
+    For a run that can't be evaluated any more, the page shows what was recorded.
 
     Args:
         runs: A run directory, or several.
-        output: The HTML file; `report.html` in the first run if not given.
-        checkpoint: See `load_trained`.
-        device: Instead of the config's.
+        output: Path of the HTML file (default: `report.html` in the first run).
+        checkpoint: Name of the checkpoint, as for `load_trained`.
+        device: Overrides the device of the config.
 
     Raises:
-        RunError: One is no run directory, or the file can't be written.
+        RunError: A directory is not a run directory, or the file can't be written.
         UsageError: No run is given.
     """
-    places = as_paths(runs)
-    if not places:
-        raise UsageError("give at least one run directory")
-    told = [_told(Run.open(place), checkpoint, device) for place in places]
-    for detail in DETAILS:
-        content = _page(told, detail).encode(errors="replace")
-        if len(content) < MOST_BYTES:
+    directories = as_paths(runs)
+    if not directories:
+        raise UsageError("expected at least one run directory, got none")
+    reported = [_collect(Run.open(path), checkpoint, device) for path in directories]
+    for detail in DETAIL_LEVELS:
+        content = _page(reported, detail).encode(errors="replace")
+        if len(content) < MAX_BYTES:
             break
     else:
-        raise RunError(f"{len(places)} runs are too many for a page of 3 MB: give fewer")
-    path = places[0] / "report.html" if output is None else Path(output)
+        raise RunError(
+            f"a page about {len(directories)} runs exceeds {MAX_BYTES // 1_000_000} MB: "
+            "give fewer runs"
+        )
+    path = directories[0] / "report.html" if output is None else Path(output)
     try:
         write_atomically(path, content)
     except OSError as error:
         raise RunError(f"{path}: can't be written: {error.strerror or error}") from error
-    notes = [f"{one.place}: {note}" for one in told for note in one.notes]
-    return Report(str(path), len(content), [one.place for one in told], notes)
+    notes = [f"{run.directory}: {note}" for run in reported for note in run.notes]
+    return Report(str(path), len(content), [run.directory for run in reported], notes)
 
 
-def _told(run: Run, checkpoint: str | None, device: str | None) -> Told:
+def _collect(run: Run, checkpoint: str | None, device: str | None) -> ReportedRun:
+    """Read what a run recorded, and evaluate it if possible."""
     notes: list[str] = []
-    evaluated = None
+    evaluation = num_parameters = model_bytes = None
     try:
-        evaluated = _evaluated(run, checkpoint, device, notes)
+        trained = load_trained(run.directory, checkpoint, device, overrides=OVERRIDES)
+        notes += trained.changes
+        num_parameters = sum(parameter.numel() for parameter in trained.task.model.parameters())
+        model_bytes = num_bytes(trained.task.model.state_dict())
+        evaluation = _evaluate(trained, run, notes)
     except (DataError, RunError, UsageError) as error:
         notes.append(f"not evaluated: {error}")
     try:
         record = run.record()
-    except RunError as error:  # it was killed before there was one
+    except RunError as error:  # the process ended before it wrote one
         notes.append(str(error))
         record = {}
     summary = run.summary()
-    return Told(
-        place=str(run.directory),
+    name, model = _names(run)
+    return ReportedRun(
+        directory=str(run.directory),
         state=run.state,
+        name=name,
+        model=model,
         config=run.config_text(),
         scalars=read_scalars(run.metrics_path),
         summary=asdict(summary) if summary else {},
         record=record,
-        evaluated=evaluated,
+        num_parameters=num_parameters,
+        model_bytes=model_bytes,
+        evaluation=evaluation,
         notes=notes,
     )
 
 
-def _evaluated(run: Run, checkpoint: str | None, device: str | None, notes: list[str]) -> Evaluated:
-    trained = load_trained(run.directory, checkpoint, device, overrides=SHOWN)
-    notes += trained.changes
+def _names(run: Run) -> tuple[str, str]:
+    """Return the names of the experiment and of its model; empty where the config has none."""
+    try:
+        config = run.config()
+        return str(config["name"]), str(config["model"]["name"])
+    except (RunError, KeyError, TypeError):
+        return "", ""
+
+
+def _evaluate(trained: Trained, run: Run, notes: list[str]) -> Evaluation:
     record = run.record()
-    data = build_data(
-        trained.experiment,
-        trained.machine,
-        tell,
-        record["data_folder"],
-    )
-    before = record["data"]
-    if before["fingerprint"] != fingerprint(data):
+    data = build_data(trained.experiment, trained.machine, tell, record["data_folder"])
+    recorded = record["data"]
+    if recorded["fingerprint"] != fingerprint(data):
         notes.append(
-            f"evaluated on {data.source}, which is not the data that the run was trained on, "
-            f"{before['source']}"
+            f"evaluated on {data.source}, which differs from the data of the training, "
+            f"{recorded['source']}"
         )
-    split, samples = _split_of(data)
-    size = trained.experiment.train.samples_at_once
+    split, samples = _choose_split(data)
+    batch_size = trained.experiment.train.samples_at_once
     with torch.inference_mode(), trained.machine.numerics.autocast():
-        metrics = trained.task.evaluate(samples.batches(size))
-        judged = _judged(trained, samples.batches(size))
-    pages = [] if judged is not None else trained.task.pages()
-    place = trained.checkpoint.name
-    return Evaluated(place, split, len(samples), trained.spec, metrics, judged, pages)
+        metrics = trained.task.evaluate(samples.batches(batch_size))
+        analysis = _analyze(trained, samples.batches(batch_size))
+    pages = [] if analysis is not None else trained.task.pages()
+    name = trained.checkpoint.name
+    return Evaluation(name, split, len(samples), trained.spec, metrics, analysis, pages)
 
 
-def _split_of(data: Data):
+def _choose_split(data: Data) -> tuple[str, Split]:
     for name, samples in (("test", data.test), ("validation", data.validation)):
         if samples is not None:
             return name, samples
     return "training", data.train
 
 
-def _judged(
+def _analyze(
     trained: Trained, batches: Iterator[Batch]
 ) -> ClassificationAnalysis | RegressionAnalysis | None:
-    """Right and wrong answers; None where a task does not answer questions."""
-    task, spec, most = trained.task, trained.spec, DETAILS[0].mistakes
+    """Analyze the predictions; None for a task without predictions."""
+    task, spec, num_errors = trained.task, trained.spec, DETAIL_LEVELS[0].num_errors
     if not isinstance(task, Supervised):
         return None
-    judged = ClassificationAnalysis(spec, most) if spec.num_classes else RegressionAnalysis(most)
+    if spec.num_classes:
+        analysis = ClassificationAnalysis(spec, num_errors)
+    else:
+        analysis = RegressionAnalysis(num_errors)
     for batch in batches:
         predictions = task.predict(batch.inputs)
         targets = task.loss_function.targets(batch.targets)
-        judged.update(batch.inputs, predictions, targets, batch.index)
-    return judged
+        analysis.update(batch.inputs, predictions, targets, batch.index)
+    return analysis
 
 
-def _page(told: Sequence[Told], detail: Detail) -> str:
-    several = len(told) > 1
-    title = f"{len(told)} runs" if several else told[0].place
-    written = f"Written by dltrain {__version__} on {time.strftime('%Y-%m-%d %H:%M')}."
-    body = ["<header><h1>Run report</h1>", paragraph(written, "soft"), "</header><main>"]
+def _page(reported: Sequence[ReportedRun], detail: DetailLevel) -> str:
+    several = len(reported) > 1
+    title = f"{len(reported)} runs" if several else reported[0].name or reported[0].directory
+    written = f"Report by dltrain {__version__}, {time.strftime('%Y-%m-%d %H:%M')}"
+    body = [f"<header><h1>{escape(title)}</h1>", paragraph(written, "soft"), "</header><main>"]
     if several:
-        body.append(_overview(told))
-    body += [article(one, number, detail) for number, one in enumerate(told)]
+        body.append(_comparison(reported))
+    body += [article(run, number, detail) for number, run in enumerate(reported)]
     return document(f"{title} - dltrain", "".join([*body, "</main>"]))
 
 
-def _overview(told: Sequence[Told]) -> str:
-    """The runs side by side."""
-    found = [dict(one.evaluated.metrics) if one.evaluated else {} for one in told]
-    names = list(dict.fromkeys(name for metrics in found for name in metrics))
+def _comparison(reported: Sequence[ReportedRun]) -> str:
+    """Return a table and charts of all runs side by side."""
+    measured = [dict(run.evaluation.metrics) if run.evaluation else {} for run in reported]
+    names = list(dict.fromkeys(name for metrics in measured for name in metrics))
     rows = [
-        (one.place, one.state, *(f"{metrics[n]:.5g}" if n in metrics else "" for n in names))
-        for one, metrics in zip(told, found, strict=True)
+        (
+            run.directory,
+            run.state,
+            *(format_number(metrics[n]) if n in metrics else "" for n in names),
+        )
+        for run, metrics in zip(reported, measured, strict=True)
     ]
     lines: dict[str, list[Series]] = {}
-    for one in told:
-        for name, points in one.scalars.items():
+    for color, run in enumerate(reported):
+        for name, points in run.scalars.items():
             if name.startswith("val/"):
-                lines.setdefault(name, []).append(Series(one.place, points))
+                lines.setdefault(name, []).append(Series(run.directory, points, color))
     return section("Overview", table(["run", "state", *names], rows), charts(lines), level=2)

@@ -1,4 +1,4 @@
-"""What a model gets right and wrong on a split: counts of fixed size, and the worst mistakes."""
+"""Analysis of predictions on a split: error counts, calibration and the largest errors."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from dltrain.metrics.classification import ConfusionMatrix, predicted_classes
 from dltrain.spec import DataSpec
 
 BINS = 15
-"""Bins of confidence, as many as Guo et al. use."""
+"""Number of confidence bins, as in Guo et al., 2017."""
 
 
 @dataclass(frozen=True)
-class Mistake:
-    """A sample that the model gets wrong.
+class PredictionError:
+    """A sample whose prediction is wrong.
 
     Attributes:
-        index: Its number in the split.
-        size: What it is sorted by.
+        index: Index of the sample in the split.
+        size: Size of the error: the cross-entropy of a class, or the mean absolute error of values.
         inputs: (*input_shape), on the CPU.
         prediction: (classes,) probabilities, or (values,).
         target: () the class, or (values,).
@@ -33,35 +33,39 @@ class Mistake:
     target: Tensor
 
 
-class Worst:
-    """The samples with the largest errors."""
+class LargestErrors:
+    """The samples with the largest errors, in descending order.
+
+    Args:
+        count: Maximum number of samples to keep.
+    """
 
     def __init__(self, count: int) -> None:
         self.count = count
-        self.found: list[Mistake] = []
+        self.found: list[PredictionError] = []
 
     def update(
         self, inputs: Tensor, predictions: Tensor, targets: Tensor, index: Tensor, sizes: Tensor
     ) -> None:
-        """Adds a batch; `sizes`, (batch,), are the errors, 0 where there is none."""
+        """Add a batch; `sizes`, (batch,), are the errors, 0 for a correct prediction."""
         best = sizes.topk(min(self.count, len(sizes)))
         for size, row in zip(best.values.tolist(), best.indices.tolist(), strict=True):
             if size > 0:
                 sample = (values[row].cpu() for values in (inputs, predictions, targets))
-                self.found.append(Mistake(int(index[row]), size, *sample))
-        self.found = sorted(self.found, key=lambda mistake: -mistake.size)[: self.count]
+                self.found.append(PredictionError(int(index[row]), size, *sample))
+        self.found = sorted(self.found, key=lambda error: -error.size)[: self.count]
 
 
 class Calibration:
-    """How far confidence and accuracy agree."""
+    """Agreement of confidence and accuracy."""
 
     def __init__(self) -> None:
         self.sums = torch.zeros(3, BINS, dtype=torch.float64)
 
     def update(self, probabilities: Tensor, targets: Tensor) -> None:
-        """Adds a batch: (batch, classes) probabilities and (batch,) int64 classes.
+        """Add a batch: (batch, classes) probabilities and (batch,) int64 classes.
 
-        Samples with a NaN probability are left out: they have no confidence.
+        Samples with a NaN probability have no confidence and are left out.
         """
         defined = ~probabilities.isnan().any(dim=1)
         confidence, guesses = probabilities[defined].cpu().double().max(dim=1)
@@ -71,7 +75,7 @@ class Calibration:
 
     @property
     def bins(self) -> list[tuple[int, float, float]]:
-        """Samples, mean confidence and accuracy of each bin of confidence."""
+        """Number of samples, mean confidence and accuracy of each confidence bin."""
         count, confidence, right = self.sums
         some = count.clamp(min=1)
         return list(
@@ -85,35 +89,40 @@ class Calibration:
 
     @property
     def error(self) -> float:
-        """Expected calibration error: the mean gap over samples, by bin of confidence.
+        """Expected calibration error: the gap of each bin, averaged over samples.
 
-        Guo et al., "On calibration of modern neural networks", 2017, equation 3; bin m holds the
-        confidences in ((m - 1) / 15, m / 15].
+        Source: Guo et al., "On calibration of modern neural networks", 2017, equation 3. Bin m
+        contains the confidences in ((m - 1) / 15, m / 15].
         """
         count, confidence, right = self.sums
         return float((confidence - right).abs().sum() / count.sum().clamp(min=1))
 
 
 class ClassificationAnalysis:
-    """What a classifier makes of a split."""
+    """Confusion matrix, calibration and largest errors of a classifier.
 
-    def __init__(self, spec: DataSpec, worst: int) -> None:
+    Args:
+        spec: Spec of the data, with the class names.
+        num_errors: Maximum number of errors to keep.
+    """
+
+    def __init__(self, spec: DataSpec, num_errors: int) -> None:
         self.names = spec.class_names
         self.confusion, self.calibration = ConfusionMatrix(spec), Calibration()
-        self.worst = Worst(worst)
+        self.largest = LargestErrors(num_errors)
 
     def update(self, inputs: Tensor, probabilities: Tensor, targets: Tensor, index: Tensor) -> None:
-        """Adds a batch; see `Mistake` for the shapes of a sample."""
+        """Add a batch; `PredictionError` has the shapes of a sample."""
         self.confusion.update(probabilities, targets)
         self.calibration.update(probabilities, targets)
         truth = probabilities.gather(1, targets[:, None]).squeeze(1).cpu().double()
         losses = -truth.clamp(min=1e-300).log()
         losses = losses.nan_to_num(nan=float("inf"))
         wrong = (predicted_classes(probabilities) != targets).cpu()
-        self.worst.update(inputs, probabilities, targets, index, losses.where(wrong, 0.0))
+        self.largest.update(inputs, probabilities, targets, index, losses.where(wrong, 0.0))
 
     def per_class(self) -> list[tuple[str, int, float, float, float]]:
-        """Name, samples, precision, recall and F1 of each class; 0 where undefined."""
+        """Return name, samples, precision, recall and F1 of each class; undefined values are 0."""
         counts = self.confusion.matrix.cpu().double()
         hits, predicted, actual = counts.diag(), counts.sum(dim=0), counts.sum(dim=1)
         columns = (
@@ -125,7 +134,7 @@ class ClassificationAnalysis:
         return list(zip(self.names, actual.int().tolist(), *values, strict=True))
 
     def confusions(self, most: int = 10) -> list[tuple[str, str, int]]:
-        """The most frequent confusions: truth, prediction, samples."""
+        """Return the most frequent confusions: true class, predicted class, number of samples."""
         counts = self.confusion.matrix.cpu().clone().fill_diagonal_(0)
         best = counts.flatten().topk(min(most, counts.numel()))
         return [
@@ -136,14 +145,21 @@ class ClassificationAnalysis:
 
 
 class RegressionAnalysis:
-    """What a regression makes of a split."""
+    """Pairs of true and predicted values, and the largest errors, of a regression.
 
-    def __init__(self, worst: int) -> None:
+    Args:
+        num_errors: Maximum number of errors to keep.
+
+    Attributes:
+        pairs: True and predicted value of each sample; the first one where there are several.
+    """
+
+    def __init__(self, num_errors: int) -> None:
         self.pairs: list[tuple[float, float]] = []
-        self.worst = Worst(worst)
+        self.largest = LargestErrors(num_errors)
 
     def update(self, inputs: Tensor, predictions: Tensor, targets: Tensor, index: Tensor) -> None:
-        """Adds a batch; see `Mistake` for the shapes of a sample."""
+        """Add a batch; `PredictionError` has the shapes of a sample."""
         self.pairs += zip(targets[:, 0].tolist(), predictions[:, 0].tolist(), strict=True)
         sizes = (predictions - targets).abs().mean(dim=1)
-        self.worst.update(inputs, predictions, targets, index, sizes.nan_to_num(nan=float("inf")))
+        self.largest.update(inputs, predictions, targets, index, sizes.nan_to_num(nan=float("inf")))

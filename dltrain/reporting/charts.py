@@ -1,4 +1,4 @@
-"""Charts as SVG: plain text, sharp at every size, coloured by the page's style sheet."""
+"""Charts as inline SVG: text without scripts, whose colors come from the page's style sheet."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from dltrain.reporting.formatting import format_number
 from dltrain.reporting.html import escape
 
 WIDTH, HEIGHT = 420, 240
-LEFT, RIGHT, TOP, BOTTOM = 64, 12, 12, 40
+LEFT, RIGHT, TOP, BOTTOM = 64, 20, 12, 40
 NUM_COLORS = 6
 STANDALONE_TOP = 46
 STANDALONE_STYLE = (
@@ -21,102 +22,142 @@ STANDALONE_STYLE = (
     ".s5{--c:#0e7490}"
 )
 MAX_POINTS = 400
-"""More would not be seen: a chart is some 350 pixels wide."""
+"""Points drawn of a line: a chart is about 350 pixels wide, so more would not be visible."""
 
+MAX_MARKERS = 12
+"""A line of at most this many points has a marker at each of them."""
 
 MAX_AXIS_VALUE = 1e300
-"""Of a value on an axis: the difference of larger ones may be infinite."""
+"""Larger values are drawn at the edge: the difference of two of them may overflow."""
 
 
 @dataclass(frozen=True)
 class Series:
-    """A line: its name in the legend, and its points; None is a value that was not finite."""
+    """A line of a chart.
+
+    Attributes:
+        name: Name in the legend.
+        points: Pairs of x and y; y is None where the value was not finite.
+        color: Index of its color; by default its position in the chart.
+    """
 
     name: str
     points: Sequence[tuple[float, float | None]]
+    color: int | None = None
+
+    @property
+    def finite(self) -> list[tuple[float, float]]:
+        """The points with a finite value."""
+        return [(x, y) for x, y in self.points if y is not None]
 
 
-def line_chart(title: str, series: Sequence[Series], x_label: str = "step") -> str:
-    """Lines over a common axis, with a legend.
+def line_chart(
+    title: str, series: Sequence[Series], x_label: str = "step", *, show_last: bool = False
+) -> str:
+    """Draw lines over a common axis, with a legend.
 
     Args:
-        title: What the values are.
-        series: At least one finite value in all.
-        x_label: What the points lie along.
+        title: Name of the values.
+        series: The lines; together they must have a finite value.
+        x_label: Name of the horizontal axis.
+        show_last: Whether the legend shows the last value of each line.
     """
-    lines = [Series(line.name, downsample(line.points)) for line in series]
-    drawn = _lines(lines, x_label)
-    return figure(title, drawn, _told(lines), [line.name for line in lines])
+    lines = _prepare(series)
+    legend = [(line.name, _last(line) if show_last else "", _color(line)) for line in lines]
+    return figure(title, _draw_lines(lines, x_label), _describe(lines), legend)
 
 
 def standalone_line_chart(title: str, series: Sequence[Series], x_label: str = "step") -> str:
-    """The same as a whole SVG file, which brings its title, its legend and its colours along.
+    """Draw the same chart as a complete SVG file with its own title, legend and colors.
 
-    A notebook shows it as a picture: no style of the page reaches it, and none of its own leaks.
+    A notebook embeds it as an image, so that no style of the page reaches it, or the reverse.
     """
-    lines = [Series(line.name, downsample(line.points)) for line in series]
+    lines = _prepare(series)
     keys, left = "", LEFT
-    for number, line in enumerate(lines):
-        colour = number % NUM_COLORS
+    for line in lines:
         keys += (
-            f'<path class="line s{colour}" d="M{left} {STANDALONE_TOP - 12}h18"/>'
+            f'<path class="line s{_color(line)}" d="M{left} {STANDALONE_TOP - 12}h18"/>'
             f'<text x="{left + 23}" y="{STANDALONE_TOP - 8}">{escape(line.name)}</text>'
         )
         left += 40 + 7 * len(line.name)
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" '
         f'width="{WIDTH}" height="{HEIGHT + STANDALONE_TOP}" '
-        f'role="img" aria-label="{escape(title)}. {escape(_told(lines))}">'
+        f'role="img" aria-label="{escape(title)}. {escape(_describe(lines))}">'
         f"<style>{STANDALONE_STYLE}</style>"
         '<rect class="paper" width="100%" height="100%" rx="8"/>'
         f'<text class="title" x="{LEFT}" y="20">{escape(title)}</text>{keys}'
-        f'<g transform="translate(0 {STANDALONE_TOP})">{_lines(lines, x_label)}</g></svg>'
+        f'<g transform="translate(0 {STANDALONE_TOP})">{_draw_lines(lines, x_label)}</g></svg>'
     )
 
 
-def _lines(lines: Sequence[Series], x_label: str) -> str:
-    known = [(x, y) for line in lines for x, y in line.points if y is not None]
-    axes = _Axes([x for x, _ in known], [y for _, y in known])
+def _prepare(series: Sequence[Series]) -> list[Series]:
+    """Downsample the lines and give each a color."""
+    return [
+        Series(line.name, downsample(line.points), number if line.color is None else line.color)
+        for number, line in enumerate(series)
+    ]
+
+
+def _color(line: Series) -> int:
+    return (line.color or 0) % NUM_COLORS
+
+
+def _last(line: Series) -> str:
+    return format_number(line.finite[-1][1], 4) if line.finite else "not finite"
+
+
+def _draw_lines(lines: Sequence[Series], x_label: str) -> str:
+    points = [point for line in lines for point in line.finite]
+    axes = _Axes([x for x, _ in points], [y for _, y in points], tight=True)
     drawn = [axes.draw(x_label)]
-    for number, line in enumerate(lines):
-        kind = f"line s{number % NUM_COLORS}" + (" again" if number >= NUM_COLORS else "")
+    for line in lines:
+        dashed = " again" if (line.color or 0) >= NUM_COLORS else ""
+        kind = f"line s{_color(line)}{dashed}"
         drawn.append(f'<path class="{kind}" d="{axes.path(line.points)}"/>')
-        last = [point for point in line.points if point[1] is not None][-1:]
-        drawn += [
-            f'<circle class="dot s{number % NUM_COLORS}" cx="{axes.x(x):.1f}" '
-            f'cy="{axes.y(y):.1f}" r="2.5"/>'
-            for x, y in last
-            if y is not None
-        ]
+        # A short line shows where it was measured, a single value can be seen at all.
+        finite = line.finite
+        marked = finite if len(finite) <= MAX_MARKERS else finite[-1:]
+        radius = 4 if len(finite) == 1 else 2.5
+        for x, y in marked:
+            label = escape(f"{line.name}: {y:.5g} at {x_label} {x:g}")
+            drawn.append(
+                f'<circle class="dot s{_color(line)}" cx="{axes.x(x):.1f}" '
+                f'cy="{axes.y(y):.1f}" r="{radius}"><title>{label}</title></circle>'
+            )
     return "".join(drawn)
 
 
 def scatter_plot(
     title: str, points: Sequence[tuple[float, float]], x_label: str, y_label: str
 ) -> str:
-    """Finite points, and the line where both values are equal; nothing where there is none."""
+    """Draw points over the diagonal on which both values are equal.
+
+    Points that are not finite are left out; without any other the result is empty.
+    """
     points = [point for point in points if all(map(math.isfinite, point))]
     if not points:
         return ""
-    both = [value for point in points for value in point]
-    axes = _Axes(both, both)
+    values = [value for point in points for value in point]
+    axes = _Axes(values, values)
     low, high = axes.x_ticks[0], axes.x_ticks[-1]
     drawn = axes.draw(x_label, y_label) + _diagonal(axes, low, high)
     for x, y in downsample(points):
-        if y is not None:
-            drawn += (
-                f'<circle class="dot faint s0" cx="{axes.x(x):.1f}" cy="{axes.y(y):.1f}" r="2.5"/>'
-            )
-    told = f"{len(points)} samples from {low:.6g} to {high:.6g}; on the dashed line both are equal."
-    return figure(title, drawn, told)
+        drawn += f'<circle class="dot faint s0" cx="{axes.x(x):.1f}" cy="{axes.y(y):.1f}" r="2.5"/>'
+    description = (
+        f"{len(points)} samples from {low:.6g} to {high:.6g}; "
+        "on the dashed line both values are equal."
+    )
+    return figure(title, drawn, description)
 
 
 def reliability_diagram(title: str, bins: Sequence[tuple[int, float, float]]) -> str:
-    """A reliability diagram: accuracy by confidence, against the line where both are equal.
+    """Draw accuracy by confidence as bars, over the diagonal on which both are equal.
 
     Args:
         title: Its heading.
-        bins: Samples, mean confidence and accuracy, of bins of equal width from 0 to 1.
+        bins: For each of the bins of equal width from 0 to 1, the number of samples, the mean
+            confidence and the accuracy.
     """
     axes = _Axes([0.0, 1.0], [0.0, 1.0])
     drawn = axes.draw("confidence", "accuracy")
@@ -125,32 +166,58 @@ def reliability_diagram(title: str, bins: Sequence[tuple[int, float, float]]) ->
         if not count:
             continue
         left, right = axes.x(number * width) + 1, axes.x((number + 1) * width) - 1
-        told = f"confidence {confidence:.1%}, accuracy {accuracy:.1%}, {count} samples"
+        label = f"confidence {confidence:.1%}, accuracy {accuracy:.1%}, {count} samples"
         drawn += (
             f'<rect class="bar s0" x="{left:.1f}" y="{axes.y(accuracy):.1f}" '
             f'width="{right - left:.1f}" height="{axes.y(0) - axes.y(accuracy):.1f}">'
-            f"<title>{told}</title></rect>"
+            f"<title>{label}</title></rect>"
         )
     drawn += _diagonal(axes, 0.0, 1.0)
-    told = "Bars are the accuracy of samples of like confidence; perfect ones reach the diagonal."
-    return figure(title, drawn, told)
+    description = "Bars show the accuracy of the samples of a bin; the dashed line is ideal."
+    return figure(title, drawn, description)
+
+
+def bar_chart(title: str, fractions: Mapping[str, float], description: str) -> str:
+    """Draw a bar for each fraction of a whole, the largest first.
+
+    Args:
+        title: Name of the whole.
+        fractions: From 0 to 1, by name; at least one.
+        description: The meaning of the bars, for screen readers.
+    """
+    height, left = 24, 150
+    drawn = ""
+    for number, (name, value) in enumerate(sorted(fractions.items(), key=lambda item: -item[1])):
+        top, width = TOP + number * height, value * (WIDTH - left - 50)
+        drawn += (
+            f'<text x="{left - 6}" y="{top + 15}" text-anchor="end">'
+            f"{escape(truncate_start(name))}</text>"
+            f'<rect class="bar s0" x="{left}" y="{top + 3}" width="{width:.1f}" height="16">'
+            f"<title>{escape(name)}: {value:.1%}</title></rect>"
+            f'<text x="{left + width + 6:.1f}" y="{top + 15}">{value:.0%}</text>'
+        )
+    return figure(title, drawn, description, size=(WIDTH, 2 * TOP + height * len(fractions)))
 
 
 def downsample(points: Sequence[tuple], most: int = MAX_POINTS) -> list[tuple]:
-    """At most so many points, evenly spaced, the last one always among them."""
+    """Return at most `most` points, evenly spaced, always with the last one."""
     stride = math.ceil(len(points) / most) or 1
     return list(points[::-1][::stride][::-1])
 
 
 def ticks(low: float, high: float, about: int = 5) -> list[float]:
-    """Round numbers that enclose two values, in steps of 1, 2 or 5 times a power of ten.
+    """Return round numbers that enclose two values, in steps of 1, 2 or 5 times a power of ten.
 
+    Ticks stay between 0 and 1 where both values do, as a fraction such as an accuracy does.
     Values beyond `MAX_AXIS_VALUE` lie outside.
     """
     low, high = (min(max(end, -MAX_AXIS_VALUE), MAX_AXIS_VALUE) for end in (low, high))
+    is_fraction = 0 <= low <= high <= 1
     if high - low <= max(1e-12 * max(abs(low), abs(high)), 1 / MAX_AXIS_VALUE):
         margin = abs(low) * 0.1 if abs(low) > 1e-290 else 1.0
         low, high = low - margin, high + margin
+    if is_fraction:
+        low, high = max(low, 0.0), min(high, 1.0)
     rough = (high - low) / about
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(f * power for f in (1, 2, 5, 10) if f * power >= rough * 0.999)
@@ -159,16 +226,26 @@ def ticks(low: float, high: float, about: int = 5) -> list[float]:
 
 
 class _Axes:
-    """Where values lie in the picture."""
+    """A mapping of values to pixels.
 
-    def __init__(self, xs: Sequence[float], ys: Sequence[float]) -> None:
-        self.x_ticks = ticks(min(xs), max(xs))
-        self.y_ticks = ticks(min(ys), max(ys))
+    Args:
+        xs: Values along the horizontal axis.
+        ys: Values along the vertical axis.
+        tight: Whether the horizontal axis ends at the outermost values, and not at round numbers.
+    """
+
+    def __init__(self, xs: Sequence[float], ys: Sequence[float], *, tight: bool = False) -> None:
+        self.x_ticks, self.y_ticks = ticks(min(xs), max(xs)), ticks(min(ys), max(ys))
+        self._low, self._high = self.x_ticks[0], self.x_ticks[-1]
+        if tight and min(xs) < max(xs):
+            self._low, self._high = min(xs), max(xs)
+            self.x_ticks = [value for value in self.x_ticks if self._low <= value <= self._high]
+        if tight and all(float(value).is_integer() for value in xs):  # there is no step 7.5
+            self.x_ticks = [value for value in self.x_ticks if float(value).is_integer()]
 
     def x(self, value: float) -> float:
-        low, high = self.x_ticks[0], self.x_ticks[-1]
-        value = min(max(value, low), high)
-        return LEFT + (value - low) / (high - low) * (WIDTH - LEFT - RIGHT)
+        value = min(max(value, self._low), self._high)
+        return LEFT + (value - self._low) / (self._high - self._low) * (WIDTH - LEFT - RIGHT)
 
     def y(self, value: float) -> float:
         low, high = self.y_ticks[0], self.y_ticks[-1]
@@ -176,30 +253,31 @@ class _Axes:
         return HEIGHT - BOTTOM - (value - low) / (high - low) * (HEIGHT - TOP - BOTTOM)
 
     def path(self, points: Sequence[tuple[float, float | None]]) -> str:
-        """Broken where a value is None."""
-        words, pen = [], "M"
+        """Return a line through the points, interrupted where a value is None."""
+        commands, pen = [], "M"
         for x, y in points:
             if y is None:
                 pen = "M"
                 continue
-            words.append(f"{pen}{self.x(x):.1f} {self.y(y):.1f}")
+            commands.append(f"{pen}{self.x(x):.1f} {self.y(y):.1f}")
             pen = "L"
-        return "".join(words)
+        return "".join(commands)
 
     def draw(self, x_label: str, y_label: str = "") -> str:
+        """Return grid lines, tick labels and axis labels."""
         drawn = []
         for value in self.y_ticks:
             y = self.y(value)
             drawn.append(
                 f'<path class="grid" d="M{LEFT} {y:.1f}H{WIDTH - RIGHT}"/>'
-                f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{_number(value)}</text>'
+                f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">'
+                f"{_tick_label(value)}</text>"
             )
-        for place, value in enumerate(self.x_ticks):
-            anchor = "end" if place == len(self.x_ticks) - 1 else "middle"
-            drawn.append(
-                f'<text x="{self.x(value):.1f}" y="{HEIGHT - BOTTOM + 16}" '
-                f'text-anchor="{anchor}">{_number(value)}</text>'
-            )
+        drawn += [
+            f'<text x="{self.x(value):.1f}" y="{HEIGHT - BOTTOM + 16}" '
+            f'text-anchor="middle">{_tick_label(value)}</text>'
+            for value in self.x_ticks
+        ]
         middle = (LEFT + WIDTH - RIGHT) / 2
         drawn.append(
             f'<text x="{middle}" y="{HEIGHT - 6}" text-anchor="middle">{escape(x_label)}</text>'
@@ -207,14 +285,16 @@ class _Axes:
         if y_label:
             upright = (HEIGHT - BOTTOM + TOP) / 2
             drawn.append(
-                f'<text transform="translate(12 {upright}) rotate(-90)" '
+                f'<text transform="translate(14 {upright}) rotate(-90)" '
                 f'text-anchor="middle">{escape(y_label)}</text>'
             )
         return "".join(drawn)
 
 
-def _number(value: float) -> str:
-    """Short enough for an axis: 20000 is 20k."""
+def _tick_label(value: float) -> str:
+    """Format a number for an axis: 20000 becomes 20k."""
+    if abs(value) >= 1e12:
+        return f"{value:.2g}".replace("e+", "e")
     for size, unit in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
         if abs(value) >= size:
             return f"{value / (1e3 if unit == 'k' else size):.4g}{unit}"
@@ -226,61 +306,47 @@ def _diagonal(axes: _Axes, low: float, high: float) -> str:
     return f'<path class="ideal" d="{points}"/>'
 
 
-def _told(lines: Sequence[Series]) -> str:
-    """The lines in words, for those who hear the page."""
-    told = []
+def _describe(lines: Sequence[Series]) -> str:
+    """Describe the lines in words, for screen readers."""
+    parts = []
     for line in lines:
-        known = [y for _, y in line.points if y is not None]
-        if known:
-            told.append(
-                f"{line.name}: from {known[0]:.4g} to {known[-1]:.4g}, "
-                f"lowest {min(known):.4g}, highest {max(known):.4g}"
+        if values := [y for _, y in line.finite]:
+            parts.append(
+                f"{line.name}: from {values[0]:.4g} to {values[-1]:.4g}, "
+                f"lowest {min(values):.4g}, highest {max(values):.4g}"
             )
-    return "; ".join(told) + "."
-
-
-def bar_chart(title: str, shares: Mapping[str, float], told: str) -> str:
-    """Shares of a whole, a bar each, the largest first.
-
-    Args:
-        title: What they are shares of.
-        shares: From 0 to 1, by name; at least one.
-        told: What they mean.
-    """
-    height, left = 24, 150
-    drawn = ""
-    for number, (name, share) in enumerate(sorted(shares.items(), key=lambda item: -item[1])):
-        top, width = TOP + number * height, share * (WIDTH - left - 50)
-        drawn += (
-            f'<text x="{left - 6}" y="{top + 15}" text-anchor="end">'
-            f"{escape(truncate_start(name))}</text>"
-            f'<rect class="bar s0" x="{left}" y="{top + 3}" width="{width:.1f}" height="16">'
-            f"<title>{escape(name)}: {share:.1%}</title></rect>"
-            f'<text x="{left + width + 6:.1f}" y="{top + 15}">{share:.0%}</text>'
-        )
-    return figure(title, drawn, told, size=(WIDTH, 2 * TOP + height * len(shares)))
+    return "; ".join(parts) + "."
 
 
 def truncate_start(name: str, most: int = 20) -> str:
-    """The end of a name, which tells most of a key."""
+    """Keep the end of a name: the last part of a config key says the most."""
     return name if len(name) <= most else f"…{name[1 - most :]}"
 
 
 def figure(
     title: str,
     drawn: str,
-    told: str,
-    legend: Sequence[str] = (),
+    description: str,
+    legend: Sequence[tuple[str, str, int]] = (),
     size: tuple[int, int] = (WIDTH, HEIGHT),
 ) -> str:
-    """A chart: its title, its legend, what is drawn, and what that says to those who hear it."""
+    """Wrap a drawing in a titled figure.
+
+    Args:
+        title: Its caption.
+        drawn: The content of the SVG element.
+        description: What it shows, for screen readers.
+        legend: Name, value and color of each line.
+        size: Width and height of the drawing.
+    """
     keys = "".join(
-        f'<li><span class="key s{number % NUM_COLORS}"></span>{escape(name)}</li>'
-        for number, name in enumerate(legend)
+        f'<li><span class="key s{color}"></span>{escape(name)}'
+        + (f' <span class="soft">{escape(value)}</span></li>' if value else "</li>")
+        for name, value, color in legend
     )
     shown = f'<ul class="legend">{keys}</ul>' if legend else ""
     return (
         f'<figure class="chart"><figcaption>{escape(title)}</figcaption>{shown}'
         f'<svg viewBox="0 0 {size[0]} {size[1]}" role="img" aria-label="{escape(title)}. '
-        f'{escape(told)}">{drawn}</svg></figure>'
+        f'{escape(description)}">{drawn}</svg></figure>'
     )

@@ -1,10 +1,10 @@
-"""A run, section by section."""
+"""Sections of a report about one run."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from torch import Tensor
 
@@ -12,13 +12,19 @@ from dltrain.data.tokens import text_of
 from dltrain.metrics.classification import predicted_classes
 from dltrain.plain import decimal
 from dltrain.recording.metrics_file import Scalars
-from dltrain.reporting.analysis import ClassificationAnalysis, Mistake, RegressionAnalysis
+from dltrain.reporting.analysis import (
+    BINS,
+    ClassificationAnalysis,
+    PredictionError,
+    RegressionAnalysis,
+)
 from dltrain.reporting.charts import Series, line_chart, reliability_diagram, scatter_plot
+from dltrain.reporting.formatting import format_bytes, format_number
 from dltrain.reporting.html import (
+    confusion_matrix,
     escape,
-    matrix,
+    image,
     paragraph,
-    picture,
     preformatted,
     section,
     table,
@@ -28,261 +34,381 @@ from dltrain.spec import DataSpec, ImageInputs, TableInputs, TextInputs
 from dltrain.task import Page
 from dltrain.tasks.pages import to_pixels
 
-MOST_CLASSES = 30
-"""Above this many classes a confusion matrix is a list of its largest entries."""
+MAX_MATRIX_CLASSES = 30
+"""With more classes, the report lists the most frequent confusions instead of the whole matrix."""
 
-MOST_CHARTS = 18
-MOST_WORDS = 400
-"""Characters of a text in the gallery."""
+MAX_CHARTS = 18
+MAX_TEXT_CHARACTERS = 400
+MAX_TABLE_COLUMNS = 8
+MAX_OUTPUTS = 4
+"""Values of a prediction that a table of errors shows."""
+
+SPLIT_LABELS = {"train": "training", "val": "validation"}
+PAGE_CAPTIONS = {
+    "reconstructions": "Rows of inputs, each above the row of their reconstructions.",
+    "samples": "Generated from random noise.",
+    "sample": "Text that the model generates.",
+    "outputs": "Inputs of the split with the model's outputs.",
+}
 
 
 @dataclass(frozen=True)
-class Evaluated:
-    """What a model does on a split.
+class Evaluation:
+    """Results of a model on a split.
 
     Attributes:
-        checkpoint: Where the weights came from.
-        split: Which samples.
-        samples: How many.
-        spec: What they are like.
+        checkpoint: Name of the checkpoint with the weights.
+        split: Name of the split.
+        num_samples: Number of samples in it.
+        spec: Spec of the data.
         metrics: Loss and metrics.
-        judged: Right and wrong answers, where the task has answers.
-        pages: What else the task has to show.
+        analysis: Errors of the predictions; None for a task without predictions.
+        pages: Further output of the task.
     """
 
     checkpoint: str
     split: str
-    samples: int
+    num_samples: int
     spec: DataSpec
     metrics: Mapping[str, float]
-    judged: ClassificationAnalysis | RegressionAnalysis | None
+    analysis: ClassificationAnalysis | RegressionAnalysis | None
     pages: Sequence[Page]
 
 
 @dataclass(frozen=True)
-class Told:
-    """All that a page tells of one run.
+class ReportedRun:
+    """Everything that a report shows about one run.
 
     Attributes:
-        place: The run directory.
-        state: Whether it runs, and how it ended.
+        directory: The run directory.
+        state: State of the run, such as `done`.
+        name: Name of the experiment; empty where the config can't be read.
+        model: Name of the model; empty where the config can't be read.
         config: The resolved config, YAML.
-        scalars: What was recorded while it trained.
-        summary: What `summary.json` holds; empty where there is none.
-        record: What `record.json` holds; empty where there is none.
-        evaluated: What came out; None where nothing could be evaluated.
-        notes: What the reader must know.
+        scalars: Contents of `metrics.jsonl`.
+        summary: Contents of `summary.json`; empty where there is none.
+        record: Contents of `record.json`; empty where there is none.
+        num_parameters: Of the model; None where it can't be built.
+        model_bytes: Of its parameters and buffers; None where it can't be built.
+        evaluation: Results on a split; None where the run can't be evaluated.
+        notes: Warnings to the reader.
     """
 
-    place: str
+    directory: str
     state: str
+    name: str
+    model: str
     config: str
     scalars: Mapping[str, Scalars]
     summary: Mapping[str, Any]
     record: Mapping[str, Any]
-    evaluated: Evaluated | None = None
+    num_parameters: int | None = None
+    model_bytes: int | None = None
+    evaluation: Evaluation | None = None
     notes: Sequence[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
-class Detail:
-    """How much of the pictures there is room for.
+class DetailLevel:
+    """Limits that keep a page small.
 
     Attributes:
-        mistakes: How many of the worst ones.
-        picture: The longest side of each, in pixels.
-        sheet: The longest side of a grid of pictures.
+        num_errors: Number of the largest errors to show.
+        image_pixels: Longest side of an image.
+        grid_pixels: Longest side of a grid of images.
     """
 
-    mistakes: int
-    picture: int
-    sheet: int
+    num_errors: int
+    image_pixels: int
+    grid_pixels: int
 
 
-def article(told: Told, number: int, detail: Detail) -> str:
-    """Everything about one run."""
-    heading = f'<article><h2 id="run{number}">{escape(told.place)}</h2>'
+def article(run: ReportedRun, number: int, detail: DetailLevel) -> str:
+    """Return all sections about one run, HTML."""
+    heading = f'<article><h2 id="run{number}">{escape(run.directory)}</h2>'
     shown = [
-        "".join(paragraph(note, "note") for note in told.notes),
-        _outcome(told),
-        section("Curves", charts(curves(told.scalars))),
+        "".join(paragraph(note, "note") for note in run.notes),
+        _overview(run),
+        section("Curves", charts(curves(run.scalars))),
     ]
-    if (found := told.evaluated) is not None:
-        shown += _answers(found, detail)
-        shown += [_page(page, detail) for page in found.pages]
+    if (evaluation := run.evaluation) is not None:
+        shown += _predictions(evaluation, detail)
+        shown += [_page(page, detail) for page in evaluation.pages]
     shown += [
-        _throughput(told),
-        section("Config", preformatted(told.config)),
-        _data(told.record.get("data", {})),
-        _environment(told.record),
+        _throughput(run),
+        _data(run.record.get("data", {})),
+        _environment(run.record),
+        section("Config", preformatted(run.config)),
     ]
     return heading + "".join(shown) + "</article>"
 
 
 def charts(shown: Mapping[str, Sequence[Series]]) -> str:
-    """A chart for each title; none for what never had a finite value."""
-    drawn = [
-        line_chart(title, lines)
-        for title, lines in shown.items()
-        if any(y is not None for line in lines for _, y in line.points)
+    """Return a chart for each title, and one table of the values that were recorded once.
+
+    A line needs two points: of a run of one epoch, a table says more. Titles without a finite value
+    are left out.
+    """
+    drawn, single = [], {}
+    for title, lines in shown.items():
+        lengths = [len(line.finite) for line in lines]
+        if max(lengths, default=0) > 1:
+            drawn.append(line_chart(title, lines, show_last=True))
+        elif any(lengths):
+            single[title] = {line.name: line.finite[0] for line in lines if line.finite}
+    grid = f'<div class="charts">{"".join(drawn[:MAX_CHARTS])}</div>' if drawn else ""
+    return grid + _single_values(single)
+
+
+def _single_values(values: Mapping[str, Mapping[str, tuple[float, float]]]) -> str:
+    """Return a table with a row for each scalar and a column for each line: (step, value)."""
+    if not values:
+        return ""
+    names = list(dict.fromkeys(name for points in values.values() for name in points))
+    rows = [
+        (
+            title,
+            ", ".join(dict.fromkeys(f"{step:,.0f}" for step, _ in points.values())),
+            *(format_number(points[name][1]) if name in points else "" for name in names),
+        )
+        for title, points in values.items()
     ]
-    return f'<div class="charts">{"".join(drawn[:MOST_CHARTS])}</div>' if drawn else ""
+    return paragraph("Recorded once:") + table(["scalar", "step", *names], rows)
 
 
 def curves(scalars: Mapping[str, Scalars]) -> dict[str, list[Series]]:
-    """Training's and validation's line of each scalar, together."""
+    """Return the training and validation lines of each scalar, by title; losses come first."""
     shown: dict[str, list[Series]] = {}
     for name, points in scalars.items():
         split, _, scalar = name.partition("/")
-        if split in ("train", "val"):
-            label = {"train": "training", "val": "validation"}[split]
-            shown.setdefault(scalar, []).append(Series(label, points))
-    order = sorted(shown, key=lambda scalar: ("loss" not in scalar, len(shown[scalar]) < 2))
-    return {scalar.replace("_", " "): shown[scalar] for scalar in order}
+        if split in SPLIT_LABELS:
+            color = list(SPLIT_LABELS).index(split)
+            shown.setdefault(scalar, []).append(Series(SPLIT_LABELS[split], points, color))
+    ordered = sorted(shown, key=lambda scalar: ("loss" not in scalar, len(shown[scalar]) < 2))
+    return {scalar.replace("_", " "): shown[scalar] for scalar in ordered}
 
 
-def _outcome(told: Told) -> str:
-    found, summary = told.evaluated, told.summary
-    shown = {"state": told.state}
+def _overview(run: ReportedRun) -> str:
+    evaluation, summary = run.evaluation, run.summary
+    shown = {}
+    if run.model:
+        shown["model"] = run.model
+    if run.num_parameters is not None and run.model_bytes is not None:
+        shown |= {
+            "parameters": f"{run.num_parameters:,}",
+            "model size": format_bytes(run.model_bytes),
+        }
+    shown["state"] = run.state
     if summary:
         shown |= {"steps": f"{summary['step']:,}", "epochs": decimal(summary["epoch"])}
     if best := summary.get("best"):
-        shown[f"best {best['metric']}"] = f"{best['value']:.5g}"
+        shown[f"best {best['metric']}"] = format_number(best["value"])
     lines = ""
     if summary.get("error"):
-        lines = paragraph(f"It failed: {summary['error']}", "note")
-    if found is not None:
-        shown |= {f"{found.split} {name}": f"{v:.5g}" for name, v in found.metrics.items()}
+        lines = paragraph(f"The run failed: {summary['error']}", "note")
+    if evaluation is not None:
+        metrics = evaluation.metrics.items()
+        shown |= {f"{evaluation.split} {name}": format_number(value) for name, value in metrics}
         lines += paragraph(
-            f"Figures of {found.split} are of {found.samples:,} samples, "
-            f"with the weights of {found.checkpoint}.",
+            f"{evaluation.split.capitalize()} metrics: {evaluation.num_samples:,} samples, "
+            f"weights of checkpoint {evaluation.checkpoint}.",
             "soft",
         )
     return tiles(shown) + lines
 
 
-def _answers(found: Evaluated, detail: Detail) -> list[str]:
-    """What the task's answers are like."""
-    judged = found.judged
-    if judged is None:
+def _predictions(evaluation: Evaluation, detail: DetailLevel) -> list[str]:
+    """Return the sections about a task's predictions."""
+    analysis = evaluation.analysis
+    if analysis is None:
         return []
-    worst = _worst(found, judged.worst.found[: detail.mistakes], detail.picture)
-    if isinstance(judged, RegressionAnalysis):
-        drawn = scatter_plot("Predicted against true values", judged.pairs, "true", "predicted")
-        shown = f'<div class="charts">{drawn}</div>'
-        return [section("Predictions", shown), section("Largest errors", worst)]
-    names = [str(name) for name in judged.names]
-    if len(names) <= MOST_CLASSES:
-        confusion = matrix(names, judged.confusion.matrix.cpu().tolist())
+    errors = analysis.largest.found[: detail.num_errors]
+    shown = (_errors_table if evaluation.spec.inputs.kind == "table" else _errors_gallery)(
+        evaluation.spec, errors, detail
+    )
+    if isinstance(analysis, RegressionAnalysis):
+        plot = scatter_plot("Predicted versus true values", analysis.pairs, "true", "predicted")
+        caption = "Each point is a sample; on the dashed line the prediction is exact."
+        if evaluation.spec.num_outputs > 1:
+            caption += f" Of {evaluation.spec.num_outputs} outputs, the first is shown."
+        return [
+            section("Predictions", paragraph(caption), f'<div class="beside">{plot}</div>'),
+            section("Largest errors", shown),
+        ]
+    if detail.num_errors and not errors:
+        shown = paragraph("All predictions on this split are correct.")
+    return [*_classification(analysis), section("Worst errors", shown)]
+
+
+def _classification(analysis: ClassificationAnalysis) -> list[str]:
+    names = [str(name) for name in analysis.names]
+    if len(names) <= MAX_MATRIX_CLASSES:
+        caption = (
+            "Rows are true classes, columns are predicted classes; "
+            "the darker a cell, the larger its fraction of the row."
+        )
+        confusion = confusion_matrix(names, analysis.confusion.matrix.cpu().tolist())
     else:
-        confusion = table(["true", "predicted", "samples"], judged.confusions())
+        caption = f"The most frequent confusions of {len(names)} classes."
+        confusion = table(["true", "predicted", "samples"], analysis.confusions())
     classes = table(
         ["class", "samples", "precision", "recall", "F1"],
-        [(name, count, *(f"{v:.4f}" for v in rest)) for name, count, *rest in judged.per_class()],
+        [(name, count, *(f"{v:.4f}" for v in rest)) for name, count, *rest in analysis.per_class()],
     )
-    calibration = judged.calibration
-    known = [(i, b) for i, b in enumerate(calibration.bins) if b[0]]
+    calibration = analysis.calibration
     bins = table(
         ["confidence", "samples", "mean confidence", "accuracy"],
         [
-            (f"{i / 15:.0%} to {(i + 1) / 15:.0%}", count, f"{confidence:.1%}", f"{right:.1%}")
-            for i, (count, confidence, right) in known
+            (f"{i / BINS:.0%} to {(i + 1) / BINS:.0%}", count, f"{mean:.1%}", f"{accuracy:.1%}")
+            for i, (count, mean, accuracy) in enumerate(calibration.bins)
+            if count
         ],
     )
-    diagram = reliability_diagram("Reliability", calibration.bins)
-    said = f"Expected calibration error (15 bins): {calibration.error:.4f}"
+    diagram = reliability_diagram("Reliability diagram", calibration.bins)
+    explanation = (
+        f"Expected calibration error ({BINS} bins): {calibration.error:.4f}. A bar is the accuracy "
+        "of the samples of one confidence bin; bars of a calibrated model end on the dashed line."
+    )
     return [
-        section("Confusion matrix", confusion),
+        section("Confusion matrix", paragraph(caption), confusion),
         section("Classes", classes),
         section(
-            "Calibration",
-            paragraph(said),
-            f'<div class="charts">{diagram}{bins}</div>',
+            "Calibration", paragraph(explanation), f'<div class="beside">{diagram}{bins}</div>'
         ),
-        section("Worst errors", worst or paragraph("There are none.")),
     ]
 
 
-def _worst(found: Evaluated, mistakes: Sequence[Mistake], longest: int) -> str:
-    shown = "".join(_mistake(found.spec, mistake, longest) for mistake in mistakes)
+def _errors_table(spec: DataSpec, errors: Sequence[PredictionError], detail: DetailLevel) -> str:
+    """Return a table of errors with the columns of each sample."""
+    assert isinstance(spec.inputs, TableInputs)
+    if not errors:
+        return ""
+    columns = [column.name for column in spec.inputs.columns[:MAX_TABLE_COLUMNS]]
+    head = ["predicted", "probability", "true"] if spec.num_classes else ["predicted", "true"]
+    head = ["sample", *head, "cross-entropy" if spec.num_classes else "absolute error", *columns]
+    rows = []
+    for error in errors:
+        cells = [value for _, value in _cells(spec.inputs, error.inputs.tolist())]
+        outcome = _class_outcome(spec, error) if spec.num_classes else _value_outcome(error)
+        rows.append(
+            (error.index, *outcome, format_number(error.size, 4), *cells[:MAX_TABLE_COLUMNS])
+        )
+    omitted = len(spec.inputs.columns) - len(columns)
+    note = f"The first {len(columns)} of {len(spec.inputs.columns)} columns are shown."
+    return table(head, rows) + (paragraph(note, "soft") if omitted else "")
+
+
+def _class_outcome(spec: DataSpec, error: PredictionError) -> tuple[str, str, str]:
+    """Return predicted class, its probability, and true class."""
+    predicted, true = int(predicted_classes(error.prediction)), int(error.target)
+    if predicted < 0:
+        return "no class", "NaN", spec.class_names[true]
+    probability = f"{float(error.prediction[predicted]):.1%}"
+    return spec.class_names[predicted], probability, spec.class_names[true]
+
+
+def _value_outcome(error: PredictionError) -> tuple[str, str]:
+    """Return predicted and true values."""
+    return _values(error.prediction), _values(error.target)
+
+
+def _values(values: Tensor) -> str:
+    shown = ", ".join(format_number(value) for value in values[:MAX_OUTPUTS].tolist())
+    return shown + (", …" if len(values) > MAX_OUTPUTS else "")
+
+
+def _errors_gallery(spec: DataSpec, errors: Sequence[PredictionError], detail: DetailLevel) -> str:
+    """Return the images or texts of errors, each with a caption."""
+    shown = "".join(_error_figure(spec, error, detail.image_pixels) for error in errors)
     if not shown:
         return ""
-    width = "" if found.spec.inputs.kind == "image" else " wide"
+    width = "" if spec.inputs.kind == "image" else " wide"
     return f'<div class="gallery{width}">{shown}</div>'
 
 
-def _mistake(spec: DataSpec, mistake: Mistake, longest: int) -> str:
+def _error_figure(spec: DataSpec, error: PredictionError, max_side: int) -> str:
     if spec.num_classes:
-        guess, truth = int(predicted_classes(mistake.prediction)), int(mistake.target)
-        name, right = spec.class_names[guess], spec.class_names[truth]
-        share = f"{float(mistake.prediction[guess]):.1%}"
-        if guess < 0:
-            name, share = "no class", "NaN"
-        told = f"sample {mistake.index}: {right}, taken for {name}"
-        said = f'<span class="bad">{escape(name)} {share}</span><br>is {escape(right)}'
+        predicted, probability, true = _class_outcome(spec, error)
+        outcome = f"{predicted} ({probability})"
     else:
-        guessed, truly = float(mistake.prediction[0]), float(mistake.target[0])
-        told = f"sample {mistake.index}: {truly:.5g}, predicted {guessed:.5g}"
-        said = f'<span class="bad">{guessed:.5g}</span><br>is {truly:.5g}'
-    caption = f'<figcaption>{said} <span class="soft">#{mistake.index}</span></figcaption>'
-    return f"<figure>{_sample(spec, mistake.inputs, told, longest)}{caption}</figure>"
+        outcome, true = _value_outcome(error)
+    caption = (
+        f'predicted <span class="bad">{escape(outcome)}</span><br>true {escape(true)}<br>'
+        f'<span class="soft">sample {error.index}</span>'
+    )
+    alt = f"sample {error.index}: true {true}, predicted {outcome}"
+    sample = _sample(spec, error.inputs, alt, max_side)
+    return f"<figure>{sample}<figcaption>{caption}</figcaption></figure>"
 
 
-def _sample(spec: DataSpec, inputs: Tensor, told: str, longest: int) -> str:
-    """One sample as a person would want to see it."""
+def _sample(spec: DataSpec, inputs: Tensor, alt: str, max_side: int) -> str:
+    """Return one image or text, HTML."""
     match spec.inputs:
         case ImageInputs():
-            return picture(to_pixels(spec, inputs[None])[0], told, longest)
+            return image(to_pixels(spec, inputs[None])[0], alt, max_side)
         case TextInputs() as text:
-            said = text_of(text, inputs.tolist())
-            cut = said if len(said) <= MOST_WORDS else f"{said[:MOST_WORDS]}…"
-            return f"<blockquote>{escape(cut)}</blockquote>"
-        case TableInputs() as rows:
-            return table([], _cells(rows, inputs.tolist())[:8], "words")
+            content = text_of(text, inputs.tolist())
+            if len(content) > MAX_TEXT_CHARACTERS:
+                content = f"{content[:MAX_TEXT_CHARACTERS]}…"
+            return f"<blockquote>{escape(content)}</blockquote>"
+        case _:
+            return ""
 
 
-def _cells(rows: TableInputs, values: Sequence[float]) -> list[tuple[str, str]]:
-    """Names and values of a row's columns, in their own units."""
-    cells, place = [], 0
-    for column in rows.columns:
-        part = values[place : place + column.width]
-        place += column.width
+def _cells(inputs: TableInputs, values: Sequence[float]) -> list[tuple[str, str]]:
+    """Return name and value of each column of a sample, in the column's own unit."""
+    cells, start = [], 0
+    for column in inputs.columns:
+        part = values[start : start + column.width]
+        start += column.width
         if column.categories:
             shown = column.categories[part.index(max(part))] if max(part) > 0 else "unknown"
         else:
-            shown = f"{part[0] * column.std + column.mean:.5g}"
+            shown = format_number(part[0] * column.std + column.mean)
         cells.append((column.name, shown))
     return cells
 
 
-def _page(page: Page, detail: Detail) -> str:
+def _page(page: Page, detail: DetailLevel) -> str:
     name = page.tag.replace("_", " ").capitalize()
-    kind: Literal["image", "pr_curve", "text"] = page.kind
-    if kind == "text":
-        # Four spaces before each line keep it as it is in Markdown, and are not wanted here.
-        lines = (line.removeprefix("    ") for line in page.content.split("\n"))
-        return section(name, preformatted("\n".join(lines)))
-    if kind == "image":
-        return section(name, picture(page.content, name, detail.sheet, "sheet"))
-    return ""
+    caption = paragraph(PAGE_CAPTIONS[page.tag]) if page.tag in PAGE_CAPTIONS else ""
+    if page.kind == "text":
+        return section(name, caption, _text(page.content))
+    if page.kind == "image":
+        return section(name, caption, image(page.content, name, detail.grid_pixels, "sheet"))
+    return ""  # precision-recall curves are for TensorBoard
 
 
-def _throughput(told: Told) -> str:
-    summary, timings = told.summary, told.record.get("timings", {})
+def _text(content: str) -> str:
+    """Return a text page: a Markdown table as a table, any other text with its own lines."""
+    lines = content.split("\n")
+    rows = [
+        [cell.strip() for cell in line[1:-1].split("|")]
+        for line in lines
+        if line[:1] == line[-1:] == "|"
+    ]
+    if len(rows) == len(lines) > 2 and len({len(row) for row in rows}) == 1:
+        return table(rows[0], rows[2:], "words")
+    # In Markdown, four spaces before a line mean preformatted text.
+    return preformatted("\n".join(line.removeprefix("    ") for line in lines))
+
+
+def _throughput(run: ReportedRun) -> str:
+    summary, timings = run.summary, run.record.get("timings", {})
     shown = {}
     if summary:
         shown |= {
-            "training": f"{summary['seconds']:.1f} s",
-            "samples a second overall": f"{summary['samples_per_second']:,.0f}",
-            "peak memory": f"{summary['peak_memory_bytes'] / 2**20:,.0f} MiB",
+            "training time": f"{summary['seconds']:.1f} s",
+            "samples per second": f"{summary['samples_per_second']:,.0f}",
+            "peak memory": format_bytes(summary["peak_memory_bytes"]),
         }
     if timings:
         shown |= {
-            "reading the data": f"{timings['data_seconds']:.1f} s",
-            "building the model": f"{timings['build_seconds']:.1f} s",
+            "data loading time": f"{timings['data_seconds']:.1f} s",
+            "model build time": f"{timings['build_seconds']:.1f} s",
         }
-    speed = told.scalars.get("system/samples_per_second", [])
-    drawn = charts({"samples a second": [Series("training", speed)]} if speed else {})
+    speed = run.scalars.get("system/samples_per_second", [])
+    drawn = charts({"samples per second": [Series("training", speed)]} if speed else {})
     return section("Throughput", tiles(shown) if shown else "", drawn)
 
 
@@ -308,5 +434,6 @@ def _environment(record: Mapping[str, Any]) -> str:
         ("started", record["started"]),
     ]
     if git:
-        rows.append(("commit", git["commit"] + (", with changes" if git["diff"] else "")))
+        changed = ", with uncommitted changes" if git["diff"] else ""
+        rows.append(("commit", git["commit"] + changed))
     return section("Environment", table([], rows, "words"))

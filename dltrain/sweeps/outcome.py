@@ -193,7 +193,7 @@ def _parallel(outcome: Outcome, dimensions: Sequence[Dimension]) -> str:
         )
         place = scale.place(value)
         strength = place if outcome.higher_is_better else 1 - place
-        kind = "ended" if trial.state == "pruned" else "other"
+        kind = "pruned" if trial.state == "pruned" else "other"
         kind = "best" if trial == outcome.best else kind
         lines.append(Line([*drawn, place], told, strength, kind))
     lines.sort(key=lambda line: line.kind == "best")

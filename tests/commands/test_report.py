@@ -11,11 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from browser import chromium
 from PIL import Image
 from small_data import write_images
 from small_runs import write_folder
 
 import dltrain
+from dltrain.build import load_trained
 from dltrain.commands import report as command
 from dltrain.errors import RunError
 
@@ -90,6 +92,9 @@ def test_a_classifier(folder, call):
     assert f"{summary.metrics['test/accuracy']:.5g}" in page.text
     assert "Expected calibration error" in page.text
     assert "name: mlp" in page.text
+    parameters = sum(p.numel() for p in load_trained(run, None, "cpu").task.model.parameters())
+    assert f"model\nmlp\nparameters\n{parameters:,}\n" in page.text
+    assert f"model size\n{parameters * 4 / 1024:.1f} KiB\n" in page.text
 
 
 def test_several_runs_on_one_page(folder):
@@ -129,6 +134,31 @@ def test_every_kind_of_task(config, wanted, tmp_path, request):
     assert wanted | SECTIONS <= set(page.headings)
 
 
+def test_errors_of_a_regression_are_a_table_and_a_plot_of_predicted_and_true_values(tmp_path):
+    run = tmp_path / "run"
+    dltrain.train(dltrain.load(CONFIGS / "toy_regression.yaml"), run_dir=run, quiet=True)
+    page = Path(dltrain.report([run]).path).read_text(encoding="utf-8")
+    errors = page.partition("Largest errors</h3>")[2].partition("</section>")[0]
+    cells = re.findall("<td>(.*?)</td>", errors)
+    names = re.findall('<th scope="col">(.*?)</th>', errors)
+    assert names == ["sample", "predicted", "true", "absolute error", "x0"]
+    predicted, true, size, x = map(float, cells[:4])
+    assert abs(predicted - true) == pytest.approx(size, rel=1e-3)
+    assert abs(true - np.sin(x)) < 0.6
+    assert "<figure" not in errors
+    plot = page.partition("Predicted versus true values</figcaption>")[2].partition("</svg>")[0]
+    assert plot.count("<circle") > 10
+
+
+def test_pairs_of_texts_are_a_table(tmp_path):
+    chosen = dltrain.load(CONFIGS / "seq2seq_reverse.yaml", ["train.device=cpu"])
+    dltrain.train(chosen, run_dir=tmp_path / "run", quiet=True)
+    page = read(dltrain.report([tmp_path / "run"]).path)
+    outputs = page.text.partition("Outputs")[2].partition("Throughput")[0]
+    assert "input\noutput" in outputs
+    assert "|" not in outputs
+
+
 def test_what_comes_from_a_run_is_no_markup(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     evil = "<script>alert(1)</script>"
@@ -160,11 +190,11 @@ def test_a_page_that_would_be_too_big_has_fewer_pictures(folder, monkeypatch):
     run = trained("run", "optimizer.lr=1e-5")
     whole = dltrain.report([run])
     pictures = len(read(whole.path).pictures)
-    monkeypatch.setattr(command, "MOST_BYTES", whole.bytes)
+    monkeypatch.setattr(command, "MAX_BYTES", whole.bytes)
     smaller = dltrain.report([run])
     assert smaller.bytes < whole.bytes
     assert len(read(smaller.path).pictures) < pictures
-    monkeypatch.setattr(command, "MOST_BYTES", 1000)
+    monkeypatch.setattr(command, "MAX_BYTES", 1000)
     with pytest.raises(RunError, match="give fewer"):
         dltrain.report([run])
 
@@ -216,3 +246,27 @@ def test_a_browser_shows_it_in_light_and_dark_without_a_complaint(folder):
         shade[scheme] = pixels.mean()
     assert shade["dark"] < 100
     assert shade["light"] > 200
+
+
+@pytest.mark.skipif(not shutil.which("chromium"), reason="needs chromium")
+def test_nothing_is_clipped_at_any_width(folder):
+    page = Path(dltrain.report([trained("run", "train.steps=200")]).path).resolve()
+    clipped = """[...document.querySelectorAll("html, .beside *, .charts *, .tiles *")]
+        .filter(part => part instanceof HTMLElement && part.scrollWidth > part.clientWidth + 1)
+        .filter(part => part.clientWidth)
+        .map(part => part.outerHTML.slice(0, 80))"""
+    outside = """[...document.querySelectorAll("svg")].flatMap(svg => {
+        const box = svg.getBoundingClientRect();
+        return [...svg.querySelectorAll("text")].filter(text => {
+            const own = text.getBoundingClientRect();
+            return own.left < box.left - 1 || own.right > box.right + 1;
+        }).map(text => text.textContent)})"""
+    with chromium(folder) as tab:
+        for width in (400, 1000, 1600):
+            tab.do(
+                "Emulation.setDeviceMetricsOverride",
+                **{"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False},
+            )
+            tab.open(page.as_uri())
+            assert tab.value(clipped) == []
+            assert tab.value(outside) == []

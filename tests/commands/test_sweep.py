@@ -106,7 +106,7 @@ def test_a_key_is_drawn_only_where_its_condition_holds():
         options = Run(Path(trial.run)).experiment().optimizer.options
         if sgd:
             assert options["momentum"] == trial.values["optimizer.momentum"]
-    assert "not drawn" in Path(found.report).read_text()
+    assert "not sampled" in Path(found.report).read_text()
 
 
 def test_the_best_config_trains_to_the_same_weights(call):
