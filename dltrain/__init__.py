@@ -2,7 +2,7 @@
 
     import dltrain
 
-    experiment = dltrain.load("configs/mnist_cnn.yaml", ["train.epochs=1"])
+    experiment = dltrain.load("mnist_cnn", ["train.epochs=1"])
     summary = dltrain.train(experiment)
 
 Components of your own register with `@dltrain.MODELS.register` and its siblings.
@@ -16,98 +16,85 @@ from typing import TYPE_CHECKING, Any
 from dltrain._version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from dltrain.commands.check import check
-    from dltrain.commands.compare import compare
-    from dltrain.commands.evaluate import evaluate
-    from dltrain.commands.export import export
-    from dltrain.commands.init import init
-    from dltrain.commands.open_run import Run
-    from dltrain.commands.predict import predict
-    from dltrain.commands.profile import profile
-    from dltrain.commands.report import report
-    from dltrain.commands.reproduce import reproduce
-    from dltrain.commands.runs import runs
-    from dltrain.commands.sample import sample
-    from dltrain.commands.serve import serve
-    from dltrain.commands.sweep import sweep
-    from dltrain.commands.train import resume, train
-    from dltrain.commands.tune_batch import tune_batch
-    from dltrain.commands.tune_lr import tune_lr
-    from dltrain.config import Experiment, load
-    from dltrain.registry import DATA, LOSSES, METRICS, MODELS, OPTIMIZERS, SCHEDULES, TASKS
-    from dltrain.spec import Batch, Data, DataContext, DataSpec, Loss, Metric
+    from dltrain.commands.check import check as check
+    from dltrain.commands.compare import compare as compare
+    from dltrain.commands.evaluate import evaluate as evaluate
+    from dltrain.commands.export import export as export
+    from dltrain.commands.init import init as init
+    from dltrain.commands.init import init_example as init_example
+    from dltrain.commands.open_run import Run as Run
+    from dltrain.commands.predict import predict as predict
+    from dltrain.commands.profile import profile as profile
+    from dltrain.commands.report import report as report
+    from dltrain.commands.reproduce import reproduce as reproduce
+    from dltrain.commands.runs import runs as runs
+    from dltrain.commands.sample import sample as sample
+    from dltrain.commands.serve import serve as serve
+    from dltrain.commands.sweep import sweep as sweep
+    from dltrain.commands.train import resume as resume
+    from dltrain.commands.train import train as train
+    from dltrain.commands.tune_batch import tune_batch as tune_batch
+    from dltrain.commands.tune_lr import tune_lr as tune_lr
+    from dltrain.config import Experiment as Experiment
+    from dltrain.config import load as load
+    from dltrain.registry import DATA as DATA
+    from dltrain.registry import LOSSES as LOSSES
+    from dltrain.registry import METRICS as METRICS
+    from dltrain.registry import MODELS as MODELS
+    from dltrain.registry import OPTIMIZERS as OPTIMIZERS
+    from dltrain.registry import SCHEDULES as SCHEDULES
+    from dltrain.registry import TASKS as TASKS
+    from dltrain.spec import Batch as Batch
+    from dltrain.spec import Data as Data
+    from dltrain.spec import DataContext as DataContext
+    from dltrain.spec import DataSpec as DataSpec
+    from dltrain.spec import Loss as Loss
+    from dltrain.spec import Metric as Metric
+else:
+    # Type checkers read the imports above. At run time the names come from here, one by one:
+    # torch is imported when a name that needs it is first used, so `import dltrain` stays quick.
+    _MODULES = {
+        "check": "dltrain.commands.check",
+        "compare": "dltrain.commands.compare",
+        "evaluate": "dltrain.commands.evaluate",
+        "export": "dltrain.commands.export",
+        "init": "dltrain.commands.init",
+        "init_example": "dltrain.commands.init",
+        "Run": "dltrain.commands.open_run",
+        "predict": "dltrain.commands.predict",
+        "profile": "dltrain.commands.profile",
+        "report": "dltrain.commands.report",
+        "reproduce": "dltrain.commands.reproduce",
+        "runs": "dltrain.commands.runs",
+        "sample": "dltrain.commands.sample",
+        "serve": "dltrain.commands.serve",
+        "sweep": "dltrain.commands.sweep",
+        "resume": "dltrain.commands.train",
+        "train": "dltrain.commands.train",
+        "tune_batch": "dltrain.commands.tune_batch",
+        "tune_lr": "dltrain.commands.tune_lr",
+        "Experiment": "dltrain.config",
+        "load": "dltrain.config",
+        "DATA": "dltrain.registry",
+        "LOSSES": "dltrain.registry",
+        "METRICS": "dltrain.registry",
+        "MODELS": "dltrain.registry",
+        "OPTIMIZERS": "dltrain.registry",
+        "SCHEDULES": "dltrain.registry",
+        "TASKS": "dltrain.registry",
+        "Batch": "dltrain.spec",
+        "Data": "dltrain.spec",
+        "DataContext": "dltrain.spec",
+        "DataSpec": "dltrain.spec",
+        "Loss": "dltrain.spec",
+        "Metric": "dltrain.spec",
+    }
+    __all__ = list(_MODULES)
 
-# Torch is imported when a name is first asked for: `import dltrain` stays quick.
-_PLACES = {
-    "dltrain.commands.check": ("check",),
-    "dltrain.commands.compare": ("compare",),
-    "dltrain.commands.evaluate": ("evaluate",),
-    "dltrain.commands.export": ("export",),
-    "dltrain.commands.init": ("init",),
-    "dltrain.commands.open_run": ("Run",),
-    "dltrain.commands.predict": ("predict",),
-    "dltrain.commands.profile": ("profile",),
-    "dltrain.commands.report": ("report",),
-    "dltrain.commands.reproduce": ("reproduce",),
-    "dltrain.commands.runs": ("runs",),
-    "dltrain.commands.sample": ("sample",),
-    "dltrain.commands.serve": ("serve",),
-    "dltrain.commands.sweep": ("sweep",),
-    "dltrain.commands.train": ("resume", "train"),
-    "dltrain.commands.tune_batch": ("tune_batch",),
-    "dltrain.commands.tune_lr": ("tune_lr",),
-    "dltrain.config": ("Experiment", "load"),
-    "dltrain.registry": (
-        "DATA",
-        "LOSSES",
-        "METRICS",
-        "MODELS",
-        "OPTIMIZERS",
-        "SCHEDULES",
-        "TASKS",
-    ),
-    "dltrain.spec": ("Batch", "Data", "DataContext", "DataSpec", "Loss", "Metric"),
-}
+    def __getattr__(name: str) -> Any:
+        if name not in _MODULES:
+            raise AttributeError(f"module 'dltrain' has no attribute {name!r}")
+        return getattr(import_module(_MODULES[name]), name)
 
-__all__ = [
-    "DATA",
-    "LOSSES",
-    "METRICS",
-    "MODELS",
-    "OPTIMIZERS",
-    "SCHEDULES",
-    "TASKS",
-    "Batch",
-    "Data",
-    "DataContext",
-    "DataSpec",
-    "Experiment",
-    "Loss",
-    "Metric",
-    "Run",
-    "check",
-    "compare",
-    "evaluate",
-    "export",
-    "init",
-    "load",
-    "predict",
-    "profile",
-    "report",
-    "reproduce",
-    "resume",
-    "runs",
-    "sample",
-    "serve",
-    "sweep",
-    "train",
-    "tune_batch",
-    "tune_lr",
-]
-
-
-def __getattr__(name: str) -> Any:
-    for module, names in _PLACES.items():
-        if name in names:
-            return getattr(import_module(module), name)
-    raise AttributeError(f"module 'dltrain' has no attribute {name!r}")
+    def __dir__() -> list[str]:
+        return [*__all__, *(name for name in globals() if name.startswith("__"))]

@@ -1,8 +1,11 @@
 """What `import dltrain` offers, and a component of one's own."""
 
+import ast
 import json
 import subprocess
 import sys
+from importlib import import_module
+from pathlib import Path
 
 import pytest
 from small_runs import write_folder
@@ -56,6 +59,24 @@ def test_every_public_name_resolves():
         assert getattr(dltrain, name) is not None
     with pytest.raises(AttributeError, match="has no attribute 'trian'"):
         _ = dltrain.trian
+
+
+def test_completion_and_type_checkers_see_every_public_name():
+    code = "import dltrain; print(*dir(dltrain))"  # before any of them has been imported
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert {*dltrain.__all__, "__version__"} <= set(done.stdout.split())
+    tree = ast.parse(Path(dltrain.__file__).read_text(encoding="utf-8"))
+    (checked,) = (node for node in tree.body if isinstance(node, ast.If))
+    seen = {
+        alias.asname: node.module
+        for node in checked.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+        if alias.name == alias.asname
+    }
+    assert sorted(seen) == sorted(dltrain.__all__)
+    for name, module in seen.items():
+        assert getattr(import_module(module), name) is getattr(dltrain, name)
 
 
 def test_a_model_of_ones_own_trains_from_the_command_line(call, folder):

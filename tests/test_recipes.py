@@ -12,6 +12,8 @@ import pytest
 from PIL import Image
 from small_data import write_images, write_text
 
+from dltrain.config import shipped
+
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "docs" / "quick-start.md", *sorted((ROOT / "docs" / "recipes").glob("*.md"))]
 BLOCK = re.compile(r'^```(\w+)(?: title="([^"]+)")?\n(.*?)^```', re.MULTILINE | re.DOTALL)
@@ -28,6 +30,7 @@ def place(tmp_path, monkeypatch):
     for path in (ROOT / "configs").glob("*.yaml"):
         text = path.read_text(encoding="utf-8").replace("validation: 5000", "validation: 60")
         (tmp_path / "configs" / path.name).write_text(text, encoding="utf-8")
+    monkeypatch.setattr(shipped, "_PACKAGE", tmp_path / "dltrain")  # their names lead to these
     write_images(tmp_path / "data" / "MNIST" / "raw", train=300, test=60, side=28, classes=10)
     Image.new("L", (28, 28), 90).save(tmp_path / "digit.png")
     draw = random.Random(0)

@@ -38,10 +38,10 @@ def cli(debug: bool) -> None:
     """Train PyTorch models from one YAML file.
 
     \b
-    dltrain init my_images                    write a config for your own data
-    dltrain train configs/mnist_cnn.yaml      train, watch, and find it all in runs/
-    dltrain check configs/mnist_cnn.yaml      find mistakes before the first step
-    dltrain list models                       see what a config can ask for
+    dltrain init my_images     write a config for your own data
+    dltrain train mnist_cnn    train, watch, and find it all in runs/
+    dltrain check mnist_cnn    find mistakes before the first step
+    dltrain list models        see what a config can ask for
     """
     click.get_current_context().obj = debug
 

@@ -51,6 +51,7 @@ def train(
 ) -> None:
     """Train what CONFIG describes, in a new run directory.
 
+    CONFIG is a YAML file, or the name of a config that comes with dltrain, such as mnist_cnn.
     KEY=VALUE changes the config for this run: optimizer.lr=1e-3, train.epochs=2.
     """
     if seeds:
