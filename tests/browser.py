@@ -75,6 +75,15 @@ class Tab:
             self._mouse("mouseMoved" if number else "mousePressed", x, y)
         self._mouse("mouseReleased", *points[-1])
 
+    def press(self, key: str, text: str = "") -> None:
+        """Presses a key, which may enter a text."""
+        code = {"Tab": 9, "Enter": 13}[key]
+        self.do(
+            "Input.dispatchKeyEvent",
+            **{"type": "keyDown", "key": key, "windowsVirtualKeyCode": code, "text": text},
+        )
+        self.do("Input.dispatchKeyEvent", type="keyUp", key=key, windowsVirtualKeyCode=code)
+
     def _mouse(self, kind: str, x: float, y: float) -> None:
         self.do(
             "Input.dispatchMouseEvent",

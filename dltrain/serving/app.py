@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager
 from typing import Any, Protocol
 
-from fastapi import FastAPI, HTTPException, Request, Response
+from fastapi import FastAPI, Request, Response
 from fastapi.responses import HTMLResponse, PlainTextResponse
 from starlette.datastructures import UploadFile
-from starlette.exceptions import HTTPException as StarletteHTTPException
+from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect
 from starlette.routing import Route
@@ -23,7 +23,7 @@ from dltrain.serving.batching import Batcher
 from dltrain.serving.limits import Limits
 from dltrain.serving.metrics import CONTENT_TYPE, Metrics
 from dltrain.serving.middleware import BodyLimit, HostCheck, RecordMetrics
-from dltrain.serving.pages import SECURITY_HEADERS, ModelInfo, demo_page, docs_page, static_files
+from dltrain.serving.pages import SECURITY_HEADERS, ModelInfo, demo_responses, docs_page
 from dltrain.serving.problems import AsciiJSONResponse, Errors, RequestError, overloaded
 from dltrain.serving.request_parsing import RequestParser
 from dltrain.serving.schemas import Output, example, response_model
@@ -34,7 +34,7 @@ API_VERSION = "1"
 
 NUM_PARSER_THREADS = 4
 
-_REFERENCE = "#/components/schemas/{model}"
+_SCHEMA = "#/components/schemas/{model}"
 
 _REFUSALS = {
     400: "The body is not valid JSON or not a valid form, or the Host header is missing or "
@@ -77,11 +77,12 @@ def make_app(
         hosts: Names by which a request may call this machine; None accepts any name.
     """
     service = _Service(model, info, limits, metrics)
-    pages = {
-        "/": service.demo,
+    endpoints = {
+        "/healthz": service.health,
+        "/metrics": service.metrics_text,
         "/openapi.json": service.openapi,
         "/docs": service.docs,
-        "/static/{name}": service.static,
+        **demo_responses(model.spec, info),
     }
     app = FastAPI(
         title=visible(info.name),
@@ -89,17 +90,11 @@ def make_app(
         description=f"Predictions of a trained model. A request may have {limits.max_body:,} bytes "
         f"and {limits.max_items} items.",
         openapi_url=None,
-        routes=[
-            *(Route(path, endpoint) for path, endpoint in pages.items()),
-            # Other than Starlette's, FastAPI's routes do not respond to HEAD.
-            Route("/healthz", service.health, methods=["HEAD"]),
-            Route("/metrics", service.metrics_text, methods=["HEAD"]),
-        ],
+        # These respond to HEAD, too, which the routes that FastAPI documents do not.
+        routes=[Route(path, endpoint, methods=["GET"]) for path, endpoint in endpoints.items()],
         lifespan=service.lifespan,
         middleware=[
-            Middleware(
-                RecordMetrics, metrics=metrics, paths=[*pages, "/predict", "/healthz", "/metrics"]
-            ),
+            Middleware(RecordMetrics, metrics=metrics, paths=["/predict", *endpoints]),
             Middleware(HostCheck, hosts=hosts),
             Middleware(
                 BodyLimit,
@@ -107,12 +102,9 @@ def make_app(
                 max_bytes=limits.max_body * limits.max_requests,
             ),
         ],
-        exception_handlers={
-            RequestError: _on_request_error,
-            StarletteHTTPException: _on_http_error,
-            ClientDisconnect: _on_disconnect,
-            Exception: _on_bug,
-        },
+        exception_handlers=dict.fromkeys(
+            (RequestError, HTTPException, ClientDisconnect, Exception), _on_error
+        ),
     )
     app.add_api_route(
         "/predict",
@@ -140,7 +132,7 @@ def make_app(
         response_class=PlainTextResponse,
         response_description="Metrics in the Prometheus text format.",
     )
-    schema = service.parser.model.model_json_schema(ref_template=_REFERENCE)
+    schema = service.parser.model.model_json_schema(ref_template=_SCHEMA)
     schemas = app.openapi()["components"]["schemas"]
     schemas |= schema.pop("$defs", {}) | {"Inputs": schema}
     return app
@@ -148,12 +140,8 @@ def make_app(
 
 def _request_body(spec: DataSpec) -> dict[str, Any]:
     """Return the OpenAPI description of a request's body."""
-    content: dict[str, Any] = {
-        "application/json": {
-            "schema": {"$ref": _REFERENCE.format(model="Inputs")},
-            "example": example(spec),
-        }
-    }
+    schema = {"$ref": _SCHEMA.format(model="Inputs")}
+    content: dict[str, Any] = {"application/json": {"schema": schema, "example": example(spec)}}
     if spec.inputs.kind == "image":
         files = {"type": "array", "items": {"contentMediaType": "application/octet-stream"}}
         form = {"type": "object", "properties": {"files": files}}
@@ -167,9 +155,8 @@ class _Service:
     def __init__(self, model: Model, info: ModelInfo, limits: Limits, metrics: Metrics) -> None:
         self.info, self.limits, self.metrics = info, limits, metrics
         self.parser = RequestParser(model.spec, limits)
-        self._demo = demo_page(model.spec, info)
-        self._static = static_files()
-        self._num_in_progress = 0
+        self._in_progress = asyncio.Semaphore(limits.max_requests)
+        self._parser_threads = ThreadPoolExecutor(NUM_PARSER_THREADS, "dltrain-parser")
 
         def predict_batch(samples: Sequence[Tensor], names: Sequence[str]) -> list[Any]:
             return as_plain(model.of_tensor(self.parser.collate(samples), names))
@@ -179,9 +166,6 @@ class _Service:
             max_batch=limits.max_batch,
             wait_seconds=limits.wait_seconds,
             on_batch=metrics.record_batch,
-        )
-        self._parser_threads = ThreadPoolExecutor(
-            NUM_PARSER_THREADS, thread_name_prefix="dltrain-parser"
         )
 
     @asynccontextmanager
@@ -195,24 +179,17 @@ class _Service:
         # applies, in one media type per operation, and without a limit on the files of a form.
         with self.metrics.in_progress.track_inprogress():
             parse, body = await self._receive(request)
-            with self._admitted():
-                samples, names = await self._parse_in_thread(parse, body)
-                predictions = await self.batcher.predict(samples, names)
-                return AsciiJSONResponse({"predictions": predictions})
-
-    @contextmanager
-    def _admitted(self) -> Iterator[None]:
-        """Count a request as in progress; refuse it where there are too many."""
-        if self._num_in_progress >= self.limits.max_requests:
-            raise overloaded(f"{self._num_in_progress} requests are in progress")
-        self._num_in_progress += 1
-        try:
-            yield
-        finally:
-            self._num_in_progress -= 1
+            if self._in_progress.locked():
+                raise overloaded(f"{self.limits.max_requests} requests are in progress")
+            async with self._in_progress:
+                # The body is complete: a batch waits for the parser, and never for a client.
+                with self.batcher.expecting():
+                    loop = asyncio.get_running_loop()
+                    parsed = await loop.run_in_executor(self._parser_threads, parse, body)
+                return AsciiJSONResponse({"predictions": await self.batcher.predict(*parsed)})
 
     async def _receive(self, request: Request) -> tuple[Callable[[Any], Any], Any]:
-        """Return the body of a request, and the function that parses it."""
+        """Return the function that parses the body of a request, and the body."""
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind == "application/json":
             return self.parser.parse_json, await self._in_time(request.body())
@@ -238,15 +215,9 @@ class _Service:
                 raise RequestError(422, "the form has no files")
             return [(part.filename or "unnamed", await part.read()) for part in uploads]
 
-    async def _parse_in_thread(self, parse: Callable[[Any], Any], body: Any) -> Any:
-        # The body is complete, so a batch waits for the parser and never for a client.
-        with self.batcher.expecting():
-            loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(self._parser_threads, parse, body)
-
     async def health(self, request: Request) -> Response:
         keys = ("run", "checkpoint", "task", "device")
-        return AsciiJSONResponse({"status": "ok", **{key: getattr(self.info, key) for key in keys}})
+        return AsciiJSONResponse({"status": "ok"} | {key: getattr(self.info, key) for key in keys})
 
     async def metrics_text(self, request: Request) -> Response:
         return Response(self.metrics.text(), headers={"Content-Type": CONTENT_TYPE})
@@ -258,33 +229,16 @@ class _Service:
         page = docs_page(request.app.openapi(), str(request.base_url))
         return HTMLResponse(page, headers=SECURITY_HEADERS)
 
-    async def demo(self, request: Request) -> Response:
-        return HTMLResponse(self._demo, headers=SECURITY_HEADERS)
 
-    async def static(self, request: Request) -> Response:
-        found = self._static.get(request.path_params["name"])
-        if found is None:
-            raise HTTPException(404)
-        content, kind = found
-        return Response(content, media_type=kind, headers=SECURITY_HEADERS)
-
-
-async def _on_request_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, RequestError)
-    return error.response()
-
-
-async def _on_http_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, StarletteHTTPException)
-    message = f"{request.method} {brief(request.scope['path'])}: {error.detail}"
-    return RequestError(error.status_code, message, error.headers).response()
-
-
-async def _on_disconnect(request: Request, error: Exception) -> Response:
-    """Respond to a client that has disconnected, for the metrics alone."""
-    return RequestError(400, "the client disconnected before its request was complete").response()
-
-
-async def _on_bug(request: Request, error: Exception) -> Response:
-    """Hide the traceback, which the server logs, from the client."""
-    return RequestError(500, "the model failed; see the log of the service").response()
+async def _on_error(request: Request, error: Exception) -> Response:
+    match error:
+        case RequestError():
+            return error.response()
+        case HTTPException():
+            message = f"{request.method} {brief(request.scope['path'])}: {error.detail}"
+            return RequestError(error.status_code, message, error.headers).response()
+        case ClientDisconnect():  # this response is for the metrics alone
+            message = "the client disconnected before its request was complete"
+            return RequestError(400, message).response()
+        case _:  # the server logs the traceback, which a client must not see
+            return RequestError(500, "the model failed; see the log of the service").response()

@@ -9,6 +9,8 @@ from html import escape as escape_exactly
 from importlib.resources import files
 from typing import Any
 
+from fastapi.responses import HTMLResponse, Response
+
 from dltrain.reporting import html
 from dltrain.reporting.html import escape
 from dltrain.serving.schemas import typical_value
@@ -53,10 +55,15 @@ class ModelInfo:
     target: str
 
 
-def static_files() -> dict[str, tuple[bytes, str]]:
-    """Return the content and the media type of each file that the demo page links to."""
-    folder = files("dltrain.serving") / "static"
-    return {name: ((folder / name).read_bytes(), kind) for name, kind in _MEDIA_TYPES.items()}
+def demo_responses(spec: DataSpec, info: ModelInfo) -> dict[str, Response]:
+    """Return the demo page and the files that it links to, by path."""
+    responses: dict[str, Response] = {
+        "/": HTMLResponse(demo_page(spec, info), headers=SECURITY_HEADERS)
+    }
+    for name, kind in _MEDIA_TYPES.items():
+        content = (files("dltrain.serving") / "static" / name).read_bytes()
+        responses[f"/static/{name}"] = Response(content, headers=SECURITY_HEADERS, media_type=kind)
+    return responses
 
 
 def demo_page(spec: DataSpec, info: ModelInfo) -> str:

@@ -27,6 +27,16 @@ import dltrain
 from dltrain.commands import serve as command
 from dltrain.plugins import register_builtins
 
+ROWS = {
+    "name": "car_prices",
+    "model": "linear",
+    "data": {"name": "csv", "path": "rows.csv", "target": "price", "target_kind": "value"},
+    "loss": "mse",
+    "optimizer": {"name": "adamw", "lr": 0.02},
+    "train": {"epochs": 1, "batch_size": 16, "device": "cpu"},
+    "recording": {"tensorboard": False},
+}
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
@@ -39,6 +49,10 @@ def folder(tmp_path_factory):
         write_folder(folder)
         Path("config.yaml").write_text(yaml.safe_dump(CONFIG, sort_keys=False))
         dltrain.train(dltrain.load("config.yaml"), run_dir=Path("run"), quiet=True)
+        lines = [f"{n % 7},{'red' if n % 2 else 'blue'},{3 * (n % 7) + n % 2}" for n in range(60)]
+        Path("rows.csv").write_text("\n".join(["weight,colour,price", *lines]))
+        Path("rows.yaml").write_text(yaml.safe_dump(ROWS))
+        dltrain.train(dltrain.load("rows.yaml"), run_dir=Path("rows"), quiet=True)
     for number in range(200):
         pixels = random.integers(0, 256, (8, 8), dtype=np.uint8)
         Image.fromarray(pixels).save(folder / f"{number}.png")
@@ -314,6 +328,36 @@ def test_the_demo_page_shows_the_prediction_of_a_drawing(start, folder, tmp_path
     assert label == expected.label
     assert len(rows) == len(expected.probabilities)
     assert f"{100 * expected.probabilities[label]:.1f}%" in rows[0]
+
+
+@needs_chromium
+@pytest.mark.parametrize("width", [400, 1600])
+def test_a_row_is_predicted_with_the_keyboard(start, folder, tmp_path, width):
+    """The first field is reached with Tab; Enter sends the row; the result names the target."""
+    _, url = start(run=folder / "rows")
+    (tmp_path / "new.csv").write_text("weight,colour\n5,blue\n")
+    (expected,) = dltrain.predict(folder / "rows", [tmp_path / "new.csv"])
+    with chromium(tmp_path) as tab:
+        tab.do(
+            "Emulation.setDeviceMetricsOverride",
+            **{"width": width, "height": 300, "deviceScaleFactor": 1, "mobile": False},
+        )
+        tab.open(f"{url}/")
+        assert tab.value("document.title") == "car_prices"
+        assert tab.value("document.querySelector('h1').innerText") == "car_prices"
+        tab.press("Tab")
+        assert tab.value("document.activeElement.labels[0].innerText") == "weight"
+        assert tab.value("getComputedStyle(document.activeElement).outlineStyle") == "solid"
+        tab.do("Input.insertText", text="5")
+        tab.press("Enter", text="\r")
+        label = tab.wait_for("document.querySelector('#result .label')?.innerText")
+        assert float(label) == pytest.approx(expected.values[0], rel=1e-5)
+        (heading,) = tab.value("[...document.querySelectorAll('.result h2')].map(h => h.innerText)")
+        assert heading == "Predicted price"
+        bottom = tab.value("document.querySelector('.label').getBoundingClientRect().bottom")
+        assert bottom <= 300, "the result is not visible"
+        assert tab.value("document.documentElement.scrollWidth") <= width
+        assert tab.complaints == []
 
 
 @needs_chromium

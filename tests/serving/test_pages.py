@@ -102,3 +102,57 @@ def test_health_describes_the_model(service):
         "task": "supervised",
         "device": "cpu",
     }
+
+
+@pytest.mark.parametrize("path", ["/", "/docs", "/openapi.json", "/healthz", "/metrics"])
+def test_head_and_get_are_answered_and_post_is_refused(service, path):
+    app = service("texts")
+    head, get_, post = send(app, *({"method": m, "url": path} for m in ("HEAD", "GET", "POST")))
+    assert (head.status_code, get_.status_code, post.status_code) == (200, 200, 405)
+    assert head.headers["Content-Type"] == get_.headers["Content-Type"]
+
+
+def test_the_demo_page_is_titled_by_the_experiment_and_names_the_target(service):
+    page = get(service("rows"), "/").text
+    assert "<title>name</title>" in page
+    assert "<h1>name</h1>" in page
+    assert "Predicted class</h2>" in page
+
+
+@pytest.mark.parametrize(
+    ("mean", "std", "shown"),
+    [
+        (1462.3071, 203.7, "1460"),
+        (0.0963602, 0.01406, "0.096"),
+        (-3.21e-9, 4e-10, "-3.21e-09"),
+        (1e300, 3e299, "1e+300"),
+        (2.0, 1.0, "2"),
+    ],
+)
+def test_default_values_are_rounded_according_to_the_spread_of_the_column(mean, std, shown):
+    spec = DataSpec((1,), 1, TableInputs((Column("weight", mean, std),)))
+    page = demo_page(spec, ModelInfo("name", "run", "step-1", "supervised", "cpu", "price"))
+    assert '<label class="name" for="field0">weight</label><input id="field0"' in page
+    assert f'required value="{shown}"' in page
+
+
+def test_the_drawing_canvas_has_a_visible_label(service):
+    page = get(service("images"), "/").text
+    (label,) = re.findall('<canvas[^>]* aria-labelledby="([^"]*)"', page)
+    assert f'id="{label}">Draw an image' in page
+
+
+def test_the_openapi_description_follows_the_data(service):
+    """Columns, categories, classes and limits are part of the schemas."""
+    schemas = get(service("codes", max_items=7), "/openapi.json").json()["components"]["schemas"]
+    assert schemas["Inputs"]["properties"]["rows"]["maxItems"] == 7
+    assert schemas["Inputs"]["properties"]["rows"]["items"] == {"$ref": "#/components/schemas/Row"}
+    assert list(schemas["Row"]["properties"]) == ["zip", "flag", "weight"]
+    assert schemas["Row"]["properties"]["weight"]["type"] == "number"
+    assert "9007199254740993" in schemas["Row"]["properties"]["zip"]["description"]
+    assert schemas["Prediction"]["properties"]["values"]["type"] == "array"
+    assert schemas["Prediction"]["properties"]["label"]["type"] == "null"
+    assert schemas["Problem"]["required"] == ["message", "item"]
+    classes = get(service("images"), "/openapi.json").json()["components"]["schemas"]["Prediction"]
+    assert classes["properties"]["label"]["enum"] == ["0", "1", "2"]
+    assert classes["properties"]["probabilities"]["propertyNames"] == {"enum": ["0", "1", "2"]}
