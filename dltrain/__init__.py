@@ -37,19 +37,19 @@ if TYPE_CHECKING:
     from dltrain.commands.tune_lr import tune_lr as tune_lr
     from dltrain.config import Experiment as Experiment
     from dltrain.config import load as load
-    from dltrain.registry import DATA as DATA
-    from dltrain.registry import LOSSES as LOSSES
-    from dltrain.registry import METRICS as METRICS
-    from dltrain.registry import MODELS as MODELS
-    from dltrain.registry import OPTIMIZERS as OPTIMIZERS
-    from dltrain.registry import SCHEDULES as SCHEDULES
-    from dltrain.registry import TASKS as TASKS
-    from dltrain.spec import Batch as Batch
-    from dltrain.spec import Data as Data
-    from dltrain.spec import DataContext as DataContext
-    from dltrain.spec import DataSpec as DataSpec
-    from dltrain.spec import Loss as Loss
-    from dltrain.spec import Metric as Metric
+    from dltrain.core.batch import Batch as Batch
+    from dltrain.core.data_spec import DataSpec as DataSpec
+    from dltrain.core.protocols import Data as Data
+    from dltrain.core.protocols import DataContext as DataContext
+    from dltrain.core.protocols import Loss as Loss
+    from dltrain.core.protocols import Metric as Metric
+    from dltrain.core.registry import DATA as DATA
+    from dltrain.core.registry import LOSSES as LOSSES
+    from dltrain.core.registry import METRICS as METRICS
+    from dltrain.core.registry import MODELS as MODELS
+    from dltrain.core.registry import OPTIMIZERS as OPTIMIZERS
+    from dltrain.core.registry import SCHEDULES as SCHEDULES
+    from dltrain.core.registry import TASKS as TASKS
 else:
     # Type checkers read the imports above. At run time the names come from here, one by one:
     # torch is imported when a name that needs it is first used, so `import dltrain` stays quick.
@@ -75,13 +75,13 @@ else:
         "tune_lr": "dltrain.commands.tune_lr",
         "Experiment": "dltrain.config",
         "load": "dltrain.config",
-        "DATA": "dltrain.registry",
-        "LOSSES": "dltrain.registry",
-        "METRICS": "dltrain.registry",
-        "MODELS": "dltrain.registry",
-        "OPTIMIZERS": "dltrain.registry",
-        "SCHEDULES": "dltrain.registry",
-        "TASKS": "dltrain.registry",
+        "DATA": "dltrain.core.registry",
+        "LOSSES": "dltrain.core.registry",
+        "METRICS": "dltrain.core.registry",
+        "MODELS": "dltrain.core.registry",
+        "OPTIMIZERS": "dltrain.core.registry",
+        "SCHEDULES": "dltrain.core.registry",
+        "TASKS": "dltrain.core.registry",
         "Batch": "dltrain.spec",
         "Data": "dltrain.spec",
         "DataContext": "dltrain.spec",

@@ -11,7 +11,39 @@ from typing import Any
 import torch
 from torch import nn
 
-from dltrain.adapters import (
+from dltrain.checkpoints.store import (
+    Checkpoints,
+    DamagedCheckpointError,
+    load,
+    load_state,
+    num_bytes,
+)
+from dltrain.config import HARMLESS, LENGTH, ROUNDING, ConfigError, Experiment, changes
+from dltrain.config.problems import did_you_mean
+from dltrain.config.user_code import code_changes, code_of, is_loaded
+from dltrain.core.data_spec import DataSpec, contradiction, spec_from_json
+from dltrain.core.errors import (
+    DltrainError,
+    OptionError,
+    RunError,
+    UsageError,
+    brief,
+    describe_error,
+    tell,
+)
+from dltrain.core.paths import data_folder
+from dltrain.core.protocols import Data, DataContext, World
+from dltrain.core.task import Phase, Task, TaskParts, TrainedModel
+from dltrain.data.seeding import key
+from dltrain.data.tokenization import verify_tokenizer
+from dltrain.distributed.batch_norm import over_all_ranks
+from dltrain.distributed.fsdp import shard
+from dltrain.loggers import Recorder
+from dltrain.rundir.directory import Run
+from dltrain.rundir.provenance import plugin_paths
+from dltrain.training.checkpoint_checks import check_tensors
+from dltrain.training.compilation import compile_task
+from dltrain.training.components import (
     make_data,
     make_loss,
     make_metric,
@@ -20,15 +52,7 @@ from dltrain.adapters import (
     make_schedule,
     make_task,
 )
-from dltrain.averaging import averaged_parameters
-from dltrain.batchnorm import over_all_ranks
-from dltrain.checkpoint import Checkpoints, DamagedCheckpointError, load, load_state, num_bytes
-from dltrain.compilation import compile_task
-from dltrain.config import HARMLESS, LENGTH, ROUNDING, ConfigError, Experiment, changes
-from dltrain.config.problems import did_you_mean
-from dltrain.data.draws import key
-from dltrain.data.tokens import verify_tokenizer
-from dltrain.device import (
+from dltrain.training.device import (
     Numerics,
     benchmark_convolutions,
     keep_large_blocks,
@@ -39,26 +63,9 @@ from dltrain.device import (
     seed_everything,
     set_random_state,
 )
-from dltrain.errors import (
-    DltrainError,
-    OptionError,
-    RunError,
-    UsageError,
-    brief,
-    describe_error,
-    tell,
-)
-from dltrain.lone import lone_sample_error
-from dltrain.paths import data_folder
-from dltrain.record import plugin_paths
-from dltrain.recording import Recorder
-from dltrain.run import Run
-from dltrain.shards import shard
-from dltrain.spec import Data, DataContext, DataSpec, World, contradiction, spec_from_json
-from dltrain.task import Phase, Task, TaskParts, TrainedModel
-from dltrain.tensor_checks import check_tensors
-from dltrain.trainer import Trainer
-from dltrain.user_code import code_changes, code_of, is_loaded
+from dltrain.training.ema import averaged_parameters
+from dltrain.training.single_sample import lone_sample_error
+from dltrain.training.trainer import Trainer
 
 
 @dataclass(frozen=True)

@@ -160,7 +160,7 @@ def work(task: dict[str, Any]) -> None:
 
     import torch
 
-    from dltrain.record import device_record
+    from dltrain.rundir.provenance import device_record
 
     told = {
         "epochs": clock.epochs,

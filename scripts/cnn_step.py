@@ -56,8 +56,8 @@ def step_milliseconds(changes: list[str]) -> float:
     from torch import nn
     from torch.nn import functional as F
 
-    from dltrain.device import keep_large_blocks
     from dltrain.models.layers import Dropout
+    from dltrain.training.device import keep_large_blocks
 
     if "memory" in changes:
         keep_large_blocks()

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dltrain.cli import cli
+from dltrain.cli.terminal import as_yaml
 from dltrain.commands.list import KINDS, type_name
 from dltrain.config import load
-from dltrain.plugins import register_builtins
-from dltrain.registry import REQUIRED, Choice, Component, Option
-from dltrain.terminal import as_yaml
+from dltrain.config.plugins import register_builtins
+from dltrain.core.registry import REQUIRED, Choice, Component, Option
 
 if TYPE_CHECKING:
     from mkdocs.config.defaults import MkDocsConfig

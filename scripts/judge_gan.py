@@ -17,9 +17,9 @@ from pathlib import Path
 import torch
 
 from dltrain.build import build_data, build_task, load_trained
-from dltrain.errors import DltrainError
+from dltrain.core.errors import DltrainError
+from dltrain.core.registry import METRICS
 from dltrain.metrics.generation import Moments, frechet_distance
-from dltrain.registry import METRICS
 from dltrain.tasks.gan import Gan
 
 

@@ -12,8 +12,8 @@ import yaml
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import dltrain
+from dltrain.config.plugins import load_plugin
 from dltrain.data.idx import TEST_FILES, TRAIN_FILES
-from dltrain.plugins import load_plugin
 
 PLUGIN = Path(__file__).parent / "plugin.py"
 

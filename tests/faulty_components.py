@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 from dltrain import DATA, MODELS, DataSpec
+from dltrain.core.protocols import DataContext
 from dltrain.data.toy import toy_spirals
-from dltrain.spec import DataContext
 
 
 class Faulty(nn.Module):

@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from dltrain.plugins import BUILTINS
+from dltrain.config.plugins import BUILTINS
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 # The first optimizer imports torch._dynamo, which takes as long as all the rest.

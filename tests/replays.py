@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from dltrain import graph
-from dltrain.finite import FiniteGuard
+from dltrain.training import cuda_graph
+from dltrain.training.nonfinite import FiniteGuard
 
 
 class Replayed(TorchDispatchMode):
@@ -43,7 +43,7 @@ class Replayed(TorchDispatchMode):
 
 
 class Recorder:
-    """See `graph.Recorder`; counts what it was asked for."""
+    """See `cuda_graph.Recorder`; counts what it was asked for."""
 
     def __init__(self) -> None:
         self.runs = self.records = self.replays = 0
@@ -77,7 +77,7 @@ def stand_in(monkeypatch, record: bool = True) -> list[Recorder]:
         The recorders that were made.
     """
     made = []
-    possible, guarded = graph.obstacle, FiniteGuard.__init__
+    possible, guarded = cuda_graph.obstacle, FiniteGuard.__init__
 
     def obstacle(settings, numerics, task, split, device, world):
         return possible(settings, numerics, task, split, torch.device("cuda"), world)
@@ -90,9 +90,9 @@ def stand_in(monkeypatch, record: bool = True) -> list[Recorder]:
         guarded(guard, *arguments, **options)
         guard.asks_each_step = False  # as on a GPU
 
-    monkeypatch.setattr("dltrain.trainer.obstacle", obstacle)
-    monkeypatch.setattr(graph, "Recorder", recorder)
+    monkeypatch.setattr("dltrain.training.trainer.obstacle", obstacle)
+    monkeypatch.setattr(cuda_graph, "Recorder", recorder)
     monkeypatch.setattr(FiniteGuard, "__init__", remembers)
     if not record:
-        monkeypatch.setattr(graph, "WARM_UP", math.inf)
+        monkeypatch.setattr(cuda_graph, "WARM_UP", math.inf)
     return made

@@ -11,8 +11,8 @@ import pytest
 from small_runs import write_folder
 
 import dltrain
-from dltrain.plugins import load_plugin
-from dltrain.registry import MODELS
+from dltrain.config.plugins import load_plugin
+from dltrain.core.registry import MODELS
 
 MINE = '''\
 from torch import Tensor, nn

@@ -1,4 +1,4 @@
-"""Imports go strictly downward through the floors of docs/architecture.md."""
+"""Imports go strictly downward through the layers of docs/architecture.md."""
 
 import ast
 import re
@@ -11,18 +11,18 @@ TABLE = PACKAGE.parent / "docs" / "architecture.md"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 
-def floors() -> dict[str, int]:
-    """Room to floor, from the table in the documentation, which so stays true."""
+def layers() -> dict[str, int]:
+    """Package to layer, from the table in the documentation, which so stays true."""
     rows = re.findall(r"^\| (\d+) \| (.+?) \|", TABLE.read_text(encoding="utf-8"), re.MULTILINE)
     return {
-        room.removesuffix(".py").removesuffix("/"): int(floor)
-        for floor, cell in rows
-        for room in re.findall(r"`([\w./]+)`", cell)
+        package.removesuffix(".py").removesuffix("/"): int(layer)
+        for layer, cell in rows
+        for package in re.findall(r"`([\w./]+)`", cell)
     }
 
 
-def room_of(module: str) -> str:
-    """`dltrain.data.idx` is in room `data`; `dltrain` itself in none."""
+def package_of(module: str) -> str:
+    """`dltrain.data.idx` is in package `data`; `dltrain` itself in none."""
     return module.split(".")[1] if "." in module else ""
 
 
@@ -43,29 +43,29 @@ def imports(path: Path) -> set[str]:
     return {name for name in found if name.split(".")[0] == "dltrain"}
 
 
-def test_every_room_stands_on_a_floor():
-    rooms = {p.stem for p in PACKAGE.glob("*.py")} | {
+def test_every_package_has_a_layer():
+    packages = {p.stem for p in PACKAGE.glob("*.py")} | {
         p.name for p in PACKAGE.iterdir() if p.is_dir() and p.name != "__pycache__"
     }
-    assert rooms - {"__init__", "__main__"} == set(floors())
+    assert packages - {"__init__", "__main__"} == set(layers())
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_imports_go_downward(path):
     where = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
     if where in ("__init__", "__main__"):
-        return  # the front door opens every room
-    height = floors()
+        return  # the front door opens every package
+    height = layers()
     for module in imports(path):
-        room = room_of(module)
-        if room == where:
+        package = package_of(module)
+        if package == where:
             continue
-        assert room, f"{where} imports the package itself, which imports everything below it"
-        assert height[room] < height[where], f"{where} (floor {height[where]}) imports {module}"
+        assert package, f"{where} imports the package itself, which imports everything below it"
+        assert height[package] < height[where], f"{where} (layer {height[where]}) imports {module}"
 
 
 def test_a_wrong_import_would_be_noticed(tmp_path):
     wrong = tmp_path / "wrong.py"
-    wrong.write_text("def f():\n    from dltrain.trainer import Trainer\n")
-    assert imports(wrong) == {"dltrain.trainer"}
-    assert floors()["trainer"] > floors()["spec"]
+    wrong.write_text("def f():\n    from dltrain.training.trainer import Trainer\n")
+    assert imports(wrong) == {"dltrain.training.trainer"}
+    assert layers()["training"] > layers()["core"]

@@ -8,7 +8,7 @@ import pkgutil
 import pytest
 
 import dltrain
-from dltrain.registry import REGISTRIES, Component, Option
+from dltrain.core.registry import REGISTRIES, Component, Option
 
 for module in pkgutil.walk_packages(dltrain.__path__, "dltrain."):
     if module.name.split(".")[1] in {"models", "data", "losses", "optimizers", "schedules",

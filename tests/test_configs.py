@@ -10,11 +10,11 @@ import torch
 from small_data import write_all
 
 import dltrain
-from dltrain.checkpoint import load
+from dltrain.checkpoints.store import load
 from dltrain.commands.check import check
 from dltrain.config import ConfigError
 from dltrain.data import cifar10
-from dltrain.run import Run
+from dltrain.rundir.directory import Run
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 SHIPPED = sorted(CONFIGS.glob("*.yaml"))

@@ -10,12 +10,12 @@ import torch
 
 from dltrain import resume, train
 from dltrain.build import build_data, build_machine, build_task, build_trainer
-from dltrain.checkpoint import Checkpoints
+from dltrain.checkpoints.store import Checkpoints
 from dltrain.config import Experiment
-from dltrain.errors import StoppedError
-from dltrain.recording import Recorder
-from dltrain.run import Summary
-from dltrain.trainer import Trainer
+from dltrain.core.errors import StoppedError
+from dltrain.loggers import Recorder
+from dltrain.rundir.directory import Summary
+from dltrain.training.trainer import Trainer
 
 
 def trainer_of(

@@ -10,25 +10,23 @@ import click
 
 from dltrain._version import __version__
 from dltrain.cli import (
-    beginning,
-    exchanging,
-    finished,
-    looking,
-    measuring,
-    sweeping,
+    data,
+    deployment,
+    inference,
+    inspection,
     training,
-    using,
+    tuning,
 )
-from dltrain.commands.launch import is_launched
-from dltrain.errors import DltrainError, describe_error, user_line
-from dltrain.terminal import (
+from dltrain.cli.terminal import (
     drop_unread_output,
     escape_pythons_own,
     open_closed_streams,
     usage_error_text,
     write,
 )
-from dltrain.threads import wait_briefly
+from dltrain.commands.launch import is_launched
+from dltrain.core.errors import DltrainError, describe_error, user_line
+from dltrain.training.threads import wait_briefly
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -47,26 +45,32 @@ def cli(debug: bool) -> None:
 
 
 for command in (
-    beginning.init,
+    data.init,
     *(
         training.train,
         training.resume,
         training.reproduce,
-        using.evaluate,
-        using.predict,
-        using.sample,
-        exchanging.serve,
-        exchanging.export,
+        inference.evaluate,
+        inference.predict,
+        inference.sample,
+        deployment.serve,
+        deployment.export,
     ),
-    *(finished.runs, finished.rm, finished.compare, finished.report),
-    *(measuring.profile, measuring.tune_lr, measuring.tune_batch, sweeping.sweep),
-    *(training.check, exchanging.import_, looking.list_, looking.schema, looking.completion),
+    *(inspection.runs, inspection.rm, inspection.compare, inspection.report),
+    *(tuning.profile, tuning.tune_lr, tuning.tune_batch, tuning.sweep),
+    *(
+        training.check,
+        deployment.import_,
+        inspection.list_,
+        inspection.schema,
+        inspection.completion,
+    ),
 ):
     cli.add_command(command)
 
 
 def main() -> None:
-    """The entry point; see the exit codes in `dltrain.errors`."""
+    """The entry point; see the exit codes in `dltrain.core.errors`."""
     try:
         _main()
     except SystemExit as ended:

@@ -53,7 +53,7 @@ def with_config(command: Callable[..., None]) -> Callable[..., None]:
 def load_plugins(plugins: Sequence[Path]) -> None:
     """Imports the user's own components."""
     if plugins:
-        from dltrain.plugins import load_plugin
+        from dltrain.config.plugins import load_plugin
 
         for path in plugins:
             load_plugin(path)

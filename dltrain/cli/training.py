@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from dltrain.cli.finished import print_groups
+from dltrain.cli.inspection import print_groups
 from dltrain.cli.options import (
     DIRECTORY,
     json_option,
@@ -22,8 +22,8 @@ from dltrain.cli.options import (
     quiet_option,
     with_config,
 )
-from dltrain.errors import DltrainError
-from dltrain.terminal import echo, print_summary, show
+from dltrain.cli.terminal import echo, print_summary, show
+from dltrain.core.errors import DltrainError
 
 
 @click.command()
@@ -100,7 +100,7 @@ def resume(
     with _told_once():
         load_plugins(plugins)
         from dltrain.commands.train import resume as resume_command
-        from dltrain.run import Run
+        from dltrain.rundir.directory import Run
 
         Run.open(run).experiment()
     _launch(processes)
@@ -190,7 +190,7 @@ def _told_once() -> Iterator[None]:
         from dltrain.commands.launch import is_launched
 
         if is_launched():
-            from dltrain.world import stay_away
+            from dltrain.distributed.process_group import stay_away
 
             stay_away(error)
         raise

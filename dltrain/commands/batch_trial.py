@@ -21,13 +21,14 @@ from typing import Any
 import torch
 
 from dltrain.build import Machine, build_data, build_machine, build_task, build_trainer
-from dltrain.checkpoint import Checkpoints
+from dltrain.checkpoints.store import Checkpoints
 from dltrain.config import ConfigError, Experiment, load
-from dltrain.device import is_out_of_memory, peak_memory_bytes
-from dltrain.errors import DltrainError, RunError, describe_error, tell
-from dltrain.plugins import load_plugin
-from dltrain.spec import Batch, Data
-from dltrain.trainer import Trainer
+from dltrain.config.plugins import load_plugin
+from dltrain.core.batch import Batch
+from dltrain.core.errors import DltrainError, RunError, describe_error, tell
+from dltrain.core.protocols import Data
+from dltrain.training.device import is_out_of_memory, peak_memory_bytes
+from dltrain.training.trainer import Trainer
 
 MOST_SECONDS = 2.0
 """Steps are measured for about so long."""

@@ -19,13 +19,13 @@ from dltrain.build import (
     build_trainer,
     refuse_lone_samples,
 )
-from dltrain.checkpoint import Checkpoints
-from dltrain.commands import diagnose
-from dltrain.commands.diagnose import Finding
+from dltrain.checkpoints.store import Checkpoints
+from dltrain.commands import diagnostics
+from dltrain.commands.diagnostics import Finding
 from dltrain.config import Experiment
-from dltrain.errors import DltrainError, RunError, describe_error, tell
-from dltrain.spec import Batch
-from dltrain.task import Phase, Task
+from dltrain.core.batch import Batch
+from dltrain.core.errors import DltrainError, RunError, describe_error, tell
+from dltrain.core.task import Phase, Task
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def check(experiment: Experiment, *, overfit: int | None = None) -> Check:
     machine = build_machine(experiment)
     data = build_data(experiment, machine, tell)
     task = build_task(experiment, data.spec, machine)
-    findings = diagnose.of_data(data, experiment)
+    findings = diagnostics.of_data(data, experiment)
     for finding in findings:
         if finding.kind == "labels":
             raise RunError(finding.message)
@@ -92,7 +92,7 @@ def check(experiment: Experiment, *, overfit: int | None = None) -> Check:
         part = next(batch.split(None if micro_batch == "auto" else micro_batch))
         with _told("the first step"):
             task.model.train()
-            findings += diagnose.of_model(task, data, machine, experiment.train.batch_size)
+            findings += diagnostics.of_model(task, data, machine, experiment.train.batch_size)
             forward = [_forward(task, phase, part, machine) for phase in task.phases]
             trainer.train_step(batch)
         loss, weight, _ = trainer.state.take(task.phases[0].name)
@@ -106,12 +106,12 @@ def check(experiment: Experiment, *, overfit: int | None = None) -> Check:
         ):
             task.evaluate(iter([batch]))
         initial_loss = loss / weight
-        findings += diagnose.of_initial_loss(task, data, initial_loss)
-        findings += diagnose.of_saving(trainer, experiment.checkpoint.keep, Path("runs"))
+        findings += diagnostics.of_initial_loss(task, data, initial_loss)
+        findings += diagnostics.of_saving(trainer, experiment.checkpoint.keep, Path("runs"))
         total_steps, learnt = trainer.total_steps, None
         if overfit is not None:
             with _told("training on one batch"):
-                learnt, found = diagnose.overfit(trainer, overfit)
+                learnt, found = diagnostics.overfit(trainer, overfit)
             findings += found
     model = task.model
     states = sum(

@@ -10,11 +10,11 @@ from statistics import mean, stdev
 from typing import Any
 
 from dltrain.commands.runs import find_runs
-from dltrain.errors import RunError, visible
-from dltrain.paths import as_paths
-from dltrain.plain import to_csv
+from dltrain.core.errors import RunError, visible
+from dltrain.core.jsonable import to_csv
+from dltrain.core.paths import as_paths
 from dltrain.reporting.html import document, paragraph, table
-from dltrain.run import Run, Summary
+from dltrain.rundir.directory import Run, Summary
 
 
 @dataclass(frozen=True)

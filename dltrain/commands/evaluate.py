@@ -9,9 +9,9 @@ from typing import Literal
 import torch
 
 from dltrain.build import build_data, load_trained
-from dltrain.errors import UsageError, tell
-from dltrain.record import fingerprint
-from dltrain.run import Run
+from dltrain.core.errors import UsageError, tell
+from dltrain.rundir.directory import Run
+from dltrain.rundir.provenance import fingerprint
 
 SplitName = Literal["train", "val", "test"]
 

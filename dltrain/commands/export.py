@@ -12,10 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from dltrain.build import Trained, build_data, build_machine, build_task, load_trained
+from dltrain.checkpoints.atomic_files import make_directory, read_named, write_atomically
 from dltrain.config import load
-from dltrain.errors import RunError, UsageError, tell
+from dltrain.core.data_spec import spec_from_json, spec_to_json
+from dltrain.core.errors import RunError, UsageError, tell
 from dltrain.exporting.card import model_card
-from dltrain.exporting.checking import BATCH_SIZE, Comparison, compare, references
 from dltrain.exporting.description import description
 from dltrain.exporting.formats import (
     Format,
@@ -29,6 +30,7 @@ from dltrain.exporting.formats import (
     to_safetensors,
 )
 from dltrain.exporting.interface import Interface, interface_of
+from dltrain.exporting.module_replacement import replaced
 from dltrain.exporting.quantization import (
     Method,
     Quantized,
@@ -38,12 +40,10 @@ from dltrain.exporting.quantization import (
     require_torchao,
     with_int8_layers,
 )
-from dltrain.exporting.replacing import replaced
-from dltrain.files import make_directory, read_named, write_atomically
-from dltrain.record import fingerprint
-from dltrain.run import Run
-from dltrain.spec import spec_from_json, spec_to_json
-from dltrain.tensor_checks import check_tensors
+from dltrain.exporting.verification import BATCH_SIZE, Comparison, compare, references
+from dltrain.rundir.directory import Run
+from dltrain.rundir.provenance import fingerprint
+from dltrain.training.checkpoint_checks import check_tensors
 
 TOLERANCE = 1e-4
 """Largest difference from the model, as a share of the largest value: rounding, and no more."""

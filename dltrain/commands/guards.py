@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from dltrain.build import Machine
-from dltrain.device import is_out_of_memory
-from dltrain.errors import DltrainError, RunError, describe_error
-from dltrain.run import Run
-from dltrain.settings import TrainSettings
-from dltrain.trainer import Trainer
+from dltrain.config.settings import TrainSettings
+from dltrain.core.errors import DltrainError, RunError, describe_error
+from dltrain.rundir.directory import Run
+from dltrain.training.device import is_out_of_memory
+from dltrain.training.trainer import Trainer
 
 
 def in_words(error: Exception, trainer: Trainer, machine: Machine) -> Exception:

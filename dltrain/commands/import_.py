@@ -12,9 +12,9 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from dltrain.checkpoint import plain
-from dltrain.errors import RunError, UsageError, brief
-from dltrain.files import open_named, write_atomically
+from dltrain.checkpoints.atomic_files import open_named, write_atomically
+from dltrain.checkpoints.store import plain
+from dltrain.core.errors import RunError, UsageError, brief
 
 KEYS = ("state_dict", "model")
 """Under which a file may hold its weights among other things."""

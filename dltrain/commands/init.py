@@ -10,16 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from dltrain.autoconfig import Hints, render, suggest
+from dltrain.checkpoints.atomic_files import write_atomically
 from dltrain.commands.check import Check, check
-from dltrain.commands.diagnose import Finding
+from dltrain.commands.diagnostics import Finding
 from dltrain.config import ConfigError, load
+from dltrain.config.plugins import register_builtins
 from dltrain.config.problems import did_you_mean
 from dltrain.config.shipped import example_names, shipped_configs
-from dltrain.errors import DataError, UsageError, brief
-from dltrain.files import write_atomically
-from dltrain.paths import directory_name
-from dltrain.plugins import register_builtins
-from dltrain.suggesting import Hints, render, suggest
+from dltrain.core.errors import DataError, UsageError, brief
+from dltrain.core.paths import directory_name
 
 SCHEMA = "dltrain.schema.json"
 """What `dltrain schema > dltrain.schema.json` writes, for editors."""

@@ -8,7 +8,7 @@ import signal
 import sys
 import uuid
 
-from dltrain.errors import tell
+from dltrain.core.errors import tell
 
 
 def is_launched() -> bool:

@@ -8,16 +8,16 @@ from dataclasses import dataclass, is_dataclass
 from typing import Any, Literal
 
 from dltrain.config.options import typed_options
+from dltrain.config.plugins import load_entry_points, register_builtins
 from dltrain.config.problems import did_you_mean
-from dltrain.errors import UsageError
-from dltrain.plugins import load_entry_points, register_builtins
-from dltrain.registry import REGISTRIES, Component, Registry
-from dltrain.settings import (
+from dltrain.config.settings import (
     CheckpointSettings,
     EarlyStopSettings,
     RecordingSettings,
     TrainSettings,
 )
+from dltrain.core.errors import UsageError
+from dltrain.core.registry import REGISTRIES, Component, Registry
 
 SECTIONS = Registry("section", None)
 SECTIONS.register("train")(TrainSettings)

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 from dltrain.commands.predict import Prediction, Predictor
-from dltrain.data.objects import read_objects
-from dltrain.errors import UsageError
-from dltrain.recording.metrics_file import read_scalars
-from dltrain.run import Run as RunDirectory
-from dltrain.run import Summary
+from dltrain.core.errors import UsageError
+from dltrain.data.python_inputs import read_objects
+from dltrain.loggers.jsonl import read_scalars
+from dltrain.rundir.directory import Run as RunDirectory
+from dltrain.rundir.directory import Summary
 
 if TYPE_CHECKING:
     import pandas

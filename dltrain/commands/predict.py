@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from dltrain.build import load_trained
-from dltrain.data.readers import read_inputs
-from dltrain.errors import RunError, UsageError, tell
+from dltrain.core.errors import RunError, UsageError, tell
+from dltrain.data.input_readers import read_inputs
 
 
 @dataclass(frozen=True)

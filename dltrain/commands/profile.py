@@ -15,13 +15,13 @@ from typing import Any, Literal
 import torch
 
 from dltrain.build import build_data, build_machine, build_task, build_trainer
-from dltrain.checkpoint import Checkpoints
+from dltrain.checkpoints.store import Checkpoints
 from dltrain.config import Experiment
-from dltrain.device import is_out_of_memory
-from dltrain.errors import RunError, describe_error, tell
-from dltrain.recording import MetricsFile, TensorBoard
-from dltrain.spec import Batch
-from dltrain.trainer import Trainer
+from dltrain.core.batch import Batch
+from dltrain.core.errors import RunError, describe_error, tell
+from dltrain.loggers import MetricsFile, TensorBoard
+from dltrain.training.device import is_out_of_memory
+from dltrain.training.trainer import Trainer
 
 Part = Literal["data", "forward", "backward", "optimizer", "logging", "other"]
 MOST_OPERATORS = 15

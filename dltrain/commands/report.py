@@ -11,19 +11,20 @@ import torch
 
 from dltrain._version import __version__
 from dltrain.build import Trained, build_data, load_trained
-from dltrain.checkpoint import num_bytes
-from dltrain.errors import DataError, RunError, UsageError, tell
-from dltrain.files import write_atomically
-from dltrain.paths import as_paths
-from dltrain.record import fingerprint
-from dltrain.recording.metrics_file import read_scalars
+from dltrain.checkpoints.atomic_files import write_atomically
+from dltrain.checkpoints.store import num_bytes
+from dltrain.core.batch import Batch
+from dltrain.core.errors import DataError, RunError, UsageError, tell
+from dltrain.core.paths import as_paths
+from dltrain.core.protocols import Data, Split
+from dltrain.loggers.jsonl import read_scalars
 from dltrain.reporting.analysis import ClassificationAnalysis, RegressionAnalysis
 from dltrain.reporting.charts import Series
 from dltrain.reporting.formatting import format_number
 from dltrain.reporting.html import document, escape, paragraph, section, table
 from dltrain.reporting.sections import DetailLevel, Evaluation, ReportedRun, article, charts
-from dltrain.run import Run
-from dltrain.spec import Batch, Data, Split
+from dltrain.rundir.directory import Run
+from dltrain.rundir.provenance import fingerprint
 from dltrain.tasks.supervised import Supervised
 
 MAX_BYTES = 3_000_000

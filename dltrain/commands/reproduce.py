@@ -10,9 +10,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from dltrain import inputs
 from dltrain.build import Machine, changed_code
-from dltrain.checkpoint import load, num_bytes
+from dltrain.checkpoints.store import load, num_bytes
 from dltrain.commands.train import (
     device_of,
     refuse_another_config,
@@ -21,13 +20,14 @@ from dltrain.commands.train import (
 )
 from dltrain.config import LENGTH, ROUNDING
 from dltrain.config import changes as changed
-from dltrain.errors import RunError, tell
-from dltrain.git import git_changes
-from dltrain.paths import as_paths
-from dltrain.record import data_record, differences
-from dltrain.recording.metrics_file import read_scalars
-from dltrain.run import Run
-from dltrain.spec import Data
+from dltrain.core.errors import RunError, tell
+from dltrain.core.paths import as_paths
+from dltrain.core.protocols import Data
+from dltrain.loggers.jsonl import read_scalars
+from dltrain.rundir import input_files
+from dltrain.rundir.directory import Run
+from dltrain.rundir.git import git_changes
+from dltrain.rundir.provenance import data_record, differences
 
 CLOCK = "system/"
 """Scalars of throughput and memory, which are not compared."""
@@ -139,17 +139,17 @@ def reproduce(
     notes: list[str] = []
 
     def accept(machine: Machine, data: Data) -> None:
-        found = inputs.read(run.directory)
+        found = input_files.read(run.directory)
         if found is None:
             notes.append("no inputs.json: the data is compared by its fingerprint alone")
             changes.extend(changed_code(experiment, record))
         else:
-            of_data = inputs.changes(found.data, data.files)
+            of_data = input_files.changes(found.data, data.files)
             if of_data.changed:
                 shown = "; ".join(of_data.changed[:3])
                 more = f"; and {rest} more" if (rest := len(of_data.changed) - 3) > 0 else ""
                 raise RunError(f"the data is not what {original} was trained on: {shown}{more}")
-            of_plugins = inputs.changes(found.plugins, plugins)
+            of_plugins = input_files.changes(found.plugins, plugins)
             of_code = of_plugins.changed + of_plugins.others
             changes.extend(of_code or changed_code(experiment, record))
             notes.extend([*of_data.others, *filter(None, [found.note])])

@@ -7,12 +7,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from dltrain.checkpoints.atomic_files import remove as remove_entry
 from dltrain.commands.runs import RunInfo, find_runs, higher_is_better, info
-from dltrain.errors import RunError
-from dltrain.files import remove as remove_entry
-from dltrain.paths import as_paths
-from dltrain.recording.metrics_file import read_scalars
-from dltrain.run import Run
+from dltrain.core.errors import RunError
+from dltrain.core.paths import as_paths
+from dltrain.loggers.jsonl import read_scalars
+from dltrain.rundir.directory import Run
 
 # The config is the last to go: what is left of a removal that was cut short is a run still.
 WRITTEN = (

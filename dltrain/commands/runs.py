@@ -10,9 +10,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from dltrain.errors import RunError
-from dltrain.recording.metrics_file import last_step
-from dltrain.run import Run
+from dltrain.core.errors import RunError
+from dltrain.loggers.jsonl import last_step
+from dltrain.rundir.directory import Run
 
 DEEPEST = 64
 """Directories below the one that is searched."""

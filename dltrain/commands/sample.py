@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from dltrain.build import load_trained
-from dltrain.data.draws import key, normal
-from dltrain.data.tokens import Encoder, split_text, written_texts
-from dltrain.errors import RunError, UsageError
-from dltrain.run import Run
+from dltrain.core.errors import RunError, UsageError
+from dltrain.data.seeding import key, normal
+from dltrain.data.tokenization import Encoder, split_text, written_texts
+from dltrain.rundir.directory import Run
+from dltrain.tasks.figures import grid
 from dltrain.tasks.language_model import LanguageModel, seeded
-from dltrain.tasks.pages import grid
 
 ROW = 8
 """Pictures in a row that goes from one to another."""

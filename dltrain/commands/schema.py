@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from dltrain.config import json_schema
-from dltrain.plugins import load_entry_points, register_builtins
+from dltrain.config.plugins import load_entry_points, register_builtins
 
 
 def schema() -> dict[str, Any]:

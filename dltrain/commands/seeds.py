@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from dltrain.checkpoints.untrusted_files import Layout, verify
 from dltrain.commands.compare import Group, compare
 from dltrain.commands.train import resume, train
 from dltrain.config import HARMLESS, ROUNDING, Experiment, changes
-from dltrain.errors import UsageError
-from dltrain.run import Run, Summary, next_directory, run_folder
-from dltrain.run_files import Layout, verify
+from dltrain.core.errors import UsageError
+from dltrain.rundir.directory import Run, Summary, next_directory, run_folder
 
 LAYOUT = Layout({}, [], closed=["seed-[0-9]+"])
 """A directory of runs that differ in their seed."""

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dltrain.commands.predict import Predictor
-from dltrain.errors import RunError, UsageError, tell
+from dltrain.core.errors import RunError, UsageError, tell
 from dltrain.serving.limits import DEFAULTS, Limits
 
 if TYPE_CHECKING:

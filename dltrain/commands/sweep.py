@@ -18,15 +18,15 @@ from dltrain.build import (
     changed_code,
     not_monitored,
 )
-from dltrain.checkpoint import Checkpoints
+from dltrain.checkpoints.atomic_files import write_atomically
+from dltrain.checkpoints.store import Checkpoints
 from dltrain.commands.launch import is_launched
 from dltrain.commands.train import resume, train
-from dltrain.errors import DltrainError, RunError, StoppedError, UsageError, tell
-from dltrain.files import write_atomically
-from dltrain.run import Summary, run_folder
-from dltrain.sweeps.outcome import Outcome, TrialInfo, page, ranked, short, trial_infos
+from dltrain.core.errors import DltrainError, RunError, StoppedError, UsageError, tell
+from dltrain.rundir.directory import Summary, run_folder
 from dltrain.sweeps.plan import Plan, read_plan
 from dltrain.sweeps.pruning import Pruning
+from dltrain.sweeps.results import Outcome, TrialInfo, page, ranked, short, trial_infos
 from dltrain.sweeps.study import Search, Taken, held, verify_sweep
 from dltrain.sweeps.workers import end_with_parent, run_workers
 

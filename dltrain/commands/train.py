@@ -8,7 +8,6 @@ from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
-from dltrain import inputs, user_code
 from dltrain.build import (
     Machine,
     build_data,
@@ -21,7 +20,8 @@ from dltrain.build import (
     misfit,
     refuse_lone_samples,
 )
-from dltrain.checkpoint import (
+from dltrain.checkpoints.atomic_files import regular, sync
+from dltrain.checkpoints.store import (
     Checkpoints,
     DamagedCheckpointError,
     Snapshot,
@@ -43,14 +43,21 @@ from dltrain.config import (
     ROUNDING,
     Experiment,
     refuse_changes,
+    user_code,
     values_of,
 )
 from dltrain.config import changes as changed
-from dltrain.device import global_settings_restored, peak_memory_bytes
-from dltrain.errors import PrunedError, RunError, StoppedError, tell, visible
-from dltrain.files import regular, sync
-from dltrain.paths import data_folder
-from dltrain.record import (
+from dltrain.core.batch import Batch
+from dltrain.core.errors import PrunedError, RunError, StoppedError, tell, visible
+from dltrain.core.paths import data_folder
+from dltrain.core.protocols import Data, World
+from dltrain.distributed.fsdp import on_main
+from dltrain.distributed.process_group import joined, launch, restarts
+from dltrain.loggers import MetricsFile, Progress, Recorder, TensorBoard
+from dltrain.reporting.notebook import Live, in_kernel
+from dltrain.rundir import input_files
+from dltrain.rundir.directory import Run, Status, Summary
+from dltrain.rundir.provenance import (
     Record,
     data_record,
     device_record,
@@ -60,13 +67,8 @@ from dltrain.record import (
     plugin_paths,
     unlike_ranks,
 )
-from dltrain.recording import MetricsFile, Progress, Recorder, TensorBoard
-from dltrain.reporting.notebook import Live, in_kernel
-from dltrain.run import Run, Status, Summary
-from dltrain.shards import on_main
-from dltrain.spec import Batch, Data, World
-from dltrain.trainer import Trainer
-from dltrain.world import joined, launch, restarts
+from dltrain.training.device import global_settings_restored, peak_memory_bytes
+from dltrain.training.trainer import Trainer
 
 
 def train(
@@ -440,12 +442,12 @@ def _train_to_the_end(
 
 
 def _inputs_recorded(trainer: Trainer, run: Run, machine: Machine) -> AbstractContextManager[None]:
-    """See `inputs.recorded`; of several processes, the first writes."""
+    """See `input_files.recorded`; of several processes, the first writes."""
     if not machine.world.main:
         return nullcontext()
     start, plugins = trainer.state.step, plugin_paths(run.record())
     files = trainer.data.files
-    return inputs.recorded(run.directory, files, plugins, lambda: trainer.state.step > start)
+    return input_files.recorded(run.directory, files, plugins, lambda: trainer.state.step > start)
 
 
 def _say(text: str, notices: list[str], quiet: bool) -> None:

@@ -16,8 +16,8 @@ from dltrain.commands.batch_trial import (
     trials_on_gpu,
 )
 from dltrain.config import Experiment
+from dltrain.core.errors import RunError, UsageError
 from dltrain.data.cache import free_bytes
-from dltrain.errors import RunError, UsageError
 
 SHARE = 0.5
 """Of the memory that is available, on a CPU, where no budget is given."""

@@ -12,14 +12,14 @@ from pathlib import Path
 import torch
 
 from dltrain.build import build_data, build_machine, build_task, build_trainer
-from dltrain.checkpoint import Checkpoints
+from dltrain.checkpoints.atomic_files import write_atomically
+from dltrain.checkpoints.store import Checkpoints
 from dltrain.config import Experiment
-from dltrain.device import random_state, set_random_state
-from dltrain.errors import RunError, UsageError, tell
-from dltrain.files import write_atomically
+from dltrain.core.errors import RunError, UsageError, tell
 from dltrain.reporting.charts import Series, line_chart
 from dltrain.reporting.html import document, paragraph
-from dltrain.trainer import Trainer
+from dltrain.training.device import random_state, set_random_state
+from dltrain.training.trainer import Trainer
 
 SMOOTHING, DIVERGED = 0.9, 3.0
 """Share of the past in the smoothed loss; how much above its lowest it may rise."""

@@ -11,8 +11,8 @@ from dltrain.config.parse import MAX_DEPTH, parse, read
 from dltrain.config.problems import ConfigError, Position, Problem
 from dltrain.config.shipped import find_config, unreadable
 from dltrain.config.tree import List, Mapping, Node, Scalar
-from dltrain.errors import UsageError
-from dltrain.paths import expanded
+from dltrain.core.errors import UsageError
+from dltrain.core.paths import expanded
 
 MAX_FILES = 8
 

@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 
 from dltrain.config.tree import resolve
-from dltrain.errors import visible
+from dltrain.core.errors import visible
 
 
 def dump(value: Any, *, inline: bool = False) -> str:

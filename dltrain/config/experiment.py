@@ -11,18 +11,24 @@ from typing import Annotated, Any
 from pydantic import Field
 from pydantic_core import to_jsonable_python
 
-from dltrain import plugins
+from dltrain.config import plugins
 from dltrain.config.compose import compose, merge_keys
 from dltrain.config.dump import dump
 from dltrain.config.options import TypedOption, typed_options
 from dltrain.config.parse import parse
 from dltrain.config.phases import PhaseChoices, read_phases
 from dltrain.config.problems import ConfigError, Position, Problem, suggestions
+from dltrain.config.settings import (
+    CheckpointSettings,
+    EarlyStopSettings,
+    RecordingSettings,
+    TrainSettings,
+)
 from dltrain.config.shipped import find_config
 from dltrain.config.tree import List, Mapping, Node, Scalar
 from dltrain.config.validate import Validator, one_of, shown
-from dltrain.paths import directory_name
-from dltrain.registry import (
+from dltrain.core.paths import directory_name
+from dltrain.core.registry import (
     DATA,
     LOSSES,
     METRICS,
@@ -35,7 +41,6 @@ from dltrain.registry import (
     Registry,
     options_of,
 )
-from dltrain.settings import CheckpointSettings, EarlyStopSettings, RecordingSettings, TrainSettings
 
 COMPONENTS: dict[str, Registry] = {
     "task": TASKS,

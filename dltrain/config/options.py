@@ -12,10 +12,10 @@ from typing import Any, Union, get_args, get_origin
 from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 from pydantic_core import to_jsonable_python
 
+from dltrain.config.schema_text import JsonSchema, Path
 from dltrain.config.tree import List, Mapping, Node, plain
-from dltrain.config.words import JsonSchema, Path
-from dltrain.errors import UsageError
-from dltrain.registry import Option, options_of
+from dltrain.core.errors import UsageError
+from dltrain.core.registry import Option, options_of
 
 _STRICT = ConfigDict(strict=True, allow_inf_nan=False)
 

@@ -10,9 +10,9 @@ from typing import Any
 import yaml
 from yaml.reader import ReaderError
 
+from dltrain.checkpoints.atomic_files import open_named
 from dltrain.config.problems import ConfigError, Position, Problem
 from dltrain.config.tree import List, Mapping, Node, Scalar, plain, resolve
-from dltrain.files import open_named
 
 MAX_BYTES = 256 * 1024
 MAX_DEPTH = 32

@@ -9,10 +9,10 @@ from typing import Any
 from dltrain.config.compose import merge
 from dltrain.config.options import TypedOption, typed_options
 from dltrain.config.problems import Problem
+from dltrain.config.settings import TrainSettings
 from dltrain.config.tree import Mapping, Node, Scalar
 from dltrain.config.validate import Validator, shown
-from dltrain.registry import OPTIMIZERS, SCHEDULES, Choice, Registry
-from dltrain.settings import TrainSettings
+from dltrain.core.registry import OPTIMIZERS, SCHEDULES, Choice, Registry
 
 REGISTRIES: dict[str, Registry] = {"optimizer": OPTIMIZERS, "schedule": SCHEDULES}
 KEYS = (*REGISTRIES, "clip_norm")

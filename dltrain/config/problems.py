@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import takewhile
 
-from dltrain.errors import UsageError
+from dltrain.core.errors import UsageError
 
 SHOWN_PROBLEMS = 20
 SHOWN_COLUMNS = 100

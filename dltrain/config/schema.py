@@ -6,9 +6,9 @@ from dltrain.config.experiment import COMPONENTS, DEFAULTS, OPTIONS, Experiment
 from dltrain.config.options import object_schema, typed_options
 from dltrain.config.parse import parse
 from dltrain.config.phases import REGISTRIES, clip_norm_option
+from dltrain.config.schema_text import JsonSchema
 from dltrain.config.tree import plain
-from dltrain.config.words import JsonSchema
-from dltrain.registry import METRICS, Component, Registry, options_of
+from dltrain.core.registry import METRICS, Component, Registry, options_of
 
 _EXTENDS = {
     "description": (

@@ -10,9 +10,9 @@ from pydantic import ValidationError
 
 from dltrain.config.options import TypedOption, typed_options
 from dltrain.config.problems import Position, Problem, did_you_mean, shortened, suggestions
+from dltrain.config.schema_text import Path, allows_text, describe, schema_at, words_allowed
 from dltrain.config.tree import List, Mapping, Node, Scalar, plain
-from dltrain.config.words import Path, allows_text, describe, schema_at, words_allowed
-from dltrain.registry import Choice, Registry
+from dltrain.core.registry import Choice, Registry
 
 
 class Validator:

@@ -8,9 +8,9 @@ from dltrain.data import (
     idx,
     image_folder,
     mnist,
-    pairs,
     text,
     toy,
+    toy_digits,
 )
 
 __all__ = [
@@ -21,7 +21,7 @@ __all__ = [
     "idx",
     "image_folder",
     "mnist",
-    "pairs",
     "text",
     "toy",
+    "toy_digits",
 ]

@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from dltrain.data.draws import key, uniform
-from dltrain.spec import NonNegativeFloat, NonNegativeInt
+from dltrain.core.option_types import NonNegativeFloat, NonNegativeInt
+from dltrain.data.seeding import key, uniform
 
 _NUM_DRAWS = 8  # the same for any options, so that switching one on leaves the others' draws alone
 

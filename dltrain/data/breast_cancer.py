@@ -8,12 +8,12 @@ from pathlib import Path
 
 import torch
 
+from dltrain.core.errors import DataError
+from dltrain.core.protocols import Data, DataContext
+from dltrain.core.registry import DATA
 from dltrain.data.columns import table_data
 from dltrain.data.splits import HeldOut
 from dltrain.data.table import Table
-from dltrain.errors import DataError
-from dltrain.registry import DATA
-from dltrain.spec import Data, DataContext
 
 
 @DATA.register

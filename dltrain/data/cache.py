@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from dltrain.data.resident import without_waiting
-from dltrain.errors import OptionError
+from dltrain.core.errors import OptionError
+from dltrain.data.in_memory import without_waiting
 
 
 class MemoryCache:

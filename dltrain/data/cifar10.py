@@ -7,15 +7,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from dltrain.checkpoints.atomic_files import read_named
+from dltrain.core.errors import DataError
+from dltrain.core.paths import ConfigPath, located
+from dltrain.core.protocols import Data, DataContext
+from dltrain.core.registry import DATA
 from dltrain.data.augment import Augment
 from dltrain.data.download import extract, fetch
 from dltrain.data.images import resident_images
 from dltrain.data.splits import HeldOut
-from dltrain.errors import DataError
-from dltrain.files import read_named
-from dltrain.paths import ConfigPath, located
-from dltrain.registry import DATA
-from dltrain.spec import Data, DataContext
 
 CLASS_NAMES = (
     "airplane",

@@ -9,12 +9,13 @@ import numpy
 import torch
 from torch import Tensor
 
+from dltrain.core.data_spec import Column, DataSpec, TableInputs
+from dltrain.core.errors import DataError, brief
+from dltrain.core.protocols import Data, DataContext
+from dltrain.data.in_memory import class_counts, resident_data
 from dltrain.data.labels import in_order, no_number
-from dltrain.data.resident import class_counts, resident_data
 from dltrain.data.splits import TEST_SEED, hold_out, split_fingerprint
 from dltrain.data.table import Table
-from dltrain.errors import DataError, brief
-from dltrain.spec import Column, Data, DataContext, DataSpec, TableInputs
 
 
 def fit_column(name: str, cells: list[str], train: list[int]) -> Column:

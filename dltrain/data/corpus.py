@@ -10,11 +10,18 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from dltrain.core.batch import WHOLE, Batch, Share
+from dltrain.core.data_spec import PADDING, DataSpec
+from dltrain.core.errors import DataError, OptionError
+from dltrain.core.option_types import PositiveInt
+from dltrain.core.paths import ConfigPath, located
+from dltrain.core.protocols import Data, DataContext
+from dltrain.core.registry import DATA
 from dltrain.data.download import fetch
-from dltrain.data.draws import epoch_order, key
-from dltrain.data.resident import without_waiting
+from dltrain.data.in_memory import without_waiting
+from dltrain.data.seeding import epoch_order, key
 from dltrain.data.splits import HeldOut
-from dltrain.data.tokens import (
+from dltrain.data.tokenization import (
     Encoder,
     Tokenizer,
     fit_vocabulary,
@@ -23,19 +30,6 @@ from dltrain.data.tokens import (
     tokenizer_files,
 )
 from dltrain.data.utf8 import one_line_end, read_utf8
-from dltrain.errors import DataError, OptionError
-from dltrain.paths import ConfigPath, located
-from dltrain.registry import DATA
-from dltrain.spec import (
-    PADDING,
-    WHOLE,
-    Batch,
-    Data,
-    DataContext,
-    DataSpec,
-    PositiveInt,
-    Share,
-)
 
 SHAKESPEARE_URL = (
     "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"

@@ -6,14 +6,15 @@ from typing import Literal
 
 import torch
 
+from dltrain.core.errors import DataError, OptionError, brief
+from dltrain.core.option_types import Quote
+from dltrain.core.paths import ConfigPath, located
+from dltrain.core.protocols import Data, DataContext
+from dltrain.core.registry import DATA
 from dltrain.data.columns import table_data
 from dltrain.data.labels import in_order, no_number, numbers_of, warn_of_spellings
 from dltrain.data.splits import HeldOut
 from dltrain.data.table import Delimiter, Table, number, read_table
-from dltrain.errors import DataError, OptionError, brief
-from dltrain.paths import ConfigPath, located
-from dltrain.registry import DATA
-from dltrain.spec import Data, DataContext, Quote
 
 MAX_AUTO_CLASSES = 20
 """Whole numbers of more values than this are no classes, unless `target_kind` says so."""

@@ -21,7 +21,7 @@ from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from tqdm import tqdm
 
-from dltrain.errors import DataError, brief
+from dltrain.core.errors import DataError, brief
 
 _ATTEMPTS = 3  # for each address; each goes on where the one before broke off
 _CHUNK_BYTES = 1 << 18

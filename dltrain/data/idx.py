@@ -10,14 +10,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from dltrain.checkpoints.atomic_files import open_named, read_named
+from dltrain.core.errors import DataError, OptionError
+from dltrain.core.paths import ConfigPath, located
+from dltrain.core.protocols import Data, DataContext
+from dltrain.core.registry import DATA
 from dltrain.data.augment import Augment
 from dltrain.data.images import resident_images
 from dltrain.data.splits import HeldOut
-from dltrain.errors import DataError, OptionError
-from dltrain.files import open_named, read_named
-from dltrain.paths import ConfigPath, located
-from dltrain.registry import DATA
-from dltrain.spec import Data, DataContext
 
 TRAIN_FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte")
 TEST_FILES = ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")

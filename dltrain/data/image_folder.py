@@ -10,28 +10,21 @@ from typing import Literal
 
 from torch import Tensor
 
+from dltrain.core.data_spec import DataSpec, ImageInputs
+from dltrain.core.errors import OptionError
+from dltrain.core.option_types import Fraction, NonNegativeInt, PositiveFloat, PositiveInt
+from dltrain.core.paths import ConfigPath, located
+from dltrain.core.protocols import Data, DataContext
+from dltrain.core.registry import DATA
 from dltrain.data.augment import Augment
 from dltrain.data.cache import MemoryCache, check_room
-from dltrain.data.decode import decode_image
+from dltrain.data.image_decoding import decode_image
 from dltrain.data.image_layout import ImageFiles, find_images
-from dltrain.data.image_survey import Background, image_inputs
+from dltrain.data.image_statistics import Background, image_inputs
 from dltrain.data.images import ImageTransform
-from dltrain.data.resident import class_counts
+from dltrain.data.in_memory import class_counts
 from dltrain.data.splits import TEST_SEED, HeldOut, hold_out
-from dltrain.data.streamed import Streamed
-from dltrain.errors import OptionError
-from dltrain.paths import ConfigPath, located
-from dltrain.registry import DATA
-from dltrain.spec import (
-    Data,
-    DataContext,
-    DataSpec,
-    Fraction,
-    ImageInputs,
-    NonNegativeInt,
-    PositiveFloat,
-    PositiveInt,
-)
+from dltrain.data.streaming import Streamed
 
 
 @DATA.register

@@ -11,9 +11,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from dltrain.data.decode import SUFFIXES
+from dltrain.core.errors import DataError, brief
+from dltrain.data.image_decoding import SUFFIXES
 from dltrain.data.labels import in_order
-from dltrain.errors import DataError, brief
 
 SPLIT_FOLDERS = {
     "train": ("train", "training"),

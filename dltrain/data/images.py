@@ -7,10 +7,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from dltrain.core.data_spec import DataSpec, ImageInputs
+from dltrain.core.protocols import Data, DataContext
 from dltrain.data.augment import Augment
-from dltrain.data.resident import class_counts, fingerprint, resident_data
+from dltrain.data.in_memory import class_counts, fingerprint, resident_data
 from dltrain.data.splits import hold_out, split_fingerprint
-from dltrain.spec import Data, DataContext, DataSpec, ImageInputs
 
 
 class ImageTransform:

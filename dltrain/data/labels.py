@@ -6,8 +6,8 @@ import re
 from collections.abc import Callable, Collection, Iterable, Sequence
 from decimal import Decimal, InvalidOperation
 
+from dltrain.core.errors import brief
 from dltrain.data.table import number
-from dltrain.errors import brief
 
 EXACT_UNTIL = 2**53
 """Whole numbers above this are not all different as float64."""

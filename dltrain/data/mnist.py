@@ -5,16 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from dltrain.core.errors import DataError
+from dltrain.core.paths import ConfigPath, located
+from dltrain.core.protocols import Data, DataContext
+from dltrain.core.registry import DATA
 from dltrain.data.augment import Augment
 from dltrain.data.download import UnreachableError, fetch
 from dltrain.data.idx import TEST_FILES, TRAIN_FILES, found, missing, present, read_pair
 from dltrain.data.images import resident_images
 from dltrain.data.mnist_sample import mnist_sample
 from dltrain.data.splits import HeldOut
-from dltrain.errors import DataError
-from dltrain.paths import ConfigPath, located
-from dltrain.registry import DATA
-from dltrain.spec import Data, DataContext
 
 
 @dataclass(frozen=True)

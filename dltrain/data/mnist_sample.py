@@ -7,11 +7,11 @@ from pathlib import Path
 
 import torch
 
+from dltrain.core.errors import DataError
+from dltrain.core.protocols import Data, DataContext
 from dltrain.data.augment import Augment
 from dltrain.data.images import resident_images
 from dltrain.data.splits import TEST_SEED, hold_out
-from dltrain.errors import DataError
-from dltrain.spec import Data, DataContext
 
 MNIST_TRAINING_SAMPLES = 60_000
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from dltrain.errors import DataError
+from dltrain.core.errors import DataError
 
 DIRECTORY = "/dev/shm"  # noqa: S108
 """Where Linux keeps shared memory; a container's is often small, 64 MiB in Docker."""

@@ -7,9 +7,9 @@ import hashlib
 import torch
 from torch import Tensor
 
-from dltrain.data.draws import key
-from dltrain.errors import OptionError
-from dltrain.spec import NonNegativeInt, Probability
+from dltrain.core.errors import OptionError
+from dltrain.core.option_types import NonNegativeInt, Probability
+from dltrain.data.seeding import key
 
 HeldOut = NonNegativeInt | Probability
 """How much to hold out: a number of samples, or a fraction of them below 1; 0 for none."""

@@ -14,9 +14,9 @@ from typing import Annotated, NamedTuple
 
 from pydantic import Field
 
+from dltrain.core.errors import DataError, OptionError, brief
+from dltrain.core.option_types import Quote
 from dltrain.data.utf8 import read_utf8
-from dltrain.errors import DataError, OptionError, brief
-from dltrain.spec import Quote
 
 MISSING = frozenset({"", "na", "n/a", "nan", "null", "?"})
 """Cells, in lower case, that stand for no value."""

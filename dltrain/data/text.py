@@ -13,14 +13,20 @@ from typing import Any
 
 import torch
 
-from dltrain.data.bucketed import Bucketed
+from dltrain.core.data_spec import DataSpec
+from dltrain.core.errors import DataError, OptionError, brief
+from dltrain.core.option_types import PositiveInt, Quote
+from dltrain.core.paths import ConfigPath, located
+from dltrain.core.protocols import Data, DataContext
+from dltrain.core.registry import DATA
 from dltrain.data.download import fetch
-from dltrain.data.draws import key
+from dltrain.data.in_memory import class_counts
 from dltrain.data.labels import in_order, numbers_of, warn_of_spellings
-from dltrain.data.resident import class_counts
+from dltrain.data.length_buckets import Bucketed
+from dltrain.data.seeding import key
 from dltrain.data.splits import TEST_SEED, HeldOut, hold_out
 from dltrain.data.table import Delimiter, Table, read_table
-from dltrain.data.tokens import (
+from dltrain.data.tokenization import (
     Encoder,
     Tokenizer,
     fit_vocabulary,
@@ -29,10 +35,6 @@ from dltrain.data.tokens import (
     tokenizer_files,
 )
 from dltrain.data.utf8 import one_line_end, read_utf8
-from dltrain.errors import DataError, OptionError, brief
-from dltrain.paths import ConfigPath, located
-from dltrain.registry import DATA
-from dltrain.spec import Data, DataContext, DataSpec, PositiveInt, Quote
 
 SST2_FILES = {
     "train.tsv": "sha256:ec192f833a64da08f475488a77b0d0b47db47acd0f458bd18433fc793b569920",

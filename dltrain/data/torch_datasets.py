@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
+from dltrain.core.data_spec import Column, DataSpec, ImageInputs, TableInputs
+from dltrain.core.errors import OptionError, UsageError
+from dltrain.core.protocols import Data, DataContext
 from dltrain.data.cache import free_bytes
 from dltrain.data.images import ImageTransform
-from dltrain.data.resident import class_counts, fingerprint, resident_data
+from dltrain.data.in_memory import class_counts, fingerprint, resident_data
 from dltrain.data.splits import TEST_SEED, hold_out, split_fingerprint
-from dltrain.errors import OptionError, UsageError
-from dltrain.spec import Column, Data, DataContext, DataSpec, ImageInputs, TableInputs
 
 SPLITS = ("train", "validation", "test")
 HELD_OUT = 0.1

@@ -7,20 +7,14 @@ import math
 import torch
 from torch import Tensor
 
-from dltrain.data.draws import key
-from dltrain.data.resident import class_counts, fingerprint, resident_data
+from dltrain.core.data_spec import Column, DataSpec, TableInputs
+from dltrain.core.errors import OptionError
+from dltrain.core.option_types import NonNegativeFloat, PositiveInt
+from dltrain.core.protocols import Data, DataContext
+from dltrain.core.registry import DATA
+from dltrain.data.in_memory import class_counts, fingerprint, resident_data
+from dltrain.data.seeding import key
 from dltrain.data.splits import TEST_SEED, HeldOut, hold_out, split_fingerprint
-from dltrain.errors import OptionError
-from dltrain.registry import DATA
-from dltrain.spec import (
-    Column,
-    Data,
-    DataContext,
-    DataSpec,
-    NonNegativeFloat,
-    PositiveInt,
-    TableInputs,
-)
 
 
 @DATA.register

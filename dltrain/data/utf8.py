@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dltrain.errors import DataError
-from dltrain.files import read_named
+from dltrain.checkpoints.atomic_files import read_named
+from dltrain.core.errors import DataError
 
 
 def read_utf8(path: Path, *, pipe: bool = False) -> str:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dltrain.errors import visible
-from dltrain.exporting.checking import Comparison
+from dltrain.core.errors import visible
+from dltrain.core.jsonable import decimal, value_text
 from dltrain.exporting.description import listed
 from dltrain.exporting.formats import Format
-from dltrain.exporting.preparation import Port
+from dltrain.exporting.preprocessing import Port
 from dltrain.exporting.quantization import Quantized
-from dltrain.plain import decimal, value_text
+from dltrain.exporting.verification import Comparison
 
 NEEDED = {
     "onnx": "`pip install onnxruntime numpy`",

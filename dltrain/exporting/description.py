@@ -7,9 +7,9 @@ from dataclasses import asdict
 from typing import Any
 
 from dltrain._version import __version__
-from dltrain.data.tokens import WORD
+from dltrain.core.data_spec import DataSpec, ImageInputs, TableInputs, TextInputs
+from dltrain.data.tokenization import WORD
 from dltrain.exporting.interface import Interface
-from dltrain.spec import DataSpec, ImageInputs, TableInputs, TextInputs
 
 MOST_NAMES = 20
 """That are listed in a text; a file's own description has all of them."""

@@ -14,12 +14,12 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from dltrain.checkpoint import plain
-from dltrain.errors import RunError, UsageError, describe_error
+from dltrain.checkpoints.store import plain
+from dltrain.core.errors import RunError, UsageError, describe_error
 from dltrain.exporting.interface import Interface
 from dltrain.exporting.lstm import LoopedLstm, OnnxLstm, replaced_lstms
+from dltrain.exporting.module_replacement import replaced
 from dltrain.exporting.quantization import Int8Linear, OnnxInt8Linear
-from dltrain.exporting.replacing import replaced
 
 Format = Literal["onnx", "pt2", "safetensors"]
 Use = Callable[[Tensor], Tensor]

@@ -7,10 +7,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from dltrain.errors import UsageError
-from dltrain.exporting.preparation import Noise, Port, Preparation, preparation_of
-from dltrain.spec import DataSpec, ImageInputs
-from dltrain.task import Task
+from dltrain.core.data_spec import DataSpec, ImageInputs
+from dltrain.core.errors import UsageError
+from dltrain.core.task import Task
+from dltrain.exporting.preprocessing import Noise, Port, Preparation, preparation_of
 from dltrain.tasks.autoencoder import Autoencoder
 from dltrain.tasks.gan import Gan
 from dltrain.tasks.language_model import LanguageModel

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dltrain.errors import UsageError
-from dltrain.exporting.replacing import replaced
+from dltrain.core.errors import UsageError
+from dltrain.exporting.module_replacement import replaced
 
 State = tuple[Tensor, Tensor]
 """Hidden and cell state, each (layers, batch, hidden_size)."""

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dltrain.errors import UsageError
+from dltrain.core.errors import UsageError
 from dltrain.exporting.description import listed
 
 Method = Literal["int8"]

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dltrain.errors import UsageError
+from dltrain.core.data_spec import DataSpec
+from dltrain.core.errors import UsageError
+from dltrain.core.protocols import Loss
 from dltrain.losses.supervised import at_least_float32
-from dltrain.spec import DataSpec, Loss
 
 _OF_CLASSES = (nn.CrossEntropyLoss, nn.NLLLoss, nn.MultiMarginLoss)
 _OF_VALUES = (nn.MSELoss, nn.L1Loss, nn.SmoothL1Loss, nn.HuberLoss)

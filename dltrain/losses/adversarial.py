@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dltrain.core.data_spec import DataSpec
+from dltrain.core.option_types import NonNegativeFloat, Probability
+from dltrain.core.registry import LOSSES
 from dltrain.losses.supervised import at_least_float32
-from dltrain.registry import LOSSES
-from dltrain.spec import DataSpec, NonNegativeFloat, Probability
 
 
 class AdversarialLoss(nn.Module, ABC):

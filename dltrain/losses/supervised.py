@@ -13,9 +13,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dltrain.errors import UsageError
-from dltrain.registry import LOSSES
-from dltrain.spec import DataSpec, Loss, PositiveFloat, Probability
+from dltrain.core.data_spec import DataSpec
+from dltrain.core.errors import UsageError
+from dltrain.core.option_types import PositiveFloat, Probability
+from dltrain.core.protocols import Loss
+from dltrain.core.registry import LOSSES
 
 ClassWeights = tuple[PositiveFloat, ...] | Literal["balanced"] | None
 

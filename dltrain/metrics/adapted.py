@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dltrain.errors import UsageError
+from dltrain.core.errors import UsageError
+from dltrain.core.protocols import Metric
 from dltrain.metrics.ratio import NAN
-from dltrain.spec import Metric
 
 
 def as_metric(built: Any, name: str) -> Metric | None:

@@ -8,10 +8,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from dltrain.errors import UsageError
+from dltrain.core.data_spec import DataSpec
+from dltrain.core.errors import UsageError
+from dltrain.core.option_types import PositiveInt
+from dltrain.core.protocols import Metric
+from dltrain.core.registry import METRICS
 from dltrain.metrics.ratio import NAN, ratio, widest_float
-from dltrain.registry import METRICS
-from dltrain.spec import DataSpec, Metric, PositiveInt
 
 Average = Literal["macro", "micro", "none"]
 

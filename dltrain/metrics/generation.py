@@ -10,10 +10,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from dltrain.core.data_spec import DataSpec
+from dltrain.core.registry import METRICS
 from dltrain.metrics.classification import predicted_classes
 from dltrain.metrics.ratio import NAN
-from dltrain.registry import METRICS
-from dltrain.spec import DataSpec
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,11 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from dltrain.errors import UsageError
+from dltrain.core.data_spec import DataSpec
+from dltrain.core.errors import UsageError
+from dltrain.core.protocols import Metric
+from dltrain.core.registry import METRICS
 from dltrain.metrics.ratio import NAN, ratio, widest_float
-from dltrain.registry import METRICS
-from dltrain.spec import DataSpec, Metric
 
 
 class _MeanError:

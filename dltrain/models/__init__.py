@@ -4,11 +4,11 @@ from dltrain.models import (
     autoencoder,
     cnn,
     gan,
+    language_models,
     linear,
     mlp,
     seq2seq,
     text,
-    text_generator,
     torchvision_models,
 )
 
@@ -16,10 +16,10 @@ __all__ = [
     "autoencoder",
     "cnn",
     "gan",
+    "language_models",
     "linear",
     "mlp",
     "seq2seq",
     "text",
-    "text_generator",
     "torchvision_models",
 ]

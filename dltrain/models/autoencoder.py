@@ -7,9 +7,10 @@ from math import prod
 
 from torch import Tensor, nn
 
+from dltrain.core.data_spec import DataSpec
+from dltrain.core.option_types import PositiveInt
+from dltrain.core.registry import MODELS
 from dltrain.models.layers import Activation, AsSamples, activation_layer, require_numbers
-from dltrain.registry import MODELS
-from dltrain.spec import DataSpec, PositiveInt
 
 
 @MODELS.register("autoencoder")

@@ -7,7 +7,10 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from dltrain.errors import UsageError
+from dltrain.core.data_spec import DataSpec
+from dltrain.core.errors import UsageError
+from dltrain.core.option_types import PositiveInt, Probability
+from dltrain.core.registry import MODELS
 from dltrain.models.layers import (
     Activation,
     Dropout,
@@ -16,8 +19,6 @@ from dltrain.models.layers import (
     initialise,
     is_monotonic,
 )
-from dltrain.registry import MODELS
-from dltrain.spec import DataSpec, PositiveInt, Probability
 
 Padding = Literal["valid", "same"]
 

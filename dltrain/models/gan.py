@@ -8,10 +8,11 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from dltrain.errors import OptionError, UsageError
+from dltrain.core.data_spec import DataSpec
+from dltrain.core.errors import OptionError, UsageError
+from dltrain.core.option_types import PositiveInt, Probability
+from dltrain.core.registry import MODELS
 from dltrain.models.layers import AsSamples, Dropout, require_numbers
-from dltrain.registry import MODELS
-from dltrain.spec import DataSpec, PositiveInt, Probability
 
 Norm = Literal["batch", "group", "none"]
 SLOPE = 0.2

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dltrain.errors import UsageError
-from dltrain.spec import DataSpec, ImageInputs
+from dltrain.core.data_spec import DataSpec, ImageInputs
+from dltrain.core.errors import UsageError
 
 Activation = Literal["sigmoid", "tanh", "relu", "gelu", "silu"]
 Init = Literal["default", "xavier", "kaiming", "orthogonal", "zeros"]

@@ -6,9 +6,9 @@ from math import prod
 
 from torch import nn
 
+from dltrain.core.data_spec import DataSpec
+from dltrain.core.registry import MODELS
 from dltrain.models.layers import Init, initialise, require_numbers
-from dltrain.registry import MODELS
-from dltrain.spec import DataSpec
 
 
 @MODELS.register

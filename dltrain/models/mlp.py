@@ -6,6 +6,9 @@ from math import prod
 
 from torch import nn
 
+from dltrain.core.data_spec import DataSpec
+from dltrain.core.option_types import PositiveInt, Probability
+from dltrain.core.registry import MODELS
 from dltrain.models.layers import (
     Activation,
     Dropout,
@@ -14,8 +17,6 @@ from dltrain.models.layers import (
     initialise,
     require_numbers,
 )
-from dltrain.registry import MODELS
-from dltrain.spec import DataSpec, PositiveInt, Probability
 
 
 @MODELS.register

@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from dltrain.core.data_spec import DataSpec
+from dltrain.core.option_types import PositiveInt, Probability
+from dltrain.core.registry import MODELS
 from dltrain.models.layers import Dropout
 from dltrain.models.text_layers import reverse_valid, text_inputs
-from dltrain.registry import MODELS
-from dltrain.spec import DataSpec, PositiveInt, Probability
 
 State = tuple[Tensor, Tensor]
 """Hidden and cell state of the decoder, each (1, batch, hidden_size)."""

@@ -10,12 +10,13 @@ from typing import Literal
 
 from torch import nn
 
-from dltrain.errors import OptionError
+from dltrain.core.data_spec import DataSpec
+from dltrain.core.errors import OptionError
+from dltrain.core.option_types import PositiveInt, Probability
+from dltrain.core.paths import ConfigPath
+from dltrain.core.registry import MODELS
 from dltrain.models.text_encoders import TextCnn, TextLstm, TextTransformer
 from dltrain.models.text_layers import PoolingName, text_inputs, word_embedding
-from dltrain.paths import ConfigPath
-from dltrain.registry import MODELS
-from dltrain.spec import DataSpec, PositiveInt, Probability
 
 Positions = Literal["learned", "sinusoidal"]
 

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dltrain.errors import OptionError, UsageError
-from dltrain.files import open_named
-from dltrain.spec import DataSpec, TextInputs
+from dltrain.checkpoints.atomic_files import open_named
+from dltrain.core.data_spec import DataSpec, TextInputs
+from dltrain.core.errors import OptionError, UsageError
 
 PoolingName = Literal["last", "max", "mean", "attention"]
 

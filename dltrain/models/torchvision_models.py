@@ -11,9 +11,9 @@ from typing import Literal
 import torch
 from torch import nn
 
-from dltrain.errors import RunError, UsageError
-from dltrain.registry import MODELS
-from dltrain.spec import DataSpec
+from dltrain.core.data_spec import DataSpec
+from dltrain.core.errors import RunError, UsageError
+from dltrain.core.registry import MODELS
 
 IMAGENET_CHANNELS = 3
 

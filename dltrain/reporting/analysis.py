@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from dltrain.core.data_spec import DataSpec
 from dltrain.metrics.classification import ConfusionMatrix, predicted_classes
-from dltrain.spec import DataSpec
 
 BINS = 15
 """Number of confidence bins, as in Guo et al., 2017."""

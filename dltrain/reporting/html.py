@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from dltrain.errors import visible
+from dltrain.core.errors import visible
 
 LONG_TABLE_ROWS = 60
 """Longer tables scroll inside a box of fixed height."""

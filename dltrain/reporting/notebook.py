@@ -8,8 +8,8 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, TextIO
 
-from dltrain.recording.metrics_file import Scalars
-from dltrain.recording.progress import Progress
+from dltrain.loggers.jsonl import Scalars
+from dltrain.loggers.progress import Progress
 from dltrain.reporting.charts import standalone_line_chart
 from dltrain.reporting.html import escape
 from dltrain.reporting.sections import curves

@@ -8,10 +8,12 @@ from typing import Any
 
 from torch import Tensor
 
-from dltrain.data.tokens import text_of
+from dltrain.core.data_spec import DataSpec, ImageInputs, TableInputs, TextInputs
+from dltrain.core.jsonable import decimal
+from dltrain.core.task import Page
+from dltrain.data.tokenization import text_of
+from dltrain.loggers.jsonl import Scalars
 from dltrain.metrics.classification import predicted_classes
-from dltrain.plain import decimal
-from dltrain.recording.metrics_file import Scalars
 from dltrain.reporting.analysis import (
     BINS,
     ClassificationAnalysis,
@@ -30,9 +32,7 @@ from dltrain.reporting.html import (
     table,
     tiles,
 )
-from dltrain.spec import DataSpec, ImageInputs, TableInputs, TextInputs
-from dltrain.task import Page
-from dltrain.tasks.pages import to_pixels
+from dltrain.tasks.figures import to_pixels
 
 MAX_MATRIX_CLASSES = 30
 """With more classes, the report lists the most frequent confusions instead of the whole matrix."""

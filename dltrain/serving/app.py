@@ -17,8 +17,9 @@ from starlette.requests import ClientDisconnect
 from starlette.routing import Route
 from torch import Tensor
 
-from dltrain.errors import brief, visible
-from dltrain.plain import as_plain
+from dltrain.core.data_spec import DataSpec
+from dltrain.core.errors import brief, visible
+from dltrain.core.jsonable import as_plain
 from dltrain.serving.batching import Batcher
 from dltrain.serving.limits import Limits
 from dltrain.serving.metrics import CONTENT_TYPE, Metrics
@@ -27,7 +28,6 @@ from dltrain.serving.pages import SECURITY_HEADERS, ModelInfo, demo_responses, d
 from dltrain.serving.problems import AsciiJSONResponse, Errors, RequestError, overloaded
 from dltrain.serving.request_parsing import RequestParser
 from dltrain.serving.schemas import Output, example, response_model
-from dltrain.spec import DataSpec
 
 API_VERSION = "1"
 """Version of the interface, not of the model."""

@@ -10,7 +10,7 @@ from collections.abc import Collection
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from dltrain.errors import brief
+from dltrain.core.errors import brief
 from dltrain.serving.metrics import Metrics
 from dltrain.serving.problems import RequestError, overloaded
 

@@ -11,10 +11,10 @@ from typing import Any
 
 from fastapi.responses import HTMLResponse, Response
 
+from dltrain.core.data_spec import Column, DataSpec, ImageInputs, TableInputs
 from dltrain.reporting import html
 from dltrain.reporting.html import escape
 from dltrain.serving.schemas import typical_value
-from dltrain.spec import Column, DataSpec, ImageInputs, TableInputs
 
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; "

@@ -16,16 +16,16 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 from torch import Tensor
 
+from dltrain.core.data_spec import DataSpec, ImageInputs, TableInputs, TextInputs
+from dltrain.core.errors import DataError, brief
 from dltrain.data.columns import cell_text, encode
-from dltrain.data.decode import decode_opened, decode_picture, read_header
-from dltrain.data.readers import normalise_images, pad_texts
+from dltrain.data.image_decoding import decode_opened, decode_picture, read_header
+from dltrain.data.input_readers import normalise_images, pad_texts
 from dltrain.data.table import Table
-from dltrain.data.tokens import Encoder
-from dltrain.errors import DataError, brief
+from dltrain.data.tokenization import Encoder
 from dltrain.serving.limits import Limits
 from dltrain.serving.problems import MAX_PROBLEMS, Problem, RequestError
 from dltrain.serving.schemas import ITEMS_KEYS, pixel_range, request_model
-from dltrain.spec import DataSpec, ImageInputs, TableInputs, TextInputs
 
 T = TypeVar("T")
 

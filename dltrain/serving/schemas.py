@@ -17,11 +17,11 @@ from pydantic import (
     create_model,
 )
 
+from dltrain.core.data_spec import Column, DataSpec, ImageInputs, TableInputs
+from dltrain.core.errors import brief
 from dltrain.data.columns import cell_text
-from dltrain.data.tokens import text_of
-from dltrain.errors import brief
+from dltrain.data.tokenization import text_of
 from dltrain.serving.limits import Limits
-from dltrain.spec import Column, DataSpec, ImageInputs, TableInputs
 
 ITEMS_KEYS = {"image": "images", "table": "rows", "text": "texts"}
 """Kind of inputs to the only key of a request's JSON object."""

@@ -18,11 +18,11 @@ from dltrain.config.problems import suggestions
 from dltrain.config.shipped import find_config, unreadable
 from dltrain.config.tree import Mapping, Scalar
 from dltrain.config.validate import Validator
-from dltrain.errors import UsageError
-from dltrain.registry import Choice, Registry
-from dltrain.spec import PositiveInt
-from dltrain.sweeps.methods import PRUNERS, SAMPLERS
-from dltrain.sweeps.space import Dimension, Value, as_tree, branch, read_space, told, tries
+from dltrain.core.errors import UsageError
+from dltrain.core.option_types import PositiveInt
+from dltrain.core.registry import Choice, Registry
+from dltrain.sweeps.algorithms import PRUNERS, SAMPLERS
+from dltrain.sweeps.search_space import Dimension, Value, as_tree, branch, read_space, told, tries
 
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Storage = Literal["sqlite", "journal"]

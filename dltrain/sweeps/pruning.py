@@ -6,8 +6,8 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from dltrain.errors import PrunedError
-from dltrain.recording import Recorder
+from dltrain.core.errors import PrunedError
+from dltrain.loggers import Recorder
 
 if TYPE_CHECKING:
     from optuna.trial import Trial

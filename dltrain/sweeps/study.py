@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Annotated, Any, NotRequired
 from pydantic import Field
 from typing_extensions import TypedDict
 
-from dltrain.data.draws import key
-from dltrain.errors import DltrainError, RunError, UsageError, brief
-from dltrain.files import make_directory, open_regular, regular
-from dltrain.run import Run
-from dltrain.run_files import GIB, KIB, MIB, Count, Layout, checked, verify
-from dltrain.sweeps.methods import Draw, settled
+from dltrain.checkpoints.atomic_files import make_directory, open_regular, regular
+from dltrain.checkpoints.untrusted_files import GIB, KIB, MIB, Count, Layout, checked, verify
+from dltrain.core.errors import DltrainError, RunError, UsageError, brief
+from dltrain.data.seeding import key
+from dltrain.rundir.directory import Run
+from dltrain.sweeps.algorithms import Draw, settled
 from dltrain.sweeps.plan import Plan
-from dltrain.sweeps.space import Value, draw
+from dltrain.sweeps.search_space import Value, draw
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage

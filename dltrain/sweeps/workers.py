@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 import torch
 
-from dltrain.errors import RunError, StoppedError
+from dltrain.core.errors import RunError, StoppedError
 
 
 def run_workers(words: Sequence[str], count: int) -> None:

@@ -9,14 +9,15 @@ from math import prod
 import torch
 from torch import Tensor
 
-from dltrain.data.draws import key, normal
-from dltrain.errors import UsageError
-from dltrain.registry import TASKS
-from dltrain.spec import Batch, DataSpec, NonNegativeFloat
-from dltrain.task import Embedding, Page, Phase, TaskParts
-from dltrain.tasks import pages
-from dltrain.tasks.embedding import embedding_of, features_and_outputs
-from dltrain.tasks.parts import (
+from dltrain.core.batch import Batch
+from dltrain.core.data_spec import DataSpec
+from dltrain.core.errors import UsageError
+from dltrain.core.option_types import NonNegativeFloat
+from dltrain.core.registry import TASKS
+from dltrain.core.task import Embedding, Page, Phase, TaskParts
+from dltrain.data.seeding import key, normal
+from dltrain.tasks import figures
+from dltrain.tasks.common import (
     comparing_loss,
     computed,
     losses_of,
@@ -24,6 +25,7 @@ from dltrain.tasks.parts import (
     require_weight,
     scalars_of,
 )
+from dltrain.tasks.embedding import embedding_of, features_and_outputs
 
 ROW = 8
 """Pictures in a row of the grid of reconstructions."""
@@ -152,12 +154,12 @@ class Autoencoder:
         # A last row that is not full stands alone under those that are.
         if rows[-1].shape[0] < ROW and len(rows) > 2:
             rows = rows[:-2]
-        pictures = pages.to_pixels(self.spec, torch.cat(rows))
-        shown = [Page("reconstructions", "image", pages.grid(pictures, min(ROW, len(rows[0]))))]
+        pictures = figures.to_pixels(self.spec, torch.cat(rows))
+        shown = [Page("reconstructions", "image", figures.grid(pictures, min(ROW, len(rows[0]))))]
         if self.latent is not None:
             index = torch.arange(self._num_images, device=pairs.device)
             noise = normal(key(self.seed, 1), index, self.latent).to(pairs)
-            shown.append(Page("samples", "image", pages.grid(self.pictures(noise))))
+            shown.append(Page("samples", "image", figures.grid(self.pictures(noise))))
         return shown
 
     def embed(self, batches: Iterator[Batch], num_samples: int) -> Embedding:
@@ -181,4 +183,4 @@ class Autoencoder:
 
     def pictures(self, noise: Tensor) -> Tensor:
         """(pictures, latent) to (pictures, channels, height, width) uint8."""
-        return pages.to_pixels(self.spec, self.model.decoder(noise))  # pyright: ignore[reportCallIssue]
+        return figures.to_pixels(self.spec, self.model.decoder(noise))  # pyright: ignore[reportCallIssue]

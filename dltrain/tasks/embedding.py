@@ -7,10 +7,12 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
-from dltrain.data.tokens import text_of
-from dltrain.spec import Batch, DataSpec, TextInputs, World
-from dltrain.task import Embedding
-from dltrain.tasks.pages import three_channels, to_pixels
+from dltrain.core.batch import Batch
+from dltrain.core.data_spec import DataSpec, TextInputs
+from dltrain.core.protocols import World
+from dltrain.core.task import Embedding
+from dltrain.data.tokenization import text_of
+from dltrain.tasks.figures import three_channels, to_pixels
 
 MOST_TEXT = 200
 """Characters of a text that are shown beside its point."""

@@ -7,7 +7,8 @@ from collections import Counter
 import torch
 from torch import Tensor
 
-from dltrain.spec import Batch, World
+from dltrain.core.batch import Batch
+from dltrain.core.protocols import World
 
 
 class Examples:

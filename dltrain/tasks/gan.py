@@ -9,19 +9,20 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from dltrain.data.draws import key, normal, uniform
-from dltrain.errors import OptionError, UsageError
+from dltrain.core.batch import Batch
+from dltrain.core.data_spec import DataSpec
+from dltrain.core.errors import OptionError, UsageError
+from dltrain.core.paths import ConfigPath
+from dltrain.core.registry import TASKS
+from dltrain.core.task import Page, Phase, TaskParts
+from dltrain.data.seeding import key, normal, uniform
 from dltrain.losses.adversarial import AdversarialLoss
 from dltrain.losses.supervised import at_least_float32
 from dltrain.metrics.generation import GeneratorMetric, Judged
 from dltrain.models.gan import Adversaries
-from dltrain.paths import ConfigPath
-from dltrain.registry import TASKS
-from dltrain.spec import Batch, DataSpec
-from dltrain.task import Page, Phase, TaskParts
-from dltrain.tasks import pages
+from dltrain.tasks import figures
+from dltrain.tasks.common import computed, require_weight, scalars_of
 from dltrain.tasks.judge import Judge
-from dltrain.tasks.parts import computed, require_weight, scalars_of
 
 DISCRIMINATOR, GENERATOR = "discriminator", "generator"
 
@@ -136,7 +137,7 @@ class Gan:
             count += len(rows[0])
         require_weight(count)
         if self._num_images:
-            self._shown = pages.grid(pages.to_pixels(self.spec, torch.cat(shown)))
+            self._shown = figures.grid(figures.to_pixels(self.spec, torch.cat(shown)))
         discriminator, generator, real, fake_score = (totals / count).tolist()
         values = {
             "discriminator_loss": discriminator,
@@ -158,7 +159,7 @@ class Gan:
 
     def pictures(self, noise: Tensor) -> Tensor:
         """(pictures, latent) to (pictures, channels, height, width) uint8."""
-        return pages.to_pixels(self.spec, self.generator(noise))
+        return figures.to_pixels(self.spec, self.generator(noise))
 
 
 @contextmanager

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from dltrain.errors import DltrainError, OptionError
+from dltrain.core.data_spec import ImageInputs
+from dltrain.core.errors import DltrainError, OptionError
+from dltrain.core.task import TaskParts
 from dltrain.metrics.generation import Judged
-from dltrain.spec import ImageInputs
-from dltrain.task import TaskParts
 from dltrain.tasks.embedding import last_linear
 
 

@@ -8,12 +8,13 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from dltrain.data.tokens import written_texts
-from dltrain.errors import UsageError
-from dltrain.registry import TASKS
-from dltrain.spec import Batch, DataSpec, TextInputs
-from dltrain.task import Page, Phase, TaskParts
-from dltrain.tasks.parts import (
+from dltrain.core.batch import Batch
+from dltrain.core.data_spec import DataSpec, TextInputs
+from dltrain.core.errors import UsageError
+from dltrain.core.registry import TASKS
+from dltrain.core.task import Page, Phase, TaskParts
+from dltrain.data.tokenization import written_texts
+from dltrain.tasks.common import (
     comparing_loss,
     computed,
     model_of_inputs,
@@ -21,7 +22,7 @@ from dltrain.tasks.parts import (
     require_weight,
     scalars_of,
 )
-from dltrain.tasks.tokens import summed_cross_entropy, summed_token_loss, token_weight
+from dltrain.tasks.token_loss import summed_cross_entropy, summed_token_loss, token_weight
 
 START_TOKENS = ("\n", "\u010a", ".")
 """The second is how tokenizers of bytes, such as GPT-2's, spell the end of a line."""

@@ -10,15 +10,16 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from dltrain.data.tokens import text_of
-from dltrain.errors import OptionError, UsageError
+from dltrain.core.batch import Batch
+from dltrain.core.data_spec import DataSpec, TextInputs
+from dltrain.core.errors import OptionError, UsageError
+from dltrain.core.registry import TASKS
+from dltrain.core.task import Page, Phase, TaskParts
+from dltrain.data.tokenization import text_of
 from dltrain.metrics.ratio import widest_float
 from dltrain.models.seq2seq import Seq2SeqLstm
-from dltrain.registry import TASKS
-from dltrain.spec import Batch, DataSpec, TextInputs
-from dltrain.task import Page, Phase, TaskParts
-from dltrain.tasks.parts import comparing_loss, computed, require_weight, scalars_of
-from dltrain.tasks.tokens import summed_token_loss, token_weight
+from dltrain.tasks.common import comparing_loss, computed, require_weight, scalars_of
+from dltrain.tasks.token_loss import summed_token_loss, token_weight
 
 
 @TASKS.register("seq2seq")

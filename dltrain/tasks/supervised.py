@@ -6,14 +6,14 @@ from collections.abc import Iterator
 
 from torch import Tensor
 
+from dltrain.core.batch import Batch
+from dltrain.core.data_spec import DataSpec
+from dltrain.core.protocols import World
+from dltrain.core.registry import TASKS
+from dltrain.core.task import Embedding, Page, Phase, TaskParts
 from dltrain.metrics.classification import ConfusionMatrix, predicted_classes
-from dltrain.registry import TASKS
-from dltrain.spec import Batch, DataSpec, World
-from dltrain.task import Embedding, Page, Phase, TaskParts
-from dltrain.tasks import pages
-from dltrain.tasks.embedding import embedding_of, features_and_outputs
-from dltrain.tasks.examples import Examples
-from dltrain.tasks.parts import (
+from dltrain.tasks import figures
+from dltrain.tasks.common import (
     comparing_loss,
     computed,
     losses_of,
@@ -22,6 +22,8 @@ from dltrain.tasks.parts import (
     require_weight,
     scalars_of,
 )
+from dltrain.tasks.embedding import embedding_of, features_and_outputs
+from dltrain.tasks.examples import Examples
 
 PR_THRESHOLDS = 127
 
@@ -108,7 +110,7 @@ class _Shown:
         self.spec = spec
         wanted = num_images if spec.inputs.kind == "image" else 0
         self.examples = Examples(wanted, spec.num_classes, world)
-        drawn = 2 <= spec.num_classes <= pages.MOST_CLASSES
+        drawn = 2 <= spec.num_classes <= figures.MOST_CLASSES
         self.confusion = ConfusionMatrix(spec) if drawn else None
         self.reset()
 
@@ -122,17 +124,17 @@ class _Shown:
         self.examples.update(batch, predictions, targets)
         if self.confusion is not None:
             self.confusion.update(predictions, targets)
-            curves = pages.curve_counts(predictions, targets, PR_THRESHOLDS)
+            curves = figures.curve_counts(predictions, targets, PR_THRESHOLDS)
             self.curves = curves if self.curves is None else self.curves + curves
 
     def pages(self) -> list[Page]:
         shown = []
         if (examples := self.examples.chosen()) is not None:
-            shown.append(Page("examples", "image", pages.examples(self.spec, *examples)))
+            shown.append(Page("examples", "image", figures.examples(self.spec, *examples)))
         if self.confusion is not None and self.curves is not None:
             names = self.spec.class_names
-            matrix = pages.confusion_matrix(self.confusion.matrix.cpu(), names)
+            matrix = figures.confusion_matrix(self.confusion.matrix.cpu(), names)
             shown.append(Page("confusion_matrix", "image", matrix))
             for name, counts in zip(names, self.curves.cpu(), strict=True):
-                shown.append(Page(f"precision_recall/{name}", "pr_curve", pages.pr_curve(counts)))
+                shown.append(Page(f"precision_recall/{name}", "pr_curve", figures.pr_curve(counts)))
         return shown

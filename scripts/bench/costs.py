@@ -27,9 +27,9 @@ def costs(quick: bool) -> dict[str, float]:
 def _of(network: str, epochs: int) -> dict[str, float]:
     import dltrain
     from dltrain.build import build_data, build_machine, build_task, build_trainer
-    from dltrain.checkpoint import Checkpoints
-    from dltrain.recording import MetricsFile, Progress, Recorder, TensorBoard
-    from dltrain.trainer import Trainer
+    from dltrain.checkpoints.store import Checkpoints
+    from dltrain.loggers import MetricsFile, Progress, Recorder, TensorBoard
+    from dltrain.training.trainer import Trainer
 
     root = os.environ.get("DLTRAIN_DATA", "data")
     overrides = ["train.device=cpu", "train.evaluate=1000 epochs", "train.epochs=1000"]

@@ -19,11 +19,11 @@ PICTURES = ("data.validation=0", "data.augment=null", "data.offline=error")
 
 def train(work: Work, clock: Clock) -> float:
     """Trains; the accuracy on the test split, which dltrain reads by itself at the end."""
-    from dltrain.threads import wait_briefly
+    from dltrain.training.threads import wait_briefly
 
     wait_briefly()  # before torch
     from dltrain.cli import cli
-    from dltrain.trainer import Trainer
+    from dltrain.training.trainer import Trainer
 
     clock.watch_torch()
     train_epoch, evaluate = Trainer.train_epoch, Trainer.evaluate

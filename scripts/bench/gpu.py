@@ -26,10 +26,11 @@ import dltrain
 from bench.children import TAIL_LINES, emit
 from bench.gpu_plan import ROWS
 from dltrain.build import build_data, build_machine, build_task, build_trainer
-from dltrain.checkpoint import Checkpoints
+from dltrain.checkpoints.store import Checkpoints
+from dltrain.core.data_spec import PADDING
+from dltrain.core.protocols import Data, DataContext
 from dltrain.data.images import resident_images
-from dltrain.spec import PADDING, Data, DataContext
-from dltrain.trainer import Trainer
+from dltrain.training.trainer import Trainer
 
 SCRIPTS = Path(__file__).parents[1]
 CONFIGS = SCRIPTS.parent / "configs"

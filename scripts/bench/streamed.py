@@ -27,7 +27,7 @@ def streamed(quick: bool) -> dict[str, float]:
 
     The model is one linear layer, so that what is measured is the way of the data.
     """
-    from dltrain.threads import wait_briefly
+    from dltrain.training.threads import wait_briefly
 
     wait_briefly()
     import torch
@@ -35,9 +35,9 @@ def streamed(quick: bool) -> dict[str, float]:
 
     import dltrain
     from dltrain.build import build_data, build_machine, build_task, build_trainer
-    from dltrain.checkpoint import Checkpoints
-    from dltrain.data.resident import Resident
-    from dltrain.data.streamed import Streamed
+    from dltrain.checkpoints.store import Checkpoints
+    from dltrain.data.in_memory import Resident
+    from dltrain.data.streaming import Streamed
 
     with tempfile.TemporaryDirectory() as place:
         root = Path(place) / "pictures"

@@ -195,6 +195,6 @@ class Clock:
     def _peak(self) -> int:
         import torch
 
-        from dltrain.device import peak_memory_bytes
+        from dltrain.training.device import peak_memory_bytes
 
         return peak_memory_bytes(torch.device(self.device))

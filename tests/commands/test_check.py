@@ -8,7 +8,7 @@ from small_runs import recorded, write_folder
 
 import dltrain
 from dltrain.commands.check import check
-from dltrain.errors import UsageError
+from dltrain.core.errors import UsageError
 
 TEXT = ("data={name: toy_text, samples: 200}", "metrics=[]", "checkpoint.best=null")
 
@@ -92,7 +92,7 @@ def test_a_size_that_no_memory_holds_is_told_at_its_key(load):
 
 
 def test_a_component_that_raises_anything_is_told_at_its_line(load, monkeypatch):
-    from dltrain.registry import MODELS
+    from dltrain.core.registry import MODELS
 
     def broken(spec, /):
         """A model of a user's own."""

@@ -10,7 +10,7 @@ import pytest
 from small_runs import write_folder
 
 import dltrain
-from dltrain.run import Run
+from dltrain.rundir.directory import Run
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from small_runs import CONFIG, recorded, write_folder
 
 import dltrain
 from dltrain.config import ConfigError
-from dltrain.errors import StoppedError, UsageError
+from dltrain.core.errors import StoppedError, UsageError
 
 SETTINGS = {
     **CONFIG,

@@ -8,8 +8,8 @@ import yaml
 from small_runs import write_folder
 
 import dltrain
-from dltrain.checkpoint import load
-from dltrain.run import Run
+from dltrain.checkpoints.store import load
+from dltrain.rundir.directory import Run
 
 
 @pytest.fixture

@@ -21,10 +21,10 @@ from torch import nn
 import dltrain
 from dltrain.build import load_trained
 from dltrain.commands.export import read_exported
-from dltrain.errors import DataError, RunError, UsageError
+from dltrain.config.plugins import load_plugin, register_builtins
+from dltrain.core.errors import DataError, RunError, UsageError
+from dltrain.core.registry import MODELS
 from dltrain.exporting.quantization import by_torchao
-from dltrain.plugins import load_plugin, register_builtins
-from dltrain.registry import MODELS
 
 TEXT = {
     "model": {"name": "text_lstm", "hidden_size": 6, "embedding_size": 5, "bidirectional": True},

@@ -5,7 +5,7 @@ import torch
 
 import dltrain
 from dltrain.commands.check import check
-from dltrain.errors import RunError
+from dltrain.core.errors import RunError
 
 
 class Greedy(torch.nn.Module):

@@ -12,7 +12,7 @@ from small_data import write_images, write_sentences, write_text
 
 import dltrain
 from dltrain.commands.init import init
-from dltrain.errors import DataError, UsageError
+from dltrain.core.errors import DataError, UsageError
 
 QUICK = ["recording.tensorboard=false", "train.device=cpu"]
 ALL = {"red": 40, "green": 36, "blue": 44}

@@ -10,7 +10,7 @@ from PIL import Image
 from small_runs import CONFIG, write_folder
 
 import dltrain
-from dltrain.errors import DataError, RunError, UsageError
+from dltrain.core.errors import DataError, RunError, UsageError
 
 
 @pytest.fixture

@@ -18,8 +18,8 @@ from small_runs import CONFIG, write_folder
 
 import dltrain
 from dltrain.commands.predict import Predictor
-from dltrain.data.readers import read_inputs
-from dltrain.errors import DataError, RunError
+from dltrain.core.errors import DataError, RunError
+from dltrain.data.input_readers import read_inputs
 
 
 @pytest.fixture

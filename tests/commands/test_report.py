@@ -19,7 +19,7 @@ from small_runs import write_folder
 import dltrain
 from dltrain.build import load_trained
 from dltrain.commands import report as command
-from dltrain.errors import RunError
+from dltrain.core.errors import RunError
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "tiny"
 SECTIONS = {"Curves", "Throughput", "Config", "Data", "Environment"}
@@ -87,7 +87,7 @@ def test_a_classifier(folder, call):
     page = read(run / "report.html")
     assert set(page.headings) >= SECTIONS | ANSWERS
     assert 1 <= len(page.pictures) <= 24
-    summary = dltrain.run.Run(run).summary()
+    summary = dltrain.rundir.directory.Run(run).summary()
     assert summary.data["fingerprint"] in page.text
     assert f"{summary.metrics['test/accuracy']:.5g}" in page.text
     assert "Expected calibration error" in page.text

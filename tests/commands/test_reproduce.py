@@ -14,16 +14,17 @@ from small_data import write_images
 from small_runs import CONFIG, recorded, rewrite_config, write_folder
 
 import dltrain
-from dltrain import inputs
-from dltrain.errors import RunError
-from dltrain.git import git_changes, git_state
-from dltrain.run import Run
+from dltrain.core.errors import RunError
+from dltrain.rundir import input_files
+from dltrain.rundir.directory import Run
+from dltrain.rundir.git import git_changes, git_state
 
 PLUGIN = '''
 import torch
 from dltrain import DATA
-from dltrain.data.resident import resident_data
-from dltrain.spec import Column, Data, DataContext, DataSpec, TableInputs
+from dltrain.data.in_memory import resident_data
+from dltrain.core.data_spec import Column, DataSpec, TableInputs
+from dltrain.core.protocols import Data, DataContext
 
 @DATA.register
 def numbers(context: DataContext, /, *, path: str) -> Data:
@@ -96,7 +97,7 @@ def test_dropout_augmentation_and_what_was_resumed_come_out_again(experiment, tm
     model = {"name": "restless", "stop_at": 6}
     augment = {"shift": 2, "flip": True}
     config = {**CONFIG, "model": model, "data": {**CONFIG["data"], "augment": augment}}
-    with pytest.raises(dltrain.errors.StoppedError):
+    with pytest.raises(dltrain.core.errors.StoppedError):
         dltrain.train(experiment(config), run_dir=tmp_path / "run", quiet=True)
     with pytest.raises(RunError, match=r"is not done.*resume"):
         dltrain.reproduce(tmp_path / "run", quiet=True)
@@ -186,9 +187,9 @@ def test_a_changed_byte_that_no_fingerprint_sees(folder, call):
 
 
 def test_large_inputs_are_known_by_size_and_time(folder, call, monkeypatch):
-    monkeypatch.setattr(inputs, "MOST_HASHED_BYTES", 1000)
+    monkeypatch.setattr(input_files, "MOST_HASHED_BYTES", 1000)
     run = trained()
-    written = inputs.read(run)
+    written = input_files.read(run)
     assert written is not None
     assert {file.sha256 for file in written.data} == {None}
     assert written.note is not None
@@ -312,7 +313,7 @@ def test_plugins_are_hashed_and_a_source_that_names_no_files_works(folder, call,
     Path("mine.yaml").write_text(yaml.safe_dump(config))
     words = ("--plugin", "mine.py")
     assert call("train", "mine.yaml", *words, "--run-dir", "run").code == 0
-    written = inputs.read(Path("run"))
+    written = input_files.read(Path("run"))
     assert written is not None
     assert written.data == []
     assert [file.path for file in written.plugins] == [str(folder / "mine.py")]
@@ -375,17 +376,17 @@ def test_a_commit_that_is_not_here(tmp_path, monkeypatch):
 def test_the_first_step_does_not_wait_for_the_hashes(tmp_path):
     (tmp_path / "a").write_bytes(b"x")
     begun = Event()
-    with inputs.recorded(tmp_path, [tmp_path / "a"], [], begun.is_set):
+    with input_files.recorded(tmp_path, [tmp_path / "a"], [], begun.is_set):
         assert not begun.wait(0.1)
         assert not (tmp_path / "inputs.json").exists()
-    found = inputs.read(tmp_path)  # the end came before a step
+    found = input_files.read(tmp_path)  # the end came before a step
     assert found is not None
     sha256 = "2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881"
     (file,) = found.data
     assert (file.path, file.bytes, file.sha256) == (str(tmp_path / "a"), 1, sha256)
     before = (tmp_path / "inputs.json").read_bytes()
     (tmp_path / "a").write_bytes(b"y")
-    with inputs.recorded(tmp_path, [tmp_path / "a"], [], begun.is_set):
+    with input_files.recorded(tmp_path, [tmp_path / "a"], [], begun.is_set):
         pass
     assert (tmp_path / "inputs.json").read_bytes() == before  # a run that goes on reads the same
 
@@ -393,25 +394,27 @@ def test_the_first_step_does_not_wait_for_the_hashes(tmp_path):
 def test_a_run_that_fails_does_not_wait(tmp_path):
     with (
         pytest.raises(ValueError, match="its own"),
-        inputs.recorded(tmp_path, [tmp_path / "a"], [], Event().is_set),
+        input_files.recorded(tmp_path, [tmp_path / "a"], [], Event().is_set),
     ):
         raise ValueError("its own")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_an_input_that_is_gone_does_not_stop_a_run(tmp_path):
-    with inputs.recorded(tmp_path, [tmp_path / "gone"], [], lambda: True):
+    with input_files.recorded(tmp_path, [tmp_path / "gone"], [], lambda: True):
         pass
-    assert inputs.read(tmp_path) == inputs.Inputs(
-        [inputs.InputFile(str(tmp_path / "gone"), None, None, None)], [], None
+    assert input_files.read(tmp_path) == input_files.Inputs(
+        [input_files.InputFile(str(tmp_path / "gone"), None, None, None)], [], None
     )
 
 
 def test_very_many_files_are_not_listed(tmp_path, monkeypatch):
-    monkeypatch.setattr(inputs, "MOST_FILES", 2)
-    with inputs.recorded(tmp_path, [tmp_path / str(n) for n in range(3)], [], lambda: True):
+    monkeypatch.setattr(input_files, "MOST_FILES", 2)
+    with input_files.recorded(tmp_path, [tmp_path / str(n) for n in range(3)], [], lambda: True):
         pass
-    assert inputs.read(tmp_path) == inputs.Inputs([], [], "3 files of data, too many to be listed")
+    assert input_files.read(tmp_path) == input_files.Inputs(
+        [], [], "3 files of data, too many to be listed"
+    )
 
 
 def test_resuming_records_what_a_killed_run_has_not(folder):
@@ -421,7 +424,7 @@ def test_resuming_records_what_a_killed_run_has_not(folder):
     newest = Run(run).checkpoints().all()
     shutil.rmtree(newest[0])
     dltrain.resume(run, quiet=True)
-    found = inputs.read(run)
+    found = input_files.read(run)
     assert found is not None
     assert len(found.data) == 4
     assert dltrain.reproduce(run, quiet=True).identical

@@ -9,15 +9,15 @@ import pytest
 from small_runs import write_folder
 
 import dltrain
-from dltrain.cli import finished
+from dltrain.cli import inspection
 from dltrain.commands import rm
-from dltrain.errors import RunError
-from dltrain.run import Run
+from dltrain.core.errors import RunError
+from dltrain.rundir.directory import Run
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from dltrain.run import Run
+from dltrain.rundir.directory import Run
 with Run(Path(sys.argv[1])).locked():
     print("held", flush=True)
     time.sleep(60)
@@ -130,7 +130,7 @@ def test_watch_shows_the_table_again_and_again(folder, call, monkeypatch):
         if next(naps, "over") == "over":
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(finished.time, "sleep", sleep)
+    monkeypatch.setattr(inspection.time, "sleep", sleep)
     ended = call("runs", "--watch")
     assert ended.code == 130
     assert ended.out.count("runs/one") == 3

@@ -13,7 +13,7 @@ from small_runs import write_folder
 
 import dltrain
 from dltrain.commands.sample import sample, sample_pictures, stream
-from dltrain.errors import UsageError
+from dltrain.core.errors import UsageError
 
 CONFIG = {
     "task": "language_model",

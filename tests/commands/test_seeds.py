@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import dltrain
-from dltrain.run import Run
+from dltrain.rundir.directory import Run
 
 TINY = Path(__file__).parent.parent.parent / "configs" / "tiny" / "spirals_mlp.yaml"
 

@@ -25,7 +25,7 @@ from small_runs import CONFIG, write_folder
 
 import dltrain
 from dltrain.commands import serve as command
-from dltrain.plugins import register_builtins
+from dltrain.config.plugins import register_builtins
 
 ROWS = {
     "name": "car_prices",

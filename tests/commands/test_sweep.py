@@ -14,8 +14,8 @@ from small_runs import recorded, write_folder
 
 import dltrain
 from dltrain.commands import sweep as command
-from dltrain.errors import RunError
-from dltrain.run import Run
+from dltrain.core.errors import RunError
+from dltrain.rundir.directory import Run
 from dltrain.sweeps import workers
 
 WAITING = Path(__file__).parent.parent / "waiting_plugin.py"
@@ -180,7 +180,7 @@ def test_a_pruned_trial_has_its_row_among_the_hyperparameters():
 def test_a_killed_sweep_keeps_what_is_finished_and_goes_on_with_the_rest(folder):
     overrides = ("model=waiting",)
     space = {"optimizer.lr": SPACE["optimizer.lr"]}
-    from dltrain.plugins import load_plugin
+    from dltrain.config.plugins import load_plugin
 
     load_plugin(WAITING)
     whole = swept(space, *overrides, run_dir=Path("whole"), pruner="none")
@@ -335,7 +335,7 @@ def test_from_the_command_line(call):
 
 def test_a_launched_process_is_refused(monkeypatch):
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")
-    with pytest.raises(dltrain.errors.UsageError, match="--jobs"):
+    with pytest.raises(dltrain.core.errors.UsageError, match="--jobs"):
         dltrain.sweep("config.yaml", write_sweep(SPACE))
 
 

@@ -11,7 +11,7 @@ import dltrain
 from dltrain.commands import batch_trial
 from dltrain.commands import tune_batch as command
 from dltrain.commands.tune_batch import Trial, search
-from dltrain.device import is_out_of_memory
+from dltrain.training.device import is_out_of_memory
 
 PLUGIN = '''
 import torch
@@ -78,7 +78,7 @@ def pretended_gpu(monkeypatch):
 
 def a_cpu():
     from dltrain.build import Machine
-    from dltrain.device import resolve_numerics
+    from dltrain.training.device import resolve_numerics
 
     device = torch.device("cpu")
     return Machine(device, resolve_numerics("fp32", device))
@@ -170,7 +170,7 @@ def test_a_graph_is_never_recorded_and_the_experiment_stays_as_it_is(
 
 def test_a_budget_for_a_gpu(hungry, pretended_gpu):
     assert dltrain.tune_batch(hungry(), memory_bytes=1100).suggestion == SAMPLES
-    with pytest.raises(dltrain.errors.RunError, match="not even one sample"):
+    with pytest.raises(dltrain.core.errors.RunError, match="not even one sample"):
         dltrain.tune_batch(hungry(), memory_bytes=1050)
 
 
@@ -182,7 +182,7 @@ def test_another_error_of_a_step_is_told(hungry, pretended_gpu, monkeypatch):
         raise error
 
     monkeypatch.setattr(batch_trial, "_steps", steps)
-    with pytest.raises(dltrain.errors.RunError, match=r"a step fails: .*: shapes differ"):
+    with pytest.raises(dltrain.core.errors.RunError, match=r"a step fails: .*: shapes differ"):
         dltrain.tune_batch(hungry())
 
 
@@ -230,7 +230,7 @@ def test_what_is_no_amount_of_memory_is_refused(call, words):
 
 
 def test_amounts_of_memory():
-    from dltrain.cli.measuring import _bytes
+    from dltrain.cli.tuning import _bytes
 
     amounts = {"4GiB": 4 * 2**30, "512 MiB": 2**29, "8GB": 8 * 10**9, "1.5KiB": 1536, "77": 77}
     assert {words: _bytes(words) for words in amounts} == amounts

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from dltrain import tune_lr
-from dltrain.errors import RunError, UsageError
+from dltrain.core.errors import RunError, UsageError
 
 CONFIGS = Path(__file__).parent.parent.parent / "configs"
 CONFIG = {

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from small_components import fill
 
-from dltrain import plugins
-from dltrain.registry import REGISTRIES
+from dltrain.config import plugins
+from dltrain.core.registry import REGISTRIES
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ from enum import Enum
 from pathlib import Path
 from typing import Literal
 
-from dltrain.registry import Registry
-from dltrain.spec import PositiveFloat, PositiveInt, Probability
+from dltrain.core.option_types import PositiveFloat, PositiveInt, Probability
+from dltrain.core.registry import Registry
 
 WHOLE = """\
 model: {name: cnn, channels: [8, 16]}

@@ -11,7 +11,7 @@ import yaml
 from dltrain.config import ConfigError
 from dltrain.config.compose import MAX_FILES, compose
 from dltrain.config.tree import List, Mapping, plain
-from dltrain.errors import UsageError
+from dltrain.core.errors import UsageError
 
 
 def composed(path: Path, *overrides: str):

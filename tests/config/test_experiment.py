@@ -11,8 +11,13 @@ import yaml
 from small_components import WHOLE, Augment, Order
 
 from dltrain.config import Experiment, load
-from dltrain.registry import MODELS
-from dltrain.settings import CheckpointSettings, EarlyStopSettings, RecordingSettings, TrainSettings
+from dltrain.config.settings import (
+    CheckpointSettings,
+    EarlyStopSettings,
+    RecordingSettings,
+    TrainSettings,
+)
+from dltrain.core.registry import MODELS
 
 pytestmark = pytest.mark.usefixtures("components")
 

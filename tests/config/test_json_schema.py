@@ -10,9 +10,8 @@ from pathlib import Path
 import pytest
 from small_components import WHOLE
 
-from dltrain import plugins
-from dltrain.config import json_schema, load
-from dltrain.registry import MODELS, REGISTRIES
+from dltrain.config import json_schema, load, plugins
+from dltrain.core.registry import MODELS, REGISTRIES
 
 FOLDER = Path(__file__).parents[2] / "configs"
 CONFIGS = sorted([*FOLDER.glob("*.yaml"), *FOLDER.glob("tiny/*.yaml")])

@@ -14,10 +14,10 @@ import pytest
 
 from dltrain.config import ConfigError, Experiment, load
 from dltrain.config.parse import read
+from dltrain.config.plugins import register_builtins
 from dltrain.config.problems import Position, suggestions
 from dltrain.config.tree import List, Mapping, Node, Scalar
-from dltrain.plugins import register_builtins
-from dltrain.registry import REGISTRIES, Choice, Component, Option, options_of
+from dltrain.core.registry import REGISTRIES, Choice, Component, Option, options_of
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 FILES = sorted(

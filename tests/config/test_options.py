@@ -10,11 +10,16 @@ from pydantic_core import to_jsonable_python
 
 from dltrain.config.options import TypedOption, typed_options
 from dltrain.config.parse import parse
-from dltrain.config.words import describe
-from dltrain.errors import UsageError
-from dltrain.plugins import register_builtins
-from dltrain.registry import REGISTRIES
-from dltrain.settings import CheckpointSettings, EarlyStopSettings, RecordingSettings, TrainSettings
+from dltrain.config.plugins import register_builtins
+from dltrain.config.schema_text import describe
+from dltrain.config.settings import (
+    CheckpointSettings,
+    EarlyStopSettings,
+    RecordingSettings,
+    TrainSettings,
+)
+from dltrain.core.errors import UsageError
+from dltrain.core.registry import REGISTRIES
 
 register_builtins()
 BUILDERS = [c.builder for registry in REGISTRIES.values() for c in registry.values()]

@@ -7,14 +7,13 @@ from importlib.metadata import EntryPoint
 import pytest
 from small_components import WHOLE, fill
 
-from dltrain import plugins
-from dltrain.config import ConfigError, load
-from dltrain.errors import UsageError
-from dltrain.registry import MODELS, REGISTRIES
+from dltrain.config import ConfigError, load, plugins
+from dltrain.core.errors import UsageError
+from dltrain.core.registry import MODELS, REGISTRIES
 
 PLUGIN = """\
 from __future__ import annotations
-from dltrain.registry import MODELS
+from dltrain.core.registry import MODELS
 
 @MODELS.register
 def mine(spec: object, /, *, size: int = 3) -> object:

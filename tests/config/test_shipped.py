@@ -12,7 +12,7 @@ import dltrain
 from dltrain.commands.init import init_example
 from dltrain.config import ConfigError, json_schema
 from dltrain.config.shipped import example_names, shipped_configs
-from dltrain.errors import UsageError
+from dltrain.core.errors import UsageError
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 SHIPPED = (CONFIGS / "mnist_mlp.yaml").read_text(encoding="utf-8")

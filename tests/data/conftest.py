@@ -6,8 +6,8 @@ import pytest
 import torch
 from samples import idx_bytes
 
-from dltrain.registry import DATA
-from dltrain.spec import DataContext
+from dltrain.core.protocols import DataContext
+from dltrain.core.registry import DATA
 
 
 @pytest.fixture

@@ -5,10 +5,10 @@ import torch
 import torch.nn.functional as F
 from pydantic import TypeAdapter, ValidationError
 
+from dltrain.core.data_spec import ImageInputs
 from dltrain.data.augment import Augment
 from dltrain.data.images import ImageTransform, pixel_statistics
-from dltrain.data.resident import Resident
-from dltrain.spec import ImageInputs
+from dltrain.data.in_memory import Resident
 
 EVERYTHING = Augment(crop=2, flip=True, shift=1.5, rotate=20, cutout=3)
 CPU = torch.device("cpu")

@@ -7,8 +7,8 @@ import pytest
 import torch
 from samples import gather
 
+from dltrain.core.errors import DataError
 from dltrain.data import cifar10 as module
-from dltrain.errors import DataError
 
 NUM = 20  # pictures a file
 

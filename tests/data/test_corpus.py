@@ -3,11 +3,12 @@
 import pytest
 import torch
 
+from dltrain.core.data_spec import PADDING, UNKNOWN, TextInputs
+from dltrain.core.errors import DataError, OptionError
+from dltrain.core.protocols import DataContext
 from dltrain.data import corpus
 from dltrain.data.corpus import python_docs, shakespeare, text_file
-from dltrain.data.tokens import Encoder, written_texts
-from dltrain.errors import DataError, OptionError
-from dltrain.spec import PADDING, UNKNOWN, DataContext, TextInputs
+from dltrain.data.tokenization import Encoder, written_texts
 
 TEXT = "".join(chr(97 + (i * i + i // 7) % 26) for i in range(997))
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from samples import gather
 
-from dltrain.errors import DataError, OptionError
+from dltrain.core.errors import DataError, OptionError
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from web_server import serving
 
+from dltrain.core.errors import DataError
 from dltrain.data.download import UnreachableError, extract, fetch
-from dltrain.errors import DataError
 
 CONTENT = bytes(range(256)) * 4000  # about 1 MB
 DIGEST = f"sha256:{hashlib.sha256(CONTENT).hexdigest()}"

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 from small_data import write_images, write_pictures, write_text
 
-from dltrain import DATA, DataContext, record
-from dltrain.plugins import register_builtins
+from dltrain import DATA, DataContext
+from dltrain.config.plugins import register_builtins
+from dltrain.rundir import provenance
 
 TABLE = "x,y\n" + "".join(f"{n},{'ab'[n % 2]}\n" for n in range(40))
 TEXTS = "t,y\n" + "".join(f"word{n} b,{n % 2}\n" for n in range(40))
@@ -40,7 +41,7 @@ def fingerprint(tmp_path, monkeypatch):
 
     def make(name: str, seed: int = 0, **options) -> str:
         build = DATA[name].builder
-        return record.fingerprint(
+        return provenance.fingerprint(
             build(DataContext(Path(), seed=seed), **{**SOURCES[name], **options})
         )
 

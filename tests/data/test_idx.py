@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from samples import gather, idx_bytes
 
+from dltrain.core.errors import DataError, OptionError
 from dltrain.data.idx import read_idx
-from dltrain.errors import DataError, OptionError
 
 VALUES = torch.arange(24, dtype=torch.uint8).view(2, 3, 4)
 GOOD = idx_bytes(VALUES)

@@ -15,10 +15,10 @@ import torch
 from PIL import Image
 from samples import gather
 
-from dltrain.data import streamed
+from dltrain.core.errors import DataError, OptionError
+from dltrain.data import streaming
 from dltrain.data.augment import Augment
-from dltrain.data.decode import decode_image
-from dltrain.errors import DataError, OptionError
+from dltrain.data.image_decoding import decode_image
 
 
 def save(path, seed, size=(12, 9)):
@@ -178,7 +178,7 @@ def stops_at_the_third(number):
 
 def test_a_worker_that_stops_before_its_batch_is_fetched_ends_the_run(monkeypatch):
     """The worker itself hands the batch over, on a request that has no deadline of its own."""
-    started = streamed._started
+    started = streaming._started
 
     def once_stopped(loader):
         arriving = started(loader)
@@ -190,8 +190,8 @@ def test_a_worker_that_stops_before_its_batch_is_fetched_ends_the_run(monkeypatc
         rescue.start()
         return arriving
 
-    monkeypatch.setattr(streamed, "_started", once_stopped)
-    split = streamed.Streamed(
+    monkeypatch.setattr(streaming, "_started", once_stopped)
+    split = streaming.Streamed(
         stops_at_the_third,
         torch.zeros(6, dtype=torch.int64),
         names=["a", "b", "c", "d", "e", "f"],

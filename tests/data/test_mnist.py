@@ -9,9 +9,9 @@ import pytest
 import torch
 from samples import gather, idx_bytes
 
+from dltrain.core.errors import DataError
 from dltrain.data import mnist as module
 from dltrain.data.download import UnreachableError
-from dltrain.errors import DataError
 
 
 @pytest.fixture

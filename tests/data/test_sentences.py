@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from dltrain.data.bucketed import Bucketed
-from dltrain.data.readers import read_texts
+from dltrain.core.data_spec import PADDING, UNKNOWN, TextInputs
+from dltrain.core.errors import DataError, OptionError
+from dltrain.core.protocols import DataContext
+from dltrain.data.input_readers import read_texts
+from dltrain.data.length_buckets import Bucketed
 from dltrain.data.text import toy_text
-from dltrain.data.tokens import Encoder, build_vocabulary, split_text
-from dltrain.errors import DataError, OptionError
-from dltrain.spec import PADDING, UNKNOWN, DataContext, TextInputs
+from dltrain.data.tokenization import Encoder, build_vocabulary, split_text
 
 
 def sequences(count, longest=30):

@@ -5,8 +5,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dltrain.core.errors import OptionError
 from dltrain.data.splits import hold_out, largest_remainder
-from dltrain.errors import OptionError
 
 
 @given(st.lists(st.integers(0, 50), min_size=1).filter(any), st.data())

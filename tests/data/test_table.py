@@ -6,10 +6,10 @@ import random
 
 import pytest
 
-from dltrain.data.readers import read_new_table
+from dltrain.core.errors import DataError, OptionError
+from dltrain.data.input_readers import read_new_table
 from dltrain.data.table import Layout, likely_layout, read_table
 from dltrain.data.text import read_sst2
-from dltrain.errors import DataError, OptionError
 
 FILM = [f"the film was {('good', 'bad')[n % 2]}" for n in range(30)]
 

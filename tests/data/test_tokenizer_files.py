@@ -13,11 +13,11 @@ import dltrain
 from dltrain.build import load_trained
 from dltrain.commands.sample import sample
 from dltrain.config import ConfigError
-from dltrain.data import tokens
-from dltrain.data.readers import read_texts
-from dltrain.errors import DataError, OptionError
-from dltrain.registry import MODELS
-from dltrain.spec import DataContext
+from dltrain.core.errors import DataError, OptionError
+from dltrain.core.protocols import DataContext
+from dltrain.core.registry import MODELS
+from dltrain.data import tokenization
+from dltrain.data.input_readers import read_texts
 
 tokenizers = pytest.importorskip("tokenizers")
 TEXT = "To be, or not to be: what art thou, king?\n"
@@ -57,7 +57,9 @@ def word_pieces(path):
 
 
 def split(path, text):
-    return tokens.split_text(text, tokens.text_inputs(DataContext(path.parent), str(path)))
+    return tokenization.split_text(
+        text, tokenization.text_inputs(DataContext(path.parent), str(path))
+    )
 
 
 def test_tokens_are_the_librarys_whole_and_without_special_ones(tmp_path):
@@ -72,7 +74,7 @@ def test_tokens_are_the_librarys_whole_and_without_special_ones(tmp_path):
 
 
 def inputs_of(path, **options):
-    return tokens.text_inputs(DataContext(path.parent), str(path), **options)
+    return tokenization.text_inputs(DataContext(path.parent), str(path), **options)
 
 
 def padded_pieces(path):
@@ -96,7 +98,7 @@ def test_ids_are_the_files_with_its_special_tokens(tmp_path, make, text):
     tokenizer.no_truncation()
     inputs = inputs_of(tmp_path / "t.json")
     expected = tokenizer.encode(text).ids
-    assert tokens.Encoder(inputs)(text).tolist() == (expected or [inputs.padding])
+    assert tokenization.Encoder(inputs)(text).tolist() == (expected or [inputs.padding])
     vocabulary = tokenizer.get_vocab()
     assert {token: inputs.vocabulary[number] for token, number in vocabulary.items()} == {
         token: token for token in vocabulary
@@ -133,7 +135,7 @@ def test_a_long_text_keeps_its_special_tokens(tmp_path):
     tokenizer = word_pieces(tmp_path / "t.json")
     tokenizer.enable_truncation(5)
     expected = tokenizer.encode("to be to be to be").ids
-    encode = tokens.Encoder(inputs_of(tmp_path / "t.json", max_tokens=5))
+    encode = tokenization.Encoder(inputs_of(tmp_path / "t.json", max_tokens=5))
     assert encode("to be to be to be").tolist() == expected == [1, 3, 4, 3, 2]
     with pytest.raises(OptionError, match=r"2; .* adds 2 special tokens"):
         inputs_of(tmp_path / "t.json", max_tokens=2)
@@ -147,12 +149,12 @@ def test_a_text_written_token_by_token_is_the_decoded_one(tmp_path, make):
     tokenizer.no_padding()
     inputs = inputs_of(tmp_path / "t.json")
     text = "to be kings, to art é👍 be" if make is byte_pairs else "to be kings, to art be"
-    ids = tokens.Encoder(inputs).running(text)
-    written = [*tokens.written_texts(inputs, ids[:1], ids[1:])]
+    ids = tokenization.Encoder(inputs).running(text)
+    written = [*tokenization.written_texts(inputs, ids[:1], ids[1:])]
     assert len(written) == len(ids) - 1
-    first = tokens.text_of(inputs, ids[:1])
-    assert first + "".join(written) == tokens.text_of(inputs, ids) == tokenizer.decode(ids)
-    assert tokens.text_of(inputs, [*ids, inputs.padding]) == tokenizer.decode(ids)
+    first = tokenization.text_of(inputs, ids[:1])
+    assert first + "".join(written) == tokenization.text_of(inputs, ids) == tokenizer.decode(ids)
+    assert tokenization.text_of(inputs, [*ids, inputs.padding]) == tokenizer.decode(ids)
 
 
 def test_a_text_that_the_tokenizer_cannot_encode_is_named(tmp_path):
@@ -162,7 +164,7 @@ def test_a_text_that_the_tokenizer_cannot_encode_is_named(tmp_path):
         str(tmp_path / "t.json")
     )
     with pytest.raises(DataError, match="can't encode 'be'"):
-        tokens.Encoder(inputs_of(tmp_path / "t.json"))("be")
+        tokenization.Encoder(inputs_of(tmp_path / "t.json"))("be")
 
 
 CONFIG = {
@@ -242,7 +244,7 @@ def test_without_the_library_the_error_says_what_to_install(folder, monkeypatch)
             raise ImportError(name)
         return real(name, *rest)
 
-    tokens._parsed.cache_clear()
+    tokenization._parsed.cache_clear()
     monkeypatch.setattr(builtins, "__import__", missing)
     with pytest.raises(ConfigError, match=r"pip install 'dltrain\[tokenizers\]'"):
         dltrain.train(load(folder, "data.tokenizer=pieces.json"), run_dir=folder / "run")
@@ -310,7 +312,7 @@ def test_a_padding_id_that_is_not_its_tokens_is_not_believed(tmp_path):
 )
 def test_ids_that_are_not_the_tokenizers_are_refused(folder, key, change, message):
     inputs = load(folder, "data.tokenizer=pieces.json").data.build(DataContext(folder)).spec.inputs
-    tokens.verify_tokenizer(inputs)
+    tokenization.verify_tokenizer(inputs)
     changed = replace(inputs, **{key: change(getattr(inputs, key))})
     with pytest.raises(ValueError, match=rf"^inputs\.{message}"):
-        tokens.verify_tokenizer(changed)
+        tokenization.verify_tokenizer(changed)

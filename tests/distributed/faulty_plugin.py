@@ -12,7 +12,8 @@ import signal
 
 from torch import Tensor, nn
 
-from dltrain import MODELS, DataSpec, checkpoint
+from dltrain import MODELS, DataSpec
+from dltrain.checkpoints import store
 
 KIND, RANK, STEP = os.environ.get("FAULT", "none:0:0").split(":")
 
@@ -32,7 +33,7 @@ def fault() -> None:
             def write(path, content) -> None:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
-            checkpoint.write = write
+            store.write = write
 
 
 class Faulty(nn.Module):

@@ -13,8 +13,8 @@ from torch import Tensor
 from trials import trained
 
 import dltrain
-from dltrain.checkpoint import load, read_by_main
-from dltrain.world import joined
+from dltrain.checkpoints.store import load, read_by_main
+from dltrain.distributed.process_group import joined
 
 
 def tampered(packed: dict[str, Tensor], key: str) -> dict[str, dict[str, Tensor]]:

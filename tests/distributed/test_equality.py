@@ -12,8 +12,8 @@ import trials
 from launching import ended, in_ranks
 from processes import Started
 
-from dltrain.plugins import load_plugin
-from dltrain.spec import World
+from dltrain.config.plugins import load_plugin
+from dltrain.core.protocols import World
 
 RESUMED = ["classifier", "gan", "sharded_classifier"]
 

@@ -6,7 +6,8 @@ import torch
 
 from dltrain.build import build_machine
 from dltrain.config import ConfigError
-from dltrain.spec import Batch, Share, World
+from dltrain.core.batch import Batch, Share
+from dltrain.core.protocols import World
 
 COUNTS = [(samples, size) for samples in (1, 2, 3, 7, 8, 33) for size in (1, 2, 3, 8)]
 

@@ -9,7 +9,7 @@ from apart import apart
 from launching import Ended, agent, ended, in_ranks, torchrun
 from processes import Started
 
-from dltrain.record import unlike_ranks
+from dltrain.rundir.provenance import unlike_ranks
 
 PLUGIN = """
 from torch import nn

@@ -10,11 +10,11 @@ import torch
 
 import dltrain
 from dltrain.build import build_data, build_machine, build_task, build_trainer
-from dltrain.checkpoint import Checkpoints, load, read_by_main
-from dltrain.plugins import load_plugin
-from dltrain.recording import Recorder
-from dltrain.trainer import Trainer
-from dltrain.world import World, joined
+from dltrain.checkpoints.store import Checkpoints, load, read_by_main
+from dltrain.config.plugins import load_plugin
+from dltrain.distributed.process_group import World, joined
+from dltrain.loggers import Recorder
+from dltrain.training.trainer import Trainer
 
 
 class Kept(Recorder):

@@ -29,8 +29,14 @@ from processes import Started, command_line
 from rows import Row
 from small_runs import recorded, write_folder
 
-from dltrain.checkpoint import TENSOR_FILES, Checkpoints, DamagedCheckpointError, Snapshot, load
-from dltrain.run import Run
+from dltrain.checkpoints.store import (
+    TENSOR_FILES,
+    Checkpoints,
+    DamagedCheckpointError,
+    Snapshot,
+    load,
+)
+from dltrain.rundir.directory import Run
 
 
 def snapshot(step: int, value: float) -> Snapshot:

@@ -12,9 +12,9 @@ from exactness import outcome, shown
 from rows import Row
 
 import dltrain
-from dltrain.checkpoint import Checkpoints
-from dltrain.errors import StoppedError
-from dltrain.trainer import Trainer
+from dltrain.checkpoints.store import Checkpoints
+from dltrain.core.errors import StoppedError
+from dltrain.training.trainer import Trainer
 
 DAY = 86400.0
 SHIFTS = [-DAY, 366 * DAY, -366 * DAY, 0.0, -1.0, 3600.0]

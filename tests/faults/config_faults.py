@@ -24,20 +24,19 @@ from processes import Started
 from rows import Row, in_time
 from small_data import write_images, write_text
 
-from dltrain import plugins
-from dltrain.config import ConfigError, Experiment, Problem, load
+from dltrain.config import ConfigError, Experiment, Problem, load, plugins
 from dltrain.config.experiment import COMPONENTS, KEYS
 from dltrain.config.options import TypedOption, typed_options
 from dltrain.config.parse import read
-from dltrain.config.tree import plain
-from dltrain.errors import DltrainError, UsageError
-from dltrain.registry import METRICS, REGISTRIES, TASKS, Registry
-from dltrain.settings import (
+from dltrain.config.settings import (
     CheckpointSettings,
     EarlyStopSettings,
     RecordingSettings,
     TrainSettings,
 )
+from dltrain.config.tree import plain
+from dltrain.core.errors import DltrainError, UsageError
+from dltrain.core.registry import METRICS, REGISTRIES, TASKS, Registry
 
 plugins.register_builtins()
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -589,7 +588,7 @@ def flow(value: Any) -> str:
 def checked(number: int, folder: Path) -> None:
     """Twenty configs that were mutated within what the options' types allow, each checked."""
     from dltrain.commands.check import check
-    from dltrain.device import make_deterministic
+    from dltrain.training.device import make_deterministic
 
     write_images(folder / "images", train=120, test=30, side=28, classes=3)
     write_text(folder / "text.txt", lines=100)

@@ -28,8 +28,8 @@ from small_data import write_cifar, write_images, write_text
 
 import dltrain
 from dltrain.build import build_data, build_machine
+from dltrain.core.errors import DataError, DltrainError, UsageError
 from dltrain.data import cifar10
-from dltrain.errors import DataError, DltrainError, UsageError
 
 SECONDS = 5
 BOMB_BYTES = 200_000_000

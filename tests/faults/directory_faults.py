@@ -18,7 +18,7 @@ from processes import Started
 from rows import Row, in_time
 
 import dltrain
-from dltrain.errors import DltrainError
+from dltrain.core.errors import DltrainError
 
 STEP = "checkpoints/step-0000000010"
 FILES = ["config.yaml", "record.json", "metrics.jsonl", "summary.json", "log.txt", "inputs.json"]

@@ -19,8 +19,8 @@ from processes import Started
 from rows import Row, in_time
 from web_server import Handler, Server, serving
 
+from dltrain.core.errors import DataError
 from dltrain.data.download import extract, fetch
-from dltrain.errors import DataError
 
 CONTENT = Random(0).randbytes(200_000)
 OTHER = Random(1).randbytes(len(CONTENT))

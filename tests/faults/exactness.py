@@ -8,7 +8,7 @@ import struct
 from pathlib import Path
 from typing import Any
 
-from dltrain.checkpoint import Checkpoints, load
+from dltrain.checkpoints.store import Checkpoints, load
 
 Scalar = tuple[str, int, bytes]
 """Name, step, and the bits of the value."""

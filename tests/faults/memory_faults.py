@@ -14,8 +14,8 @@ from small_data import write_images
 from torch import Tensor, nn
 
 import dltrain
-from dltrain.checkpoint import Checkpoints, load
-from dltrain.errors import RunError
+from dltrain.checkpoints.store import Checkpoints, load
+from dltrain.core.errors import RunError
 
 FULL_ABOVE: list[int] = [0]
 """Samples that a training pass bears."""

@@ -24,8 +24,8 @@ from small_data import write_text
 from small_runs import CONFIG, write_folder
 
 import dltrain
-from dltrain.errors import DltrainError, visible
-from dltrain.trainer import Trainer
+from dltrain.core.errors import DltrainError, visible
+from dltrain.training.trainer import Trainer
 
 SHORT = {"steps": 6, "batch_size": 16, "evaluate": "3 steps", "device": "cpu"}
 COMMON = {

@@ -14,9 +14,9 @@ from small_data import write_images
 from torch import Tensor, nn
 
 import dltrain
-from dltrain.checkpoint import Checkpoints, load
-from dltrain.errors import RunError
-from dltrain.trainer import Trainer
+from dltrain.checkpoints.store import Checkpoints, load
+from dltrain.core.errors import RunError
+from dltrain.training.trainer import Trainer
 
 WHERE = ("loss", "gradient", "gradient of the first slice")
 FAULT: dict[str, int] = {}

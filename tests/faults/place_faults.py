@@ -19,8 +19,8 @@ from rows import Row, in_time
 from small_data import write_pictures
 
 import dltrain
-from dltrain.errors import RunError
-from dltrain.run import Run
+from dltrain.core.errors import RunError
+from dltrain.rundir.directory import Run
 
 # ------------------------------------------------------------------------ as an ordinary user
 
@@ -298,7 +298,7 @@ def long_run(number: int, folder: Path) -> None:
     assert sum(late) / len(late) < 1.02 * sum(early) / len(early)
     checkpoints = [p for p in (folder / "run" / "checkpoints").iterdir() if p.is_dir()]
     assert len(checkpoints) <= 4
-    from dltrain.recording.tensorboard import MOST_FILE_BYTES
+    from dltrain.loggers.tensorboard import MOST_FILE_BYTES
 
     files = list((folder / "run" / "tensorboard").iterdir())
     assert max(path.stat().st_size for path in files) < 1.2 * MOST_FILE_BYTES

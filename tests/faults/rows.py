@@ -10,8 +10,8 @@ from pathlib import Path
 
 from torch import nn
 
-from dltrain.plugins import register_builtins
-from dltrain.registry import MODELS
+from dltrain.config.plugins import register_builtins
+from dltrain.core.registry import MODELS
 
 
 @dataclass(frozen=True)

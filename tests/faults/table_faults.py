@@ -15,11 +15,12 @@ from typing import Any
 import pytest
 from rows import Row
 
+from dltrain.config.plugins import register_builtins
+from dltrain.core.data_spec import PADDING
+from dltrain.core.errors import DataError
+from dltrain.core.protocols import DataContext
+from dltrain.core.registry import DATA
 from dltrain.data.labels import in_order
-from dltrain.errors import DataError
-from dltrain.plugins import register_builtins
-from dltrain.registry import DATA
-from dltrain.spec import PADDING, DataContext
 
 NUM_ROWS = 40
 LABELS = [

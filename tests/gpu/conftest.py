@@ -35,8 +35,8 @@ def only_cuda(cuda):
 def make(cuda, experiment, tmp_path):
     """A trainer from a config and overrides, on the GPU unless they say otherwise."""
     from dltrain.build import build_data, build_machine, build_task, build_trainer
-    from dltrain.checkpoint import Checkpoints
-    from dltrain.device import make_deterministic
+    from dltrain.checkpoints.store import Checkpoints
+    from dltrain.training.device import make_deterministic
 
     count = 0
 

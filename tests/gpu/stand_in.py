@@ -12,8 +12,8 @@ import torch
 from replays import stand_in as replay_on_cpu
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from dltrain import device
-from dltrain.finite import FiniteGuard
+from dltrain.training import device
+from dltrain.training.nonfinite import FiniteGuard
 
 _aten = torch.ops.aten
 READS = {

@@ -5,7 +5,7 @@ import torch
 from gpu_config import CONFIG, IMAGES
 from gpu_steps import is_on_gpu, weights
 
-from dltrain.data import streamed
+from dltrain.data import streaming
 
 pytestmark = pytest.mark.gpu
 
@@ -47,7 +47,7 @@ def test_resident_pictures_are_those_of_the_cpu(make, images, offset):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_streamed_pictures_are_those_of_the_cpu(make, only_cuda, pictures, workers, monkeypatch):
-    pinned, copier = [], streamed._copier
+    pinned, copier = [], streaming._copier
 
     def watched(device):
         copy = copier(device)
@@ -61,7 +61,7 @@ def test_streamed_pictures_are_those_of_the_cpu(make, only_cuda, pictures, worke
     on_cpu = make("train.device=cpu", "data.workers=0", config=STREAMED)
     theirs = list(on_cpu.data.train.batches(5, epoch=1))
     trainer = make(f"data.workers={workers}", config=STREAMED)
-    monkeypatch.setattr(streamed, "_copier", watched)
+    monkeypatch.setattr(streaming, "_copier", watched)
     ours = list(trainer.data.train.batches(5, epoch=1))
     assert pinned == [True] * len(theirs)
     assert all(is_on_gpu(batch.inputs) and is_on_gpu(batch.targets) for batch in ours)

@@ -8,10 +8,10 @@ from gpu_steps import is_on_gpu, saved_snapshot, weights
 from torch.distributed import HashStore
 
 from dltrain.build import build_data, build_machine, build_task, build_trainer
-from dltrain.checkpoint import Checkpoints
-from dltrain.parallel import Gradients
-from dltrain.spec import Batch
-from dltrain.world import Processes
+from dltrain.checkpoints.store import Checkpoints
+from dltrain.core.batch import Batch
+from dltrain.distributed.ddp import Gradients
+from dltrain.distributed.process_group import Processes
 
 pytestmark = pytest.mark.gpu
 

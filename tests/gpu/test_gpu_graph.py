@@ -12,9 +12,9 @@ from small_runs import recorded
 from trainers import assert_same_outcome, stopped_and_resumed, trainer_of, weights
 
 import dltrain
-from dltrain import graph
-from dltrain.device import make_deterministic, seed_everything
-from dltrain.errors import RunError
+from dltrain.core.errors import RunError
+from dltrain.training import cuda_graph
+from dltrain.training.device import make_deterministic, seed_everything
 
 pytestmark = pytest.mark.gpu
 
@@ -31,7 +31,7 @@ def make(cuda, experiment, tmp_path):
 @pytest.fixture
 def replays(cuda, monkeypatch):
     """How often a recorded step was repeated, by a list that grows."""
-    recorder_class = replays_on_cpu.Recorder if STAND_IN else graph.Recorder
+    recorder_class = replays_on_cpu.Recorder if STAND_IN else cuda_graph.Recorder
     made, record = [], recorder_class.record
 
     def counted(recorder, work):
@@ -49,7 +49,7 @@ def test_repeated_steps_are_those_that_python_would_have_made(
 ):
     chosen = make(RUNS[kind], *GPU, f"train.precision={precision}")
     with monkeypatch.context() as patch:
-        patch.setattr(graph, "WARM_UP", math.inf)
+        patch.setattr(cuda_graph, "WARM_UP", math.inf)
         made_by_python = dltrain.train(chosen, run_dir=tmp_path / "python", quiet=True)
     assert not replays
     repeated = dltrain.train(chosen, run_dir=tmp_path / "repeated", quiet=True)

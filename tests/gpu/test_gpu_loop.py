@@ -10,8 +10,8 @@ from gpu_config import CONFIG, IMAGES, LANGUAGE, SEQ2SEQ, TEXT
 from gpu_steps import is_on_gpu, saved_snapshot, train_steps, weights
 from torch._dynamo.utils import counters
 
-from dltrain.checkpoint import load
-from dltrain.errors import RunError
+from dltrain.checkpoints.store import load
+from dltrain.core.errors import RunError
 
 pytestmark = pytest.mark.gpu
 

@@ -12,7 +12,7 @@ import yaml
 from gpu_config import CONFIG, DEVICE, IMAGES, LANGUAGE, SEQ2SEQ, STAND_IN, TEXT
 from gpu_steps import is_on_gpu, saved_snapshot, train_steps, weights
 
-from dltrain.checkpoint import Checkpoints, load
+from dltrain.checkpoints.store import Checkpoints, load
 
 pytestmark = pytest.mark.gpu
 

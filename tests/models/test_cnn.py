@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from dltrain.errors import UsageError
+from dltrain.core.data_spec import Column, DataSpec, ImageInputs, TableInputs
+from dltrain.core.errors import UsageError
 from dltrain.models.cnn import cnn
 from dltrain.models.layers import Activation, activation_layer
-from dltrain.spec import Column, DataSpec, ImageInputs, TableInputs
 
 
 def pictures(*shape: int) -> DataSpec:

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from dltrain.errors import UsageError
+from dltrain.core.data_spec import Column, DataSpec, ImageInputs, TableInputs, TextInputs
+from dltrain.core.errors import UsageError
 from dltrain.models.gan import dcgan, gan_mlp
-from dltrain.spec import Column, DataSpec, ImageInputs, TableInputs, TextInputs
 
 MEAN, STD = (0.2, 0.4, 0.5), (0.3, 0.2, 0.1)
 

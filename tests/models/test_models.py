@@ -12,9 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import dltrain.models  # noqa: F401  (registers them)
-from dltrain.models import layers
-from dltrain.registry import MODELS
-from dltrain.spec import (
+from dltrain.core.data_spec import (
     PADDING,
     UNKNOWN,
     Column,
@@ -23,6 +21,8 @@ from dltrain.spec import (
     TableInputs,
     TextInputs,
 )
+from dltrain.core.registry import MODELS
+from dltrain.models import layers
 
 
 def images(*shape: int, num_outputs: int = 10) -> DataSpec:

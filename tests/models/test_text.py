@@ -8,11 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from dltrain.errors import OptionError, UsageError
-from dltrain.models.text import text_cnn, text_lstm, text_transformer
-from dltrain.models.text_encoders import sinusoids
-from dltrain.models.text_layers import Pooling, PoolingName, reverse_valid
-from dltrain.spec import (
+from dltrain.core.data_spec import (
     PADDING,
     UNKNOWN,
     Column,
@@ -21,6 +17,10 @@ from dltrain.spec import (
     TableInputs,
     TextInputs,
 )
+from dltrain.core.errors import OptionError, UsageError
+from dltrain.models.text import text_cnn, text_lstm, text_transformer
+from dltrain.models.text_encoders import sinusoids
+from dltrain.models.text_layers import Pooling, PoolingName, reverse_valid
 
 WORDS = ("<pad>", "<unk>", "the", "film", "was", "good", "bad", "not")
 POOLINGS: tuple[PoolingName, ...] = ("last", "max", "mean", "attention")

@@ -9,9 +9,9 @@ import torch
 import torchvision
 from torch import nn
 
-from dltrain.errors import RunError, UsageError
+from dltrain.core.data_spec import DataSpec, ImageInputs
+from dltrain.core.errors import RunError, UsageError
 from dltrain.models.torchvision_models import torchvision_model
-from dltrain.spec import DataSpec, ImageInputs
 
 
 def pictures(*shape: int) -> DataSpec:

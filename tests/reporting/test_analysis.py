@@ -6,8 +6,8 @@ import pytest
 import torch
 from sklearn.metrics import precision_recall_fscore_support
 
+from dltrain.core.data_spec import Column, DataSpec, TableInputs
 from dltrain.reporting.analysis import Calibration, ClassificationAnalysis, RegressionAnalysis
-from dltrain.spec import Column, DataSpec, TableInputs
 
 SPEC = DataSpec((1,), 3, TableInputs((Column("x"),)), class_names=("a", "b", "c"))
 

@@ -13,7 +13,7 @@ import pytest
 from small_runs import CONFIG, write_folder
 
 import dltrain
-from dltrain.errors import RunError, StoppedError
+from dltrain.core.errors import RunError, StoppedError
 from dltrain.reporting.notebook import Live, in_kernel
 
 NOTEBOOK = Path(__file__).parents[2] / "docs" / "notebook.ipynb"

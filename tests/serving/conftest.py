@@ -11,7 +11,7 @@ from small_runs import CONFIG, write_folder
 
 import dltrain
 from dltrain.commands.predict import Predictor
-from dltrain.plugins import register_builtins
+from dltrain.config.plugins import register_builtins
 from dltrain.serving.app import make_app
 from dltrain.serving.limits import Limits
 from dltrain.serving.metrics import Metrics

@@ -7,12 +7,12 @@ from openapi_spec_validator import validate
 from services import get, predictions, send
 
 from dltrain.commands.predict import Prediction
-from dltrain.errors import visible
+from dltrain.core.data_spec import Column, DataSpec, TableInputs
+from dltrain.core.errors import visible
 from dltrain.serving.app import make_app
 from dltrain.serving.limits import Limits
 from dltrain.serving.metrics import Metrics
 from dltrain.serving.pages import ModelInfo, demo_page
-from dltrain.spec import Column, DataSpec, TableInputs
 
 
 def test_metrics_count_requests(service):

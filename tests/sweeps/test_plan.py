@@ -8,9 +8,9 @@ import pytest
 from small_runs import write_folder
 
 from dltrain.config import ConfigError
-from dltrain.errors import UsageError
+from dltrain.core.errors import UsageError
 from dltrain.sweeps.plan import read_plan
-from dltrain.sweeps.space import tries
+from dltrain.sweeps.search_space import tries
 
 HEAD = "metric: val/loss\ntrials: 4\nspace:\n"
 

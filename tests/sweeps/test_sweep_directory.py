@@ -13,7 +13,7 @@ import yaml
 from small_runs import write_folder
 
 import dltrain
-from dltrain.errors import RunError
+from dltrain.core.errors import RunError
 from dltrain.sweeps.study import held
 
 DEAD = "0123456789abcdef0123456789abcdef"

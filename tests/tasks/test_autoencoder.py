@@ -12,8 +12,8 @@ from dltrain.build import load_trained
 from dltrain.commands.check import check
 from dltrain.commands.sample import sample_pictures
 from dltrain.config import ConfigError
-from dltrain.data.draws import key, normal
-from dltrain.errors import UsageError
+from dltrain.core.errors import UsageError
+from dltrain.data.seeding import key, normal
 
 CONFIG = {
     "seed": 3,

@@ -13,12 +13,12 @@ from trainers import trainer_of, weights
 import dltrain
 from dltrain import resume, train
 from dltrain.build import build_data
-from dltrain.checkpoint import Checkpoints, load
+from dltrain.checkpoints.store import Checkpoints, load
 from dltrain.commands.check import check
 from dltrain.config import ConfigError
-from dltrain.data.draws import key, normal
-from dltrain.errors import StoppedError
-from dltrain.run import Run
+from dltrain.core.errors import StoppedError
+from dltrain.data.seeding import key, normal
+from dltrain.rundir.directory import Run
 
 CONFIG = {
     "seed": 3,

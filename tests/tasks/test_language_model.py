@@ -10,8 +10,9 @@ from trainers import trainer_of
 
 from dltrain import resume, train
 from dltrain.config import ConfigError
-from dltrain.run import Run
-from dltrain.spec import PADDING, UNKNOWN, Batch
+from dltrain.core.batch import Batch
+from dltrain.core.data_spec import PADDING, UNKNOWN
+from dltrain.rundir.directory import Run
 from dltrain.tasks.language_model import seeded
 
 CONFIG = {
@@ -196,8 +197,8 @@ def test_each_evaluation_shows_a_text_and_leaves_chance_alone(make, tmp_path):
 
 
 def test_a_stopped_run_goes_on_exactly(make, tmp_path, monkeypatch):
-    from dltrain.errors import StoppedError
-    from dltrain.trainer import Trainer
+    from dltrain.core.errors import StoppedError
+    from dltrain.training.trainer import Trainer
 
     options = ("model.dropout=0.3", "train.steps=70", "checkpoint.every=7 steps")
     whole = train(make(*options), run_dir=tmp_path / "whole", quiet=True)

@@ -11,10 +11,11 @@ from trainers import trainer_of
 
 import dltrain
 from dltrain.config import ConfigError
-from dltrain.errors import RunError
+from dltrain.core.batch import Batch
+from dltrain.core.data_spec import PADDING
+from dltrain.core.errors import RunError
+from dltrain.core.registry import DATA, Component
 from dltrain.losses.supervised import CrossEntropy
-from dltrain.registry import DATA, Component
-from dltrain.spec import PADDING, Batch
 
 TINY = Path(__file__).parent.parent.parent / "configs" / "tiny"
 ONE_OF_EACH_TASK = {

@@ -10,7 +10,7 @@ from trainers import assert_same_outcome, stopped_and_resumed, trainer_of, weigh
 from dltrain import predict, train
 from dltrain.commands.check import check
 from dltrain.config import ConfigError
-from dltrain.spec import PADDING
+from dltrain.core.data_spec import PADDING
 
 CONFIG = {
     "seed": 3,

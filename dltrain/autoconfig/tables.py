@@ -1,0 +1,189 @@
+"""What to propose for a table: classes or values from numbers and categories."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from dltrain.autoconfig.column_types import Cells, could_be_classes
+from dltrain.autoconfig.config_draft import Because, Suggestion
+from dltrain.autoconfig.target import Target
+from dltrain.autoconfig.training import (
+    classification,
+    how_long,
+    require_enough,
+    require_samples,
+    splits,
+    spread,
+    stopping,
+    told_counts,
+)
+from dltrain.core.errors import DataError, UsageError, brief
+from dltrain.data.labels import in_order
+from dltrain.data.table import Table, is_missing, number
+
+Task = Literal["classification", "regression"]
+
+FAR = 6.0
+"""A target so many standard deviations from the mean would rule a squared error."""
+
+
+def of_table(
+    table: Table,
+    reading: Mapping[str, str | None],
+    columns: Sequence[Cells],
+    target: Target,
+    task: Task | None,
+) -> Suggestion:
+    """For a CSV file.
+
+    Args:
+        table: Its cells.
+        reading: Options that it must be read with.
+        columns: What each column holds.
+        target: The one to predict.
+        task: What the user says.
+
+    Raises:
+        DataError: A cell is empty, a class is too rare, or no column is left to predict from.
+        UsageError: The target can't be what `task` says.
+    """
+    path, rows, cells = table.path, len(table.lines), target.cells
+    require_samples(path, rows, "rows")
+    features = [c for c in columns if c.kind in ("number", "category") and c is not cells]
+    left_out = [c for c in columns if c not in features and c is not cells]
+    if not features:
+        raise DataError(f"{path}: no column is left to predict {cells.name!r} from")
+    _require_cells(table, [*(c.name for c in features), cells.name])
+    doubts = list(target.doubts)
+    is_class = _is_class(path, cells, task, doubts)
+    cut, kept = splits(rows, "rows")
+    data: dict[str, Any] = {"name": "csv", "path": str(path), **reading}
+    counts = {name: cells.counts[name] for name in in_order(cells.counts)} if is_class else {}
+    told = told_counts(counts, "rows") if is_class else _told_values(cells)
+    data["target"] = Because(cells.name, told)
+    if _is_numeric(cells):
+        kind = "class" if is_class else "value"
+        data["target_kind"] = Because(kind, f"{cells.distinct:,} different numbers")
+    if is_class:
+        require_enough(f"{path}: column {cells.name!r}", counts, "rows")
+        chosen = classification(counts, "rows")
+    else:
+        data["standardise_target"] = Because(True, "so that the loss begins near 1, whatever unit")
+        chosen = _regression(cells)
+    if left_out or table.unusable:
+        reasons = {c.name: _reason(c) for c in left_out}
+        reasons |= dict.fromkeys(table.unusable, "is no name for one column")
+        why = "left out: " + "; ".join(f"{brief(n, 40)!r} {why}" for n, why in reasons.items())
+        data["features"] = Because([c.name for c in features], why)
+    data |= cut
+    train = how_long(kept, steps=2000, most_epochs=60)
+    config = {
+        "model": Because(_network(kept), f"small, for {kept:,} rows to train on"),
+        "data": Because(data, f"{rows:,} rows, {_told_features(features)} to predict from"),
+        "loss": chosen["loss"],
+        "optimizer": {"name": "adamw", "lr": 3e-3, "weight_decay": 0.01},
+        "schedule": {"name": "one_cycle", "warmup": 0.2},
+        "metrics": chosen["metrics"],
+        "train": train,
+        **stopping(chosen["best"], train["epochs"].value),
+    }
+    seen = {
+        "rows": f"{rows:,}",
+        "target": f"{brief(cells.name)}: {told}",
+        "features": f"{_told_features(features)}: {_listed(features)}",
+    }
+    for column in left_out:
+        seen[f"left out {brief(column.name, 40)}"] = _reason(column)
+    return Suggestion("a table", config, seen, doubts)
+
+
+def _require_cells(table: Table, names: Sequence[str]) -> None:
+    """What the source refuses, with all columns that lack something."""
+    try:
+        table.require_values(names)
+    except DataError as error:
+        for name in names:
+            cells = table.column(name)
+            empty = [n for n, c in zip(table.lines, cells, strict=True) if is_missing(c)]
+            if empty:
+                lines = brief(", ".join(map(str, empty)), 60)
+                error.add_note(
+                    f"{brief(name)!r} has no value in {len(empty):,} of {len(cells):,} rows: "
+                    f"line{'s' if len(empty) > 1 else ''} {lines}"
+                )
+        raise
+
+
+def _is_class(path: Path, cells: Cells, task: Task | None, doubts: list[str]) -> bool:
+    """Whether the target is a class; where it could be a value as well, that is a doubt."""
+    if task == "regression" and not _is_numeric(cells):
+        odd = next(value for value in cells.counts if number(value) is None)
+        raise UsageError(
+            f"--task regression: {path}: {cells.name!r} has {brief(odd)!r}, which is no number"
+        )
+    if task is not None:
+        return task == "classification"
+    if cells.kind != "number":
+        return True
+    is_class = could_be_classes(cells)
+    if is_class and cells.distinct > 2:
+        doubts.append(
+            f"{brief(cells.name)!r} has {cells.distinct} whole numbers, taken for classes; "
+            "--task regression takes them for values"
+        )
+    return is_class
+
+
+def _is_numeric(cells: Cells) -> bool:
+    """Whether the cells can be values, also those that are classes unless the user says so."""
+    return all(number(value) is not None for value in cells.counts)
+
+
+def _values(cells: Cells) -> list[float]:
+    return [float(value) for value in cells.counts.elements()]
+
+
+def _told_values(cells: Cells) -> str:
+    values = _values(cells)
+    return f"values from {spread(values)}, {statistics.fmean(values):.4g} on average"
+
+
+def _regression(cells: Cells) -> dict[str, Any]:
+    """Loss, metrics and the scalar that chooses, for values."""
+    values = _values(cells)
+    mean, deviation = statistics.fmean(values), statistics.pstdev(values)
+    far = max(values, key=lambda value: abs(value - mean))
+    loss: Any = "mse"
+    if abs(far - mean) > FAR * deviation:
+        loss = Because("huber", f"{far:g} is far from the others, and would rule a squared error")
+    why = "mae is the average error in the target's own unit; r2 is 1 at best, 0 for a mere mean"
+    return {"loss": loss, "metrics": Because(["mae", "r2"], why), "best": "val/mae"}
+
+
+def _network(samples: int) -> dict[str, Any]:
+    for limit, hidden in ((200, [16]), (2_000, [32, 32]), (20_000, [64, 64])):
+        if samples < limit:
+            return {"name": "mlp", "hidden": hidden, "dropout": 0.1}
+    return {"name": "mlp", "hidden": [128, 128], "dropout": 0.1}
+
+
+def _reason(cells: Cells) -> str:
+    return cells.why or "has texts; --text COLUMN learns from them instead"
+
+
+def _told_features(features: Sequence[Cells]) -> str:
+    numbers = sum(cells.kind == "number" for cells in features)
+    kinds = ((numbers, "number"), (len(features) - numbers, "category"))
+    parts = [f"{n} column{'s' if n > 1 else ''} of {_plural(kind)}" for n, kind in kinds if n]
+    return " and ".join(parts)
+
+
+def _plural(kind: str) -> str:
+    return {"number": "numbers", "category": "categories"}[kind]
+
+
+def _listed(columns: Sequence[Cells]) -> str:
+    return brief(", ".join(brief(cells.name, 40) for cells in columns), 200)

@@ -1,0 +1,72 @@
+"""Which column is to be predicted: by its name, else by its place."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dltrain.autoconfig.column_types import Cells, could_be_classes, could_be_values
+from dltrain.core.errors import DataError, UsageError, brief
+
+NAMES = {"target", "label", "labels", "class", "classes", "y", "outcome", "output", "response"}
+"""Names, in lower case, that say that a column is the target."""
+LIKELY = {
+    *("category", "churn", "default", "diagnosis", "grade", "price", "quality", "rating"),
+    *("result", "score", "sentiment", "species", "stars", "survived", "type", "value"),
+}
+"""Names that many targets have."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """The column to predict.
+
+    Attributes:
+        cells: The column.
+        doubts: What else could be meant.
+    """
+
+    cells: Cells
+    doubts: list[str]
+
+
+def find_target(path: Path, columns: Sequence[Cells], wanted: str | None) -> Target:
+    """The column that the user names, or the likeliest.
+
+    Args:
+        path: The file, for messages.
+        columns: Those that could be a target.
+        wanted: What the user says.
+
+    Raises:
+        UsageError: There is no such column.
+        DataError: No column can be a target.
+    """
+    if wanted is not None:
+        for cells in columns:
+            if cells.name == wanted:
+                return Target(cells, [])
+        names = brief(", ".join(cells.name for cells in columns), 300)
+        raise UsageError(f"--target: {path} has no column {wanted!r}; it has {names}")
+    possible = [c for c in columns if could_be_classes(c) or could_be_values(c)]
+    if not possible:
+        reasons = "; ".join(f"{brief(c.name)!r} {c.why or 'is text'}" for c in columns)
+        raise DataError(f"{path}: no column can be predicted: {brief(reasons, 500)}")
+    for names in (NAMES, LIKELY):
+        named = [cells for cells in possible if cells.name.lower() in names]
+        if len(named) == 1:
+            return Target(named[0], [])
+        if named:
+            return Target(named[-1], [_doubt(named[-1], named, "is called like a target")])
+    if len(possible) == 1:
+        return Target(possible[0], [])
+    return Target(possible[-1], [_doubt(possible[-1], possible, "is the last that can be one")])
+
+
+def _doubt(taken: Cells, possible: Sequence[Cells], why: str) -> str:
+    others = brief(", ".join(c.name for c in possible if c is not taken), 200)
+    return (
+        f"the column to predict is a guess: {brief(taken.name)!r} {why}; "
+        f"--target COLUMN takes another: {others}"
+    )

@@ -1,0 +1,220 @@
+"""What to propose for texts with labels, and for running text."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from dltrain.autoconfig.column_types import MOST_CLASSES, UNSPACED, Cells, could_be_classes
+from dltrain.autoconfig.config_draft import Because, Suggestion
+from dltrain.autoconfig.target import Target
+from dltrain.autoconfig.training import (
+    classification,
+    how_long,
+    require_enough,
+    require_samples,
+    splits,
+    stopping,
+    told_counts,
+)
+from dltrain.core.data_spec import TextInputs
+from dltrain.core.errors import DataError, brief
+from dltrain.data.labels import in_order
+from dltrain.data.table import Table
+from dltrain.data.text import SST2_FILES, read_sst2
+from dltrain.data.tokenization import split_text
+from dltrain.data.utf8 import one_line_end, read_utf8
+
+FEWEST_CHARACTERS = 2_000
+MOST_RARE = 0.15
+"""Fraction of the tokens; where more is rare, rare tokens are what the texts consist of."""
+LONG_TEXT = 200
+"""Tokens; reading more than this one after another takes long."""
+
+
+def of_texts(
+    table: Table, reading: Mapping[str, str | None], columns: Sequence[Cells], target: Target
+) -> Suggestion:
+    """For texts with a class each.
+
+    Args:
+        table: All columns.
+        reading: Options that the file must be read with.
+        columns: Those with the text.
+        target: The column with the class.
+
+    Raises:
+        DataError: The classes are no classes, or too rare.
+    """
+    path, label = table.path, target.cells.name
+    names = [cells.name for cells in columns]
+    texts = [" ".join(cells) for cells in zip(*map(table.column, names), strict=True)]
+    require_samples(path, len(texts), "texts")
+    counts = _labels(table, target.cells)
+    told = told_counts(counts, "texts")
+    data: dict[str, Any] = {
+        "name": "text_csv",
+        "path": str(path),
+        "text": Because(names, _joined(names)),
+        "label": label,
+        **reading,
+    }
+    seen = {"text": brief(", ".join(names), 200), "label": f"{brief(label)}: {told}"}
+    return _suggestion(data, texts, counts, seen, doubts=target.doubts)
+
+
+def of_sst2(folder: Path) -> Suggestion:
+    """For files laid out as SST-2's, which have no header.
+
+    Raises:
+        DataError: A line is something else.
+    """
+    train = read_sst2(folder / next(iter(SST2_FILES)))
+    classes = Counter("positive" if target else "negative" for target in train.targets)
+    counts = dict(sorted(classes.items()))
+    told = told_counts(counts, "texts")
+    data = {"name": "sst2", "root": str(folder)}
+    seen = {"files": ", ".join(SST2_FILES), "label": told}
+    return _suggestion(data, train.texts, counts, seen, apart=("validation", "test"))
+
+
+def _labels(table: Table, cells: Cells) -> dict[str, int]:
+    """Class to texts, in the source's order."""
+    if cells.kind == "number" and not could_be_classes(cells) and cells.distinct > MOST_CLASSES:
+        raise DataError(
+            f"{table.path}: {cells.name!r} has {cells.distinct:,} different numbers, and texts are "
+            "told apart by classes: name another column with --target, or make classes of it"
+        )
+    counts = Counter(cell for cell in table.column(cells.name) if cell)
+    require_enough(f"{table.path}: column {cells.name!r}", counts, "texts")
+    return {name: counts[name] for name in in_order(counts)}
+
+
+def _joined(names: Sequence[str]) -> str:
+    return "several columns are joined by a space" if len(names) > 1 else "the column with the text"
+
+
+def _suggestion(
+    data: dict[str, Any],
+    texts: Sequence[str],
+    counts: Mapping[str, int],
+    seen: dict[str, str],
+    *,
+    apart: Collection[str] = (),
+    doubts: Sequence[str] = (),
+) -> Suggestion:
+    """What texts with classes have in common.
+
+    Args:
+        data: The source, less what follows from the texts.
+        texts: To train on, before a cut.
+        counts: Class to texts.
+        seen: See `Suggestion`.
+        apart: Splits that are not cut.
+        doubts: See `Suggestion`.
+    """
+    cut, kept = splits(len(texts), "texts", apart=apart)
+    inputs = _tokenizer(texts)
+    if inputs.tokenizer == "character":
+        data["tokenizer"] = Because("character", "no spaces stand between these words")
+    lengths = sorted(len(split_text(text, inputs)) for text in _looked_at(texts))
+    middle, long = lengths[len(lengths) // 2], lengths[int(0.95 * (len(lengths) - 1))]
+    told = f"{middle} in the middle one, at most {lengths[-1]:,}"
+    if kept >= 2000 and _rare_fraction(texts, inputs) < MOST_RARE:
+        data["min_count"] = Because(2, "tokens that come once teach nothing")
+    if long > LONG_TEXT:
+        shown = min(2 * LONG_TEXT, -(-long // 50) * 50)
+        data["max_tokens"] = Because(shown, "longer texts are cut, so that training is quick")
+    chosen = classification(counts, "texts")
+    train = how_long(kept, steps=800, most_epochs=30)
+    config = {
+        "model": _network(kept, middle),
+        "data": Because(
+            {**data, **cut},
+            f"{told_counts(counts, 'texts')}; tokens: {told}",
+        ),
+        "loss": chosen["loss"],
+        "optimizer": {"name": "adamw", "lr": 3e-3, "weight_decay": 0.05},
+        "schedule": {"name": "one_cycle", "warmup": 0.2},
+        "metrics": chosen["metrics"],
+        "train": {**train, "clip_norm": Because(1.0, "no single batch moves the weights far")},
+        **stopping(chosen["best"], train["epochs"].value),
+    }
+    return Suggestion(
+        "texts with labels",
+        config,
+        {"texts": f"{len(texts):,}", **seen, "tokens": told},
+        list(doubts),
+    )
+
+
+def _looked_at(texts: Sequence[str]) -> Sequence[str]:
+    """Up to 5,000 of the texts."""
+    return texts[:: -(-len(texts) // 5000)]
+
+
+def _tokenizer(texts: Sequence[str]) -> TextInputs:
+    """The tokenizer, chosen by the script of the texts."""
+    looked_at = _looked_at(texts)
+    letters = sum(len(text) for text in looked_at)
+    unspaced = sum(len(UNSPACED.findall(text)) for text in looked_at)
+    return TextInputs("character" if unspaced > letters / 4 else "word", (), lowercase=True)
+
+
+def _rare_fraction(texts: Sequence[str], inputs: TextInputs) -> float:
+    """How much of the texts is tokens that come once or twice, and may come once in training."""
+    counts = Counter(token for text in texts for token in split_text(text, inputs))
+    return sum(count for count in counts.values() if count <= 2) / max(1, counts.total())
+
+
+def _network(samples: int, tokens: int) -> Because:
+    if samples < 2000 or tokens > LONG_TEXT / 2:
+        network = {"name": "text_cnn", "embedding_size": 64, "channels": 64, "dropout": 0.5}
+        what = "texts are long" if samples >= 2000 else f"there are {samples:,} texts to train on"
+        return Because(network, f"looks for words and phrases; quick, and {what}")
+    options = {"layers": 1, "bidirectional": True, "pooling": "mean", "dropout": 0.4}
+    return Because({"name": "text_lstm", **options}, "reads each text in both directions")
+
+
+def of_corpus(path: Path) -> Suggestion:
+    """For running text, to write more of.
+
+    Raises:
+        DataError: There is too little of it.
+    """
+    text = one_line_end(read_utf8(path))
+    total = len(text)
+    if total < FEWEST_CHARACTERS:
+        raise DataError(
+            f"{path}: has {total:,} characters; {FEWEST_CHARACTERS:,} at least are wanted, "
+            "and some 100,000 make sense"
+        )
+    window = 128 if total >= 50_000 else 64 if total >= 10_000 else 32
+    held = round(0.1 * total)
+    windows = (total - held) // window
+    width = 256 if total >= 500_000 else 128 if total >= 50_000 else 64
+    told = f"{total:,}, {len(set(text)):,} of them different"
+    data = {
+        "name": "text_file",
+        "path": str(path),
+        "window": Because(window, "characters that it sees at once in training"),
+        "validation": Because(0.1, f"the last {held:,} characters choose the best epoch"),
+    }
+    train = how_long(windows, steps=2000, most_epochs=40)
+    config = {
+        "task": Because("language_model", "learns which character comes next"),
+        "model": Because(
+            {"name": "text_generator", "hidden_size": width, "dropout": 0.2},
+            f"of a size for {total:,} characters",
+        ),
+        "data": Because(data, f"characters: {told}; `dltrain sample` writes more of the kind"),
+        "loss": "cross_entropy",
+        "optimizer": {"name": "adamw", "lr": 3e-3, "weight_decay": 0.01},
+        "schedule": {"name": "one_cycle", "warmup": 0.1},
+        "metrics": Because(["accuracy"], "the share of characters that it foretells"),
+        "train": {**train, "clip_norm": Because(1.0, "no single batch moves the weights far")},
+        **stopping("val/loss", train["epochs"].value),
+    }
+    return Suggestion("running text", config, {"characters": told})

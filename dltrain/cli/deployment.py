@@ -1,0 +1,273 @@
+"""Verbs between a model and other programs: files that go out or come in, and a service."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from dltrain.cli.options import (
+    DIRECTORY,
+    FILE,
+    checkpoint_option,
+    device_option,
+    json_option,
+    load_plugins,
+    plugin_option,
+    quiet_option,
+)
+from dltrain.cli.terminal import echo, show
+from dltrain.serving.limits import DEFAULTS, Limits
+
+
+@click.command()
+@click.argument("run", type=DIRECTORY)
+@click.option(
+    "--to",
+    type=click.Choice(["onnx", "pt2", "safetensors"]),
+    required=True,
+    help="onnx for any runtime, pt2 for torch.export.load, safetensors for the weights alone.",
+)
+@click.option(
+    "-o",
+    "--output",
+    type=FILE,
+    metavar="FILE",
+    help="Where the file goes; default: exports/model.FORMAT in RUN.",
+)
+@click.option(
+    "--tolerance",
+    type=click.FloatRange(min=0),
+    metavar="SHARE",
+    help="Largest difference from the model that is allowed; default: 1e-4, with --quantize 0.1.",
+)
+@click.option(
+    "--quantize",
+    type=click.Choice(["int8"]),
+    help="Keep the weights of linear layers in eight bits; they are made by torchao.",
+)
+@click.option(
+    "--samples",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="How many are compared, at least; default: 100, with --quantize 1000.",
+)
+@checkpoint_option
+@plugin_option
+@json_option
+def export(
+    run: Path,
+    to: Any,
+    output: Path | None,
+    tolerance: float | None,
+    quantize: Any,
+    samples: int | None,
+    checkpoint: str | None,
+    plugins: Sequence[Path],
+    as_json: bool,
+) -> None:
+    """Write a run's model as a file for other programs, with a model card.
+
+    The file takes raw inputs, such as pixels. It is compared with the model on samples of the run's
+    data before it is written; one that differs is not.
+    """
+    load_plugins(plugins)
+    from dltrain.commands.export import TOLERANCE
+    from dltrain.commands.export import export as export_command
+
+    result = export_command(
+        run,
+        to,
+        output,
+        checkpoint=checkpoint,
+        quantize=quantize,
+        tolerance=tolerance,
+        samples=samples,
+    )
+
+    def table() -> None:
+        for note in result.notes:
+            echo(f"note: {note}")
+        compared = result.exactness or result.comparison
+        allowed = result.tolerance if result.exactness is None else TOLERANCE
+        for kind, port in (("input", result.inputs), ("output", result.outputs)):
+            shape = " x ".join(map(str, port["shape"]))
+            echo(f"{kind:8} {port['name']}, {port['dtype']}, {shape}: {port['meaning']}")
+        if result.quantized is not None:
+            echo(f"{result.quantized.method:8} {result.quantized.told()}")
+        echo(
+            f"checked  {compared.samples:,} samples in batches of "
+            f"{', '.join(map(str, compared.batch_sizes))}: differs by "
+            f"{compared.largest_difference:.1e} at most; {allowed:g} is allowed"
+        )
+        if result.quantized is not None:
+            echo(f"cost     {result.comparison.cost()}; {result.tolerance:g} is allowed")
+        echo(f"card     {result.card}")
+        echo(f"{result.path}  ({result.bytes / 1000:,.0f} kB)")
+
+    show(result, as_json, table)
+
+
+@click.command()
+@click.argument("run", type=DIRECTORY)
+@click.option(
+    "--host",
+    metavar="ADDRESS",
+    default="127.0.0.1",
+    show_default=True,
+    help="Where to listen; others than this machine reach it at 0.0.0.0, without a password.",
+)
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=8000,
+    show_default=True,
+    help="0 takes one that is free.",
+)
+@click.option(
+    "--max-batch",
+    type=click.IntRange(min=1),
+    default=DEFAULTS.max_batch,
+    show_default=True,
+    help="Most items that are computed together.",
+)
+@click.option(
+    "--wait-ms",
+    type=click.FloatRange(min=0),
+    default=1000 * DEFAULTS.wait_seconds,
+    show_default=True,
+    help="How long the first item of a batch waits for requests that are being read.",
+)
+@click.option(
+    "--max-requests",
+    type=click.IntRange(min=1),
+    default=DEFAULTS.max_requests,
+    show_default=True,
+    help="Requests in work at once; more are told to come again.",
+)
+@click.option(
+    "--max-body-mib",
+    type=click.FloatRange(min=0, min_open=True),
+    default=DEFAULTS.max_body / 2**20,
+    show_default=True,
+    help="Longest body of a request.",
+)
+@click.option(
+    "--max-items",
+    type=click.IntRange(min=1),
+    default=DEFAULTS.max_items,
+    show_default=True,
+    help="Most pictures, rows or texts in a request.",
+)
+@click.option(
+    "--max-pixels",
+    type=click.IntRange(min=1),
+    default=DEFAULTS.max_pixels,
+    show_default=True,
+    help="Largest picture that is decoded.",
+)
+@click.option(
+    "--max-request-pixels",
+    type=click.IntRange(min=1),
+    default=DEFAULTS.max_request_pixels,
+    show_default=True,
+    help="Most pixels of all images of a request together.",
+)
+@click.option(
+    "--max-characters",
+    type=click.IntRange(min=1),
+    default=DEFAULTS.max_characters,
+    show_default=True,
+    help="Longest text.",
+)
+@click.option(
+    "--max-connections",
+    type=click.IntRange(min=1),
+    default=DEFAULTS.max_connections,
+    show_default=True,
+    help="Maximum number of open connections; further ones receive status 503.",
+)
+@click.option(
+    "--header-seconds",
+    type=click.FloatRange(min=0, min_open=True),
+    default=DEFAULTS.header_seconds,
+    show_default=True,
+    help="How long the headers of a request may take to arrive.",
+)
+@click.option(
+    "--read-seconds",
+    type=click.FloatRange(min=0, min_open=True),
+    default=DEFAULTS.read_seconds,
+    show_default=True,
+    help="How long the body of a request may take to arrive.",
+)
+@checkpoint_option
+@plugin_option
+@device_option
+@quiet_option
+@json_option
+def serve(
+    run: Path,
+    host: str,
+    port: int,
+    checkpoint: str | None,
+    plugins: Sequence[Path],
+    device: str | None,
+    wait_ms: float,
+    max_body_mib: float,
+    quiet: bool,
+    as_json: bool,
+    **limits: Any,
+) -> None:
+    """Answer requests for predictions over HTTP, until Ctrl-C or SIGTERM.
+
+    The page to try it is at /, what programs may ask at /docs. There is no authentication.
+    """
+    load_plugins(plugins)
+    from dltrain.commands.serve import serve as serve_command
+
+    result = serve_command(
+        run,
+        host=host,
+        port=port,
+        checkpoint=checkpoint,
+        device=device,
+        limits=Limits(wait_seconds=wait_ms / 1000, max_body=round(max_body_mib * 2**20), **limits),
+        say=lambda text: None if quiet else echo(text, err=True),
+    )
+
+    def line() -> None:
+        echo(
+            f"requests answered: {result.requests:,}, "
+            f"predictions: {result.predictions:,}, in batches: {result.batches:,}"
+        )
+
+    show(result, as_json, line, quiet=quiet)
+
+
+@click.command("import")
+@click.argument("source", type=FILE, metavar="FILE")
+@click.option(
+    "-o",
+    "--output",
+    type=FILE,
+    metavar="SAFETENSORS",
+    help="Where the weights go; default: beside FILE, with that ending.",
+)
+@json_option
+def import_(source: Path, output: Path | None, as_json: bool) -> None:
+    """Convert the weights in FILE, made by torch.save, to safetensors.
+
+    FILE holds a state_dict, or one under the key state_dict or model. It is read without running
+    any code that may be in it; a file that can't be read so is refused.
+    """
+    from dltrain.commands.import_ import import_weights
+
+    result = import_weights(source, output or source.with_suffix(".safetensors"))
+    show(
+        result,
+        as_json,
+        lambda: echo(f"{result.path}: {result.tensors} tensors, {result.values:,} values"),
+    )

@@ -1,0 +1,1 @@
+"""Contracts that every package shares: registry, errors, data specs, batches, protocols."""

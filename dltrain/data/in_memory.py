@@ -1,0 +1,137 @@
+"""Data that fits: whole tensors on the device, a batch is one gather."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from dltrain.core.batch import WHOLE, Batch, Share
+from dltrain.core.data_spec import DataSpec
+from dltrain.core.protocols import Data, DataContext
+from dltrain.data.seeding import epoch_order
+
+Transform = Callable[[Tensor, Tensor, int | Tensor | None], Tensor]
+"""Stored samples, their index and the epoch (None: no augmentation) to inputs, batch-wise."""
+
+
+class Resident:
+    """A split whose samples are kept on the device in their compact dtype; see `spec.Split`."""
+
+    def __init__(
+        self, samples: Tensor, targets: Tensor, *, seed: int, transform: Transform | None = None
+    ) -> None:
+        """Args:
+        samples: (samples, ...), on the device.
+        targets: (samples,) int64 or (samples, values) float, on the device.
+        seed: Decides the order of each epoch.
+        transform: Makes a batch of samples into inputs; None where they are inputs already.
+        """
+        self.samples = samples
+        self.targets = targets
+        self.seed = seed
+        self.transform = transform
+
+    def __len__(self) -> int:
+        """Number of samples."""
+        return len(self.samples)
+
+    def batches(
+        self,
+        batch_size: int,
+        *,
+        epoch: int | None = None,
+        offset: int = 0,
+        share: Share = WHOLE,
+    ) -> Iterator[Batch]:
+        """See `spec.Split.batches`."""
+        total, device = len(self), self.samples.device
+        shuffled = epoch is not None
+        order = self.order(epoch) if shuffled else torch.arange(total, device=device)
+        for start in range(offset * batch_size, total, batch_size):
+            whole = order[start : start + batch_size]
+            part = share.of(len(whole))
+            index = whole[part]
+            if shuffled:
+                inputs, targets = self.at(index, epoch)
+            else:
+                place = slice(start + part.start, start + part.stop)
+                inputs, targets = self.samples[place], self.targets[place]
+                if self.transform is not None:
+                    inputs = self.transform(inputs, index, None)
+            yield share.batch(inputs, targets, index, len(whole))
+
+    def order(self, epoch: int) -> Tensor:
+        """The samples' order in a training epoch, (samples,) int64, on the device."""
+        return without_waiting(epoch_order(len(self), self.seed, epoch), self.samples.device)
+
+    def at(self, index: Tensor, epoch: int | Tensor) -> tuple[Tensor, Tensor]:
+        """Inputs and targets of these samples, (batch,) int64, as in that training epoch.
+
+        The epoch may be an int64 scalar on the device: nothing is waited for.
+        """
+        samples, targets = self.samples.index_select(0, index), self.targets.index_select(0, index)
+        if self.transform is not None:
+            samples = self.transform(samples, index, epoch)
+        return samples, targets
+
+
+def without_waiting(tensor: Tensor, device: torch.device) -> Tensor:
+    """A CPU tensor on the device, without waiting for what a GPU still computes."""
+    if device.type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
+def resident_data(
+    context: DataContext,
+    spec: DataSpec,
+    parts: Mapping[str, tuple[Tensor, Tensor]],
+    *,
+    source: str,
+    transform: Transform | None = None,
+    fingerprint: str,
+    files: tuple[Path, ...] = (),
+    split_fingerprint: str = "",
+) -> Data:
+    """Splits on the device, from the samples and targets of `train`, `validation` and `test`.
+
+    A part that is absent or has no sample becomes None.
+    """
+
+    def split(name: str) -> Resident | None:
+        samples, targets = parts.get(name, (torch.empty(0), torch.empty(0)))
+        if not len(samples):
+            return None
+        samples, targets = samples.to(context.device), targets.to(context.device)
+        return Resident(samples, targets, seed=context.seed, transform=transform)
+
+    train = split("train")
+    assert train is not None
+    return Data(
+        spec,
+        train,
+        split("validation"),
+        split("test"),
+        source,
+        fingerprint,
+        files,
+        split_fingerprint,
+    )
+
+
+def class_counts(targets: Tensor, num_classes: int) -> tuple[int, ...]:
+    """Samples of each class."""
+    return tuple(torch.bincount(targets, minlength=num_classes).tolist())
+
+
+def fingerprint(*tensors: Tensor) -> str:
+    """SHA-256, in hexadecimal, over the dtypes, shapes and bytes of tensors on the CPU."""
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.contiguous().numpy().data)
+    return digest.hexdigest()

@@ -1,0 +1,172 @@
+"""New files to model inputs, exactly as training's were."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from dltrain.core.data_spec import DataSpec, ImageInputs, TableInputs, TextInputs
+from dltrain.core.errors import DataError
+from dltrain.core.option_types import Quote
+from dltrain.data.columns import encode
+from dltrain.data.image_decoding import decode_image
+from dltrain.data.images import ImageTransform
+from dltrain.data.table import (
+    DELIMITERS,
+    Layout,
+    Table,
+    read_header,
+    read_table,
+    usual_quote,
+)
+from dltrain.data.text import JSONL_SUFFIXES, read_jsonl
+from dltrain.data.tokenization import Encoder
+from dltrain.data.utf8 import decoded, read_utf8, text_lines
+
+TABLE_SUFFIXES = (".csv", ".tsv", ".tab")
+"""Endings, in lower case, of tables."""
+
+FILE_SUFFIXES = (*TABLE_SUFFIXES, *JSONL_SUFFIXES, ".txt", ".text", ".log", ".md", ".json")
+"""Endings, in lower case, that no text is taken for."""
+
+
+def read_inputs(spec: DataSpec, given: Sequence[str | Path]) -> tuple[Tensor, list[str]]:
+    """Pictures, the rows of CSV files, or texts, as the model wants them.
+
+    Returns:
+        (samples, *input_shape) float32, or (samples, tokens) int64, and a name for each sample: its
+        file, or file:line, or the text.
+
+    Raises:
+        DataError: A file can't be read, or lacks a column that the model was trained on.
+    """
+    if spec.inputs.kind == "text":
+        return read_texts(spec.inputs, given)
+    paths = [Path(item) for item in given]
+    if spec.inputs.kind == "image":
+        return read_images(spec, paths), [str(path) for path in paths]
+    tables = [_table(spec.inputs, path) for path in paths]
+    rows = [encode(spec.inputs.columns, table, torch.float32) for table in tables]
+    names = [f"{table.path}:{line}" for table in tables for line in table.lines]
+    return torch.cat(rows), names
+
+
+def read_texts(inputs: TextInputs, given: Sequence[str | Path]) -> tuple[Tensor, list[str]]:
+    """Texts, files with a text per line, text columns of tables, or `-` for standard input.
+
+    A `Path` is a file; which str is one, `is_file` says.
+
+    Returns:
+        (texts, tokens) int64, padded, and the texts; one for each line or row, also an empty one.
+
+    Raises:
+        DataError: A file can't be read or lacks a column, or there is no text at all.
+    """
+    texts = [text for item in given for text in _texts(inputs, item)]
+    if not texts:
+        raise DataError(f"{', '.join(map(str, given))}: there is no text to read")
+    return pad_texts(inputs, [*map(Encoder(inputs), texts)]), texts
+
+
+def _texts(inputs: TextInputs, item: str | Path) -> list[str]:
+    if item == "-":
+        return text_lines(decoded(sys.stdin.buffer.read(), "standard input"))
+    if not is_file(item):
+        return [str(item)]
+    path = Path(item).expanduser()
+    if path.is_dir() or not path.exists():
+        what = "a directory" if path.is_dir() else "no such file"
+        raise DataError(
+            f"{path}: {what}; give a file, or give a text that looks like a path on standard "
+            "input, with - in its place"
+        )
+    suffix = path.suffix.lower()
+    if suffix in JSONL_SUFFIXES:
+        columns = read_jsonl(path, inputs.columns)[1]
+    elif suffix in TABLE_SUFFIXES:
+        columns = read_new_table(path, inputs.columns, inputs.quote).columns
+    else:
+        return text_lines(read_utf8(path, pipe=True))
+    return [" ".join(cells) for cells in zip(*map(columns.get, inputs.columns), strict=True)]
+
+
+def is_file(item: str | Path) -> bool:
+    """Whether an input of a text model is a file, not a text.
+
+    A str is a file if it exists, ends in one of `FILE_SUFFIXES`, begins with `/`, `./`, `../` or
+    `~/`, or has a `/` and no white space; then it is an error if it does not exist.
+    """
+    if isinstance(item, Path):
+        return True
+    if not item.strip() or "\n" in item:
+        return False
+    path = Path(item)
+    try:
+        if path.expanduser().exists():
+            return True
+    except (OSError, RuntimeError, ValueError):  # too long for a name, or another's home folder
+        return False
+    has_space = any(map(str.isspace, item))
+    begins = item.startswith(("/", "./", "../", "~/"))
+    return begins or path.suffix.lower() in FILE_SUFFIXES or ("/" in item and not has_space)
+
+
+def pad_texts(inputs: TextInputs, sequences: Sequence[Tensor]) -> Tensor:
+    """Token ids of each text, (tokens,) int64, as (texts, tokens), padded at the end."""
+    return pad_sequence([*sequences], batch_first=True, padding_value=inputs.padding)
+
+
+def read_images(spec: DataSpec, paths: Sequence[Path]) -> Tensor:
+    """Picture files of any size: (pictures, channels, height, width) float32, normalised."""
+    if not isinstance(spec.inputs, ImageInputs):
+        raise DataError("the model was trained on rows of a table, not on pictures")
+    pixels = [decode_image(path, spec.input_shape, spec.inputs, pipe=True) for path in paths]
+    return normalise_images(spec.inputs, torch.stack(pixels))
+
+
+def normalise_images(inputs: ImageInputs, pixels: Tensor) -> Tensor:
+    """Pixels (images, channels, height, width) to float32, normalised as training's were."""
+    transform = ImageTransform(inputs, dtype=torch.float32, device=torch.device("cpu"))
+    return transform(pixels, torch.arange(len(pixels)), None)
+
+
+def read_rows(spec: DataSpec, path: Path) -> Tensor:
+    """The rows of a CSV file: (rows, features) float32; other columns are left out."""
+    if not isinstance(spec.inputs, TableInputs):
+        raise DataError("the model was trained on pictures, not on rows of a table")
+    return encode(spec.inputs.columns, _table(spec.inputs, path), torch.float32)
+
+
+def _table(inputs: TableInputs, path: Path) -> Table:
+    """The table, read with the delimiter that gives its header the columns that training had."""
+    wanted = [column.name for column in inputs.columns]
+    table = read_new_table(path, wanted, inputs.quote)
+    table.require_values(wanted)
+    return table
+
+
+def read_new_table(path: Path, wanted: Sequence[str], quote: Quote) -> Table:
+    """A table to predict from, of any delimiter.
+
+    Args:
+        path: The file.
+        wanted: Columns that it must have; others may be there, and hold anything.
+        quote: Option that the training file was read with.
+
+    Raises:
+        DataError: The file can't be read, or lacks a column.
+    """
+
+    def found(delimiter: str) -> int:
+        enclosing = usual_quote(delimiter) if quote == "auto" else quote
+        return len(set(wanted) & set(read_header(path, Layout(delimiter, enclosing))))
+
+    table = read_table(path, max(DELIMITERS, key=found), quote)
+    for name in wanted:
+        table.column(name)
+    return table

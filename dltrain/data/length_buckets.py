@@ -1,0 +1,80 @@
+"""Sequences of different length: batches of samples that are about equally long."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from dltrain.core.batch import WHOLE, Batch, Share
+from dltrain.core.data_spec import PADDING
+from dltrain.data.in_memory import without_waiting
+from dltrain.data.seeding import epoch_order
+
+CHUNK = 50
+"""Batches among which samples are sorted by length: more pads less and shuffles less."""
+
+
+class Bucketed:
+    """A split of sequences, each batch padded to its own longest; see `spec.Split`.
+
+    Args:
+        sequences: Of each sample, (tokens,) int64.
+        targets: (samples,) int64, or (samples, tokens) int64, on the device.
+        seed: Decides the order of each epoch.
+        digests: Of each sample's text, by which copies are told; those of the tokens if not given,
+            which are equal for different texts of unknown words.
+        padding: Id of the token that pads a sequence.
+    """
+
+    def __init__(
+        self,
+        sequences: Sequence[Tensor],
+        targets: Tensor,
+        *,
+        seed: int,
+        digests: Sequence[bytes] | None = None,
+        padding: int = PADDING,
+    ) -> None:
+        self.tokens = pad_sequence(list(sequences), batch_first=True, padding_value=padding)
+        self.lengths = torch.tensor([len(sequence) for sequence in sequences])
+        self.targets = targets
+        self.seed, self.digests = seed, digests
+        self.tokens = self.tokens.to(targets.device)
+
+    def __len__(self) -> int:
+        """Number of samples."""
+        return len(self.lengths)
+
+    def batches(
+        self,
+        batch_size: int,
+        *,
+        epoch: int | None = None,
+        offset: int = 0,
+        share: Share = WHOLE,
+    ) -> Iterator[Batch]:
+        """See `spec.Split.batches`; evaluation reads the samples from short to long."""
+        for whole in self._plan(batch_size, epoch)[offset:]:
+            longest = max(self.lengths[whole].tolist())  # on the CPU: nothing waits
+            place = without_waiting(whole[share.of(len(whole))], self.targets.device)
+            inputs = self.tokens[:, :longest].index_select(0, place)
+            yield share.batch(inputs, self.targets.index_select(0, place), place, len(whole))
+
+    def _plan(self, batch_size: int, epoch: int | None) -> list[Tensor]:
+        """The samples of each batch; a pure function of the seed and the epoch."""
+        if epoch is None:
+            return list(self.lengths.argsort(stable=True).split(batch_size))
+        order = epoch_order(len(self), self.seed, epoch)
+        num_full = len(order) // batch_size
+        plan = []
+        for chunk in order[: num_full * batch_size].split(batch_size * CHUNK):
+            by_length = self.lengths[chunk].argsort(stable=True)
+            plan += chunk[by_length].split(batch_size)
+        # Each chunk goes from short to long; the batches themselves come in any order. The last,
+        # smaller one has samples of any length: `drop_last` is to leave out no kind of them.
+        rest = order[num_full * batch_size :]
+        mixed = [plan[i] for i in epoch_order(num_full, self.seed, epoch).tolist()]
+        return [*mixed, rest] if len(rest) else mixed

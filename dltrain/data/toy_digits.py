@@ -1,0 +1,101 @@
+"""Sequences with the sequences that are to be made of them."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from dltrain.core.data_spec import DataSpec, TextInputs
+from dltrain.core.errors import OptionError
+from dltrain.core.option_types import PositiveInt
+from dltrain.core.protocols import Data, DataContext
+from dltrain.core.registry import DATA
+from dltrain.data.in_memory import fingerprint
+from dltrain.data.length_buckets import Bucketed
+from dltrain.data.seeding import key
+from dltrain.data.splits import TEST_SEED, HeldOut, hold_out, split_fingerprint
+from dltrain.data.tokenization import SPECIAL, Encoder
+
+END = "<end>"
+"""The last of the output tokens: ends a sequence."""
+
+
+@DATA.register
+def toy_digits(
+    context: DataContext,
+    /,
+    *,
+    order: Literal["reverse", "sort"] = "reverse",
+    samples: PositiveInt = 20000,
+    min_length: PositiveInt = 5,
+    max_length: PositiveInt = 12,
+    validation: HeldOut = 0.05,
+    test: HeldOut = 0.1,
+) -> Data:
+    """Sequences of digits, to be written in another order; no sequence comes twice.
+
+    Args:
+        order: reverse wants them from the last to the first, sort from the smallest to the largest.
+        samples: Sequences in all.
+        min_length: Digits in the shortest.
+        max_length: Digits in the longest.
+        validation: Training sequences to validate on: a number, or a fraction.
+        test: Sequences to test on: a number, or a fraction.
+
+    Raises:
+        OptionError: The lengths contradict each other, or there are not so many sequences.
+    """
+    if max_length < min_length:
+        raise OptionError("max_length", f"{max_length}, and min_length is {min_length}")
+    # No more than half of all, so that drawing until they are different comes to an end.
+    lengths = range(min_length, min(max_length, min_length + 20) + 1)  # more than enough
+    possible = sum(10 ** min(length, 20) for length in lengths) // 2
+    if samples > possible:
+        raise OptionError("samples", f"{samples} of so short sequences; at most {possible}")
+    sources = _different_sequences(context.seed, samples, min_length, max_length)
+    inputs = TextInputs("character", (*SPECIAL, *"0123456789"))
+    class_names = (*inputs.vocabulary, END)
+    encode = Encoder(inputs)
+    sequences = [encode(source) for source in sources]
+    end = torch.tensor([len(class_names) - 1])
+    wanted = [
+        torch.cat([s.flip(0) if order == "reverse" else s.sort().values, end]) for s in sequences
+    ]
+    targets = pad_sequence(wanted, batch_first=True, padding_value=inputs.padding)
+
+    every = torch.zeros(samples, dtype=torch.int64)  # of one class, as far as cutting goes
+    rest, tested = hold_out(every, test, TEST_SEED, name="test")
+    kept, held = hold_out(every[rest], validation, context.seed, name="validation")
+
+    def split(index: Tensor) -> Bucketed | None:
+        chosen = [sequences[i] for i in index.tolist()]
+        if not chosen:
+            return None
+        wanted = targets[index].to(context.device)
+        return Bucketed(chosen, wanted, seed=context.seed, padding=inputs.padding)
+
+    train = split(rest[kept])
+    assert train is not None
+    return Data(
+        DataSpec((0,), len(class_names), inputs, class_names),
+        train,
+        split(rest[held]),
+        split(tested),
+        source=f"made sequences to {order}, seed {context.seed}",
+        fingerprint=fingerprint(pad_sequence(sequences, batch_first=True), targets),
+        split_fingerprint=split_fingerprint(train=rest[kept], validation=rest[held], test=tested),
+    )
+
+
+def _different_sequences(seed: int, count: int, shortest: int, longest: int) -> list[str]:
+    draw = torch.Generator().manual_seed(key(seed))
+    found: dict[str, None] = {}
+    while len(found) < count:
+        lengths = torch.randint(shortest, longest + 1, (count,), generator=draw).tolist()
+        digits = torch.randint(10, (count, longest), generator=draw).tolist()
+        for length, row in zip(lengths, digits, strict=True):
+            found["".join(map(str, row[:length]))] = None
+    return list(found)[:count]

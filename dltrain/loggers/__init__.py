@@ -1,0 +1,8 @@
+"""What is written while a run goes on."""
+
+from dltrain.loggers.base import Recorder
+from dltrain.loggers.jsonl import MetricsFile
+from dltrain.loggers.progress import Progress
+from dltrain.loggers.tensorboard import TensorBoard
+
+__all__ = ["MetricsFile", "Progress", "Recorder", "TensorBoard"]

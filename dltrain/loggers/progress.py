@@ -1,0 +1,81 @@
+"""What the terminal shows."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from typing import TextIO
+
+from tqdm import tqdm
+
+from dltrain.core.errors import visible
+from dltrain.core.jsonable import decimal
+from dltrain.loggers.base import Recorder
+
+
+class Progress(Recorder):
+    """A bar on a terminal and a line an evaluation; only lines elsewhere.
+
+    Args:
+        log: Where lines are kept as well.
+        quiet: Whether to show nothing.
+    """
+
+    def __init__(self, log: TextIO, quiet: bool = False) -> None:
+        self._log, self._quiet = log, quiet
+        self._bar: tqdm | None = None
+        self._train: dict[str, float] = {}
+        self._total_steps = 0
+
+    def begin(self, step: int, total_steps: int, batch_size: int) -> None:
+        """Draws the bar."""
+        self._total_steps = total_steps
+        self._batch_size = batch_size
+        self._bar = tqdm(
+            total=total_steps,
+            initial=step,
+            unit="step",
+            disable=self._quiet or not sys.stderr.isatty(),
+            dynamic_ncols=True,
+            bar_format="{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} "
+            "[{elapsed}<{remaining}{postfix}]",
+            smoothing=0.1,
+        )
+
+    def advance(self, step: int) -> None:
+        """Moves the bar."""
+        if self._bar is not None:
+            self._bar.update(1)
+
+    def scalars(self, step: int, epoch: float, split: str, values: Mapping[str, float]) -> None:
+        """Shows training's values in the bar, and an evaluation's in a line."""
+        if split == "train":
+            self._train = {visible(name): value for name, value in values.items()}
+        elif split == "system" and self._bar is not None:
+            shown = {n: f"{v:.4g}" for n, v in self._train.items() if n.endswith("loss")}
+            rates = [v for n, v in self._train.items() if n.endswith("learning_rate")]
+            if rates:
+                shown["lr"] = f"{rates[0]:.2g}"
+            self._bar.set_postfix(
+                shown | {"samples/s": f"{values['samples_per_second']:,.0f}"}, refresh=False
+            )
+        elif split in ("val", "test"):
+            train = "  ".join(f"train {n} {v:.4f}" for n, v in self._train.items() if "loss" in n)
+            rest = "  ".join(f"{name} {value:.4f}" for name, value in values.items())
+            at = f"epoch {decimal(epoch):<6} step {step}/{self._total_steps}"
+            self.line(f"{at}  {train}  {split} {rest}" if split == "val" else f"{split}  {rest}")
+
+    def line(self, text: str) -> None:
+        """Prints above the bar."""
+        text = visible(text)
+        print(text, file=self._log, flush=True)
+        if not self._quiet:
+            try:
+                tqdm.write(text, file=sys.stderr)
+            except OSError:  # whoever watched has gone, or the disk behind is full: it goes on
+                self._quiet = True
+
+    def close(self) -> None:
+        """Leaves the bar where it ended."""
+        if self._bar is not None:
+            self._bar.close()

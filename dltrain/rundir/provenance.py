@@ -1,0 +1,243 @@
+"""What a run ran with: versions, device, data, commit; and what of it is not as it was."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import re
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Annotated, Any, NotRequired
+
+import numpy
+import torch
+from pydantic import Field
+from typing_extensions import TypedDict
+
+from dltrain._version import __version__
+from dltrain.checkpoints.untrusted_files import Count, typed
+from dltrain.core.errors import brief
+from dltrain.core.paths import data_folder
+from dltrain.core.protocols import Data
+from dltrain.distributed.process_group import launch
+from dltrain.rundir.git import git_state
+
+
+class DataRecord(TypedDict):
+    """Name, source, notices, sizes of the splits and fingerprint of the data."""
+
+    name: str
+    source: str
+    notices: list[str]
+    sizes: dict[str, Count]
+    fingerprint: str
+
+
+class DeviceRecord(TypedDict):
+    """Where a run computes; runs of earlier versions were of one process."""
+
+    type: str
+    name: str
+    precision: str
+    threads: Count
+    processes: NotRequired[Count]
+
+
+class Timings(TypedDict):
+    """Seconds that a start took."""
+
+    data_seconds: float
+    build_seconds: float
+
+
+class GitRecord(TypedDict):
+    """See `git_state`."""
+
+    commit: Annotated[
+        str, Field(pattern="^[0-9a-f]{7,64}$")
+    ]  # nothing that git takes for an option
+    diff: str | None
+
+
+class LaunchRecord(TypedDict):
+    """See `world.launch`."""
+
+    id: str | None
+    launcher: list[str | int]
+
+
+def plugin_paths(record: Mapping[str, Any]) -> list[Path]:
+    """Where the files of the user's own components are, as a record has them."""
+    return [Path(record["directory"]) / file for file in record["plugins"]]
+
+
+def versions() -> dict[str, str | None]:
+    """Of everything that decides a result."""
+    return {**_deciding_versions(), "platform": platform.platform()}
+
+
+def facts_of_rank(config: Mapping[str, Any], code: Mapping[str, str]) -> dict[str, str]:
+    """What must be the same in all ranks, by name: config, packages, the user's own code.
+
+    Args:
+        config: Values by dotted key.
+        code: See `user_code.code_of`; files are known by their names, wherever they lie.
+    """
+    packages = {name: str(version) for name, version in _deciding_versions().items()}
+    for name in ("pillow", "tokenizers", "torchvision"):
+        with suppress(metadata.PackageNotFoundError):
+            packages[name] = metadata.version(name)
+    return {
+        **{f"version of {name}": version for name, version in packages.items()},
+        **{key: repr(value) for key, value in config.items()},
+        **{f"code of {Path(path).name}": sha256[:12] for path, sha256 in code.items()},
+    }
+
+
+def unlike_ranks(facts: Sequence[Mapping[str, str]]) -> list[str]:
+    """In what ranks differ, a line each.
+
+    Args:
+        facts: Of each rank.
+    """
+    lines = []
+    for name in dict.fromkeys(name for own in facts for name in own):
+        ranks: dict[str, list[str]] = {}
+        for rank, own in enumerate(facts):
+            ranks.setdefault(own.get(name, "not set"), []).append(str(rank))
+        if len(ranks) > 1:
+            told = " and ".join(
+                f"{brief(value)} in rank {', '.join(members)}" for value, members in ranks.items()
+            )
+            lines.append(f"{name} is {told}")
+    return lines
+
+
+def _deciding_versions() -> dict[str, str | None]:
+    """Of what decides its bits."""
+    return {
+        "dltrain": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": numpy.__version__,
+        "cuda": torch.version.cuda if torch.cuda.is_available() else None,
+    }
+
+
+def device_record(device: torch.device, precision: str, processes: int = 1) -> dict[str, Any]:
+    """The device by name, how many threads torch uses, and how many processes train together."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name()
+    return {
+        "type": str(device),
+        "name": name,
+        "precision": precision,
+        "threads": torch.get_num_threads(),
+        "processes": processes,
+    }
+
+
+def cpu_name() -> str:
+    """The processor's model, as far as the system tells."""
+    try:
+        info = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return platform.processor()
+    found = re.search(r"^model name\s*: (.+)$", info, re.MULTILINE)
+    return found[1] if found else platform.processor() or platform.machine()
+
+
+def differences(record: dict[str, Any], device: dict[str, Any]) -> list[str]:
+    """What decides bits and is not as it was when the run started, a line each.
+
+    Args:
+        record: What `Run.record` gives.
+        device: What `device_record` gives now.
+    """
+    # Runs of earlier versions were of one process.
+    before = {f"device {k}": value for k, value in {"processes": 1, **record["device"]}.items()}
+    now = {f"device {key}": value for key, value in device.items()}
+    before |= record["versions"]
+    now |= _deciding_versions()
+    return [
+        f"{name} was {before.get(name)} and is {now[name]}"
+        for name in now
+        if before.get(name) != now[name]
+    ]
+
+
+def data_record(name: str, data: Data, notices: Sequence[str]) -> dict[str, Any]:
+    """Name, source, sizes and fingerprint of the data."""
+    source = Path(data.source)
+    return {
+        "name": name,
+        "source": str(source.absolute()) if data.files and source.exists() else data.source,
+        "notices": list(notices),
+        "sizes": _sizes(data),
+        "fingerprint": fingerprint(data),
+    }
+
+
+def fingerprint(data: Data) -> str:
+    """SHA-256, in hexadecimal, over the samples and over which of them each split has."""
+    parts = [data.fingerprint, data.split_fingerprint, _sizes(data)]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def _sizes(data: Data) -> dict[str, int]:
+    splits = {"train": data.train, "val": data.validation, "test": data.test}
+    return {split: len(samples) for split, samples in splits.items() if samples is not None}
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a run ran with; `record.json`.
+
+    Attributes:
+        config: The resolved config, as `Experiment.to_dict` returns it.
+        code: The user's own code, as `code_of` returns it: at the start, and whenever the run was
+            resumed with other code.
+        data: Name, source, sizes, fingerprint.
+        device: Its name, the precision, torch's threads, the processes.
+        plugins: Files of the user's own components.
+        timings: Seconds that reading the data and building the model took; `summary.json` has
+            those of training.
+        versions: Of everything that decides a result.
+        command: The words on the command line.
+        directory: The working directory.
+        data_folder: The common data folder.
+        git: Its commit and uncommitted changes; None outside a repository.
+        started: When, in ISO 8601.
+        launch: What `world.launch` says of the launcher that started it; None without one.
+    """
+
+    config: dict[str, Any]
+    code: list[dict[str, str]]
+    data: dict[str, Any]
+    device: dict[str, Any]
+    plugins: list[str]
+    timings: dict[str, float]
+    versions: dict[str, str | None] = field(default_factory=versions)
+    command: list[str] = field(default_factory=lambda: list(sys.argv))
+    directory: str = field(default_factory=lambda: str(Path.cwd()))
+    data_folder: str = field(default_factory=lambda: str(data_folder()))
+    git: dict[str, Any] | None = field(default_factory=git_state)
+    started: str = field(default_factory=lambda: time.strftime("%Y-%m-%dT%H:%M:%S%z"))
+    launch: dict[str, Any] | None = field(default_factory=launch)
+
+
+RECORD_FILE = typed(
+    Record,
+    ("launch", "data_folder"),  # earlier versions wrote neither
+    data=DataRecord,
+    device=DeviceRecord,
+    timings=Timings,
+    git=GitRecord | None,
+    launch=LaunchRecord | None,
+)
+"""The types of `record.json`."""

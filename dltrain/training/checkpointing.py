@@ -1,0 +1,215 @@
+"""What makes a run go on exactly: snapshots, and checkpoints that a thread writes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+from annotated_types import Len
+from pydantic import Field
+from torch import Tensor
+from typing_extensions import TypedDict
+
+from dltrain.checkpoints.background import Background
+from dltrain.checkpoints.store import (
+    Checkpoints,
+    Snapshot,
+    load,
+    num_bytes,
+    pack_optimizers,
+    read_by_main,
+    unpack_optimizers,
+)
+from dltrain.checkpoints.untrusted_files import Count, checked, typed
+from dltrain.core.data_spec import DataSpec, spec_to_json
+from dltrain.core.errors import RunError
+from dltrain.core.protocols import World
+from dltrain.core.task import Task
+from dltrain.data.seeding import key
+from dltrain.distributed.fsdp import load_weights, on_main
+from dltrain.loggers.base import Recorder
+from dltrain.training.checkpoint_checks import check_optimizers, check_random_states, check_tensors
+from dltrain.training.device import random_state, seed_everything, set_random_state
+from dltrain.training.ema import WeightAverage
+from dltrain.training.state import TrainerState
+
+
+class _Window(TypedDict):
+    loss: float
+    weight: float
+    gradient_norm: float
+
+
+class _Scaler(TypedDict):
+    scale: Annotated[float, Field(gt=0)]
+    growth_factor: Annotated[float, Field(gt=1)]
+    backoff_factor: Annotated[float, Field(gt=0, lt=1)]
+    growth_interval: Annotated[int, Field(gt=0)]
+    _growth_tracker: Count
+
+
+_Best = Annotated[list[int | float], Len(2, 2)]
+_Slice = Annotated[int, Field(gt=0)]
+
+
+class _State(TypedDict):
+    trainer: typed(
+        TrainerState,
+        windows=dict[str, _Window],
+        best=_Best | None,
+        micro_batch=_Slice | None,
+        seconds=Annotated[float, Field(ge=0)],
+    )  # pyright: ignore
+    scaler: dict[str, Any]
+    recorders: dict[str, dict[str, Any]]
+    spec: dict[str, Any]
+
+
+class Saving:
+    """Saves and restores all that a trainer works on.
+
+    The first process writes, in a thread; an error of it is raised by the next call of `check`,
+    `wait` or `save`.
+
+    Args:
+        task: Its model and optimizers.
+        spec: What the data promises.
+        average: The averaged weights.
+        scaler: Of gradients.
+        recorders: Each says how far it has written.
+        checkpoints: Where.
+        world: The processes that train together.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        spec: DataSpec,
+        average: WeightAverage,
+        scaler: torch.amp.GradScaler,
+        recorders: Sequence[Recorder],
+        checkpoints: Checkpoints,
+        world: World,
+    ) -> None:
+        self.task, self.spec, self.average, self.scaler = task, spec, average, scaler
+        self.recorders, self.checkpoints, self.world = recorders, checkpoints, world
+        self._background = Background()
+        self.check, self.settle = self._background.check, self._background.settle
+        self.wait = self._background.wait
+
+    def save(self, snapshot: Snapshot) -> None:
+        """Copies it, and begins to write it; waits for the one before, which is in memory still."""
+        self.wait()
+        if self.world.main:
+            self._background.submit(partial(self._write, snapshot.copied()))
+
+    def _write(self, snapshot: Snapshot) -> None:
+        for recorder in self.recorders:
+            recorder.sync()
+        self.checkpoints.save(snapshot.state["trainer"]["step"], snapshot)
+
+    def mark_best(self, metric: str, higher: bool, value: float, step: int) -> None:
+        """Records that the checkpoint of this step is the best so far."""
+        if self.world.main:
+            self._background.submit(
+                partial(self.checkpoints.mark_best, step, metric, value, higher)
+            )
+
+    def best(self) -> Path | None:
+        """See `Checkpoints.best`; waits for what is being written."""
+        self.wait()
+        return self.world.from_main(self.checkpoints.best)
+
+    def describe(self) -> str:
+        """See `Checkpoints.describe`; waits likewise."""
+        self.settle()
+        return self.checkpoints.describe()
+
+    def snapshot(self, state: TrainerState) -> Snapshot:
+        """All that `restore` needs."""
+        main = self.world.main
+        return Snapshot(
+            model=on_main(self.task.model.state_dict(), main),
+            averaged=on_main(self.average.tensors, main),
+            optimizer=on_main(pack_optimizers(self.task.phases), main),
+            rng=self._random_states(),
+            state={
+                "trainer": state.to_json(),
+                "scaler": self.scaler.state_dict(),
+                "recorders": {type(r).__name__: r.position() for r in self.recorders},
+                "spec": spec_to_json(self.spec),
+            },
+        )
+
+    def restore(self, snapshot: Snapshot) -> TrainerState:
+        """Puts everything back; gives the state that `snapshot` was given.
+
+        Raises:
+            ValueError: It is of another model, or damaged; nothing was put back.
+        """
+        self._check_weights(snapshot)
+        check_optimizers(self.task.phases, snapshot.optimizer)
+        check_random_states(snapshot.rng)
+        checked(snapshot.state, _State)
+        if snapshot.state["scaler"]:
+            checked(snapshot.state["scaler"], _Scaler)
+        load_weights(self.task.model, snapshot.model)
+        self.average.load(snapshot.averaged)
+        unpack_optimizers(self.task.phases, snapshot.optimizer)
+        self._set_random_states(snapshot.rng, snapshot.state["trainer"]["step"])
+        if snapshot.state["scaler"]:  # empty where losses were not scaled, as on a CPU
+            self.scaler.load_state_dict(snapshot.state["scaler"])
+        positions = snapshot.state["recorders"]
+        for recorder in self.recorders:
+            if type(recorder).__name__ in positions:  # else it was added since
+                recorder.restore(positions[type(recorder).__name__])
+        return TrainerState.from_json(snapshot.state["trainer"])
+
+    def _check_weights(self, snapshot: Snapshot) -> None:
+        check_tensors("model", snapshot.model, self.task.model.state_dict())
+        check_tensors("averaged weights", snapshot.averaged, self.average.tensors)
+
+    def _random_states(self) -> dict[str, Tensor]:
+        """Of every process: those of the first by their names, the others' under `rank1/` etc."""
+        states = self.world.collect(random_state(this_gpu=self.world.size > 1))
+        others = {
+            f"rank{rank}/{name}": state
+            for rank, own in enumerate(states[1:], start=1)
+            for name, state in own.items()
+        }
+        return {**states[0], **others}
+
+    def _set_random_states(self, states: Mapping[str, Tensor], step: int) -> None:
+        """Takes this process's; a process that had none draws what no other does."""
+        rank = self.world.share.rank
+        prefix = f"rank{rank}/" if rank else ""
+        own = {n.removeprefix(prefix): s for n, s in states.items() if n.startswith(prefix)}
+        set_random_state(own or states)
+        if not own:
+            seed_everything(key(torch.initial_seed(), rank, step))
+
+    @contextmanager
+    def weights_of(self, path: Path | None) -> Iterator[None]:
+        """The model computes with a checkpoint's weights inside this context."""
+        if path is None:
+            yield
+            return
+        now = {name: tensor.clone() for name, tensor in self.task.model.state_dict().items()}
+        averaged = {name: tensor.clone() for name, tensor in self.average.tensors.items()}
+        size = num_bytes(now)
+        snapshot = read_by_main(self.world, lambda: load(path, size))
+        try:
+            self._check_weights(snapshot)
+        except ValueError as error:
+            raise RunError(f"{path}: {error}") from error
+        load_weights(self.task.model, snapshot.model)
+        self.average.load(snapshot.averaged)
+        try:
+            yield
+        finally:
+            self.task.model.load_state_dict(now)
+            self.average.load(averaged)

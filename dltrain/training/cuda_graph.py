@@ -1,0 +1,310 @@
+"""A step of training as a CUDA graph: recorded once, and repeated with one call.
+
+Everything in it that changes from step to step is read from memory on the device: the samples'
+numbers, the epoch, the learning rates. An epoch's worth of them is copied there before its first
+step. See docs.nvidia.com/cuda, "CUDA Graphs", and "CUDA Graphs" in torch's notes on CUDA semantics.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from dltrain.config.settings import TrainSettings
+from dltrain.core.batch import Batch
+from dltrain.core.errors import describe_error
+from dltrain.core.protocols import Split, World
+from dltrain.core.task import Phase, Task
+from dltrain.data.in_memory import without_waiting
+from dltrain.training.device import Numerics
+from dltrain.training.state import TrainerState, Window
+
+WARM_UP = 3
+"""Steps of each shape that run as always before one is recorded: libraries set themselves up."""
+
+OWN = ("dltrain.", "torch.", "torchvision.")
+"""Whose Python code is known to do the same at each step."""
+
+
+@dataclass(frozen=True)
+class StepNumbers:
+    """What changes from step to step beside the samples: plain numbers, or scalars on the device.
+
+    Attributes:
+        rates: The learning rate of every parameter group, in the order of phases and optimizers.
+        average: How far the averaged weights move.
+    """
+
+    rates: Sequence[float | Tensor]
+    average: float | Tensor
+
+
+def parameter_groups(phases: Iterable[Phase]) -> list[dict[str, Any]]:
+    """Those of all optimizers, in order."""
+    optimizers = [optimizer for phase in phases for optimizer in phase.optimizers]
+    return [group for optimizer in optimizers for group in optimizer.param_groups]
+
+
+@runtime_checkable
+class Gathered(Split, Protocol):
+    """A split whose samples are all on the device, so that a GPU can make its batches by itself."""
+
+    def order(self, epoch: int) -> Tensor:
+        """The order of the samples in a training epoch, (samples,) int64, on the device."""
+        ...
+
+    def at(self, index: Tensor, epoch: int | Tensor) -> tuple[Tensor, Tensor]:
+        """Inputs and targets of a batch of training, as `batches` gives them.
+
+        Args:
+            index: (batch,) int64, the samples' numbers, on the device.
+            epoch: The training epoch; an int64 scalar on the device is not waited for.
+        """
+        ...
+
+
+def obstacle(
+    settings: TrainSettings,
+    numerics: Numerics,
+    task: Task,
+    split: Split,
+    device: torch.device,
+    world: World,
+) -> str | None:
+    """Why steps can't be recorded; None where they can."""
+    optimizers = [optimizer for phase in task.phases for optimizer in phase.optimizers]
+    loss = getattr(task, "loss_function", nn.Identity())
+    modules = (*task.model.modules(), *loss.modules())
+    kinds = {type(part) for part in (task, split, *modules, *optimizers)}
+    foreign = sorted(k.__qualname__ for k in kinds if not k.__module__.startswith(OWN))
+    on_device = all(map(_on_device, optimizers))
+    reasons = [
+        (device.type != "cuda", f"it needs a CUDA device, and this is {device.type!r}"),
+        (world.size > 1, "several processes exchange their gradients"),
+        (numerics.scaler.is_enabled(), "fp16 asks at each step whether its gradients overflow"),
+        (settings.on_nonfinite == "skip", "'on_nonfinite: skip' asks at each step about its loss"),
+        (settings.micro_batch == "auto", "'micro_batch: auto' watches the memory at each step"),
+        (not isinstance(split, Gathered), "the data's batches are not made on the device"),
+        (not on_device, "the optimizer counts its steps, or has its learning rate, on the CPU"),
+        (
+            bool(foreign) and settings.cuda_graph != "on",
+            f"the Python code of {', '.join(foreign)} may do something else at each step; "
+            "train.cuda_graph=on says that it does not",
+        ),
+    ]
+    return next((reason for holds, reason in reasons if holds), None)
+
+
+def _on_device(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether it can read the count of its steps, and a learning rate, on the device."""
+    groups = optimizer.param_groups
+    return all("capturable" in group or group.get("fused") for group in groups)
+
+
+def count_on_device(task: Task) -> None:
+    """Optimizers keep the count of their steps there; to be said before a state is loaded."""
+    for group in parameter_groups(task.phases):
+        if "capturable" in group:
+            group["capturable"] = True
+
+
+class Recorder:
+    """Runs steps on a stream of their own, and records them there.
+
+    Args:
+        device: A CUDA device.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device, self.stream = device, torch.cuda.Stream(device)
+        self.pool = torch.cuda.graph_pool_handle()
+
+    def run(self, work: Callable[[], None]) -> str:
+        """Does it; which of its operations waited for the device, if any did."""
+        current, mode = torch.cuda.current_stream(self.device), torch.cuda.get_sync_debug_mode()
+        self.stream.wait_stream(current)
+        with torch.cuda.stream(self.stream), warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            torch.cuda.set_sync_debug_mode("warn")
+            try:
+                work()
+            finally:
+                torch.cuda.set_sync_debug_mode(mode)
+        current.wait_stream(self.stream)
+        return "; ".join(str(w.message) for w in told if "synchronizing" in str(w.message))
+
+    def record(self, work: Callable[[], None]) -> Callable[[], None]:
+        """Records it without doing it; gives what does it.
+
+        Where that fails, the current stream and the generator are what they were before.
+        """
+        graph, current = torch.cuda.CUDAGraph(), torch.cuda.current_stream(self.device)
+        generator = torch.cuda.default_generators[current.device_index]
+        state = generator.clone_state()
+        try:
+            # A checkpoint may be written by a thread meanwhile.
+            with torch.cuda.graph(
+                graph, pool=self.pool, stream=self.stream, capture_error_mode="thread_local"
+            ):
+                work()
+        except Exception:
+            # A recording that broke off leaves its stream current, and the generator in it.
+            torch.cuda.set_stream(current)
+            generator.graphsafe_set_state(state)
+            torch.cuda.synchronize(self.device)
+            raise
+        return graph.replay
+
+
+class StepGraph:
+    """Makes training steps of samples on the device, and records them where it can.
+
+    Args:
+        task: Its optimizers read their numbers on the device, see `count_on_device`.
+        split: The samples.
+        batch_size: Samples a step; the last one of an epoch may be smaller, and is a second graph.
+        compute: A step: gradients, weights, averages and sums.
+        numbers: What a step needs to know, given the number of updates before it.
+        state: What it counts.
+        refuse: Takes the reason where a step can't be recorded, which goes on as always then.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        split: Gathered,
+        batch_size: int,
+        compute: Callable[[Batch, Callable[[], StepNumbers]], bool],
+        numbers: Callable[[int], StepNumbers],
+        state: TrainerState,
+        refuse: Callable[[str], None],
+    ) -> None:
+        self.task, self.split, self.batch_size, self.state = task, split, batch_size, state
+        self.compute, self.numbers, self.refuse = compute, numbers, refuse
+        self.groups = parameter_groups(task.phases)
+        order = split.order(0)
+        device = order.device
+        self._order, self._epoch = order, torch.zeros((), dtype=torch.int64, device=device)
+        # Places in the order, the row of the table, and the step: all of them move at each step.
+        self._position = torch.zeros(batch_size + 2, dtype=torch.int64, device=device)
+        self._motion = torch.ones_like(self._position)
+        self._motion[:batch_size] = batch_size
+        steps = -(-len(order) // batch_size)
+        self._table = torch.zeros(steps, len(self.groups) + 1, device=device)
+        self._windows = {phase.name: Window() for phase in task.phases}
+        self._recorder = Recorder(device)
+        self._shapes: dict[int, _Shape] = {}
+        self._refused = False
+
+    def steps(self, epoch: int, offset: int) -> Iterator[Callable[[], None]]:
+        """What makes each step of an epoch, from the one of that number on."""
+        sizes = [len(part) for part in self._order.split(self.batch_size)][offset:]
+        updates = self.state.updates
+        plan = [self.numbers(updates + number) for number in range(len(sizes))]
+        device = self._order.device
+        rows = torch.tensor([[*numbers.rates, numbers.average] for numbers in plan])
+        places = torch.arange(self.batch_size) + offset * self.batch_size
+        counters = torch.tensor([0, self.state.step])
+        self._order.copy_(self.split.order(epoch))
+        self._epoch.fill_(epoch)
+        self._table[: len(rows)] = without_waiting(rows, device)
+        self._position.copy_(without_waiting(torch.cat([places, counters]), device))
+        for size, numbers in zip(sizes, plan, strict=True):
+            yield partial(self._take, size, numbers)
+
+    def _take(self, size: int, numbers: StepNumbers) -> None:
+        shape = self._shapes.get(size)
+        if shape is None:
+            shape = self._shapes[size] = _Shape(
+                partial(self._work, size), self._recorder, self._refuse
+            )
+        self._go_on_with_windows()
+        shape(list(self._windows.values()), records=not self._refused)
+        self.state.step += 1
+        self.state.updates += 1
+        for group, rate in zip(self.groups, numbers.rates, strict=True):
+            group["lr"] = rate
+
+    def _refuse(self, reason: str) -> None:
+        """Steps of all sizes go on without a recording, which is said once."""
+        self._refused = True
+        for phase in self.task.phases:
+            for optimizer in phase.optimizers:
+                optimizer.zero_grad()  # a recording that broke off may have begun with gradients
+        self.refuse(reason)
+
+    def _work(self, size: int) -> None:
+        """All that is recorded."""
+        index = self._order.index_select(0, self._position[:size])
+        row, step = self._position[self.batch_size :].split(1)
+        *rates, average = self._table.index_select(0, row)[0].unbind()
+        batch = Batch(*self.split.at(index, self._epoch), index, step=step[0])
+        self.compute(batch, lambda: StepNumbers(rates, average))
+        self._position.add_(self._motion)
+
+    def _go_on_with_windows(self) -> None:
+        """The sums have a place that does not change, with what the state has summed so far."""
+        for phase, window in self._windows.items():
+            now = self.state.windows.get(phase, Window())
+            if now is not window:
+                window.set(now)
+                self.state.windows[phase] = window
+
+
+class _Shape:
+    """Steps with batches of one size: the first as always, the others by replay."""
+
+    def __init__(
+        self,
+        work: Callable[[], None],
+        recorder: Recorder,
+        refuse: Callable[[str], None],
+    ) -> None:
+        self.work, self.recorder, self.refuse = work, recorder, refuse
+        self.warm_up: float = WARM_UP
+        self.replay: Callable[[], None] | None = None
+        self.added: list[tuple[float, Tensor | float]] = []
+
+    def __call__(self, windows: Sequence[Window], records: bool) -> None:
+        """Makes a step; `records` is whether one may be recorded."""
+        if not records:
+            self.replay = None
+            self.recorder.run(self.work)
+        elif self.replay is not None:
+            self.replay()
+            # What Python counts by itself, a graph does not repeat.
+            for window, (weight, norm) in zip(windows, self.added, strict=True):
+                if not isinstance(window.weight, Tensor):
+                    window.weight += weight
+                window.gradient_norm = norm
+        elif self.warm_up > 0:
+            self.warm_up -= 1
+            waits = self.recorder.run(self.work)
+            if waits and self.warm_up <= 0:
+                self.refuse("something in the step waits for the device: " + waits)
+        else:
+            self._record(windows)
+
+    def _record(self, windows: Sequence[Window]) -> None:
+        """Records the step and makes it; without a recording where that fails."""
+        before = [replace(window) for window in windows]
+        try:
+            replay = self.recorder.record(self.work)
+        except Exception as error:  # a library, a driver or a model may refuse anything
+            for window, old in zip(windows, before, strict=True):
+                vars(window).update(vars(old))
+            self.refuse(f"a step can't be recorded: {describe_error(error).partition(chr(10))[0]}")
+            self.recorder.run(self.work)
+            return
+        self.replay = replay
+        self.replay()
+        self.added = [
+            (0.0 if isinstance(w.weight, Tensor) else w.weight - float(old.weight), w.gradient_norm)
+            for w, old in zip(windows, before, strict=True)
+        ]

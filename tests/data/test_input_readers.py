@@ -1,0 +1,98 @@
+"""New files become what training's samples were."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from samples import gather
+
+from dltrain.core.errors import DataError
+from dltrain.data.input_readers import read_images, read_inputs, read_rows
+
+HEADER = "width,colour,kind\n"
+ROWS = "".join(f"{n},{('red', 'blue')[n % 2]},{n % 2}\n" for n in range(30))
+
+
+@pytest.fixture
+def table(build, tmp_path):
+    path = tmp_path / "train.csv"
+    path.write_text(HEADER + ROWS)
+    return build("csv", path=str(path), target="kind", validation=0, test=0), path
+
+
+def test_rows_are_read_as_training_read_them(table):
+    data, path = table
+    inputs, names = read_inputs(data.spec, [path, path])
+    assert torch.equal(inputs, torch.cat([gather(data.train)[0]] * 2))
+    assert names[:2] == [f"{path}:2", f"{path}:3"]
+    assert len(names) == 60
+    assert torch.equal(read_rows(data.spec, path), inputs[:30])
+
+
+@pytest.mark.parametrize("delimiter", [";", "\t", "|"])
+def test_columns_go_by_name(table, tmp_path, delimiter):
+    data, path = table
+    other = tmp_path / "new.csv"
+    lines = ["colour,more,width", "red,x,0", "blue,y,1", "pink,z,2"]
+    other.write_text("\n".join(lines).replace(",", delimiter))
+    inputs = read_rows(data.spec, other)
+    expected = read_rows(data.spec, path)[:3]
+    expected[2, 1:] = 0  # a colour that training did not have
+    assert torch.equal(inputs, expected)
+
+
+def test_rows_that_cannot_be_read_are_named(table, tmp_path):
+    data, _ = table
+    other = tmp_path / "new.csv"
+    other.write_text("width\n1\n")
+    with pytest.raises(DataError, match=r"new\.csv: has no column 'colour'; it has width"):
+        read_inputs(data.spec, [other])
+    other.write_text("width,colour\n1,red\nwide,red\n")
+    with pytest.raises(DataError, match=r"new\.csv:3: 'width' is 'wide'"):
+        read_inputs(data.spec, [other])
+    with pytest.raises(DataError, match=r"no\.csv: can't be read"):
+        read_inputs(data.spec, [tmp_path / "no.csv"])
+    with pytest.raises(DataError, match="trained on rows of a table"):
+        read_images(data.spec, [other])
+
+
+@pytest.mark.parametrize("cell", ["", "nan", "?", "inf", "what"])
+def test_targets_and_other_columns_may_hold_anything(table, tmp_path, cell):
+    data, path = table
+    other = tmp_path / "new.csv"
+    other.write_text(f"kind,colour,more,,more,width\n{cell},red,{cell},{cell},{cell},0\n")
+    assert torch.equal(read_rows(data.spec, other), read_rows(data.spec, path)[:1])
+    other.write_text("kind,colour,width\n1,red,0\n1,red,0,1\n")
+    with pytest.raises(DataError, match=r"new\.csv:3: 4 cells, the header has 3"):
+        read_rows(data.spec, other)
+    other.write_text(f"kind,colour,width\n1,red,0\n1,red,{cell}\n")
+    with pytest.raises(DataError, match=r"new\.csv:3: 'width' is "):
+        read_rows(data.spec, other)
+
+
+def test_rows_are_read_with_the_quoting_of_training(build, tmp_path):
+    path = tmp_path / "train.csv"
+    path.write_text("width,kind\n" + "".join(f'"{n % 3},{n % 2}\n' for n in range(30)))
+    data = build("csv", path=str(path), target="kind", quote=None, validation=0, test=0)
+    assert torch.equal(read_rows(data.spec, path), gather(data.train)[0])
+
+
+def test_pictures_are_read_as_training_read_them(build, idx_folder, tmp_path):
+    data = build("idx", root=str(idx_folder), validation=0)
+    paths = []
+    for number in range(3):
+        paths.append(tmp_path / f"{number}.png")
+        Image.fromarray(data.train.samples[number, 0].numpy()).save(paths[-1])
+    inputs, names = read_inputs(data.spec, paths)
+    assert torch.equal(inputs, gather(data.train)[0][:3])
+    assert names == [str(path) for path in paths]
+    with pytest.raises(DataError, match="trained on pictures"):
+        read_rows(data.spec, paths[0])
+
+
+def test_pictures_of_another_size_and_colour_fit(build, idx_folder, tmp_path):
+    data = build("idx", root=str(idx_folder), validation=0)
+    Image.fromarray(np.full((31, 50, 3), 200, dtype=np.uint8)).save(tmp_path / "x.png")
+    inputs = read_images(data.spec, [tmp_path / "x.png"])
+    expected = (200 / 255 - data.spec.inputs.mean[0]) / data.spec.inputs.std[0]
+    assert torch.allclose(inputs, torch.full((1, 1, 4, 5), expected), atol=1e-5)
