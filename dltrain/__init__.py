@@ -82,12 +82,12 @@ else:
         "OPTIMIZERS": "dltrain.core.registry",
         "SCHEDULES": "dltrain.core.registry",
         "TASKS": "dltrain.core.registry",
-        "Batch": "dltrain.spec",
-        "Data": "dltrain.spec",
-        "DataContext": "dltrain.spec",
-        "DataSpec": "dltrain.spec",
-        "Loss": "dltrain.spec",
-        "Metric": "dltrain.spec",
+        "Batch": "dltrain.core.batch",
+        "Data": "dltrain.core.protocols",
+        "DataContext": "dltrain.core.protocols",
+        "DataSpec": "dltrain.core.data_spec",
+        "Loss": "dltrain.core.protocols",
+        "Metric": "dltrain.core.protocols",
     }
     __all__ = list(_MODULES)
 
