@@ -155,7 +155,7 @@ def compare(paths: Sequence[Path], as_csv: bool, as_html: bool, as_json: bool) -
 
     def table() -> None:
         if as_csv or as_html:
-            write((command.as_csv if as_csv else command.as_html)(groups))
+            write((command.groups_to_csv if as_csv else command.groups_to_html)(groups))
             return
         print_groups(groups)
 
@@ -166,12 +166,15 @@ def print_groups(groups: Sequence[Any]) -> None:
     """A column for each group of runs."""
     from dltrain.commands import compare as command
 
-    letters = command.letters(groups)
+    letters = command.group_labels(groups)
     for letter, group in zip(letters, groups, strict=True):
         damage = f"  ({group.reason})" if group.reason else ""
         echo(f"{letter}  {' '.join(group.runs)}{damage}")
     echo()
-    lines = [["", *letters], *([visible(cell) for cell in row] for row in command.rows(groups))]
+    lines = [
+        ["", *letters],
+        *([visible(cell) for cell in row] for row in command.table_rows(groups)),
+    ]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for number, line in enumerate(lines):
         cells = (f"{cell:{width}}" for cell, width in zip(line, widths, strict=True))

@@ -1,4 +1,4 @@
-"""Which runs there are, and what became of them."""
+"""List runs with their state, last step and best value."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from dltrain.core.errors import RunError
 from dltrain.loggers.jsonl import last_step
 from dltrain.rundir.directory import Run
 
-DEEPEST = 64
-"""Directories below the one that is searched."""
+MAX_DEPTH = 64
+"""Number of directory levels that are searched."""
 
 
 @dataclass(frozen=True)
 class RunInfo:
-    """A run at a glance.
+    """Summary of a run in one line.
 
     Attributes:
-        run: Its directory.
-        state: `running`, `done`, `stopped`, `failed`, `killed`; or `damaged`, where it can't be
-            read.
-        step: The last one that it recorded.
-        best: `metric`, `value` and `step` of its best checkpoint; None where none is marked.
-        age: Seconds since it started.
-        reason: Why it is `damaged`; None where it is not.
+        run: The run directory.
+        state: `running`, `done`, `stopped`, `pruned`, `failed` or `killed`; `damaged` if a file of
+            the run can't be read.
+        step: Last recorded step; None if nothing was recorded.
+        best: `metric`, `value` and `step` of the best checkpoint; None if none is marked.
+        age: Seconds since the run started.
+        reason: Why the run is `damaged`; None in any other state.
     """
 
     run: str
@@ -41,57 +41,67 @@ class RunInfo:
 
 
 def runs(directory: str | Path = "runs") -> list[RunInfo]:
-    """The runs in a directory and in those below it, by path.
+    """List the runs in a directory and its subdirectories, sorted by path.
+
+    Args:
+        directory: Directory to search.
 
     Raises:
         RunError: There is no such directory.
     """
-    return [info(run) for run in find_runs(directory)]
+    return [run_info(run) for run in find_runs(directory)]
 
 
 def find_runs(directory: str | Path) -> Iterator[Run]:
-    """Every run directory from here downward, by path; links are not followed.
+    """Yield every run in a directory and its subdirectories, by path; links are not followed.
+
+    Args:
+        directory: Directory to search.
 
     Raises:
         RunError: There is no such directory.
     """
     directory = Path(directory)
     if not directory.is_dir():
-        raise RunError(f"{directory}: there is no such directory; runs are in runs/ by default")
+        raise RunError(f"{directory}: no such directory; by default runs are in runs/")
     for place, folders, files in os.walk(directory):
         folders.sort()
-        # Whatever has these names: a directory in the place of a file is a damaged run.
+        # Entries of any kind: a run with a directory in place of a file is listed as damaged.
         if {"config.yaml", "metrics.jsonl"} <= {*files, *folders}:
             folders.clear()
             yield Run(Path(place))
-        elif len(Path(place).parts) > DEEPEST + len(directory.parts):
+        elif len(Path(place).parts) > MAX_DEPTH + len(directory.parts):
             folders.clear()
 
 
-def info(run: Run) -> RunInfo:
-    """One run at a glance; nothing in it is changed."""
-    place = str(run.directory)
+def run_info(run: Run) -> RunInfo:
+    """Summarize a run without changing anything in it."""
+    directory = str(run.directory)
     try:
         run.verify()
     except RunError as error:
-        reason = _short(error, place)
-        return RunInfo(place, "damaged", None, None, time.time() - _begun(run), reason)
+        reason = _reason(error, directory)
+        return RunInfo(directory, "damaged", None, None, time.time() - _creation_time(run), reason)
     try:
-        state, ended, reason = run.state, run.summary(), None
-        step = last_step(run.metrics_path) if ended is None or state == "running" else ended.step
-        best = _marked_best(run) or (dict(ended.best) if ended and ended.best else None)
+        state, summary, reason = run.state, run.summary(), None
+        step = summary.step if summary and state != "running" else last_step(run.metrics_path)
+        best = _marked_best(run) or (dict(summary.best) if summary and summary.best else None)
     except RunError as error:
-        state, step, best, reason = "damaged", None, None, _short(error, place)
-    return RunInfo(place, state, step, best, time.time() - _started(run), reason)
+        state, step, best, reason = "damaged", None, None, _reason(error, directory)
+    return RunInfo(directory, state, step, best, time.time() - _start_time(run), reason)
 
 
-def _short(error: RunError, place: str) -> str:
-    """Without the run's directory, which is told beside it."""
-    return str(error).removeprefix(place).lstrip("/: ").partition(";")[0]
+def _reason(error: RunError, directory: str) -> str:
+    """Return a short message without the run directory, which is shown beside it."""
+    return str(error).removeprefix(directory).lstrip("/: ").partition(";")[0]
 
 
 def higher_is_better(run: Run) -> bool | None:
-    """Of what chooses the best checkpoint; None where none is marked, or by an earlier version."""
+    """Return the direction of the metric that chooses the best checkpoint.
+
+    Returns:
+        None where no checkpoint is marked as best, or an earlier version of dltrain marked it.
+    """
     try:
         marked = run.checkpoints().marked_best()
     except RunError:
@@ -100,26 +110,26 @@ def higher_is_better(run: Run) -> bool | None:
 
 
 def _marked_best(run: Run) -> dict[str, Any] | None:
-    """What the checkpoints call the best; it is up to date while the run goes on.
+    """Return metric, value and step of the checkpoint that is marked as best, even while running.
 
     Raises:
-        RunError: It is damaged.
+        RunError: The mark is damaged.
     """
     if (marked := run.checkpoints().marked_best()) is None:
         return None
     return {"metric": marked["metric"], "value": marked["value"], "step": marked["step"]}
 
 
-def _started(run: Run) -> float:
-    """Seconds since the epoch, as the record says, or else when the run's config was written."""
+def _start_time(run: Run) -> float:
+    """Return the recorded start in seconds since the epoch; without a record, the creation time."""
     try:
         return datetime.strptime(run.record()["started"], "%Y-%m-%dT%H:%M:%S%z").timestamp()
     except (RunError, ValueError, OverflowError):
-        return _begun(run)
+        return _creation_time(run)
 
 
-def _begun(run: Run) -> float:
-    """When the config was written, the first thing that a run writes."""
+def _creation_time(run: Run) -> float:
+    """Return when the config, the first file of a run, was written."""
     try:
         return run.config_path.lstat().st_mtime
     except OSError:

@@ -54,7 +54,7 @@ from dltrain.core.protocols import Data, World
 from dltrain.distributed.fsdp import on_main
 from dltrain.distributed.process_group import joined, launch, restarts
 from dltrain.loggers import MetricsFile, Progress, Recorder, TensorBoard
-from dltrain.reporting.notebook import Live, in_kernel
+from dltrain.reporting.notebook import NotebookProgress, in_kernel
 from dltrain.rundir import input_files
 from dltrain.rundir.directory import Run, Status, Summary
 from dltrain.rundir.provenance import (
@@ -361,7 +361,7 @@ def _recorders(
             raise RuntimeError("each process has a part of its weights")
         return next(data.train.batches(1))
 
-    shown = Live(log) if in_kernel() and not quiet else Progress(log, quiet)
+    shown = NotebookProgress(log) if in_kernel() and not quiet else Progress(log, quiet)
     recorders: list[Recorder] = [shown, MetricsFile(run.metrics_path)]
     if experiment.recording.tensorboard:
         recorders.append(

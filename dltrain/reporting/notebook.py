@@ -1,4 +1,4 @@
-"""What a notebook shows while a run goes on: its curves, below the cell that trains."""
+"""Live output of a training run in a notebook: progress, curves and log lines below the cell."""
 
 from __future__ import annotations
 
@@ -17,24 +17,25 @@ from dltrain.reporting.sections import curves
 if TYPE_CHECKING:
     from IPython.display import DisplayHandle
 
-SECONDS_BETWEEN = 1.0
-"""Drawing costs a few milliseconds, and a notebook keeps up with no more."""
-MOST_CHARTS = 4
-MOST_LINES = 8
+SECONDS_BETWEEN_UPDATES = 1.0
+"""Drawing takes a few milliseconds, and a notebook can't follow much faster."""
+
+MAX_CHARTS = 4
+MAX_LINES = 8
 
 
 def in_kernel() -> bool:
-    """Whether this process is the kernel of a notebook; IPython on a terminal is none."""
+    """Return whether this process is the kernel of a notebook, and not IPython on a terminal."""
     ipython = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython is not None else None
     return getattr(shell, "kernel", None) is not None
 
 
-class Live(Progress):
-    """Progress, curves of training and validation, and the last lines, drawn over and over.
+class NotebookProgress(Progress):
+    """Show progress, training and validation curves, and the last log lines below a cell.
 
     Args:
-        log: Where lines are kept as well.
+        log: File that receives the log lines as well.
     """
 
     def __init__(self, log: TextIO) -> None:
@@ -43,39 +44,39 @@ class Live(Progress):
         self._lines: list[str] = []
         self._step, self._status = 0, "training"
         self._handle: DisplayHandle | None = None
-        self._drawn, self._begun = 0.0, (0.0, 0)
+        self._last_update, self._start = 0.0, (0.0, 0)
 
     def begin(self, step: int, total_steps: int, batch_size: int) -> None:
-        """Makes the place below the cell."""
+        """Create the output below the cell."""
         super().begin(step, total_steps, batch_size)
-        self._step, self._begun = step, (time.monotonic(), step)
+        self._step, self._start = step, (time.monotonic(), step)
         self._draw()
 
     def advance(self, step: int) -> None:
-        """Draws where the last time is long ago."""
+        """Update the output if the last update is old enough."""
         self._step = step
-        if time.monotonic() - self._drawn >= SECONDS_BETWEEN:
+        if time.monotonic() - self._last_update >= SECONDS_BETWEEN_UPDATES:
             self._draw()
 
     def scalars(self, step: int, epoch: float, split: str, values: Mapping[str, float]) -> None:
-        """Keeps them for the curves."""
+        """Add the values to the curves."""
         super().scalars(step, epoch, split, values)
         for name, value in values.items():
-            # What is not a number breaks a curve.
+            # A value that is not finite interrupts the curve.
             point = (step, value if abs(value) < float("inf") else None)
             self._scalars.setdefault(f"{split}/{name}", []).append(point)
 
     def line(self, text: str) -> None:
-        """Keeps it to be drawn."""
+        """Add a line to the output."""
         super().line(text)
         self._lines.append(text)
 
     def ended(self, status: str) -> None:
-        """Says so instead of the time that is left."""
+        """Show the status instead of the remaining time."""
         self._status = status
 
     def close(self) -> None:
-        """Draws what it ended with."""
+        """Draw the final state."""
         super().close()
         if self._handle is not None:
             self._draw()
@@ -83,7 +84,7 @@ class Live(Progress):
     def _draw(self) -> None:
         from IPython.display import HTML, DisplayHandle
 
-        self._drawn = time.monotonic()
+        self._last_update = time.monotonic()
         if self._handle is None:
             self._handle = DisplayHandle()
             self._handle.display(HTML(self._html()))
@@ -100,21 +101,21 @@ class Live(Progress):
             _image(title, standalone_line_chart(title, series))
             for title, series in charts.items()
             if any(y is not None for line in series for _, y in line.points)
-        ][:MOST_CHARTS]
-        lines = escape("\n".join(self._lines[-MOST_LINES:]))
+        ][:MAX_CHARTS]
+        lines = escape("\n".join(self._lines[-MAX_LINES:]))
         bar = f'<progress value="{self._step}" max="{self._total_steps}"></progress>'
-        return f"<div>{bar} {escape(self._said())}</div>{''.join(shown)}<pre>{lines}</pre>"
+        return f"<div>{bar} {escape(self._status_line())}</div>{''.join(shown)}<pre>{lines}</pre>"
 
-    def _said(self) -> str:
-        said = f"step {self._step:,} of {self._total_steps:,}"
+    def _status_line(self) -> str:
+        progress = f"step {self._step:,} of {self._total_steps:,}"
         if self._status != "training":
-            return f"{self._status} at {said}"
-        started, before = self._begun
-        seconds = time.monotonic() - started
-        if self._step > before:
-            left = (self._total_steps - self._step) * seconds / (self._step - before)
-            said += f", about {left:.0f} s left"
-        return said
+            return f"{self._status} at {progress}"
+        start_time, start_step = self._start
+        seconds = time.monotonic() - start_time
+        if self._step > start_step:
+            remaining = (self._total_steps - self._step) * seconds / (self._step - start_step)
+            progress += f", about {remaining:.0f} s left"
+        return progress
 
 
 def _image(title: str, svg: str) -> str:

@@ -5,7 +5,7 @@ import io
 
 import pytest
 
-from dltrain.commands.compare import Group, as_csv
+from dltrain.commands.compare import Group, groups_to_csv
 from dltrain.core.jsonable import to_csv
 
 
@@ -52,6 +52,6 @@ def test_no_cell_is_cut_where_a_spreadsheet_has_another_separator(delimiter):
 
 def test_a_comparison_holds_no_formula():
     group = Group(["=runs"], [-1], ["done"], {"+key": "@value", "optimizer.lr": "-1.5"}, {})
-    names, cells = read(as_csv([group]))
+    names, cells = read(groups_to_csv([group]))
     assert names == ["runs", "seeds", "states", "'+key", "optimizer.lr"]
     assert cells == ["'=runs", "-1", "done", "'@value", "-1.5"]

@@ -14,7 +14,7 @@ from small_runs import CONFIG, write_folder
 
 import dltrain
 from dltrain.core.errors import RunError, StoppedError
-from dltrain.reporting.notebook import Live, in_kernel
+from dltrain.reporting.notebook import NotebookProgress, in_kernel
 
 NOTEBOOK = Path(__file__).parents[2] / "docs" / "notebook.ipynb"
 
@@ -101,7 +101,7 @@ def test_a_run_that_fails_says_so(screen, experiment, tmp_path):
 def test_it_is_drawn_once_a_second_at_most(screen, monkeypatch):
     clock = SimpleNamespace(monotonic=lambda: clock.now, now=100.0)
     monkeypatch.setattr("dltrain.reporting.notebook.time", clock)
-    live = Live(io.StringIO())
+    live = NotebookProgress(io.StringIO())
     live.begin(0, 1000, 32)
     for step in range(1, 1001):
         clock.now += 0.01
@@ -117,7 +117,7 @@ def test_it_is_drawn_once_a_second_at_most(screen, monkeypatch):
 def test_time_left_is_that_of_the_steps_so_far(screen, monkeypatch):
     clock = SimpleNamespace(monotonic=lambda: clock.now, now=100.0)
     monkeypatch.setattr("dltrain.reporting.notebook.time", clock)
-    live = Live(io.StringIO())
+    live = NotebookProgress(io.StringIO())
     live.begin(40, 100, 32)  # resumed
     clock.now += 10
     live.advance(60)
@@ -126,7 +126,7 @@ def test_time_left_is_that_of_the_steps_so_far(screen, monkeypatch):
 
 
 def test_names_and_lines_are_escaped(screen):
-    live = Live(io.StringIO())
+    live = NotebookProgress(io.StringIO())
     live.begin(0, 1, 1)
     live.scalars(1, 1.0, "val", {"f1_<b>\x1b\u202e": 1.0, "loss": 2.0})
     live.line("<script>\x1b\u202e")
