@@ -138,3 +138,12 @@ def test_an_unknown_name_lists_the_configs_of_the_installed_package(installed):
     assert (done.returncode, done.stdout) == (2, "")
     assert "did you mean 'mnist_cnn'?" in done.stderr
     assert "shakespeare_gpt" in done.stderr
+
+
+def test_the_citation_and_the_changelog_are_of_this_version():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation["version"] == dltrain.__version__
+    assert citation["cff-version"] == "1.2.0"
+    assert {"message", "title", "authors"} <= citation.keys()
+    heading = f"## {citation['version']} - {citation['date-released']}\n"
+    assert heading in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
