@@ -10,21 +10,13 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
-
-from dltrain.config.plugins import BUILTINS
+from unittest import mock
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-# The first optimizer imports torch._dynamo, which takes as long as all the rest.
-_CONTEXT.set_forkserver_preload(
-    [
-        "dltrain.commands.train",
-        "torch._dynamo",
-        "torch.utils.tensorboard",
-        *(f"dltrain.{module}" for module in BUILTINS),
-    ]
-)
+_CONTEXT.set_forkserver_preload(["preloaded"])
 _SECONDS = 600  # nothing waits for so long, on a busy machine either; a test should still end
 
 
@@ -50,8 +42,12 @@ class Started:
         file_bytes: int | None = None,
     ) -> None:
         self._out, self._err = folder / f"{name}.out", folder / f"{name}.err"
-        settings = (folder, self._out, self._err, dict(environment or {}), file_bytes)
+        variables = {**os.environ, **(environment or {})}
+        settings = (folder, self._out, self._err, variables, file_bytes)
         self._process = _CONTEXT.Process(target=_child, args=(settings, run, arguments))
+        paths = (str(Path(__file__).parent), os.environ.get("PYTHONPATH", ""))
+        with mock.patch.dict(os.environ, PYTHONPATH=os.pathsep.join(paths)):
+            forkserver.ensure_running()  # the first time, it starts and finds `preloaded`
         self._process.start()
 
     @property
@@ -131,10 +127,12 @@ def command_line(*words: object) -> None:
 
 
 def _child(settings, run, arguments) -> None:
+    assert "preloaded" in sys.modules, "the forkserver did not find it, or an import in it failed"
     folder, out, err, environment, file_bytes = settings
     for path, descriptor in ((out, 1), (err, 2)):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), descriptor)
     os.chdir(folder)
+    os.environ.clear()  # the forkserver has that of the test that was the first to need it
     os.environ.update(environment)
     if file_bytes is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, file_bytes))

@@ -84,9 +84,10 @@ def code_changes(before: Sequence[Mapping[str, str]], now: Mapping[str, str]) ->
         now: What it gives now.
     """
     every = {**{path: sha for files in _LOADED.values() for path, sha in files.items()}, **now}
-    for module in list(sys.modules.values()):
+    missing = {path for code in before for path in code} - every.keys()
+    for module in list(sys.modules.values()) if missing else ():  # there are some thousand
         file = _file_of(module)
-        if file is not None and str(file) not in every and any(str(file) in c for c in before):
+        if file is not None and str(file) in missing:
             every |= _hashed(file)
     lines = []
     for name, recorded in dict.fromkeys(pair for code in before for pair in code.items()):
