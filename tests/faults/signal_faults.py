@@ -142,7 +142,7 @@ def stopped(number: int, folder: Path) -> None:
     asked = time.monotonic()
     code = process.wait()
     in_time(time.monotonic() - asked, 10)
-    assert "Traceback" not in process.err
+    assert "Traceback" not in process.err, process.err
     # The first asks, 128 + N; a second one ends the process at once, by the signal itself.
     assert code in (0, 128 + which, -which), process.err
     if code == 128 + which:
