@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
@@ -20,6 +20,8 @@ from dltrain.cli.options import (
 )
 from dltrain.cli.terminal import echo, show
 from dltrain.serving.limits import DEFAULTS, Limits
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 @click.command()
@@ -110,6 +112,17 @@ def export(
     show(result, as_json, table)
 
 
+_AT_LEAST_ONE = click.IntRange(min=1)
+_POSITIVE = click.FloatRange(min=0, min_open=True)
+
+
+def _limit(
+    name: str, default: float, text: str, kind: click.ParamType = _AT_LEAST_ONE
+) -> Callable[[F], F]:
+    """Return an option of `dltrain serve` that sets one of its `Limits`."""
+    return click.option(f"--{name}", type=kind, default=default, show_default=True, help=text)
+
+
 @click.command()
 @click.argument("run", type=DIRECTORY)
 @click.option(
@@ -117,91 +130,57 @@ def export(
     metavar="ADDRESS",
     default="127.0.0.1",
     show_default=True,
-    help="Where to listen; others than this machine reach it at 0.0.0.0, without a password.",
+    help="Address to listen on. With 0.0.0.0, other machines can send requests without a password.",
 )
 @click.option(
     "--port",
     type=click.IntRange(0, 65535),
     default=8000,
     show_default=True,
-    help="0 takes one that is free.",
+    help="Port to listen on; 0 selects a free one.",
 )
-@click.option(
-    "--max-batch",
-    type=click.IntRange(min=1),
-    default=DEFAULTS.max_batch,
-    show_default=True,
-    help="Most items that are computed together.",
+@_limit("max-batch", DEFAULTS.max_batch, "Maximum number of items in a batch.")
+@_limit(
+    "wait-ms",
+    1000 * DEFAULTS.wait_seconds,
+    "Time for which the first item of a batch waits for requests that are being parsed.",
+    click.FloatRange(min=0),
 )
-@click.option(
-    "--wait-ms",
-    type=click.FloatRange(min=0),
-    default=1000 * DEFAULTS.wait_seconds,
-    show_default=True,
-    help="How long the first item of a batch waits for requests that are being read.",
+@_limit(
+    "max-requests",
+    DEFAULTS.max_requests,
+    "Maximum number of concurrent requests; further ones receive status 503.",
 )
-@click.option(
-    "--max-requests",
-    type=click.IntRange(min=1),
-    default=DEFAULTS.max_requests,
-    show_default=True,
-    help="Requests in work at once; more are told to come again.",
+@_limit(
+    "max-body-mib",
+    DEFAULTS.max_body / 2**20,
+    "Maximum size of a request's body, in MiB.",
+    _POSITIVE,
 )
-@click.option(
-    "--max-body-mib",
-    type=click.FloatRange(min=0, min_open=True),
-    default=DEFAULTS.max_body / 2**20,
-    show_default=True,
-    help="Longest body of a request.",
+@_limit("max-items", DEFAULTS.max_items, "Maximum number of images, rows or texts in a request.")
+@_limit("max-pixels", DEFAULTS.max_pixels, "Maximum number of pixels of an image.")
+@_limit(
+    "max-request-pixels",
+    DEFAULTS.max_request_pixels,
+    "Maximum number of pixels of all images of a request together.",
 )
-@click.option(
-    "--max-items",
-    type=click.IntRange(min=1),
-    default=DEFAULTS.max_items,
-    show_default=True,
-    help="Most pictures, rows or texts in a request.",
+@_limit("max-characters", DEFAULTS.max_characters, "Maximum length of a text, in characters.")
+@_limit(
+    "max-connections",
+    DEFAULTS.max_connections,
+    "Maximum number of open connections; further ones receive status 503.",
 )
-@click.option(
-    "--max-pixels",
-    type=click.IntRange(min=1),
-    default=DEFAULTS.max_pixels,
-    show_default=True,
-    help="Largest picture that is decoded.",
+@_limit(
+    "header-seconds",
+    DEFAULTS.header_seconds,
+    "Maximum time for the headers of a request to arrive.",
+    _POSITIVE,
 )
-@click.option(
-    "--max-request-pixels",
-    type=click.IntRange(min=1),
-    default=DEFAULTS.max_request_pixels,
-    show_default=True,
-    help="Most pixels of all images of a request together.",
-)
-@click.option(
-    "--max-characters",
-    type=click.IntRange(min=1),
-    default=DEFAULTS.max_characters,
-    show_default=True,
-    help="Longest text.",
-)
-@click.option(
-    "--max-connections",
-    type=click.IntRange(min=1),
-    default=DEFAULTS.max_connections,
-    show_default=True,
-    help="Maximum number of open connections; further ones receive status 503.",
-)
-@click.option(
-    "--header-seconds",
-    type=click.FloatRange(min=0, min_open=True),
-    default=DEFAULTS.header_seconds,
-    show_default=True,
-    help="How long the headers of a request may take to arrive.",
-)
-@click.option(
-    "--read-seconds",
-    type=click.FloatRange(min=0, min_open=True),
-    default=DEFAULTS.read_seconds,
-    show_default=True,
-    help="How long the body of a request may take to arrive.",
+@_limit(
+    "read-seconds",
+    DEFAULTS.read_seconds,
+    "Maximum time for the body of a request to arrive.",
+    _POSITIVE,
 )
 @checkpoint_option
 @plugin_option
@@ -221,9 +200,9 @@ def serve(
     as_json: bool,
     **limits: Any,
 ) -> None:
-    """Answer requests for predictions over HTTP, until Ctrl-C or SIGTERM.
+    """Answer requests for predictions over HTTP until Ctrl-C or SIGTERM.
 
-    The page to try it is at /, what programs may ask at /docs. There is no authentication.
+    The demo page is at /, the API documentation at /docs. There is no authentication.
     """
     load_plugins(plugins)
     from dltrain.commands.serve import serve as serve_command
@@ -235,7 +214,7 @@ def serve(
         checkpoint=checkpoint,
         device=device,
         limits=Limits(wait_seconds=wait_ms / 1000, max_body=round(max_body_mib * 2**20), **limits),
-        say=lambda text: None if quiet else echo(text, err=True),
+        notify=lambda text: None if quiet else echo(text, err=True),
     )
 
     def line() -> None:

@@ -33,7 +33,7 @@ DEFAULT_TARGETS = {"label": "class", "values": "value", "text": "text"}
 
 
 @dataclass(frozen=True)
-class Served:
+class ServeTotals:
     """Totals of a service that has stopped.
 
     Attributes:
@@ -57,8 +57,8 @@ def serve(
     checkpoint: str | None = None,
     device: str | None = None,
     limits: Limits = DEFAULTS,
-    say: Callable[[str], None] = tell,
-) -> Served:
+    notify: Callable[[str], None] = tell,
+) -> ServeTotals:
     """Answer requests for predictions until SIGINT or SIGTERM; in a thread, without end.
 
     Args:
@@ -68,7 +68,7 @@ def serve(
         checkpoint: See `load_trained`.
         device: Device to compute on, instead of the config's.
         limits: Limits on requests.
-        say: Receives the address once the model is loaded, and warnings.
+        notify: Receives the address once the model is loaded, and warnings.
 
     Returns:
         Totals of the requests answered.
@@ -88,7 +88,7 @@ def serve(
     from dltrain.serving.pages import ModelInfo
 
     with _listen(host, port) as listener:
-        predictor = Predictor(run_dir, checkpoint=checkpoint, device=device, warn=say)
+        predictor = Predictor(run_dir, checkpoint=checkpoint, device=device, warn=notify)
         trained, metrics = predictor.trained, Metrics()
         experiment = trained.experiment
         info = ModelInfo(
@@ -116,13 +116,13 @@ def serve(
         server = uvicorn.Server(config)
         with _stop_on_signals(server):
             if not is_local:
-                say(
+                notify(
                     f"warning: {host} is not a loopback address: anyone who can reach {url} can "
                     "send requests, because there is no authentication"
                 )
-            say(f"{run_dir} ({info.checkpoint}) on {url}")
+            notify(f"{run_dir} ({info.checkpoint}) on {url}")
             server.run(sockets=[listener])
-    return Served(url, metrics.requests, metrics.predictions, metrics.batches)
+    return ServeTotals(url, metrics.requests, metrics.predictions, metrics.batches)
 
 
 def _listen(host: str, port: int) -> socket.socket:
