@@ -44,7 +44,7 @@ def cli(debug: bool) -> None:
     click.get_current_context().obj = debug
 
 
-for command in (
+for _command in (
     data.init,
     *(
         training.train,
@@ -66,7 +66,7 @@ for command in (
         inspection.completion,
     ),
 ):
-    cli.add_command(command)
+    cli.add_command(_command)
 
 
 def main() -> None:

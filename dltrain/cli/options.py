@@ -8,10 +8,12 @@ from typing import Any
 
 import click
 
+_Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
 DIRECTORY = click.Path(path_type=Path, file_okay=False)
 FILE = click.Path(path_type=Path)
 
-plugin_option = click.option(
+plugin_option: _Decorator = click.option(
     "--plugin",
     "plugins",
     multiple=True,
@@ -19,25 +21,27 @@ plugin_option = click.option(
     metavar="FILE",
     help="Python file that registers components of your own; may be given more than once.",
 )
-json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-quiet_option = click.option(
+json_option: _Decorator = click.option(
+    "--json", "as_json", is_flag=True, help="Print the result as JSON."
+)
+quiet_option: _Decorator = click.option(
     "--quiet", is_flag=True, help="Print errors only (and the result with --json)."
 )
-device_option = click.option(
+device_option: _Decorator = click.option(
     "--device", metavar="DEVICE", help="auto, cpu, cuda, cuda:N or mps; instead of the config's."
 )
-processes_option = click.option(
+processes_option: _Decorator = click.option(
     "--processes",
     type=click.IntRange(min=1),
     metavar="N",
     help="Train in N processes on this machine, with a GPU each where there are GPUs.",
 )
-checkpoint_option = click.option(
+checkpoint_option: _Decorator = click.option(
     "--checkpoint",
     metavar="NAME",
     help="best, latest, or a checkpoint's name. Default: best if there is one, else latest.",
 )
-config_arguments = [
+config_arguments: list[_Decorator] = [
     click.argument("config", type=FILE),
     click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]..."),
 ]

@@ -15,7 +15,7 @@ from dltrain.core.errors import DataError, brief
 from dltrain.data.image_decoding import SUFFIXES
 from dltrain.data.labels import in_order
 
-SPLIT_FOLDERS = {
+SPLIT_FOLDERS: dict[str, tuple[str, ...]] = {
     "train": ("train", "training"),
     "validation": ("val", "valid", "validation", "dev"),
     "test": ("test", "testing"),

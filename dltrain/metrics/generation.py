@@ -157,7 +157,7 @@ class Moments:
     """Mean and covariance of vectors, from their sums in float64."""
 
     def __init__(self) -> None:
-        self.count = 0
+        self.count: int = 0
         self._sum: Tensor | float = 0.0
         self._products: Tensor | float = 0.0
 

@@ -108,7 +108,7 @@ class Gpt(nn.Module):
         """Takes the options that the class describes."""
         super().__init__()
         vocabulary_size = _vocabulary_size(spec, "gpt")
-        (self.window,) = spec.input_shape
+        self.window: int = spec.input_shape[0]
         if self.window == 0:
             raise UsageError("model 'gpt' needs windows of a fixed length, as 'text_file' gives")
         if width % heads:

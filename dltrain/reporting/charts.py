@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from dltrain.reporting.formatting import format_number
 from dltrain.reporting.html import escape
@@ -29,6 +30,8 @@ MAX_MARKERS = 12
 
 MAX_AXIS_VALUE = 1e300
 """Larger values are drawn at the edge: the difference of two of them may overflow."""
+
+_Point = TypeVar("_Point", bound=tuple[Any, ...])
 
 
 @dataclass(frozen=True)
@@ -199,7 +202,7 @@ def bar_chart(title: str, fractions: Mapping[str, float], description: str) -> s
     return figure(title, drawn, description, size=(WIDTH, 2 * TOP + height * len(fractions)))
 
 
-def downsample(points: Sequence[tuple], most: int = MAX_POINTS) -> list[tuple]:
+def downsample(points: Sequence[_Point], most: int = MAX_POINTS) -> list[_Point]:
     """Return at most `most` points, evenly spaced, always with the last one."""
     stride = math.ceil(len(points) / most) or 1
     return list(points[::-1][::stride][::-1])

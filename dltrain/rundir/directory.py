@@ -128,12 +128,35 @@ class Run:
 
     directory: Path
 
-    config_path = property(lambda self: self.directory / "config.yaml")
-    record_path = property(lambda self: self.directory / "record.json")
-    metrics_path = property(lambda self: self.directory / "metrics.jsonl")
-    summary_path = property(lambda self: self.directory / "summary.json")
-    log_path = property(lambda self: self.directory / "log.txt")
-    tensorboard_path = property(lambda self: self.directory / "tensorboard")
+    @property
+    def config_path(self) -> Path:
+        """The resolved config."""
+        return self.directory / "config.yaml"
+
+    @property
+    def record_path(self) -> Path:
+        """What the run was started with."""
+        return self.directory / "record.json"
+
+    @property
+    def metrics_path(self) -> Path:
+        """Every scalar."""
+        return self.directory / "metrics.jsonl"
+
+    @property
+    def summary_path(self) -> Path:
+        """How the run ended."""
+        return self.directory / "summary.json"
+
+    @property
+    def log_path(self) -> Path:
+        """What the terminal showed."""
+        return self.directory / "log.txt"
+
+    @property
+    def tensorboard_path(self) -> Path:
+        """Folder of the event files."""
+        return self.directory / "tensorboard"
 
     @classmethod
     def create(cls, experiment: Experiment, directory: Path | None = None) -> Run:

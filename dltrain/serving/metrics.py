@@ -21,7 +21,9 @@ class Metrics:
     """
 
     def __init__(self) -> None:
-        self.requests = self.predictions = self.batches = 0
+        self.requests: int = 0
+        self.predictions: int = 0
+        self.batches: int = 0
         self._registry = CollectorRegistry()
         self._requests = Counter(
             "dltrain_requests", "Requests answered.", ("path", "status"), registry=self._registry

@@ -130,7 +130,7 @@ class Search:
             with settled():
                 self._pruner = plan.pruner.build(evaluations)
                 # A sampler that is told of ends stops a loop of Optuna's own; there is none here.
-                self.study = optuna.create_study(
+                self.study: optuna.Study = optuna.create_study(
                     storage=self._storage,
                     study_name="sweep",
                     direction="maximize" if higher_is_better else "minimize",

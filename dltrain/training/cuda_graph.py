@@ -123,7 +123,7 @@ class Recorder:
 
     def __init__(self, device: torch.device) -> None:
         self.device, self.stream = device, torch.cuda.Stream(device)
-        self.pool = torch.cuda.graph_pool_handle()
+        self._pool = torch.cuda.graph_pool_handle()
 
     def run(self, work: Callable[[], None]) -> str:
         """Does it; which of its operations waited for the device, if any did."""
@@ -150,7 +150,7 @@ class Recorder:
         try:
             # A checkpoint may be written by a thread meanwhile.
             with torch.cuda.graph(
-                graph, pool=self.pool, stream=self.stream, capture_error_mode="thread_local"
+                graph, pool=self._pool, stream=self.stream, capture_error_mode="thread_local"
             ):
                 work()
         except Exception:
