@@ -132,6 +132,7 @@ def make_app(
         response_class=PlainTextResponse,
         response_description="Metrics in the Prometheus text format.",
     )
+    # FastAPI caches the description; the schemas of the body, which it does not parse, are added.
     schema = service.parser.model.model_json_schema(ref_template=_SCHEMA)
     schemas = app.openapi()["components"]["schemas"]
     schemas |= schema.pop("$defs", {}) | {"Inputs": schema}

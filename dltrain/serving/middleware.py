@@ -60,7 +60,7 @@ _HOST = re.compile(
 class HostCheck:
     """Refuse requests without exactly one well-formed Host header, and those for another host.
 
-    A stranger's page whose name resolves to the loopback address (DNS rebinding) could otherwise
+    Otherwise a website whose host name resolves to the loopback address (DNS rebinding) could
     reach the service from the user's browser.
 
     Args:

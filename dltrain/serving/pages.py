@@ -99,7 +99,7 @@ def _image_form(inputs: ImageInputs, channels: int) -> str:
         f'<canvas id="canvas" width="{CANVAS_PIXELS}" height="{CANVAS_PIXELS}" '
         f'data-background="{background}" data-ink="{ink}" role="img" '
         'aria-labelledby="canvas-name"></canvas></div>'
-        '<button type="button" id="clear" class="secondary">Clear the drawing</button>'
+        '<button type="button" id="clear" class="secondary">Clear</button>'
         if channels == 1
         else ""
     )

@@ -103,7 +103,7 @@ def example(spec: DataSpec) -> dict[str, Any]:
 
 
 def typical_value(column: Column) -> float:
-    """Return the mean of a numeric column, rounded to a tenth of its standard deviation's scale."""
+    """Return the mean of a numeric column, rounded to 2 digits of its standard deviation."""
     return round(column.mean, 1 - floor(log10(column.std)))
 
 

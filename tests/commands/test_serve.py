@@ -174,7 +174,7 @@ def receive_all(client: socket.socket) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("begun", "status"),
+    ("partial", "status"),
     [
         (b"", b""),
         (b"GET /heal", b"HTTP/1.1 408 "),
@@ -189,15 +189,15 @@ def receive_all(client: socket.socket) -> bytes:
         (b"GET /healthz HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", b"HTTP/1.1 400 "),
     ],
 )
-def test_a_connection_is_closed_if_a_request_does_not_arrive(start, begun, status):
+def test_a_connection_is_closed_if_a_request_does_not_arrive(start, partial, status):
     """The client is silent, or sends a byte now and then."""
     _, url = start("--header-seconds", 0.5, "--read-seconds", 0.5)
     with connected(url) as silent, connected(url) as dripping:
-        silent.sendall(begun)
-        dripping.sendall(begun)
+        silent.sendall(partial)
+        dripping.sendall(partial)
         with suppress(OSError):  # until it is closed
             for _ in range(600):
-                dripping.sendall(b"x" if b"\r\n\r\n" in begun else b"X-a: b\r\n")
+                dripping.sendall(b"x" if b"\r\n\r\n" in partial else b"X-a: b\r\n")
                 if select.select([dripping], [], [], 0.1)[0] and not dripping.recv(4096):
                     break
             else:

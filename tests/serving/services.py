@@ -33,8 +33,8 @@ def send(app, *requests: dict) -> list[httpx.Response]:
     return asyncio.run(asyncio.wait_for(send_all(), 60))
 
 
-def get(app, path: str, **words) -> httpx.Response:
-    return send(app, {"method": "GET", "url": path, **words})[0]
+def get(app, path: str, **options) -> httpx.Response:
+    return send(app, {"method": "GET", "url": path, **options})[0]
 
 
 def predictions(response: httpx.Response) -> list[Prediction]:
@@ -65,7 +65,7 @@ def png(pixels: np.ndarray) -> bytes:
 
 
 def blank(*size: int) -> bytes:
-    """A picture whose file is far smaller than its pixels."""
+    """An image whose file is much smaller than its pixels."""
     file = io.BytesIO()
     Image.new("1", size).save(file, "PNG")
     return file.getvalue()

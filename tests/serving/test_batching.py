@@ -49,15 +49,15 @@ def test_a_request_waits_neither_alone_nor_for_a_slow_client(service, slow_ones)
 
 
 def test_a_batch_waits_for_a_request_that_is_being_parsed(service, monkeypatch):
-    metrics, hour, reading = Metrics(), 3600, threading.Event()
+    metrics, hour, parsing = Metrics(), 3600, threading.Event()
     app = service("images", metrics=metrics, wait_seconds=hour, max_batch=2)
     parse_json = RequestParser.parse_json
 
-    def slow_second(reader, body):
-        if reading.is_set():
+    def slow_second(parser, body):
+        if parsing.is_set():
             time.sleep(0.3)
-        reading.set()
-        return parse_json(reader, body)
+        parsing.set()
+        return parse_json(parser, body)
 
     monkeypatch.setattr(RequestParser, "parse_json", slow_second)
     responses = send(app, *[{"json": {"images": [random_image((8, 8)).tolist()]}}] * 2)

@@ -18,7 +18,7 @@ from services import (
 from dltrain.serving.request_parsing import RequestParser
 
 
-def test_a_picture_that_would_fill_the_memory(service):
+def test_an_image_that_would_exhaust_memory(service):
     """Pillow's own limit applies where ours is higher."""
     bomb = blank(20_000, 20_000)
     assert len(bomb) < 100_000
@@ -77,10 +77,10 @@ def test_parsing_a_request_does_not_block_others(service, monkeypatch):
     """The parser of one request waits until another request has been answered."""
     answered, parse_json = threading.Event(), RequestParser.parse_json
 
-    def slow(reader, body):
+    def slow(parser, body):
         if b"slow" in body:
             assert answered.wait(30)
-        return parse_json(reader, body)
+        return parse_json(parser, body)
 
     monkeypatch.setattr(RequestParser, "parse_json", slow)
     app = service("texts")

@@ -101,10 +101,24 @@ form.addEventListener("submit", (event) => {
 
 const file = document.getElementById("file");
 const preview = document.getElementById("preview");
+const brush = canvas?.getContext("2d", { willReadFrequently: true });
+
+function eraseDrawing() {
+  if (!canvas) return;
+  brush.fillStyle = canvas.dataset.background;
+  brush.fillRect(0, 0, canvas.width, canvas.height);
+}
+
+function forgetFile() {
+  file.value = "";
+  preview.hidden = true;
+}
+
 if (file) {
   file.addEventListener("change", async () => {
     preview.hidden = !file.files[0];
     if (preview.hidden) return;
+    eraseDrawing();
     preview.src = await readAsDataURL(file.files[0]);
     predict(preview.src);
   });
@@ -113,14 +127,13 @@ if (file) {
 // ---------------------------------------------------------------- drawing
 
 if (canvas) {
-  const brush = canvas.getContext("2d", { willReadFrequently: true });
   const { background, ink } = canvas.dataset;
   const initial = [...result.childNodes];
   let last = null;
 
   const clear = () => {
-    brush.fillStyle = background;
-    brush.fillRect(0, 0, canvas.width, canvas.height);
+    eraseDrawing();
+    forgetFile();
     lastRequest++; // ignore the response that is still expected
     result.replaceChildren(...initial);
   };
@@ -142,8 +155,7 @@ if (canvas) {
   };
   canvas.addEventListener("pointerdown", (event) => {
     canvas.setPointerCapture(event.pointerId);
-    file.value = "";
-    preview.hidden = true;
+    forgetFile();
     last = null;
     stroke(event);
   });
@@ -181,16 +193,16 @@ if (canvas) {
     }
     const size = Math.max(box.right - box.left, box.bottom - box.top);
     const scale = ((20 / 28) * width) / size;
-    const sheet = document.createElement("canvas");
-    sheet.width = width;
-    sheet.height = height;
-    const context = sheet.getContext("2d");
+    const copy = document.createElement("canvas");
+    copy.width = width;
+    copy.height = height;
+    const context = copy.getContext("2d");
     context.fillStyle = background;
     context.fillRect(0, 0, width, height);
     context.translate(width / 2, height / 2);
     context.scale(scale, scale);
     context.translate(-massX / mass, -massY / mass);
     context.drawImage(canvas, 0, 0);
-    return sheet;
+    return copy;
   }
 }
