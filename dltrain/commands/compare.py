@@ -10,6 +10,7 @@ from statistics import mean, stdev
 from typing import Any
 
 from dltrain.commands.runs import find_runs
+from dltrain.config import values_of
 from dltrain.core.errors import RunError, visible
 from dltrain.core.jsonable import to_csv
 from dltrain.core.paths import as_paths
@@ -140,19 +141,10 @@ def _values(summary: Summary) -> dict[str, float]:
 
 def _flat_config(run: Run) -> dict[str, str]:
     """Return the resolved config by `section.key`."""
-    return _flat(run.config(), "")
-
-
-def _flat(tree: Mapping[str, Any], prefix: str) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for key, value in tree.items():
-        if isinstance(value, dict) and value:
-            found |= _flat(value, f"{prefix}{key}.")
-        else:
-            found[f"{prefix}{key}"] = (
-                value if isinstance(value, str) else json.dumps(value, default=str)
-            )
-    return found
+    return {
+        key: value if isinstance(value, str) else json.dumps(value, default=str)
+        for key, value in values_of(run.config(), ()).items()
+    }
 
 
 def table_rows(groups: Sequence[Group]) -> list[list[str]]:

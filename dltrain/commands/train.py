@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
@@ -458,22 +459,12 @@ def _say(text: str, notices: list[str], quiet: bool) -> None:
 
 
 def _hyperparameters(experiment: Experiment) -> dict[str, bool | int | float | str]:
-    """What may change an outcome, flat."""
-    resolved = experiment.to_dict()
-    return _flat(
-        {k: v for k, v in resolved.items() if k not in ("name", "checkpoint", "recording")}
-    )
-
-
-def _flat(tree: Any, prefix: str = "") -> dict[str, bool | int | float | str]:
-    """Nested mappings and lists to `a.b.0`: value, as the HParams table wants them."""
-    if isinstance(tree, dict):
-        items: Any = tree.items()
-    elif isinstance(tree, list | tuple):
-        items = enumerate(tree)
-    else:
-        return {prefix: tree if isinstance(tree, bool | int | float) else str(tree)}
-    flat = {}
-    for key, value in items:
-        flat |= _flat(value, f"{prefix}.{key}" if prefix else str(key))
-    return flat
+    """Return the options that may change results, by dotted key; a list is one value."""
+    options = values_of(experiment.to_dict(), ("name", "checkpoint", "recording", "metrics"))
+    return {
+        key: value
+        if isinstance(value, bool | int | float | str)
+        else json.dumps(value, ensure_ascii=False, default=str)
+        for key, value in options.items()
+        if value != {}
+    }

@@ -1,4 +1,4 @@
-"""What is written while a run goes on."""
+"""Loggers that receive metrics and events during training."""
 
 from dltrain.loggers.base import Recorder
 from dltrain.loggers.jsonl import MetricsFile

@@ -1,4 +1,4 @@
-"""What the trainer tells whoever records."""
+"""The interface between the trainer and its loggers."""
 
 from __future__ import annotations
 
@@ -9,38 +9,38 @@ from dltrain.core.task import Embedding, Task
 
 
 class Recorder:
-    """Hears of everything that happens; each method does nothing until a recorder overrides it."""
+    """Base class of objects that receive metrics and events. Its methods do nothing."""
 
     def begin(self, step: int, total_steps: int, batch_size: int) -> None:
-        """Training starts, or goes on, after `step` of `total_steps` steps."""
+        """Training starts or resumes after `step` of `total_steps` steps."""
 
     def advance(self, step: int) -> None:
-        """A step is done. Called for every step: must cost next to nothing."""
+        """A step is complete. Called for every step, so an implementation must be fast."""
 
     def scalars(self, step: int, epoch: float, split: str, values: Mapping[str, float]) -> None:
-        """Scalars of a split: `train`, `val`, `test`, or `system` (all that the clock decides)."""
+        """Receive scalars of a split: `train`, `val`, `test`, or `system` (time and memory)."""
 
     def evaluated(self, step: int, split: str, task: Task) -> None:
-        """An evaluation is done; its scalars came before, `task.pages()` has more to show."""
+        """An evaluation is complete: its scalars have been logged, `task.pages()` has its pages."""
 
     def embedded(self, step: int, embedding: Embedding) -> None:
-        """Samples of the test split, as the model that was tested sees them."""
+        """Receive points for samples of the test split, computed by the tested model."""
 
     def ended(self, status: str) -> None:
-        """How the training ended, in the word of `summary.json`, which is written already."""
+        """Training has ended with this status, and `summary.json` has been written."""
 
     def line(self, text: str) -> None:
-        """Something that the user should read."""
+        """Receive a line of text for the user."""
 
     def position(self) -> dict[str, Any]:
-        """Writes what is held back; what `restore` needs to go on from here, JSON-able."""
+        """Flush buffers, and return the JSON-serializable position that `restore` needs."""
         return {}
 
     def sync(self) -> None:
-        """Flushes to the disk what `position` counted. Another thread calls it."""
+        """Flush to the disk everything up to `position`. Called by another thread."""
 
     def restore(self, position: Mapping[str, Any]) -> None:
-        """Forgets everything recorded after `position`."""
+        """Discard everything that was logged after `position`."""
 
     def close(self) -> None:
-        """Nothing comes after this."""
+        """Release files and other resources. No other method is called afterwards."""

@@ -1,4 +1,4 @@
-"""metrics.jsonl: every scalar, a line each."""
+"""metrics.jsonl: one line for each value of a scalar."""
 
 from __future__ import annotations
 
@@ -17,40 +17,45 @@ from dltrain.core.errors import RunError
 from dltrain.loggers.base import Recorder
 
 Scalars = list[tuple[int, float | None]]
-"""A scalar's values, each with its step; None where it was not finite."""
+"""Steps and values of a scalar; None is a value that was not finite."""
 
+MAX_BYTES = 256 * MIB
+"""Size up to which a file is read."""
 
-MOST_BYTES_READ = 256 * MIB
-MOST_LINE_BYTES = 4096
-MOST_SCALARS = 10_000
-"""Names in one file."""
+MAX_LINE_BYTES = 4096
+MAX_SCALARS = 10_000
+"""Number of different scalars in one file."""
 
 
 def read_scalars(path: Path) -> dict[str, Scalars]:
-    """Every scalar of a `metrics.jsonl`, by SPLIT/NAME; empty where there is no such file.
+    """Read every scalar of a `metrics.jsonl`.
 
-    A last line that a run has not finished writing is left out.
+    An incomplete last line, which a run is still writing, is ignored.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Values by SPLIT/NAME; empty if there is no such file.
 
     Raises:
-        RunError: The file can't be read, is too large, or a line of it is damaged.
+        RunError: The file can't be read, is too large, or contains a damaged line.
     """
     scalars: dict[str, Scalars] = {}
     try:
         with _opened(path) as file:
-            if os.fstat(file.fileno()).st_size > MOST_BYTES_READ:
-                raise RunError(
-                    f"{path}: has more than the {MOST_BYTES_READ // MIB} MB that are read"
-                )
-            for number, text in enumerate(iter(lambda: file.readline(MOST_LINE_BYTES), b""), 1):
-                if not text.endswith(b"\n") and len(text) < MOST_LINE_BYTES:
-                    break  # not written to its end
+            if os.fstat(file.fileno()).st_size > MAX_BYTES:
+                raise RunError(f"{path}: larger than the limit of {MAX_BYTES // MIB} MB")
+            for number, text in enumerate(iter(lambda: file.readline(MAX_LINE_BYTES), b""), 1):
+                if not text.endswith(b"\n") and len(text) < MAX_LINE_BYTES:
+                    break  # incomplete
                 try:
                     name, point = _scalar(text)
                 except ValueError as error:
                     raise RunError(f"{path}: damaged: line {number}: {error}") from error
                 scalars.setdefault(name, []).append(point)
-                if len(scalars) > MOST_SCALARS:
-                    raise RunError(f"{path}: has more than {MOST_SCALARS:,} names of scalars")
+                if len(scalars) > MAX_SCALARS:
+                    raise RunError(f"{path}: contains more than {MAX_SCALARS:,} different scalars")
     except FileNotFoundError:
         return scalars
     except OSError as error:
@@ -59,15 +64,21 @@ def read_scalars(path: Path) -> dict[str, Scalars]:
 
 
 def last_step(path: Path) -> int | None:
-    """The step of the last line, without reading the others; None where there is none.
+    """Read the step of the last line, without the lines before it.
+
+    Args:
+        path: The file.
+
+    Returns:
+        None if there is no file or no complete line.
 
     Raises:
         RunError: The file can't be read.
     """
     try:
         with _opened(path) as file:
-            file.seek(max(0, file.seek(0, os.SEEK_END) - MOST_LINE_BYTES))
-            lines = file.read(MOST_LINE_BYTES).split(b"\n")
+            file.seek(max(0, file.seek(0, os.SEEK_END) - MAX_LINE_BYTES))
+            lines = file.read(MAX_LINE_BYTES).split(b"\n")
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -85,18 +96,18 @@ def _opened(path: Path) -> BinaryIO:
 
 
 def _scalar(text: bytes) -> tuple[str, tuple[int, float | None]]:
-    """A line's SPLIT/NAME, step and value.
+    """Parse a line into SPLIT/NAME, step and value.
 
-    By hand and not by a schema: a report reads hundreds of thousands.
+    Written by hand instead of with a schema, because a report reads hundreds of thousands of lines.
 
     Raises:
-        ValueError: It is no such line.
+        ValueError: The line has another content.
     """
     try:
         line = json.loads(text)
         split, name, step, value = line["split"], line["name"], line["step"], line["value"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ValueError("it is not what dltrain writes") from error
+        raise ValueError("expected a JSON object with split, name, step and value") from error
     texts = isinstance(split, str) and isinstance(name, str)
     if not texts or type(step) is not int or not 0 <= step < 2**63:
         raise ValueError("expected a split, a name and a step")
@@ -111,13 +122,19 @@ class _Position(TypedDict):
 
 
 class MetricsFile(Recorder):
-    """Appends `{"step", "epoch", "split", "name", "value"}` lines; a value not finite is null."""
+    """Append a line `{"step", "epoch", "split", "name", "value"}` for each value.
+
+    A value that is not finite is written as null.
+
+    Args:
+        path: The file, created if it does not exist.
+    """
 
     def __init__(self, path: Path) -> None:
         self._file = open(path, "ab", opener=regular)  # noqa: SIM115
 
     def scalars(self, step: int, epoch: float, split: str, values: Mapping[str, float]) -> None:
-        """Appends a line for each scalar."""
+        """Append a line for each scalar."""
         for name, value in values.items():
             line = {
                 "step": step,
@@ -130,21 +147,21 @@ class MetricsFile(Recorder):
         self._file.flush()
 
     def position(self) -> dict[str, Any]:
-        """The file's length."""
+        """Return the length of the file."""
         self._file.flush()
         return {"bytes": self._file.tell()}
 
     def sync(self) -> None:
-        """Flushes the file to the disk."""
+        """Flush the file to the disk."""
         os.fsync(self._file.fileno())
 
     def restore(self, position: Mapping[str, Any]) -> None:
-        """Cuts off what was written after the checkpoint; a file that was shortened stays so."""
+        """Truncate the file to its length at the checkpoint; never lengthen it."""
         checked(position, _Position)
         length = self._file.seek(0, os.SEEK_END)
         self._file.truncate(min(length, position["bytes"]))
         self._file.seek(0, os.SEEK_END)
 
     def close(self) -> None:
-        """Closes the file."""
+        """Close the file."""
         self._file.close()

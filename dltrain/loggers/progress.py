@@ -1,4 +1,4 @@
-"""What the terminal shows."""
+"""Progress of training on a terminal and in log.txt."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from dltrain.loggers.base import Recorder
 
 
 class Progress(Recorder):
-    """A bar on a terminal and a line an evaluation; only lines elsewhere.
+    """Print a line per evaluation, and show a progress bar if standard error is a terminal.
 
     Args:
-        log: Where lines are kept as well.
-        quiet: Whether to show nothing.
+        log: File that receives the lines as well.
+        quiet: Whether to print nothing to standard error.
     """
 
     def __init__(self, log: TextIO, quiet: bool = False) -> None:
@@ -28,7 +28,7 @@ class Progress(Recorder):
         self._total_steps = 0
 
     def begin(self, step: int, total_steps: int, batch_size: int) -> None:
-        """Draws the bar."""
+        """Show the progress bar."""
         self._total_steps = total_steps
         self._batch_size = batch_size
         self._bar = tqdm(
@@ -43,12 +43,12 @@ class Progress(Recorder):
         )
 
     def advance(self, step: int) -> None:
-        """Moves the bar."""
+        """Advance the progress bar."""
         if self._bar is not None:
             self._bar.update(1)
 
     def scalars(self, step: int, epoch: float, split: str, values: Mapping[str, float]) -> None:
-        """Shows training's values in the bar, and an evaluation's in a line."""
+        """Show training values in the progress bar, and results of an evaluation in a line."""
         if split == "train":
             self._train = {visible(name): value for name, value in values.items()}
         elif split == "system" and self._bar is not None:
@@ -66,16 +66,16 @@ class Progress(Recorder):
             self.line(f"{at}  {train}  {split} {rest}" if split == "val" else f"{split}  {rest}")
 
     def line(self, text: str) -> None:
-        """Prints above the bar."""
+        """Print a line above the progress bar."""
         text = visible(text)
         print(text, file=self._log, flush=True)
         if not self._quiet:
             try:
                 tqdm.write(text, file=sys.stderr)
-            except OSError:  # whoever watched has gone, or the disk behind is full: it goes on
+            except OSError:  # the reader is gone or its disk is full: training continues
                 self._quiet = True
 
     def close(self) -> None:
-        """Leaves the bar where it ended."""
+        """Close the progress bar, which stays visible."""
         if self._bar is not None:
             self._bar.close()

@@ -1,4 +1,4 @@
-"""TensorBoard: the same scalars as metrics.jsonl, and the pages."""
+"""TensorBoard: the scalars of metrics.jsonl, and the pages of the task."""
 
 from __future__ import annotations
 
@@ -29,27 +29,27 @@ if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
 
-MOST_FILE_BYTES = 64 * 2**20
-"""An event file that has grown beyond is followed by another at the next checkpoint."""
+MAX_FILE_BYTES = 64 * 2**20
+"""A larger event file is followed by a new one at the next checkpoint."""
 
-MOST_SPRITE_PIXELS = 8192
-MOST_THUMBNAIL_PIXELS = 64
+MAX_SPRITE_PIXELS = 8192
+MAX_THUMBNAIL_PIXELS = 64
 
 
 class _Position(TypedDict):
     bytes: dict[str, Count]
     introduced: bool
-    in_table: NotRequired[bool]  # earlier versions wrote it at the end
+    in_table: NotRequired[bool]  # earlier versions added the run at its end
 
 
 class TensorBoard(Recorder):
-    """Writes event files.
+    """Write event files for TensorBoard.
 
     Args:
-        directory: Where.
-        config: The resolved YAML, shown as text.
-        hyperparameters: Flat; shown beside the last scalars in the HParams table.
-        example: Gives a batch of one sample, to draw the model's graph with.
+        directory: Directory of the event files.
+        config: The resolved config, YAML, shown in the Text tab.
+        hyperparameters: Columns of the HParams table, beside the last value of each scalar.
+        example: Returns a batch of one sample, with which the model's graph is traced.
         histograms: Whether to write histograms of the weights at each evaluation.
     """
 
@@ -70,7 +70,7 @@ class TensorBoard(Recorder):
 
     @property
     def writer(self) -> SummaryWriter:
-        """Made at the first use: importing TensorBoard takes longer than many a first step."""
+        """The event writer, created at its first use because importing TensorBoard is slow."""
         if self._writer is None:
             from torch.utils.tensorboard import SummaryWriter
 
@@ -80,7 +80,10 @@ class TensorBoard(Recorder):
         return self._writer
 
     def scalars(self, step: int, epoch: float, split: str, values: Mapping[str, float]) -> None:
-        """Writes each under SPLIT/NAME."""
+        """Write each scalar under the tag SPLIT/NAME, or train/NAME for the split `system`.
+
+        TensorBoard sorts groups of tags by name: `system` would be the first of all.
+        """
         from torch.utils.tensorboard.summary import scalar
 
         if not values:
@@ -88,11 +91,12 @@ class TensorBoard(Recorder):
         if not self._in_table:
             self._add_to_table("session_start_info")
             self._in_table = True
-        # One event of all: `add_scalar` makes one of each value, which takes three times as long.
-        all_of_them, *others = (scalar(visible(f"{split}/{name}"), v) for name, v in values.items())
+        group = "train" if split == "system" else split
+        # One event for all values: `add_scalar` writes one per value and takes three times as long.
+        merged, *others = (scalar(visible(f"{group}/{name}"), v) for name, v in values.items())
         for other in others:
-            all_of_them.MergeFrom(other)
-        self._add(all_of_them, step)
+            merged.MergeFrom(other)
+        self._add(merged, step)
 
     def _add(self, summary: Any, step: int | None = None) -> None:
         writer = self.writer.file_writer
@@ -100,11 +104,12 @@ class TensorBoard(Recorder):
         writer.add_summary(summary, step)
 
     def _add_to_table(self, part: str) -> None:
-        """The HParams table has a row for each run that is begun, and finds its scalars itself.
+        """Write the start or the end of the run's row in the HParams table.
 
-        `add_hparams` would open a second event file, and a second run in the list. It would also
-        name the columns, and TensorBoard takes the names that the first run of all gives: options
-        that only another run has would have no column. Without names it gathers those of all runs.
+        TensorBoard finds the scalars of the row itself. `add_hparams` would open a second event
+        file, and so add a second run to the list. It would also write a list of columns, and
+        TensorBoard uses the list of the first run only: options of other runs would be missing.
+        Without a list, it collects the columns from all runs.
         """
         from torch.utils.tensorboard.summary import hparams
 
@@ -113,7 +118,7 @@ class TensorBoard(Recorder):
                 self._add(summary)
 
     def evaluated(self, step: int, split: str, task: Task) -> None:
-        """Writes what the task has to show, and histograms of the weights where wanted."""
+        """Write the pages of the task, and histograms of the weights if configured."""
         if not self._introduced:
             self.writer.add_text("config", f"```yaml\n{self._config}\n```", 0)
             self._graph(task)
@@ -126,7 +131,7 @@ class TensorBoard(Recorder):
                 self.writer.add_histogram(f"weights/{name}", parameter.detach(), step)
 
     def _write(self, tag: str, page: Page, step: int) -> None:
-        tag = visible(tag)  # a class may have any name
+        tag = visible(tag)  # the name of a class may contain control characters
         match page.kind:
             case "image":
                 self.writer.add_image(tag, page.content, step)
@@ -139,15 +144,15 @@ class TensorBoard(Recorder):
                 self.writer.add_text(tag, visible(page.content), step)
 
     def embedded(self, step: int, embedding: Embedding) -> None:
-        """Writes the files of the projector, over those of an earlier test of the same run."""
+        """Write the files of the projector, in place of those of an earlier test of the run."""
         for folder in self._directory.glob("[0-9]*/test"):
             remove(folder)
-        # A cell must not hold what parts cells and lines.
+        # A cell must not contain tabs or line breaks, which separate cells and lines.
         head, *rows = [
             [visible(" ".join(text.split())) for text in row]
             for row in (embedding.columns, *embedding.rows)
         ]
-        # Five digits are more than can be seen, and a file of all would be three times as long.
+        # Five digits suffice for a plot; the file would be three times as long with all digits.
         digits = [[float(f"{number:.5g}") for number in row] for row in embedding.points.tolist()]
         self.writer.add_embedding(
             numpy.array(digits),
@@ -159,7 +164,7 @@ class TensorBoard(Recorder):
         )
 
     def ended(self, status: str) -> None:
-        """Keeps it for the HParams table."""
+        """Keep the status for the HParams table."""
         self._status = status
 
     def _graph(self, task: Task) -> None:
@@ -174,29 +179,29 @@ class TensorBoard(Recorder):
                 inputs = batch.inputs if arguments is None else arguments(batch)
                 self.writer.add_graph(model, inputs)
         except Exception as error:  # a user's model may raise anything while it is traced
-            self.writer.add_text("graph", visible(f"This model can't be traced: {error}"), 0)
+            self.writer.add_text("graph", visible(f"The model can't be traced: {error}"), 0)
         finally:
             model.train(training)
 
     def position(self) -> dict[str, Any]:
-        """The event files' lengths."""
+        """Return the lengths of the event files."""
         if self._writer is not None:
             self._writer.flush()
         lengths = {path.name: path.stat().st_size for path in self._event_files()}
-        # The last file is the writer's; the others may be as long as they were.
-        if self._writer is not None and lengths[max(lengths)] > MOST_FILE_BYTES:
+        # The last file belongs to the writer; the others do not grow.
+        if self._writer is not None and lengths[max(lengths)] > MAX_FILE_BYTES:
             self._writer.close()
-            self._writer = None  # the next scalar begins another file
+            self._writer = None  # the next scalar creates another file
         return {"bytes": lengths, "introduced": self._introduced, "in_table": self._in_table}
 
     def sync(self) -> None:
-        """Flushes the event files to the disk."""
+        """Flush the event files to the disk."""
         for path in self._event_files():
             with open(path, "rb", opener=regular) as file:
                 os.fsync(file.fileno())
 
     def restore(self, position: Mapping[str, Any]) -> None:
-        """Cuts off what was written after the checkpoint; what follows goes to a new file."""
+        """Truncate the files to their lengths at the checkpoint; later events go to a new file."""
         checked(position, _Position)
         for path in self._event_files():
             if path.name in position["bytes"]:
@@ -212,12 +217,12 @@ class TensorBoard(Recorder):
         return sorted(self._directory.glob("events.out.tfevents.*"))
 
     def _newest_second(self) -> int:
-        """When the last event file was begun; its name has it."""
+        """Return the creation time of the newest event file, which its name contains."""
         seconds = [path.name.split(".")[3] for path in self._event_files()]
         return max((int(second) for second in seconds if second.isdecimal()), default=-1)
 
     def close(self) -> None:
-        """Ends the row of the HParams table of a run that will not go on, then closes."""
+        """Complete the row of the HParams table if the run has ended, then close the files."""
         try:
             if self._status in ("done", "pruned"):
                 self._add_to_table("session_end_info")
@@ -227,54 +232,54 @@ class TensorBoard(Recorder):
             threading.excepthook = self._excepthook
 
     def _thread_failed(self, failure: threading.ExceptHookArgs) -> None:
-        """The writer's thread keeps a full disk's error for our next call; it need not print it."""
+        """Do not print an OSError of the writer's thread: the next call of the writer raises it."""
         if not isinstance(failure.exc_value, OSError):
             self._excepthook(failure)
 
 
 def charts(task: Task) -> dict[str, dict[str, list[Any]]]:
-    """The Custom Scalars tab: the values of one metric on training, validation and test together.
+    """Return the layout of the Custom Scalars tab: one chart per metric, with all splits.
 
-    TensorBoard merges the layouts of runs well where they have the same categories, so all are
-    always there. A chart names its lines by regular expressions.
+    TensorBoard merges the layouts of several runs if they have the same categories, so every layout
+    contains all of them. A chart selects its lines by regular expressions.
     """
     metrics = {}
     for name in task.scalars:
         metrics[name] = [f"{split}/{re.escape(name)}$" for split in ("train", "val", "test")]
-    optimisation = {name: [rf"train/(\w+_)?{name}$"] for name in ("learning_rate", "gradient_norm")}
-    system = {name: [f"system/{name}$"] for name in ("samples_per_second", "peak_memory_bytes")}
-    categories = {"metrics": metrics, "optimisation": optimisation, "system": system}
+    optimization = {name: [rf"train/(\w+_)?{name}$"] for name in ("learning_rate", "gradient_norm")}
+    system = {name: [f"train/{name}$"] for name in ("samples_per_second", "peak_memory_bytes")}
+    categories = {"metrics": metrics, "optimization": optimization, "system": system}
     return {
         category: {name: ["Multiline", tags] for name, tags in lines.items()}
         for category, lines in categories.items()
     }
 
 
-def _thumbnails(pictures: Tensor) -> Tensor:
-    """Pictures for the projector, (samples, 3, side, side) in [0, 1], on black where not square.
+def _thumbnails(images: Tensor) -> Tensor:
+    """Return images for the projector, (samples, 3, side, side) in [0, 1], padded with black.
 
-    It shows them all from one picture, which browsers take up to `MOST_SPRITE_PIXELS` a side.
+    The projector combines them in one image, of at most `MAX_SPRITE_PIXELS` per side in a browser.
     """
     from torch.nn.functional import interpolate, pad
 
-    shown, longest = pictures.float() / 255, max(pictures.shape[2:])
-    room = min(MOST_THUMBNAIL_PIXELS, MOST_SPRITE_PIXELS // math.ceil(math.sqrt(len(pictures))))
-    if longest > room:
-        size = [max(1, side * room // longest) for side in pictures.shape[2:]]
-        shown = interpolate(shown, size, mode="area")
-    height, width = shown.shape[2:]
-    side = max(height, width)  # torch's sprites have no room for pictures that are tall
+    scaled, longest = images.float() / 255, max(images.shape[2:])
+    most = min(MAX_THUMBNAIL_PIXELS, MAX_SPRITE_PIXELS // math.ceil(math.sqrt(len(images))))
+    if longest > most:
+        size = [max(1, side * most // longest) for side in images.shape[2:]]
+        scaled = interpolate(scaled, size, mode="area")
+    height, width = scaled.shape[2:]
+    side = max(height, width)  # torch's sprites must be square
     left, top = (side - width) // 2, (side - height) // 2
-    return pad(shown, (left, side - width - left, top, side - height - top))
+    return pad(scaled, (left, side - width - left, top, side - height - top))
 
 
 @contextmanager
 def _clock_not_before(second: int) -> Iterator[None]:
-    """A file that is begun inside this context sorts behind those that are there.
+    """Give an event file that is created in this context a name that sorts after the others.
 
-    TensorBoard reads event files in the order of their names, which begin with the time, and drops
-    what it has read where a later file goes back to an earlier step. A clock that was set back, or
-    two files in one second, would so hide a part of the run.
+    TensorBoard reads event files sorted by name, which begins with the time, and discards earlier
+    events if a later file goes back to an earlier step. So a part of the run would be hidden if the
+    clock was set back, or if two files were created in the same second.
     """
     real = time.time
     if real() >= second:

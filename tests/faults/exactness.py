@@ -53,7 +53,7 @@ def shown(run: Path) -> list[Scalar]:
     return sorted(
         (tag, event.step, _bits(event.value))
         for tag in events.Tags()["scalars"]
-        if not tag.startswith("system/")
+        if not tag.endswith(("/samples_per_second", "/peak_memory_bytes"))
         for event in events.Scalars(tag)
     )
 

@@ -298,10 +298,10 @@ def long_run(number: int, folder: Path) -> None:
     assert sum(late) / len(late) < 1.02 * sum(early) / len(early)
     checkpoints = [p for p in (folder / "run" / "checkpoints").iterdir() if p.is_dir()]
     assert len(checkpoints) <= 4
-    from dltrain.loggers.tensorboard import MOST_FILE_BYTES
+    from dltrain.loggers.tensorboard import MAX_FILE_BYTES
 
     files = list((folder / "run" / "tensorboard").iterdir())
-    assert max(path.stat().st_size for path in files) < 1.2 * MOST_FILE_BYTES
+    assert max(path.stat().st_size for path in files) < 1.2 * MAX_FILE_BYTES
 
 
 def _patiently(process: Started) -> int:
