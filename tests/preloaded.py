@@ -1,6 +1,7 @@
 """What the processes of `processes.py` have imported before they are forked."""
 
 import gc
+import os
 
 import hypothesis.strategies  # noqa: F401
 import PIL.Image
@@ -11,6 +12,7 @@ import dltrain.cli
 import dltrain.commands.train  # noqa: F401
 from dltrain.config.plugins import load_entry_points, register_builtins
 
+os.fsync = os.fstat  # as in conftest.py
 PIL.Image.preinit()
 register_builtins()
 load_entry_points()
