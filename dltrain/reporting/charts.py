@@ -10,12 +10,12 @@ from typing import Any, TypeVar
 from dltrain.reporting.formatting import format_number
 from dltrain.reporting.html import escape
 
-WIDTH, HEIGHT = 420, 240
+WIDTH, HEIGHT = 360, 216
 LEFT, RIGHT, TOP, BOTTOM = 64, 20, 12, 40
 NUM_COLORS = 6
 STANDALONE_TOP = 46
 STANDALONE_STYLE = (
-    ".paper{fill:#f5f6f8}text{fill:#565b63;font:12px system-ui,sans-serif}"
+    ".paper{fill:#f5f6f8}text{fill:#565b63;font:13px system-ui,sans-serif}"
     ".title{fill:#1c1e21;font-size:14px;font-weight:600}"
     ".grid{stroke:#d9dce1;fill:none}.line{stroke:var(--c);stroke-width:2;fill:none}"
     ".line.s1,.line.s3{stroke-dasharray:7 3}.dot{fill:var(--c)}"

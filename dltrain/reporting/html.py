@@ -43,9 +43,11 @@ margin:1rem 0;padding:0}
 .tiles div{display:flex;justify-content:space-between;align-items:baseline;gap:1rem;
 padding:.35rem .7rem}.tiles dd{font-size:1rem;text-align:right}}
 .charts{display:grid;margin-top:1rem;
-grid-template-columns:repeat(auto-fill,minmax(min(100%,20rem),1fr));gap:1rem;align-items:start}
+grid-template-columns:repeat(auto-fill,minmax(min(100%,18.5rem),1fr));gap:1rem;align-items:start}
+@media(min-width:60rem){.charts{
+grid-template-columns:repeat(var(--wide,auto-fill),minmax(min(100%,18.5rem),1fr))}}
 .beside{display:flex;flex-wrap:wrap;gap:1rem 2rem;align-items:flex-start;margin-top:1rem}
-.beside>*{max-width:100%}.beside>.chart{flex:0 1 28rem}
+.beside>*{max-width:100%}.beside>.chart{flex:0 1 25rem}
 figure{margin:0}
 .chart{background:var(--raised);border-radius:.5rem;padding:.7rem}
 .chart figcaption{color:var(--ink);font-weight:600;font-size:.95rem}
@@ -54,7 +56,7 @@ font-size:.85rem}
 .key{display:inline-block;width:1.1rem;height:.25rem;margin-right:.4rem;vertical-align:middle;
 background:var(--c)}
 svg{display:block;width:100%;height:auto}
-svg text{fill:var(--soft);font:12px system-ui,sans-serif}
+svg text{fill:var(--soft);font:13px system-ui,sans-serif}
 .grid{stroke:var(--rule);fill:none}
 .ideal{stroke:var(--ink);stroke-dasharray:5 4;fill:none}
 .line{stroke:var(--c);stroke-width:2;stroke-linejoin:round;fill:none}
@@ -144,20 +146,20 @@ def tiles(values: dict[str, str]) -> str:
         f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>"
         for name, value in values.items()
     )
-    columns = f"--wide:{_balanced(len(values), 6)};--medium:{_balanced(len(values), 4)}"
-    return f'<dl class="tiles" style="{columns}">{shown}</dl>'
+    wide, medium = balanced_columns(len(values), 6), balanced_columns(len(values), 4)
+    return f'<dl class="tiles" style="--wide:{wide};--medium:{medium}">{shown}</dl>'
 
 
-def _balanced(count: int, most: int) -> int:
-    """Return the number of columns whose last row is full, or at least not a single tile.
+def balanced_columns(count: int, most: int) -> int:
+    """Return the number of columns that avoids a single item in the last row, if possible.
 
     Args:
-        count: Number of tiles.
+        count: Number of items.
         most: Largest number of columns that fit.
     """
     if count <= most:
         return max(1, count)
-    return min(range(3, most + 1), key=lambda n: (count % n == 1, -(-count // n), -count % n))
+    return min(range(2, most + 1), key=lambda n: (count % n == 1, -(-count // n), -count % n))
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[Any]], kind: str = "") -> str:

@@ -23,6 +23,7 @@ from dltrain.reporting.analysis import (
 from dltrain.reporting.charts import Series, line_chart, reliability_diagram, scatter_plot
 from dltrain.reporting.formatting import format_bytes, format_number
 from dltrain.reporting.html import (
+    balanced_columns,
     confusion_matrix,
     escape,
     image,
@@ -156,8 +157,15 @@ def charts(shown: Mapping[str, Sequence[Series]]) -> str:
             drawn.append(line_chart(title, lines, show_last=True))
         elif any(lengths):
             single[title] = {line.name: line.finite[0] for line in lines if line.finite}
-    grid = f'<div class="charts">{"".join(drawn[:MAX_CHARTS])}</div>' if drawn else ""
-    return grid + _single_values(single)
+    return _grid(drawn[:MAX_CHARTS]) + _single_values(single)
+
+
+def _grid(drawn: Sequence[str]) -> str:
+    if not drawn:
+        return ""
+    # One or two charts keep the width that they have beside a third.
+    style = f' style="--wide:{balanced_columns(len(drawn), 3)}"' if len(drawn) > 2 else ""
+    return f'<div class="charts"{style}>{"".join(drawn)}</div>'
 
 
 def _single_values(values: Mapping[str, Mapping[str, tuple[float, float]]]) -> str:

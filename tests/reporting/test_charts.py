@@ -4,7 +4,16 @@ import math
 
 import pytest
 
-from dltrain.reporting.charts import Series, downsample, line_chart, scatter_plot, ticks
+from dltrain.reporting.charts import (
+    LEFT,
+    RIGHT,
+    WIDTH,
+    Series,
+    downsample,
+    line_chart,
+    scatter_plot,
+    ticks,
+)
 
 
 @pytest.mark.parametrize(
@@ -73,8 +82,8 @@ def test_the_axis_of_a_constant_fraction_stays_between_0_and_1(value):
 def test_a_curve_spans_the_whole_width_and_its_axis_has_whole_steps_only():
     drawn = line_chart("loss", [Series("training", [(29, 2.0), (33, 1.0), (34, 0.5)])])
     path = drawn.split('<path class="line s0" d="M')[1].split('"')[0]
-    assert path.startswith("64.0 ")
-    assert "L400.0 " in path
+    assert path.startswith(f"{LEFT:.1f} ")
+    assert f"L{WIDTH - RIGHT:.1f} " in path
     labels = [
         text.split(">")[1] for text in drawn.split("</text>") if 'text-anchor="middle"' in text
     ]

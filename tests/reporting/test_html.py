@@ -19,6 +19,14 @@ def test_no_tile_stands_alone_on_the_last_row(count):
         assert count <= number or count % number != 1
 
 
+@pytest.mark.parametrize("count", [3, 4, 5, 6, 8, 9, 10])
+def test_no_chart_stands_alone_on_the_last_row_of_a_wide_page(count):
+    scalars = {f"val/{number}": [(1, 0.5), (2, 0.25)] for number in range(count)}
+    (columns,) = map(int, re.findall(r"--wide:(\d+)", charts(curves(scalars))))
+    assert columns in (2, 3)
+    assert count % columns != 1
+
+
 def test_scalars_that_were_recorded_once_are_a_table():
     scalars = {
         "train/loss": [(50, 1.0), (100, 0.5)],
