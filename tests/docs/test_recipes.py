@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from processes import Started, command_line
 from small_data import write_images, write_text
 
 from dltrain.config import shipped
@@ -19,16 +20,20 @@ PAGES = [ROOT / "docs" / "quick-start.md", *sorted((ROOT / "docs" / "recipes").g
 BLOCK = re.compile(r'^```(\w+)(?: title="([^"]+)")?\n(.*?)^```', re.MULTILINE | re.DOTALL)
 NOT_HERE = ("python3 -m venv", ". .venv", "pip install", "tensorboard ", "torchrun --nnodes")
 """How commands begin that make an environment, never end, or need a second machine."""
-OF_ITS_OWN = ("--plugin", "--processes", "torchrun", "bash")
+OF_ITS_OWN = ("--plugin", "--processes")
 """Words of commands that need a process of their own; the others run in this one."""
+SMALLER = {"validation: 5000": "validation: 60", "samples: 3000": "samples: 300"}
+"""In the configs."""
 
 
 @pytest.fixture
 def place(tmp_path, monkeypatch):
-    """A folder with all that the pages speak of; MNIST, and what is held out of it, are small."""
+    """A folder with all that the pages speak of; the data, and what is held out, are small."""
     (tmp_path / "configs").mkdir()
     for path in (ROOT / "configs").glob("*.yaml"):
-        text = path.read_text(encoding="utf-8").replace("validation: 5000", "validation: 60")
+        text = path.read_text(encoding="utf-8")
+        for large, small in SMALLER.items():
+            text = text.replace(large, small)
         (tmp_path / "configs" / path.name).write_text(text, encoding="utf-8")
     monkeypatch.setattr(shipped, "_PACKAGE", tmp_path / "dltrain")  # their names lead to these
     write_images(tmp_path / "data" / "MNIST" / "raw", train=300, test=60, side=28, classes=10)
@@ -73,9 +78,13 @@ def test_the_commands_of_a_page_run(page, place, call):
             (place / title).write_text(text, encoding="utf-8")
         for line in commands_of(text) if language == "sh" else ():
             words = shlex.split(line.replace("--nproc-per-node 8", "--nproc-per-node 2"))
-            if any(word in words for word in OF_ITS_OWN):
+            if words[0] in ("torchrun", "bash"):
                 done = subprocess.run(words, capture_output=True, text=True, check=False)
                 assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
+                continue
+            if any(word in words for word in OF_ITS_OWN):
+                process = Started("command", place, command_line, *words[1:])
+                assert process.wait() == 0, f"{line}\n{process.out}\n{process.err}"
                 continue
             output = words[words.index(">") + 1] if ">" in words else None
             words = words[: words.index(">")] if output else words
