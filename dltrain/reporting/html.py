@@ -94,7 +94,7 @@ font-size:.75rem}}
 .bad{color:var(--bad)}.good{color:var(--good)}
 pre{background:var(--raised);border-radius:.5rem;padding:.8rem;overflow:auto;max-height:34rem;
 font-size:.85rem;white-space:pre-wrap;overflow-wrap:anywhere}
-article>section:last-child pre{max-height:none}
+article>section:last-child pre,main>section:last-child pre{max-height:none}
 .note{border-left:4px solid var(--s1);padding:.4rem .8rem;background:var(--raised)}
 """
 

@@ -253,7 +253,7 @@ def _classification(analysis: ClassificationAnalysis) -> list[str]:
     if len(names) <= MAX_MATRIX_CLASSES:
         caption = (
             "Rows are true classes, columns are predicted classes; "
-            "the darker a cell, the larger its fraction of the row."
+            "the stronger the color of a cell, the larger its fraction of the row."
         )
         confusion = confusion_matrix(names, analysis.confusion.matrix.cpu().tolist())
     else:
