@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dltrain.core.errors import visible
 
-LONG_TABLE_ROWS = 60
+LONG_TABLE_ROWS = 200
 """Longer tables scroll inside a box of fixed height."""
 
 STYLE = """
@@ -49,7 +49,8 @@ grid-template-columns:repeat(var(--wide,auto-fill),minmax(min(100%,18.5rem),1fr)
 .beside{display:flex;flex-wrap:wrap;gap:1rem 2rem;align-items:flex-start;margin-top:1rem}
 .beside>*{max-width:100%}.beside>.chart{flex:0 1 25rem}
 figure{margin:0}
-.chart{background:var(--raised);border-radius:.5rem;padding:.7rem}
+.chart{background:var(--raised);border-radius:.5rem;padding:.7rem;max-width:36rem}
+.scroll .chart{max-width:none}
 .chart figcaption{color:var(--ink);font-weight:600;font-size:.95rem}
 .legend{list-style:none;display:flex;flex-wrap:wrap;gap:.1rem 1rem;margin:.1rem 0;padding:0;
 font-size:.85rem}
@@ -77,7 +78,7 @@ thead th{vertical-align:bottom}
 th[scope=row]{white-space:nowrap}
 th[scope=row],th:first-child,td:first-child{text-align:left}
 td{font-variant-numeric:tabular-nums}
-.words th[scope=row]{white-space:normal}
+@media(max-width:36rem){.words th[scope=row]{white-space:normal}}
 .words td,.words th{vertical-align:top;text-align:left}.words td{overflow-wrap:anywhere}
 .matrix td{text-align:center;min-width:2.4rem;border:1px solid var(--paper);
 background:color-mix(in srgb,var(--s0) calc(var(--share)*60%),var(--raised))}
