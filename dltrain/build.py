@@ -12,10 +12,10 @@ import torch
 from torch import nn
 
 from dltrain.checkpoints.store import (
-    Checkpoints,
+    CheckpointStore,
     DamagedCheckpointError,
-    load,
-    load_state,
+    load_checkpoint,
+    load_checkpoint_state,
     num_bytes,
 )
 from dltrain.config import HARMLESS, LENGTH, ROUNDING, ConfigError, Experiment, changes
@@ -27,18 +27,18 @@ from dltrain.core.errors import (
     OptionError,
     RunError,
     UsageError,
-    brief,
     describe_error,
-    tell,
+    print_warning,
+    shorten,
 )
 from dltrain.core.paths import data_folder
-from dltrain.core.protocols import Data, DataContext, World
-from dltrain.core.task import Phase, Task, TaskParts, TrainedModel
+from dltrain.core.protocols import Data, DataContext, ProcessGroup
+from dltrain.core.task import Phase, Task, TaskContext, TrainedModel
 from dltrain.data.seeding import key
 from dltrain.data.tokenization import verify_tokenizer
-from dltrain.distributed.batch_norm import over_all_ranks
-from dltrain.distributed.fsdp import shard
-from dltrain.loggers import Recorder
+from dltrain.distributed.batch_norm import convert_batch_norm
+from dltrain.distributed.fsdp import apply_fsdp
+from dltrain.loggers import Logger
 from dltrain.rundir.directory import Run
 from dltrain.rundir.provenance import plugin_paths
 from dltrain.training.checkpoint_checks import check_tensors
@@ -53,23 +53,23 @@ from dltrain.training.components import (
     make_task,
 )
 from dltrain.training.device import (
-    Numerics,
+    Precision,
     benchmark_convolutions,
-    keep_large_blocks,
     make_deterministic,
     random_state,
     resolve_device,
-    resolve_numerics,
+    resolve_precision,
+    retain_freed_memory,
     seed_everything,
     set_random_state,
 )
 from dltrain.training.ema import averaged_parameters
-from dltrain.training.single_sample import lone_sample_error
+from dltrain.training.single_sample import single_sample_error
 from dltrain.training.trainer import Trainer
 
 
 @dataclass(frozen=True)
-class Machine:
+class Runtime:
     """Where, in which numbers and with whom an experiment computes.
 
     Attributes:
@@ -80,12 +80,12 @@ class Machine:
     """
 
     device: torch.device
-    numerics: Numerics
-    world: World = field(default_factory=World)
-    shards: bool = False
+    precision: Precision
+    process_group: ProcessGroup = field(default_factory=ProcessGroup)
+    is_sharded: bool = False
 
 
-def build_machine(experiment: Experiment, world: World | None = None) -> Machine:
+def build_runtime(experiment: Experiment, process_group: ProcessGroup | None = None) -> Runtime:
     """Finds the device and sets up the process for it.
 
     Args:
@@ -96,32 +96,32 @@ def build_machine(experiment: Experiment, world: World | None = None) -> Machine
         ConfigError: This machine lacks it, can't compute in that precision, or the config asks for
             what several processes can't do together.
     """
-    settings, world = experiment.train, world or World()
-    device = _built(experiment, "train.device", lambda: _device(settings.device, world))
-    numerics = _built(
-        experiment, "train.precision", lambda: resolve_numerics(settings.precision, device)
+    settings, process_group = experiment.train, process_group or ProcessGroup()
+    device = _built(experiment, "train.device", lambda: _device(settings.device, process_group))
+    precision = _built(
+        experiment, "train.precision", lambda: resolve_precision(settings.precision, device)
     )
     if settings.keep_memory:
-        keep_large_blocks()
+        retain_freed_memory()
     make_deterministic(settings.deterministic)
     torch.set_float32_matmul_precision(settings.matmul_precision)
-    shards = settings.distributed == "fsdp" and world.size > 1
-    if world.size > 1:
-        _refuse_together(experiment, numerics, shards)
-    return Machine(device, numerics, world, shards)
+    shards = settings.distributed == "fsdp" and process_group.world_size > 1
+    if process_group.world_size > 1:
+        _refuse_together(experiment, precision, shards)
+    return Runtime(device, precision, process_group, shards)
 
 
-def _device(name: str, world: World) -> torch.device:
+def _device(name: str, process_group: ProcessGroup) -> torch.device:
     """See `resolve_device`; of several processes, each has the GPU of its number."""
     device = resolve_device(name)
-    if world.size == 1 or device.type == "cpu":
+    if process_group.world_size == 1 or device.type == "cpu":
         return device
     if device.type != "cuda" or device.index is not None:
         raise UsageError(f"device {name!r}: several processes need 'cpu', or 'cuda', one GPU each")
-    return resolve_device(f"cuda:{world.local_rank}")
+    return resolve_device(f"cuda:{process_group.local_rank}")
 
 
-def _refuse_together(experiment: Experiment, numerics: Numerics, shards: bool) -> None:
+def _refuse_together(experiment: Experiment, precision: Precision, shards: bool) -> None:
     """Raises a ConfigError at the line of what several processes can't do together."""
     if experiment.train.micro_batch == "auto":
         raise experiment.problem(
@@ -141,7 +141,7 @@ def _refuse_together(experiment: Experiment, numerics: Numerics, shards: bool) -
     if experiment.task.name == "gan":
         message = "task 'gan' trains with ddp only: its two sides use each other's weights"
         raise experiment.problem("train.distributed", message)
-    if numerics.name == "fp16":
+    if precision.name == "fp16":
         message = "fp16 scales losses, which fsdp can't do here; use bf16"
         raise experiment.problem("train.precision", message)
     if experiment.recording.histograms:
@@ -151,7 +151,7 @@ def _refuse_together(experiment: Experiment, numerics: Numerics, shards: bool) -
 
 def build_data(
     experiment: Experiment,
-    machine: Machine,
+    runtime: Runtime,
     say: Callable[[str], None],
     folder: str | None = None,
 ) -> Data:
@@ -170,9 +170,9 @@ def build_data(
     context = DataContext(
         root=data_folder(folder),
         seed=experiment.seed,
-        device=machine.device,
-        dtype=machine.numerics.dtype,
-        say=say,
+        device=runtime.device,
+        dtype=runtime.precision.dtype,
+        warn=say,
     )
     data = _built(experiment, "data", lambda: make_data(experiment.data, context))
     for name in ("train", "validation", "test"):
@@ -187,28 +187,28 @@ def build_data(
     return data
 
 
-def build_task(experiment: Experiment, spec: DataSpec, machine: Machine) -> Task:
+def build_task(experiment: Experiment, spec: DataSpec, runtime: Runtime) -> Task:
     """Builds loss, model, optimizers and metrics; the weights are decided by the seed.
 
     Raises:
         ConfigError: The parts don't fit each other or the data.
     """
     seed_everything(experiment.seed)
-    dtype, device = machine.numerics.dtype, machine.device
+    dtype, device = runtime.precision.dtype, runtime.device
 
-    learns = getattr(experiment.task.component.builder, "learns", None)
-    if learns is not None:
-        spec = _built(experiment, "task", lambda: learns(spec))
+    adapt_spec = getattr(experiment.task.component.builder, "adapt_spec", None)
+    if adapt_spec is not None:
+        spec = _built(experiment, "task", lambda: adapt_spec(spec))
     loss = _built(experiment, "loss", lambda: make_loss(experiment.loss, spec)).to(device, dtype)
     spec = replace(spec, num_outputs=loss.num_outputs)
     model: nn.Module = _built(experiment, "model", lambda: make_model(experiment.model, spec)).to(
         device, dtype
     )
-    if machine.shards and getattr(model, "variational", False):
+    if runtime.is_sharded and getattr(model, "variational", False):
         message = "a variational autoencoder trains with ddp only: its two halves are called apart"
         raise experiment.problem("train.distributed", message)
-    if machine.world.size > 1:
-        model = over_all_ranks(model, machine.world)
+    if runtime.process_group.world_size > 1:
+        model = convert_batch_norm(model, runtime.process_group)
     # Batches of texts are each as long as their longest.
     benchmark_convolutions(spec.inputs.kind != "text")
     if spec.inputs.kind == "image":
@@ -218,22 +218,22 @@ def build_task(experiment: Experiment, spec: DataSpec, machine: Machine) -> Task
         _built(experiment, f"metrics.{i}", lambda choice=choice: make_metric(choice, spec))
         for i, choice in enumerate(experiment.metrics)
     ]
-    parts = TaskParts(
+    parts = TaskContext(
         spec=spec,
         model=model,
         loss=loss,
         metrics=metrics,
-        phase=partial(_phase, experiment, machine),
-        trained=partial(_trained_model, machine=machine),
+        make_phase=partial(_phase, experiment, runtime),
+        load_trained_model=partial(_trained_model, runtime=runtime),
         seed=experiment.seed,
         num_images=experiment.recording.images if experiment.recording.tensorboard else 0,
-        world=machine.world,
+        process_group=runtime.process_group,
     )
     random = random_state()
     task: Task = _built(experiment, "task", lambda: make_task(experiment.task, parts))
     set_random_state(random)  # another run's model, built for this task, leaves no trace
-    if machine.world.share.rank > 0:  # the weights are alike; dropout is to differ
-        seed_everything(key(experiment.seed, machine.world.share.rank))
+    if runtime.process_group.rank_slice.rank > 0:  # the weights are alike; dropout is to differ
+        seed_everything(key(experiment.seed, runtime.process_group.rank_slice.rank))
     if experiment.train.compile:
         compile_task(task)
     names = [phase.name for phase in task.phases]
@@ -245,16 +245,16 @@ def build_task(experiment: Experiment, spec: DataSpec, machine: Machine) -> Task
 
 def _phase(
     experiment: Experiment,
-    machine: Machine,
+    runtime: Runtime,
     name: str,
     module: nn.Module,
     *,
     averaged: bool = True,
     called: tuple[nn.Module, ...] = (),
 ) -> Phase:
-    """See `task.MakePhase`."""
-    if machine.shards:  # before an optimizer takes hold of the parameters
-        shard(module, machine.device)
+    """See `task.PhaseFactory`."""
+    if runtime.is_sharded:  # before an optimizer takes hold of the parameters
+        apply_fsdp(module, runtime.device)
     chosen = experiment.phase(name)
     is_common = chosen.optimizer == experiment.optimizer
     path = "optimizer" if is_common else f"phases.{name}.optimizer"
@@ -269,9 +269,9 @@ def build_trainer(
     experiment: Experiment,
     data: Data,
     task: Task,
-    machine: Machine,
-    checkpoints: Checkpoints,
-    recorders: Sequence[Recorder] = (),
+    runtime: Runtime,
+    checkpoints: CheckpointStore,
+    loggers: Sequence[Logger] = (),
 ) -> Trainer:
     """Puts the trainer together.
 
@@ -289,45 +289,48 @@ def build_trainer(
     trainer = Trainer(
         task,
         data,
-        numerics=machine.numerics,
-        device=machine.device,
+        precision=runtime.precision,
+        device=runtime.device,
         checkpoints=checkpoints,
-        recorders=recorders,
+        loggers=loggers,
         settings=experiment.train,
         checkpoint_settings=experiment.checkpoint,
         early_stop=experiment.early_stop,
         log_every=experiment.recording.log_every,
         num_embeddings=int(num_embeddings),
-        world=machine.world,
+        process_group=runtime.process_group,
     )
-    if experiment.train.cuda_graph == "on" and trainer.obstacle is not None:
-        raise experiment.problem("train.cuda_graph", f"no graph of a step: {trainer.obstacle}")
+    if experiment.train.cuda_graph == "on" and trainer.cuda_graph_blocker is not None:
+        raise experiment.problem(
+            "train.cuda_graph", f"no graph of a step: {trainer.cuda_graph_blocker}"
+        )
     monitored = {"checkpoint.best": experiment.checkpoint.best}
     if experiment.early_stop:
         monitored["early_stop.monitor"] = experiment.early_stop.monitor
     for path, name in monitored.items():
-        if name is not None and name not in trainer.monitored:
+        if name is not None and name not in trainer.monitorable_scalars:
             raise experiment.problem(path, not_monitored(trainer, name))
     return trainer
 
 
 def not_monitored(trainer: Trainer, name: str) -> str:
     """Say why a scalar can't choose a checkpoint, or end a run."""
-    if name in trainer.undirected:
+    if name in trainer.undirected_scalars:
         return (
             f"it is not known whether a higher {name!r} is better: "
             "set the attribute higher_is_better of the metric's function or object"
         )
-    known = ", ".join(trainer.monitored)
-    return f"this run has no scalar {name!r}; it has {known}{did_you_mean(name, trainer.monitored)}"
+    known = ", ".join(trainer.monitorable_scalars)
+    hint = did_you_mean(name, trainer.monitorable_scalars)
+    return f"this run has no scalar {name!r}; it has {known}{hint}"
 
 
-def refuse_lone_samples(experiment: Experiment, trainer: Trainer) -> None:
+def require_no_single_sample_batch(experiment: Experiment, trainer: Trainer) -> None:
     """Raises a ConfigError where some step will have a slice of one sample that the model refuses.
 
     Batch normalization of rows does, for instance. All ranks call this together.
     """
-    error = lone_sample_error(trainer)
+    error = single_sample_error(trainer)
     if error is not None:
         key = "micro_batch" if experiment.train.micro_batch else "batch_size"
         hint = "set train.drop_last: true, or choose another train.batch_size"
@@ -351,7 +354,7 @@ class Trained:
     experiment: Experiment
     spec: DataSpec
     task: Task
-    machine: Machine
+    runtime: Runtime
     checkpoint: Path
     changes: list[str]
 
@@ -361,10 +364,10 @@ def load_trained(
     checkpoint: str | None = None,
     device: str | None = None,
     *,
-    machine: Machine | None = None,
+    runtime: Runtime | None = None,
     measures: bool = True,
     overrides: Sequence[str] = (),
-    warn: Callable[[str], None] = tell,
+    warn: Callable[[str], None] = print_warning,
 ) -> Trained:
     """Builds the model and loads its weights; averaged ones where EMA was on.
 
@@ -392,14 +395,14 @@ def load_trained(
     try:
         path = checkpoints.find(checkpoint)
         try:
-            spec = spec_from_json(load_state(path)["spec"])
+            spec = spec_from_json(load_checkpoint_state(path)["spec"])
             verify_tokenizer(spec.inputs)
         except (KeyError, TypeError, ValueError) as error:
-            reason = brief(" ".join(str(error).split()), 300)
+            reason = shorten(" ".join(str(error).split()), 300)
             raise RunError(f"{path}: its description of the data is damaged: {reason}") from error
-        machine = machine or build_machine(experiment)
-        task = build_task(experiment, spec, machine)
-        snapshot = load(path, num_bytes(task.model.state_dict()))
+        runtime = runtime or build_runtime(experiment)
+        task = build_task(experiment, spec, runtime)
+        snapshot = load_checkpoint(path, num_bytes(task.model.state_dict()))
     except DamagedCheckpointError as error:
         others = ", ".join(saved.name for saved in checkpoints.all())
         error.add_note(f"--checkpoint chooses another; there are: {others}")
@@ -411,12 +414,12 @@ def load_trained(
         check_tensors("averaged weights", snapshot.averaged, expected)
         task.model.load_state_dict(snapshot.weights())
     except (RuntimeError, ValueError) as error:
-        raise RunError(misfit(path, run, error)) from error
+        raise RunError(incompatible_checkpoint(path, run, error)) from error
     task.model.eval()
-    if machine.world.main:
+    if runtime.process_group.is_main:
         for change in found:
             warn(f"warning: {change}; results may differ")
-    return Trained(experiment, spec, task, machine, path, found)
+    return Trained(experiment, spec, task, runtime, path, found)
 
 
 def _changes(run: Run, experiment: Experiment, overrides: Sequence[str]) -> list[str]:
@@ -431,14 +434,14 @@ def _changes(run: Run, experiment: Experiment, overrides: Sequence[str]) -> list
     return [*(f"{run.config_path}: {edit}" for edit in edits), *changed_code(experiment, record)]
 
 
-def code_now(experiment: Experiment, plugins: Iterable[Path]) -> dict[str, str]:
+def current_code(experiment: Experiment, plugins: Iterable[Path]) -> dict[str, str]:
     """The user's own code in an experiment; see `code_of`."""
     return code_of((component.builder for component in experiment.components), plugins)
 
 
 def changed_code(experiment: Experiment, record: Mapping[str, Any]) -> list[str]:
     """How the user's own code differs from what a run was trained with, a line each."""
-    return code_changes(record["code"], code_now(experiment, loaded_plugins(record)))
+    return code_changes(record["code"], current_code(experiment, loaded_plugins(record)))
 
 
 def loaded_plugins(record: Mapping[str, Any]) -> list[Path]:
@@ -446,16 +449,16 @@ def loaded_plugins(record: Mapping[str, Any]) -> list[Path]:
     return [path for path in plugin_paths(record) if is_loaded(path)]
 
 
-def _trained_model(run_dir: str, machine: Machine) -> TrainedModel:
-    """See `task.TaskParts.trained`."""
-    trained = load_trained(run_dir, machine=machine, measures=False)
+def _trained_model(run_dir: str, runtime: Runtime) -> TrainedModel:
+    """See `task.TaskContext.trained`."""
+    trained = load_trained(run_dir, runtime=runtime, measures=False)
     model = trained.task.model.requires_grad_(False)
     return TrainedModel(trained.spec, model, getattr(trained.task, "predict", None))
 
 
-def misfit(path: Path, run: Run, error: Exception) -> str:
+def incompatible_checkpoint(path: Path, run: Run, error: Exception) -> str:
     """Says that a checkpoint belongs to another model or optimizer than the config now has."""
-    told = brief(" ".join(str(error).split()), 300)
+    told = shorten(" ".join(str(error).split()), 300)
     return f"{path} does not fit what {run.config_path} builds now: {told}"
 
 

@@ -57,10 +57,10 @@ def step_milliseconds(changes: list[str]) -> float:
     from torch.nn import functional as F
 
     from dltrain.models.layers import Dropout
-    from dltrain.training.device import keep_large_blocks
+    from dltrain.training.device import retain_freed_memory
 
     if "memory" in changes:
-        keep_large_blocks()
+        retain_freed_memory()
     torch.set_flush_denormal("denormals" in changes)
     torch.manual_seed(0)
 

@@ -30,7 +30,7 @@ def measure(run: Path, samples: int) -> dict[str, float]:
     if not isinstance(task, Gan) or task.judge is None:
         raise SystemExit(f"{run}: no run of task 'gan' with a judge")
     data = build_data(
-        trained.experiment, trained.machine, lambda text: print(text, file=sys.stderr)
+        trained.experiment, trained.runtime, lambda text: print(text, file=sys.stderr)
     )
     if data.test is None or len(data.test) != samples:
         raise SystemExit(f"{run}: the test split does not have {samples} samples")
@@ -38,7 +38,7 @@ def measure(run: Path, samples: int) -> dict[str, float]:
     size = trained.experiment.train.samples_at_once
     with torch.inference_mode():
         values = task.evaluate(data.test.batches(size))
-        untrained = build_task(trained.experiment, trained.spec, trained.machine)
+        untrained = build_task(trained.experiment, trained.spec, trained.runtime)
         assert isinstance(untrained, Gan)
         untrained.model.eval()
         untrained.metrics = [METRICS["frechet_distance"].builder(trained.spec)]

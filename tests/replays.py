@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from dltrain.training import cuda_graph
-from dltrain.training.nonfinite import FiniteGuard
+from dltrain.training.nonfinite import NonFiniteGuard
 
 
 class Replayed(TorchDispatchMode):
@@ -42,8 +42,8 @@ class Replayed(TorchDispatchMode):
                     old.copy_(new)
 
 
-class Recorder:
-    """See `cuda_graph.Recorder`; counts what it was asked for."""
+class GraphRecorder:
+    """See `cuda_graph.GraphRecorder`; counts what it was asked for."""
 
     def __init__(self) -> None:
         self.runs = self.records = self.replays = 0
@@ -70,29 +70,29 @@ class Recorder:
         return replay
 
 
-def stand_in(monkeypatch, record: bool = True) -> list[Recorder]:
+def stand_in(monkeypatch, record: bool = True) -> list[GraphRecorder]:
     """Steps are recorded on the CPU too, or only ever run as those before a recording.
 
     Returns:
         The recorders that were made.
     """
     made = []
-    possible, guarded = cuda_graph.obstacle, FiniteGuard.__init__
+    possible, guarded = cuda_graph.cuda_graph_blocker, NonFiniteGuard.__init__
 
-    def obstacle(settings, numerics, task, split, device, world):
-        return possible(settings, numerics, task, split, torch.device("cuda"), world)
+    def cuda_graph_blocker(settings, precision, task, split, device, process_group):
+        return possible(settings, precision, task, split, torch.device("cuda"), process_group)
 
-    def recorder(device):
-        made.append(Recorder())
+    def logger(device):
+        made.append(GraphRecorder())
         return made[-1]
 
     def remembers(guard, *arguments, **options):
         guarded(guard, *arguments, **options)
         guard.asks_each_step = False  # as on a GPU
 
-    monkeypatch.setattr("dltrain.training.trainer.obstacle", obstacle)
-    monkeypatch.setattr(cuda_graph, "Recorder", recorder)
-    monkeypatch.setattr(FiniteGuard, "__init__", remembers)
+    monkeypatch.setattr("dltrain.training.trainer.cuda_graph_blocker", cuda_graph_blocker)
+    monkeypatch.setattr(cuda_graph, "GraphRecorder", logger)
+    monkeypatch.setattr(NonFiniteGuard, "__init__", remembers)
     if not record:
         monkeypatch.setattr(cuda_graph, "WARM_UP", math.inf)
     return made

@@ -10,7 +10,7 @@ import torch
 from small_data import write_all
 
 import dltrain
-from dltrain.checkpoints.store import load
+from dltrain.checkpoints.store import load_checkpoint
 from dltrain.commands.check import check
 from dltrain.config import ConfigError
 from dltrain.data import cifar10
@@ -119,9 +119,9 @@ def test_logistic_regression_reaches_the_optimum_of_scikit_learn(tmp_path, monke
 
 
 def dataset(experiment):
-    from dltrain.build import build_data, build_machine
+    from dltrain.build import build_data, build_runtime
 
-    return build_data(experiment, build_machine(experiment), print)
+    return build_data(experiment, build_runtime(experiment), print)
 
 
 def test_spirals_cannot_be_told_apart_by_lines_but_by_the_network(tmp_path, monkeypatch):
@@ -183,5 +183,5 @@ def test_the_cnn_learns_the_whole_of_mnist(mnist_root, tmp_path, monkeypatch):
     summary = dltrain.train(experiment, run_dir=tmp_path / "run", quiet=True)
     assert summary.data["sizes"] == {"train": 55000, "val": 5000, "test": 10000}
     assert summary.metrics["test/accuracy"] >= 0.988
-    saved = load(Run(tmp_path / "run").checkpoints().best())
+    saved = load_checkpoint(Run(tmp_path / "run").checkpoints().best())
     assert saved.state["trainer"]["step"] == summary.best["step"]

@@ -190,12 +190,12 @@ def load_file(tmp_path, code):
 
 
 def loss_and_batch(tmp_path, data):
-    from dltrain.build import build_data, build_machine, build_task
+    from dltrain.build import build_data, build_runtime, build_task
 
     experiment = dltrain.load(tmp_path / "config.yaml", [f"data={data}"])
-    machine = build_machine(experiment)
-    source = build_data(experiment, machine, print)
-    task = build_task(experiment, source.spec, machine)
+    runtime = build_runtime(experiment)
+    source = build_data(experiment, runtime, print)
+    task = build_task(experiment, source.spec, runtime)
     batch = next(source.train.batches(16))
     with torch.inference_mode():
         return task.loss_function, task.model(batch.inputs), batch.targets
@@ -711,13 +711,13 @@ def test_the_line_of_an_installed_package_counts_where_it_offers_components(
 @pytest.mark.parametrize("workers", [0, 1])
 def test_an_exception_of_a_worker_is_told_with_its_line(tmp_path, workers, monkeypatch):
     from dltrain.core.errors import DataError
-    from dltrain.data.streaming import Streamed
+    from dltrain.data.streaming import Streaming
 
     monkeypatch.chdir(tmp_path)
     Path("mine.py").write_text("def read(number):\n    return {}[number]\n")
     scope: dict = {}
     exec(compile(Path("mine.py").read_text(), str(tmp_path / "mine.py"), "exec"), scope)
-    split = Streamed(
+    split = Streaming(
         scope["read"],
         torch.zeros(4, dtype=torch.int64),
         names=["a", "b", "c", "d"],

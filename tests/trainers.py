@@ -9,24 +9,22 @@ import pytest
 import torch
 
 from dltrain import resume, train
-from dltrain.build import build_data, build_machine, build_task, build_trainer
-from dltrain.checkpoints.store import Checkpoints
+from dltrain.build import build_data, build_runtime, build_task, build_trainer
+from dltrain.checkpoints.store import CheckpointStore
 from dltrain.config import Experiment
-from dltrain.core.errors import StoppedError
-from dltrain.loggers import Recorder
+from dltrain.core.errors import InterruptedRunError
+from dltrain.loggers import Logger
 from dltrain.rundir.directory import Summary
 from dltrain.training.trainer import Trainer
 
 
-def trainer_of(
-    experiment: Experiment, tmp_path: Path, recorders: Sequence[Recorder] = ()
-) -> Trainer:
+def trainer_of(experiment: Experiment, tmp_path: Path, loggers: Sequence[Logger] = ()) -> Trainer:
     """Its trainer, with checkpoints in the folder."""
-    machine = build_machine(experiment)
-    data = build_data(experiment, machine, print)
-    task = build_task(experiment, data.spec, machine)
-    checkpoints = Checkpoints(tmp_path / "checkpoints")
-    return build_trainer(experiment, data, task, machine, checkpoints, recorders)
+    runtime = build_runtime(experiment)
+    data = build_data(experiment, runtime, print)
+    task = build_task(experiment, data.spec, runtime)
+    checkpoints = CheckpointStore(tmp_path / "checkpoints")
+    return build_trainer(experiment, data, task, runtime, checkpoints, loggers)
 
 
 def weights(module: torch.nn.Module) -> torch.Tensor:
@@ -47,7 +45,7 @@ def stopped_and_resumed(
 
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "_after_step", stop)
-        with pytest.raises(StoppedError):
+        with pytest.raises(InterruptedRunError):
             train(experiment, run_dir=run, quiet=True)
     return resume(run, quiet=True)
 

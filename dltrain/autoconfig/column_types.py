@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from dltrain.core.errors import brief
+from dltrain.core.errors import shorten
 from dltrain.data.labels import no_number
 from dltrain.data.table import MISSING, number
 
@@ -89,7 +89,7 @@ def _kind(
         return "useless", "has no value in any row"
     most, often = counts.most_common(1)[0]
     if distinct == 1 or (total >= 20 and total - often < 3):
-        return "useless", f"is {brief(most)!r} in {often:,} of {total:,} rows"
+        return "useless", f"is {shorten(most)!r} in {often:,} of {total:,} rows"
     numbers = [value for value in map(number, counts) if value is not None]
     if no_number(counts) is None:
         return _number(name, numbers, total)
@@ -128,7 +128,7 @@ def _number(name: str, values: Sequence[float], total: int) -> tuple[Kind, str]:
 def _slip(cells: Sequence[str], lines: Sequence[int]) -> str:
     for line, cell in zip(lines, cells, strict=True):
         if number(cell) is None and cell.lower() not in MISSING:
-            return f"has numbers, but line {line} is {brief(cell)!r}: mend it to learn from it"
+            return f"has numbers, but line {line} is {shorten(cell)!r}: mend it to learn from it"
     raise AssertionError("a column of numbers is none with a slip")
 
 

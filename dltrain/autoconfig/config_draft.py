@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dltrain.config.dump import dump
-from dltrain.core.errors import brief
+from dltrain.core.errors import shorten
 
 LINE = 100
 """Columns of a line; a reason that would make it longer stands above."""
@@ -80,4 +80,4 @@ def _comment(given: Because) -> list[str]:
 
 
 def _one_line(text: str) -> str:
-    return brief(text, LONGEST_REASON)
+    return shorten(text, LONGEST_REASON)

@@ -12,7 +12,7 @@ from dltrain.autoconfig.images import of_folder, of_idx
 from dltrain.autoconfig.tables import Task, of_table
 from dltrain.autoconfig.target import find_target
 from dltrain.autoconfig.texts import of_corpus, of_sst2, of_texts
-from dltrain.core.errors import DataError, UsageError, brief
+from dltrain.core.errors import DataError, UsageError, shorten
 from dltrain.data.idx import TRAIN_FILES, missing
 from dltrain.data.image_decoding import SUFFIXES
 from dltrain.data.table import (
@@ -82,7 +82,7 @@ def _of_directory(path: Path) -> Suggestion:
     files = sorted(p.name for p in path.iterdir() if p.suffix.lower() in FILES)
     folders = [p for p in path.iterdir() if p.is_dir() and not p.name.startswith(".")]
     if files and not folders:
-        raise UsageError(f"{path}: has {brief(', '.join(files), 200)}; name one file")
+        raise UsageError(f"{path}: has {shorten(', '.join(files), 200)}; name one file")
     return of_folder(path)
 
 
@@ -123,7 +123,7 @@ def _texts(table: Table, columns: Sequence[Cells], hints: Hints) -> list[Cells]:
         return [c for c in columns if c.kind == "text" and c.name != hints.target]
     for name in hints.text:
         if name not in table.columns:
-            names = brief(", ".join(table.columns), 300)
+            names = shorten(", ".join(table.columns), 300)
             raise UsageError(f"--text: {table.path} has no column {name!r}; it has {names}")
         if name == hints.target:
             raise UsageError(f"--text and --target both name {name!r}")
@@ -135,7 +135,7 @@ def _are_long(texts: Sequence[Cells]) -> bool:
 
 
 def _unused(others: Sequence[Cells], texts: Sequence[Cells], is_jsonl: bool) -> str:
-    names, text = (brief(", ".join(c.name for c in cells), 200) for cells in (others, texts))
+    names, text = (shorten(", ".join(c.name for c in cells), 200) for cells in (others, texts))
     told = f"only the text is learnt from ({text}), not {names}"
     return told if is_jsonl else f"{told}; --no-text takes those instead"
 
@@ -145,6 +145,6 @@ def _require_header(table: Table, hints: Hints) -> None:
     odd = [name for name in table.columns if number(name) is not None]
     if odd and hints.target is None:
         raise DataError(
-            f"{table.path}:1: {brief(odd[0])!r} stands where the name of a column is wanted; put "
+            f"{table.path}:1: {shorten(odd[0])!r} stands where the name of a column is wanted; put "
             "a line with names above the rows, or say --target COLUMN if this is one"
         )

@@ -18,7 +18,7 @@ from dltrain.autoconfig.training import (
     told_counts,
 )
 from dltrain.data.idx import TEST_FILES, TRAIN_FILES, missing, read_pair
-from dltrain.data.image_decoding import PictureHeader, read_header
+from dltrain.data.image_decoding import ImageHeader, read_header
 from dltrain.data.image_layout import UnlabelledSplitError, find_images
 
 MOST_HEADERS = 1000
@@ -120,7 +120,7 @@ def of_idx(folder: Path) -> Suggestion:
     return Suggestion("pictures in MNIST's format", config, {"classes": told, "test": tested})
 
 
-def _input(headers: Sequence[PictureHeader], num_train: int) -> tuple[int, int]:
+def _input(headers: Sequence[ImageHeader], num_train: int) -> tuple[int, int]:
     """Height and width of an input, and its channels."""
     shorter = int(median(min(header.width, header.height) for header in headers))
     most = 128 if num_train >= 5000 else 64
@@ -154,7 +154,7 @@ def _rest(counts: dict[str, int], samples: int) -> dict[str, Any]:
     }
 
 
-def _told_sizes(headers: Sequence[PictureHeader]) -> str:
+def _told_sizes(headers: Sequence[ImageHeader]) -> str:
     least = min(headers, key=lambda header: header.width * header.height)
     most = max(headers, key=lambda header: header.width * header.height)
     low, high = f"{least.width} x {least.height}", f"{most.width} x {most.height}"

@@ -20,7 +20,7 @@ from dltrain.autoconfig.training import (
     stopping,
     told_counts,
 )
-from dltrain.core.errors import DataError, UsageError, brief
+from dltrain.core.errors import DataError, UsageError, shorten
 from dltrain.data.labels import in_order
 from dltrain.data.table import Table, is_missing, number
 
@@ -76,7 +76,7 @@ def of_table(
     if left_out or table.unusable:
         reasons = {c.name: _reason(c) for c in left_out}
         reasons |= dict.fromkeys(table.unusable, "is no name for one column")
-        why = "left out: " + "; ".join(f"{brief(n, 40)!r} {why}" for n, why in reasons.items())
+        why = "left out: " + "; ".join(f"{shorten(n, 40)!r} {why}" for n, why in reasons.items())
         data["features"] = Because([c.name for c in features], why)
     data |= cut
     train = how_long(kept, steps=2000, most_epochs=60)
@@ -92,11 +92,11 @@ def of_table(
     }
     seen = {
         "rows": f"{rows:,}",
-        "target": f"{brief(cells.name)}: {told}",
+        "target": f"{shorten(cells.name)}: {told}",
         "features": f"{_told_features(features)}: {_listed(features)}",
     }
     for column in left_out:
-        seen[f"left out {brief(column.name, 40)}"] = _reason(column)
+        seen[f"left out {shorten(column.name, 40)}"] = _reason(column)
     return Suggestion("a table", config, seen, doubts)
 
 
@@ -109,9 +109,9 @@ def _require_cells(table: Table, names: Sequence[str]) -> None:
             cells = table.column(name)
             empty = [n for n, c in zip(table.lines, cells, strict=True) if is_missing(c)]
             if empty:
-                lines = brief(", ".join(map(str, empty)), 60)
+                lines = shorten(", ".join(map(str, empty)), 60)
                 error.add_note(
-                    f"{brief(name)!r} has no value in {len(empty):,} of {len(cells):,} rows: "
+                    f"{shorten(name)!r} has no value in {len(empty):,} of {len(cells):,} rows: "
                     f"line{'s' if len(empty) > 1 else ''} {lines}"
                 )
         raise
@@ -122,7 +122,7 @@ def _is_class(path: Path, cells: Cells, task: Task | None, doubts: list[str]) ->
     if task == "regression" and not _is_numeric(cells):
         odd = next(value for value in cells.counts if number(value) is None)
         raise UsageError(
-            f"--task regression: {path}: {cells.name!r} has {brief(odd)!r}, which is no number"
+            f"--task regression: {path}: {cells.name!r} has {shorten(odd)!r}, which is no number"
         )
     if task is not None:
         return task == "classification"
@@ -131,7 +131,7 @@ def _is_class(path: Path, cells: Cells, task: Task | None, doubts: list[str]) ->
     is_class = could_be_classes(cells)
     if is_class and cells.distinct > 2:
         doubts.append(
-            f"{brief(cells.name)!r} has {cells.distinct} whole numbers, taken for classes; "
+            f"{shorten(cells.name)!r} has {cells.distinct} whole numbers, taken for classes; "
             "--task regression takes them for values"
         )
     return is_class
@@ -186,4 +186,4 @@ def _plural(kind: str) -> str:
 
 
 def _listed(columns: Sequence[Cells]) -> str:
-    return brief(", ".join(brief(cells.name, 40) for cells in columns), 200)
+    return shorten(", ".join(shorten(cells.name, 40) for cells in columns), 200)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dltrain.autoconfig.column_types import Cells, could_be_classes, could_be_values
-from dltrain.core.errors import DataError, UsageError, brief
+from dltrain.core.errors import DataError, UsageError, shorten
 
 NAMES = {"target", "label", "labels", "class", "classes", "y", "outcome", "output", "response"}
 """Names, in lower case, that say that a column is the target."""
@@ -47,12 +47,12 @@ def find_target(path: Path, columns: Sequence[Cells], wanted: str | None) -> Tar
         for cells in columns:
             if cells.name == wanted:
                 return Target(cells, [])
-        names = brief(", ".join(cells.name for cells in columns), 300)
+        names = shorten(", ".join(cells.name for cells in columns), 300)
         raise UsageError(f"--target: {path} has no column {wanted!r}; it has {names}")
     possible = [c for c in columns if could_be_classes(c) or could_be_values(c)]
     if not possible:
-        reasons = "; ".join(f"{brief(c.name)!r} {c.why or 'is text'}" for c in columns)
-        raise DataError(f"{path}: no column can be predicted: {brief(reasons, 500)}")
+        reasons = "; ".join(f"{shorten(c.name)!r} {c.why or 'is text'}" for c in columns)
+        raise DataError(f"{path}: no column can be predicted: {shorten(reasons, 500)}")
     for names in (NAMES, LIKELY):
         named = [cells for cells in possible if cells.name.lower() in names]
         if len(named) == 1:
@@ -65,8 +65,8 @@ def find_target(path: Path, columns: Sequence[Cells], wanted: str | None) -> Tar
 
 
 def _doubt(taken: Cells, possible: Sequence[Cells], why: str) -> str:
-    others = brief(", ".join(c.name for c in possible if c is not taken), 200)
+    others = shorten(", ".join(c.name for c in possible if c is not taken), 200)
     return (
-        f"the column to predict is a guess: {brief(taken.name)!r} {why}; "
+        f"the column to predict is a guess: {shorten(taken.name)!r} {why}; "
         f"--target COLUMN takes another: {others}"
     )

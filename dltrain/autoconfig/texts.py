@@ -20,7 +20,7 @@ from dltrain.autoconfig.training import (
     told_counts,
 )
 from dltrain.core.data_spec import TextInputs
-from dltrain.core.errors import DataError, brief
+from dltrain.core.errors import DataError, shorten
 from dltrain.data.labels import in_order
 from dltrain.data.table import Table
 from dltrain.data.text import SST2_FILES, read_sst2
@@ -61,7 +61,7 @@ def of_texts(
         "label": label,
         **reading,
     }
-    seen = {"text": brief(", ".join(names), 200), "label": f"{brief(label)}: {told}"}
+    seen = {"text": shorten(", ".join(names), 200), "label": f"{shorten(label)}: {told}"}
     return _suggestion(data, texts, counts, seen, doubts=target.doubts)
 
 

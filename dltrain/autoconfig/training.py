@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from dltrain.autoconfig.config_draft import Because
-from dltrain.core.errors import DataError, brief
+from dltrain.core.errors import DataError, shorten
 
 FEWEST_SAMPLES = 10
 FEWEST_OF_A_CLASS = 3
@@ -97,12 +97,12 @@ def classification(counts: Mapping[str, int], noun: str) -> dict[str, Any]:
     return {
         "loss": Because(
             {"name": "cross_entropy", "class_weights": "balanced"},
-            f"{brief(least)!r} has {counts[least]} {noun} and {brief(most)!r} {counts[most]}: "
+            f"{shorten(least)!r} has {counts[least]} {noun} and {shorten(most)!r} {counts[most]}: "
             "each class counts alike",
         ),
         "metrics": Because(
             names,
-            f"to say {brief(most)!r} always would be {share:.0%} accurate; "
+            f"to say {shorten(most)!r} always would be {share:.0%} accurate; "
             "f1 is the mean over classes, so look at that",
         ),
         "best": "val/f1",
@@ -116,7 +116,7 @@ def is_imbalanced(counts: Mapping[str, int]) -> bool:
 
 def told_counts(counts: Mapping[str, int], noun: str) -> str:
     """`3 classes (cat, dog, horse), 120 to 140 pictures each`."""
-    names = brief(", ".join(brief(name, 30) for name in counts), 120)
+    names = shorten(", ".join(shorten(name, 30) for name in counts), 120)
     least, most = min(counts.values()), max(counts.values())
     each = f"{least:,}" if least == most else f"{least:,} to {most:,}"
     return f"{len(counts)} classes ({names}), {each} {noun} each"
@@ -126,7 +126,7 @@ def require_enough(source: object, counts: Mapping[str, int], noun: str) -> None
     """Raises DataError where a class has too few samples to be cut three ways."""
     rare = [name for name in counts if counts[name] < FEWEST_OF_A_CLASS]
     if rare:
-        told = brief(", ".join(f"{brief(name)!r} {counts[name]}" for name in rare), 200)
+        told = shorten(", ".join(f"{shorten(name)!r} {counts[name]}" for name in rare), 200)
         raise DataError(
             f"{source}: each class needs {FEWEST_OF_A_CLASS} {noun}, to train, validate and test "
             f"on, and too few have: {told}; take them out, join them, or add to them"

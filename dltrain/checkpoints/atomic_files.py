@@ -31,7 +31,7 @@ class UnsafeFileError(OSError):
     """A link, a FIFO, a device, or a file with a second name, in the place of a plain file."""
 
 
-def unusual(found: os.stat_result) -> str | None:
+def special_file_kind(found: os.stat_result) -> str | None:
     """What keeps a directory entry from being a plain file or directory; None where nothing does.
 
     Args:
@@ -85,7 +85,7 @@ def open_regular(path: str | Path, flags: int = os.O_RDONLY, *, levels: int = 1)
     os.close(descriptor)
     if stat.S_ISDIR(found.st_mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-    raise UnsafeFileError(errno.EINVAL, f"is {unusual(found)}", str(path))
+    raise UnsafeFileError(errno.EINVAL, f"is {special_file_kind(found)}", str(path))
 
 
 def _open_below(root: Path, parts: tuple[str, ...], flags: int) -> int:
@@ -183,7 +183,7 @@ def _refuse_special(found: os.stat_result, path: str | Path, pipe: bool) -> None
         return
     if stat.S_ISDIR(mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-    raise UnsafeFileError(errno.EINVAL, f"is {unusual(found)}, not a file", str(path))
+    raise UnsafeFileError(errno.EINVAL, f"is {special_file_kind(found)}, not a file", str(path))
 
 
 def write_atomically(path: Path, content: bytes) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from concurrent import futures
 
 
-class Background:
+class BackgroundWriter:
     """Does jobs in their order; after one that failed, none is begun any more.
 
     The error of a job is raised by every later call but `settle`.
@@ -34,7 +34,7 @@ class Background:
             self._jobs.pop(0).result()
         self.check()
 
-    def settle(self) -> None:
+    def drain(self) -> None:
         """Waits likewise; an error is left for others."""
         futures.wait(self._jobs)
 

@@ -46,10 +46,10 @@ from dltrain.checkpoints.atomic_files import (
     write_atomically,
 )
 from dltrain.checkpoints.untrusted_files import KIB, MIB, Count, parse_json
-from dltrain.core.errors import RunError, brief
-from dltrain.core.protocols import World
+from dltrain.core.errors import RunError, shorten
+from dltrain.core.protocols import ProcessGroup
 from dltrain.core.task import Phase
-from dltrain.distributed.fsdp import spread_as
+from dltrain.distributed.fsdp import shard_like
 
 TENSOR_FILES = {"model": 2, "averaged": 2, "optimizer": 100, "rng": 1}
 """Each with how many times as large as the model's weights it can be, beside `_SPARE_BYTES`."""
@@ -61,7 +61,7 @@ _HEADER_BYTES, _STATE_BYTES, _SPARE_BYTES = 16 * MIB, 64 * MIB, 64 * MIB
 _DAMAGE = (errno.EISDIR, errno.ENOTDIR, errno.EIO, errno.EFBIG)
 
 
-class Marked(TypedDict):
+class MarkedCheckpoint(TypedDict):
     """The best checkpoint; best.json.
 
     Attributes:
@@ -113,13 +113,13 @@ class Snapshot:
         """The state_dict that is evaluated: averaged parameters where there are any."""
         return {**self.model, **self.averaged}
 
-    def copied(self) -> Snapshot:
+    def to_cpu_copy(self) -> Snapshot:
         """The same now and later: its tensors are copies, on the CPU."""
-        copies = {name: plain(getattr(self, name)) for name in TENSOR_FILES}
+        copies = {name: to_saveable(getattr(self, name)) for name in TENSOR_FILES}
         return Snapshot(**copies, state=self.state)
 
 
-class Checkpoints:
+class CheckpointStore:
     """The checkpoints of one run.
 
     Args:
@@ -197,7 +197,7 @@ class Checkpoints:
         path = self.directory / marked["directory"]
         return path if path.exists() else None
 
-    def marked_best(self) -> Marked | None:
+    def marked_best(self) -> MarkedCheckpoint | None:
         """What best.json says; None where no checkpoint is marked.
 
         Raises:
@@ -206,7 +206,7 @@ class Checkpoints:
         pointer = self.directory / "best.json"
         if not os.path.lexists(pointer):
             return None
-        marked = _parse(pointer, _read(pointer, _POINTER_BYTES, levels=2), Marked)
+        marked = _parse(pointer, _read(pointer, _POINTER_BYTES, levels=2), MarkedCheckpoint)
         name, step = marked["directory"], marked["step"]
         if not NAME.fullmatch(name) or int(name.removeprefix("step-")) != step:
             raise DamagedCheckpointError(f"{pointer}: names no checkpoint; damaged")
@@ -263,7 +263,7 @@ class Checkpoints:
         passed_over = []
         for path in self.all():
             try:
-                return path, load(path, model_bytes), passed_over
+                return path, load_checkpoint(path, model_bytes), passed_over
             except DamagedCheckpointError as error:
                 passed_over.append(str(error))
         detail = "".join(f"\n{line}" for line in passed_over)
@@ -313,7 +313,7 @@ class Checkpoints:
                 remove(path)
 
 
-def load(path: Path, model_bytes: int | None = None) -> Snapshot:
+def load_checkpoint(path: Path, model_bytes: int | None = None) -> Snapshot:
     """Reads and verifies one checkpoint.
 
     Args:
@@ -335,7 +335,7 @@ def load(path: Path, model_bytes: int | None = None) -> Snapshot:
     return Snapshot(**tensors, state=_state(path, contents["state.json"]))
 
 
-def load_state(path: Path) -> Mapping[str, Any]:
+def load_checkpoint_state(path: Path) -> Mapping[str, Any]:
     """Reads and verifies the state in a checkpoint, and nothing else of it.
 
     Raises:
@@ -399,23 +399,25 @@ def _tensors(path: Path, name: str, contents: Mapping[str, bytes]) -> dict[str, 
         parse_json(content[8 : 8 + int.from_bytes(content[:8], "little")], _HEADER)
         return safetensors.torch.load(content)
     except Exception as error:  # a stranger's header leads to all kinds of them
-        told = brief(" ".join(str(error).split()), 200)
+        told = shorten(" ".join(str(error).split()), 200)
         raise DamagedCheckpointError(f"{path / name}: {told}") from error
 
 
-def read_by_main(world: World, read: Callable[[], Snapshot]) -> Snapshot:
+def read_on_main(process_group: ProcessGroup, read: Callable[[], Snapshot]) -> Snapshot:
     """What the first process reads, in every process: the others need not see its disk."""
-    if world.size == 1:
+    if process_group.world_size == 1:
         return read()
-    snapshot = read() if world.main else Snapshot({}, {}, {}, {})
-    tensors = {name: world.tensors_from_main(getattr(snapshot, name)) for name in TENSOR_FILES}
-    return Snapshot(**tensors, state=world.from_main(lambda: snapshot.state))
+    snapshot = read() if process_group.is_main else Snapshot({}, {}, {}, {})
+    tensors = {
+        name: process_group.broadcast_tensors(getattr(snapshot, name)) for name in TENSOR_FILES
+    }
+    return Snapshot(**tensors, state=process_group.broadcast_object(lambda: snapshot.state))
 
 
 def weights_sha256(tensors: Mapping[str, Tensor]) -> str:
     """SHA-256 over names, dtypes, shapes and bytes, sorted by name."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(plain(tensors).items()):
+    for name, tensor in sorted(to_saveable(tensors).items()):
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
@@ -458,10 +460,10 @@ def _laid_out_as(parameter: Tensor, value: Tensor) -> Tensor:
     """With the parameter's strides: fused optimizers walk both through memory side by side."""
     if value.shape != parameter.shape:
         return value
-    return torch.empty_like(parameter, dtype=value.dtype).copy_(spread_as(value, parameter))
+    return torch.empty_like(parameter, dtype=value.dtype).copy_(shard_like(value, parameter))
 
 
-def plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def to_saveable(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """On the CPU, contiguous, sharing no memory, as safetensors wants them."""
     return {
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)

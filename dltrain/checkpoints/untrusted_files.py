@@ -26,8 +26,8 @@ from typing import Annotated, Any, NotRequired, get_type_hints
 from pydantic import Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
-from dltrain.checkpoints.atomic_files import is_temporary, read, unusual
-from dltrain.core.errors import RunError, brief
+from dltrain.checkpoints.atomic_files import is_temporary, read, special_file_kind
+from dltrain.core.errors import RunError, shorten
 
 Count = Annotated[int, Field(ge=0, lt=2**63)]
 """A number of something."""
@@ -72,7 +72,7 @@ _TEXT = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)  # possessive: in linea
 _BRACKETS = re.compile(rb"[\[\]{}]")
 
 
-class Layout:
+class DirectoryLayout:
     """What a directory holds: patterns of paths below it.
 
     Args:
@@ -104,14 +104,14 @@ class Layout:
         return self._closed.fullmatch(path) is not None
 
 
-RUN = Layout(
+RUN_LAYOUT = DirectoryLayout(
     {re.escape(name): most for name, most in FILES.items()} | _FILES_IN_FOLDERS,
     ["checkpoints", "tensorboard", "exports", _STEP, _POINT, rf"{_POINT}/test"],
 )
 """A run directory."""
 
 
-def verify(directory: Path, layout: Layout = RUN) -> None:
+def verify(directory: Path, layout: DirectoryLayout = RUN_LAYOUT) -> None:
     """Looks at everything in a directory that dltrain reads or writes there, and opens nothing.
 
     What else lies there is nobody's business: nothing touches it.
@@ -158,7 +158,9 @@ def _entries(directory: Path) -> Iterator[os.DirEntry[str]]:
     except FileNotFoundError:
         return
     except OSError as error:
-        raise RunError(f"{brief(str(directory), 300)}: can't be read: {error.strerror}") from error
+        raise RunError(
+            f"{shorten(str(directory), 300)}: can't be read: {error.strerror}"
+        ) from error
 
 
 def _looked_at(directory: Path, entry: os.DirEntry[str]) -> os.stat_result | None:
@@ -167,14 +169,14 @@ def _looked_at(directory: Path, entry: os.DirEntry[str]) -> os.stat_result | Non
         found = entry.stat(follow_symlinks=False)
     except FileNotFoundError:
         return None
-    if (kind := unusual(found)) is not None:
+    if (kind := special_file_kind(found)) is not None:
         raise _refusal(directory, os.path.relpath(entry.path, directory), kind)
     return found
 
 
 def _refusal(directory: Path, path: str, kind: str) -> RunError:
     return RunError(
-        f"{brief(str(directory), 300)}: {brief(path, 200)} is {kind}; dltrain does not use a "
+        f"{shorten(str(directory), 300)}: {shorten(path, 200)} is {kind}; dltrain does not use a "
         "directory with it: remove it, or copy the rest elsewhere"
     )
 
@@ -182,7 +184,7 @@ def _refusal(directory: Path, path: str, kind: str) -> RunError:
 # ------------------------------------------------------------------------------------------- JSON
 
 
-def typed(cls: type, optional: Collection[str] = (), **hints: Any) -> Any:
+def typed_dict_of(cls: type, optional: Collection[str] = (), **hints: Any) -> Any:
     """The TypedDict of a dataclass's fields, for `read_json`; an `int` is a `Count`.
 
     Args:
@@ -239,12 +241,12 @@ def parse_json(content: bytes, schema: Any, *, infinite: bool = False) -> Any:
         _bound(content)
         value = json.loads(
             content.decode(),
-            object_pairs_hook=each_key_once,
+            object_pairs_hook=reject_duplicate_keys,
             parse_float=float if infinite else finite,
             parse_int=whole,
             parse_constant=float if infinite else finite,
         )
-        return checked(value, schema)
+        return validated(value, schema)
     except UnicodeDecodeError as error:
         raise ValueError(f"byte {error.start} is not UTF-8") from None
     except json.JSONDecodeError as error:
@@ -253,7 +255,7 @@ def parse_json(content: bytes, schema: Any, *, infinite: bool = False) -> Any:
         raise ValueError(f"nested deeper than {DEEPEST_JSON} levels") from None
 
 
-def checked(value: Any, schema: Any) -> Any:
+def validated(value: Any, schema: Any) -> Any:
     """A value with the types of a schema, exactly.
 
     Raises:
@@ -277,7 +279,7 @@ def _bound(content: bytes) -> None:
             raise ValueError(f"nested deeper than {DEEPEST_JSON} levels")
 
 
-def each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def reject_duplicate_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """For `json.loads`, which takes the last of two alike."""
     if len(entries := dict(pairs)) < len(pairs):
         raise ValueError("a key is given twice")
@@ -287,14 +289,14 @@ def each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def finite(text: str) -> float:
     """For `json.loads`, which takes NaN, Infinity and 1e999."""
     if (value := float(text)) - value != 0:
-        raise ValueError(f"{brief(text, 20)} is not a finite number")
+        raise ValueError(f"{shorten(text, 20)} is not a finite number")
     return value
 
 
 def whole(text: str) -> int:
     """For `json.loads`, which takes whole numbers of any length."""
     if len(text) > len(str(-(2**63))):
-        raise ValueError(f"{brief(text, 20)} is too large")
+        raise ValueError(f"{shorten(text, 20)} is too large")
     return int(text)
 
 
@@ -320,9 +322,9 @@ def _adapter(schema: _Hashed) -> TypeAdapter[Any]:
 def _first(error: ValidationError) -> str:
     """The first mistake in words, with its place."""
     found = error.errors(include_url=False)[0]
-    place = brief(".".join(map(str, found["loc"])), 100)
+    place = shorten(".".join(map(str, found["loc"])), 100)
     if found["type"] == "missing":
         return f"it has no {place}"
-    given = brief(reprlib.repr(found["input"]), 40)
+    given = shorten(reprlib.repr(found["input"]), 40)
     told = found["msg"].removeprefix("Input should be ")
     return f"{place + ': ' if place else ''}expected {told}, got {given}"

@@ -25,7 +25,7 @@ from dltrain.cli.terminal import (
     write,
 )
 from dltrain.commands.launch import is_launched
-from dltrain.core.errors import DltrainError, describe_error, user_line
+from dltrain.core.errors import DltrainError, describe_error, user_code_line
 from dltrain.training.threads import wait_briefly
 
 
@@ -107,7 +107,7 @@ def _main() -> None:
         sys.exit(error.exit_code)
     except Exception as error:
         # An error of a user's component is the user's to mend; any other is a bug.
-        if debug or user_line(error) is None:
+        if debug or user_code_line(error) is None:
             raise
         with suppress(OSError):
             text = describe_error(error).partition("\n")[0]

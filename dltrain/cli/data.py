@@ -11,7 +11,7 @@ import click
 
 from dltrain.cli.options import FILE, json_option
 from dltrain.cli.terminal import echo, show
-from dltrain.core.errors import brief
+from dltrain.core.errors import shorten
 
 
 @click.command()
@@ -68,7 +68,7 @@ def init(
     result = init_command(path, output, target=target, text=columns, task=task, force=force)
 
     def table() -> None:
-        echo(f"{brief(str(path))}: {result.kind}")
+        echo(f"{shorten(str(path))}: {result.kind}")
         width = max(map(len, result.seen))
         for subject, found in result.seen.items():
             echo(f"  {subject:{width}}  {found}")

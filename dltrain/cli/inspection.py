@@ -21,7 +21,7 @@ from dltrain.cli.options import (
     plugin_option,
 )
 from dltrain.cli.terminal import as_yaml, echo, show, write
-from dltrain.core.errors import visible
+from dltrain.core.errors import escape_control_characters
 
 WATCH_SECONDS = 2.0
 STATE_COLOURS = {"running": "cyan", "done": "green", "stopped": "yellow", "pruned": "yellow"}
@@ -89,13 +89,13 @@ def _print_runs(found: Sequence[Any]) -> None:
     if not found:
         echo("no runs")
         return
-    width = max(3, *(len(visible(one.run)) for one in found))
+    width = max(3, *(len(escape_control_characters(one.run)) for one in found))
     echo(f"{'run':{width}}  {'state':8} {'step':>9} {'age':>5}  best", bold=True)
     for one in found:
         best = one.best and f"{one.best['metric']} {one.best['value']:.6g} at {one.best['step']}"
         step = "-" if one.step is None else f"{one.step:,}"
         last = one.reason or best or "-"
-        echo(f"{visible(one.run):{width}}  ", nl=False)
+        echo(f"{escape_control_characters(one.run):{width}}  ", nl=False)
         echo(f"{one.state:8}", nl=False, fg=STATE_COLOURS.get(one.state, "red"))
         echo(f" {step:>9} {_age(one.age):>5}  {last}")
 
@@ -173,7 +173,7 @@ def print_groups(groups: Sequence[Any]) -> None:
     echo()
     lines = [
         ["", *letters],
-        *([visible(cell) for cell in row] for row in command.table_rows(groups)),
+        *([escape_control_characters(cell) for cell in row] for row in command.table_rows(groups)),
     ]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for number, line in enumerate(lines):

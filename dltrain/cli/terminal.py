@@ -19,8 +19,8 @@ from typing import Any
 
 import click
 
-from dltrain.core.errors import RunError, visible
-from dltrain.core.jsonable import as_plain, decimal, early_stop_text, value_text
+from dltrain.core.errors import RunError, escape_control_characters
+from dltrain.core.jsonable import describe_early_stop, format_decimal, format_value, to_jsonable
 
 
 def show(result: Any, as_json: bool, table: Callable[[], None], *, quiet: bool = False) -> None:
@@ -56,7 +56,7 @@ def echo(text: str = "", *, err: bool = False, nl: bool = True, **style: Any) ->
         nl: Whether the line ends here.
         **style: See `click.style`.
     """
-    click.secho(visible(text).replace("\n", "\\n"), err=err, nl=nl, **style)
+    click.secho(escape_control_characters(text).replace("\n", "\\n"), err=err, nl=nl, **style)
 
 
 def write(text: str, *, err: bool = False) -> None:
@@ -66,12 +66,12 @@ def write(text: str, *, err: bool = False) -> None:
         text: The text.
         err: Whether to print on standard error.
     """
-    click.echo(visible(text), err=err, nl=False)
+    click.echo(escape_control_characters(text), err=err, nl=False)
 
 
 def as_json_text(result: Any) -> str:
     """A result as JSON in ASCII, without any control character but for line breaks."""
-    text = json.dumps(as_plain(result), indent=1, default=str, allow_nan=False)
+    text = json.dumps(to_jsonable(result), indent=1, default=str, allow_nan=False)
     return text.replace("\x7f", "\\u007f")  # the one that `json` leaves as it is
 
 
@@ -90,14 +90,16 @@ def escape_pythons_own() -> None:
         write("".join(traceback.format_exception(*failure)), err=True)
 
     sys.excepthook = print_traceback
-    warnings.formatwarning = lambda *warning, **more: visible(_FORMAT_WARNING(*warning, **more))
+    warnings.formatwarning = lambda *warning, **more: escape_control_characters(
+        _FORMAT_WARNING(*warning, **more)
+    )
     if logging.lastResort is not None:  # of loggers that have no handler, such as the server's
         logging.lastResort.setFormatter(_VisibleFormatter())
 
 
 class _VisibleFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        return visible(super().format(record))
+        return escape_control_characters(super().format(record))
 
 
 _FORMAT_WARNING = warnings.formatwarning
@@ -105,17 +107,17 @@ _FORMAT_WARNING = warnings.formatwarning
 
 def as_yaml(value: Any) -> str:
     """A default as one would write it in a config."""
-    return json.dumps(as_plain(value), default=str)
+    return json.dumps(to_jsonable(value), default=str)
 
 
 def print_summary(summary: Any) -> None:
     """How a run ended, in a few lines; metrics of one checkpoint stand together."""
     echo(
-        f"{summary.status} after {summary.step} steps ({decimal(summary.epoch)} epochs) "
+        f"{summary.status} after {summary.step} steps ({format_decimal(summary.epoch)} epochs) "
         f"in {summary.seconds:.1f} s, {summary.samples_per_second:,.0f} samples/s"
     )
     if summary.stopped_early:
-        echo(early_stop_text(summary.stopped_early))
+        echo(describe_early_stop(summary.stopped_early))
     if summary.skipped_steps:
         reason = "the loss or its gradient was not finite"
         echo(f"  skipped steps {summary.skipped_steps}: {reason}")
@@ -131,7 +133,7 @@ def print_summary(summary: Any) -> None:
     else:
         _print_metrics({**last, **test})
     if best:
-        echo(f"  best {best['metric']} {value_text(best['value'])} at step {best['step']}")
+        echo(f"  best {best['metric']} {format_value(best['value'])} at step {best['step']}")
     for notice in summary.data["notices"]:
         echo(f"note: {notice}")
     echo(f"{summary.run}  (tensorboard --logdir {Path(summary.run).parent})")
@@ -139,7 +141,7 @@ def print_summary(summary: Any) -> None:
 
 def _print_metrics(metrics: Mapping[str, float | None]) -> None:
     for name, value in metrics.items():
-        echo(f"  {name:24} {value_text(value)}")
+        echo(f"  {name:24} {format_value(value)}")
 
 
 def open_closed_streams() -> None:

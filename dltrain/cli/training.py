@@ -190,9 +190,9 @@ def _told_once() -> Iterator[None]:
         from dltrain.commands.launch import is_launched
 
         if is_launched():
-            from dltrain.distributed.process_group import stay_away
+            from dltrain.distributed.process_group import report_absence
 
-            stay_away(error)
+            report_absence(error)
         raise
 
 

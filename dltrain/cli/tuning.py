@@ -21,7 +21,7 @@ from dltrain.cli.options import (
     with_config,
 )
 from dltrain.cli.terminal import echo, show
-from dltrain.core.jsonable import decimal
+from dltrain.core.jsonable import format_decimal
 
 
 @click.command()
@@ -195,8 +195,8 @@ def _print_batch_size(result: Any, config: Path) -> None:
     times = result.suggestion / result.configured
     if key == "batch_size" and times != 1:
         echo(
-            f"a batch {decimal(times)} times the config's {result.configured} may want another "
-            f"learning rate: dltrain tune-lr {config} train.batch_size={result.suggestion}"
+            f"a batch {format_decimal(times)} times the config's {result.configured} may want "
+            f"another learning rate: dltrain tune-lr {config} train.batch_size={result.suggestion}"
         )
     if times < 1 and key == "batch_size":
         echo(

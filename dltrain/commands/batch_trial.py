@@ -20,12 +20,12 @@ from typing import Any
 
 import torch
 
-from dltrain.build import Machine, build_data, build_machine, build_task, build_trainer
-from dltrain.checkpoints.store import Checkpoints
+from dltrain.build import Runtime, build_data, build_runtime, build_task, build_trainer
+from dltrain.checkpoints.store import CheckpointStore
 from dltrain.config import ConfigError, Experiment, load
 from dltrain.config.plugins import load_plugin
 from dltrain.core.batch import Batch
-from dltrain.core.errors import DltrainError, RunError, describe_error, tell
+from dltrain.core.errors import DltrainError, RunError, describe_error, print_warning
 from dltrain.core.protocols import Data
 from dltrain.training.device import is_out_of_memory, peak_memory_bytes
 from dltrain.training.trainer import Trainer
@@ -86,23 +86,23 @@ def of_memory(memory_bytes: int | None) -> str:
     return "" if memory_bytes is None else f", {memory_bytes / 2**20:,.0f} MiB"
 
 
-def trials_on_gpu(experiment: Experiment, machine: Machine) -> MakeTrial:
+def trials_on_gpu(experiment: Experiment, runtime: Runtime) -> MakeTrial:
     """Makes trials in this process, one after another."""
-    data = build_data(experiment, machine, tell)
+    data = build_data(experiment, runtime, print_warning)
 
     def make(plan: Plan) -> tuple[Trial, int | None]:
         gc.collect()  # of a trial that failed, its frames hold what has to be freed
         torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats(machine.device)
+        torch.cuda.reset_peak_memory_stats(runtime.device)
         try:
-            trial = _steps(plan, experiment, data, machine)
+            trial = _steps(plan, experiment, data, runtime)
         except DltrainError:
             raise
         except Exception as error:  # a model may raise anything
             if not is_out_of_memory(error):
                 raise RunError(f"a step fails: {describe_error(error)}") from error
             trial = Trial(plan.size, fits=False)
-        taken = torch.cuda.max_memory_reserved(machine.device)
+        taken = torch.cuda.max_memory_reserved(runtime.device)
         if plan.memory_bytes is not None and taken > plan.memory_bytes:
             trial = Trial(trial.size, fits=False)
         return trial, len(data.train)
@@ -110,48 +110,48 @@ def trials_on_gpu(experiment: Experiment, machine: Machine) -> MakeTrial:
     return make
 
 
-def _steps(plan: Plan, experiment: Experiment, data: Data, machine: Machine) -> Trial:
+def _steps(plan: Plan, experiment: Experiment, data: Data, runtime: Runtime) -> Trial:
     """Takes steps, evaluates a batch, and copies what a checkpoint holds, as training does."""
     experiment = plan.of(experiment)
-    task = build_task(experiment, data.spec, machine)
+    task = build_task(experiment, data.spec, runtime)
     with tempfile.TemporaryDirectory() as place:
-        trainer = build_trainer(experiment, data, task, machine, Checkpoints(Path(place)))
+        trainer = build_trainer(experiment, data, task, runtime, CheckpointStore(Path(place)))
         task.model.train()
         trainer.total_steps = max(trainer.total_steps, plan.steps + 1)  # schedules end there
         batches = trainer.batches()
         trainer.train_step(next(batches))
-        seconds, samples = _measured(plan.steps, trainer, batches, machine)
+        seconds, samples = _measured(plan.steps, trainer, batches, runtime)
         task.model.eval()
-        with torch.inference_mode(), machine.numerics.autocast():
+        with torch.inference_mode(), runtime.precision.autocast():
             size = experiment.train.samples_at_once
             task.evaluate(iter([next((data.validation or data.train).batches(size))]))
-        trainer.snapshot().copied()
+        trainer.snapshot().to_cpu_copy()
     return Trial(
         size=min(plan.size, len(data.train)),
         fits=True,
-        memory_bytes=peak_memory_bytes(machine.device),
+        memory_bytes=peak_memory_bytes(runtime.device),
         samples_per_second=samples / seconds,
     )
 
 
 def _measured(
-    steps: int, trainer: Trainer, batches: Iterator[Batch], machine: Machine
+    steps: int, trainer: Trainer, batches: Iterator[Batch], runtime: Runtime
 ) -> tuple[float, int]:
     """Seconds, and samples trained in them."""
-    _wait(machine)
+    _wait(runtime)
     samples, started = 0, time.perf_counter()
     for batch in islice(batches, steps):
         trainer.train_step(batch)
         samples += len(batch)
-        _wait(machine)
+        _wait(runtime)
         if time.perf_counter() - started > MOST_SECONDS:
             break
     return time.perf_counter() - started, samples
 
 
-def _wait(machine: Machine) -> None:
-    if machine.device.type == "cuda":
-        torch.cuda.synchronize(machine.device)
+def _wait(runtime: Runtime) -> None:
+    if runtime.device.type == "cuda":
+        torch.cuda.synchronize(runtime.device)
 
 
 # -------------------------------------------------------------------------- a process for a trial
@@ -196,20 +196,20 @@ def _trial_process(config: str, words: str, *plugins: str) -> None:
         for plugin in plugins:
             load_plugin(Path(plugin))
         experiment = load(config)
-        machine = build_machine(experiment)
-        data = build_data(experiment, machine, lambda _: None)
+        runtime = build_runtime(experiment)
+        data = build_data(experiment, runtime, lambda _: None)
         begun.set()
-        trial = _steps(plan, experiment, data, machine)
+        trial = _steps(plan, experiment, data, runtime)
     except ConfigError as error:
         print(json.dumps([error.problems[0].path, error.problems[0].message]))
         sys.exit(WRONG_CONFIG)
     except DltrainError as error:
-        tell(error)
+        print_warning(error)
         sys.exit(error.exit_code)
     except Exception as error:  # a model may raise anything
         if is_out_of_memory(error):
             sys.exit(FULL)
-        tell(f"a step fails: {describe_error(error)}")
+        print_warning(f"a step fails: {describe_error(error)}")
         sys.exit(RunError.exit_code)
     if trial.memory_bytes is not None and trial.memory_bytes > plan.memory_bytes:
         sys.exit(FULL)  # it was quicker than the guard

@@ -12,19 +12,19 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from dltrain.build import (
-    Machine,
+    Runtime,
     build_data,
-    build_machine,
+    build_runtime,
     build_task,
     build_trainer,
-    refuse_lone_samples,
+    require_no_single_sample_batch,
 )
-from dltrain.checkpoints.store import Checkpoints
+from dltrain.checkpoints.store import CheckpointStore
 from dltrain.commands import diagnostics
 from dltrain.commands.diagnostics import Finding
 from dltrain.config import Experiment
 from dltrain.core.batch import Batch
-from dltrain.core.errors import DltrainError, RunError, describe_error, tell
+from dltrain.core.errors import DltrainError, RunError, describe_error, print_warning
 from dltrain.core.task import Phase, Task
 
 
@@ -77,23 +77,23 @@ def check(experiment: Experiment, *, overfit: int | None = None) -> Check:
         DataError: The data is missing or damaged.
         RunError: The first step, or the evaluation after it, fails.
     """
-    machine = build_machine(experiment)
-    data = build_data(experiment, machine, tell)
-    task = build_task(experiment, data.spec, machine)
+    runtime = build_runtime(experiment)
+    data = build_data(experiment, runtime, print_warning)
+    task = build_task(experiment, data.spec, runtime)
     findings = diagnostics.of_data(data, experiment)
     for finding in findings:
         if finding.kind == "labels":
             raise RunError(finding.message)
     with tempfile.TemporaryDirectory() as scratch:
-        trainer = build_trainer(experiment, data, task, machine, Checkpoints(Path(scratch)))
-        refuse_lone_samples(experiment, trainer)
+        trainer = build_trainer(experiment, data, task, runtime, CheckpointStore(Path(scratch)))
+        require_no_single_sample_batch(experiment, trainer)
         batch = next(data.train.batches(experiment.train.batch_size, epoch=0))
         micro_batch = experiment.train.micro_batch
         part = next(batch.split(None if micro_batch == "auto" else micro_batch))
         with _told("the first step"):
             task.model.train()
-            findings += diagnostics.of_model(task, data, machine, experiment.train.batch_size)
-            forward = [_forward(task, phase, part, machine) for phase in task.phases]
+            findings += diagnostics.of_model(task, data, runtime, experiment.train.batch_size)
+            forward = [_forward(task, phase, part, runtime) for phase in task.phases]
             trainer.train_step(batch)
         loss, weight, _ = trainer.state.take(task.phases[0].name)
         if trainer.state.skipped:
@@ -102,7 +102,7 @@ def check(experiment: Experiment, *, overfit: int | None = None) -> Check:
         with (
             _told("the evaluation after it"),
             torch.inference_mode(),
-            machine.numerics.autocast(),
+            runtime.precision.autocast(),
         ):
             task.evaluate(iter([batch]))
         initial_loss = loss / weight
@@ -136,8 +136,8 @@ def check(experiment: Experiment, *, overfit: int | None = None) -> Check:
         total_steps=total_steps,
         sizes={name: len(split) for name, split in splits.items() if split is not None},
         source=data.source,
-        device=str(machine.device),
-        precision=machine.numerics.name,
+        device=str(runtime.device),
+        precision=runtime.precision.name,
         initial_loss=initial_loss,
         overfit_loss=learnt,
         findings=findings,
@@ -155,7 +155,7 @@ def _told(what: str) -> Iterator[None]:
         raise RunError(f"{what} fails: {describe_error(error)}") from error
 
 
-def _forward(task: Task, phase: Phase, part: Batch, machine: Machine) -> tuple[int, int]:
+def _forward(task: Task, phase: Phase, part: Batch, runtime: Runtime) -> tuple[int, int]:
     """FLOPs of a phase's forward pass, and bytes kept for its backward pass."""
     kept = 0
 
@@ -171,7 +171,7 @@ def _forward(task: Task, phase: Phase, part: Batch, machine: Machine) -> tuple[i
     with (
         counter,
         torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor),
-        machine.numerics.autocast(),
+        runtime.precision.autocast(),
     ):
         task.loss(part, phase)
     return counter.get_total_flops(), kept

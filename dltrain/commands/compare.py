@@ -11,7 +11,7 @@ from typing import Any
 
 from dltrain.commands.runs import find_runs
 from dltrain.config import values_of
-from dltrain.core.errors import RunError, visible
+from dltrain.core.errors import RunError, escape_control_characters
 from dltrain.core.jsonable import to_csv
 from dltrain.core.paths import as_paths
 from dltrain.reporting.formatting import format_number
@@ -181,7 +181,9 @@ def groups_to_csv(groups: Sequence[Group]) -> str:
             found = group.outcome.get(name)
             cells += [found.mean, found.deviation, found.count] if found else [None, None, 0]
         lines.append(cells)
-    shown = [[visible(c) if isinstance(c, str) else c for c in line] for line in lines]
+    shown = [
+        [escape_control_characters(c) if isinstance(c, str) else c for c in line] for line in lines
+    ]
     return to_csv(shown)
 
 

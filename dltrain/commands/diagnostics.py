@@ -12,14 +12,14 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from dltrain.build import Machine
-from dltrain.checkpoints.store import load
+from dltrain.build import Runtime
+from dltrain.checkpoints.store import load_checkpoint
 from dltrain.config import Experiment
 from dltrain.core.data_spec import TableInputs, TextInputs
 from dltrain.core.protocols import Data, Loss, Split
 from dltrain.core.task import Task
-from dltrain.data.length_buckets import Bucketed
-from dltrain.data.streaming import Streamed
+from dltrain.data.length_buckets import LengthBuckets
+from dltrain.data.streaming import Streaming
 from dltrain.losses.supervised import BinaryCrossEntropy, CrossEntropy
 from dltrain.training.trainer import Trainer
 
@@ -138,7 +138,7 @@ def _looked_at(split: Split) -> _Looked:
     least: Tensor | None = None
     most: Tensor | None = None
     shapes = set()
-    most_samples = MOST_READ if isinstance(split, Streamed) else MOST_SAMPLES
+    most_samples = MOST_READ if isinstance(split, Streaming) else MOST_SAMPLES
     for batch in split.batches(256):
         inputs = batch.inputs.cpu()
         shapes.add(inputs.shape[1:])
@@ -146,7 +146,7 @@ def _looked_at(split: Split) -> _Looked:
         if len(shapes) == 1:
             least = low if least is None else torch.minimum(least, low)
             most = high if most is None else torch.maximum(most, high)
-        if isinstance(split, Bucketed) and split.digests is not None:
+        if isinstance(split, LengthBuckets) and split.digests is not None:
             hashes += [split.digests[sample] for sample in batch.index.tolist()]
         else:
             hashes += [_hash(sample) for sample in inputs]
@@ -188,7 +188,7 @@ def _unknown(data: Data) -> list[Finding]:
     inputs, split = data.spec.inputs, data.train
     if not isinstance(inputs, TextInputs) or inputs.tokenizer == "file":
         return []
-    if not isinstance(split, Bucketed):
+    if not isinstance(split, LengthBuckets):
         return []
     unknown = int((split.tokens == inputs.unknown).sum())
     total = int((split.tokens != inputs.padding).sum())
@@ -222,7 +222,7 @@ def _constant(train: _Looked, table: TableInputs | None) -> list[Finding]:
     return [Finding("constant inputs", message)]
 
 
-def of_model(task: Task, data: Data, machine: Machine, batch_size: int) -> list[Finding]:
+def of_model(task: Task, data: Data, runtime: Runtime, batch_size: int) -> list[Finding]:
     """Parameters without a gradient, and outputs that are not what the loss takes."""
     findings = []
     batch = next(data.train.batches(batch_size, epoch=0))
@@ -231,7 +231,7 @@ def of_model(task: Task, data: Data, machine: Machine, batch_size: int) -> list[
     for phase in task.phases:
         task.model.zero_grad()
         weight = task.weight(batch, phase)
-        with machine.numerics.autocast():
+        with runtime.precision.autocast():
             loss = task.loss(batch, phase) / weight
         loss.backward()
         trained = [(n, p) for n, p in phase.module.named_parameters() if p.requires_grad]
@@ -317,8 +317,8 @@ def of_initial_loss(task: Task, data: Data, initial_loss: float) -> list[Finding
 def of_saving(trainer: Trainer, keep: int, place: Path) -> list[Finding]:
     """Room for the checkpoints, and whether what is saved is what was."""
     trainer.save()
-    trainer.saving.wait()
-    (path,) = trainer.saving.checkpoints.all()
+    trainer.checkpoint_manager.wait()
+    (path,) = trainer.checkpoint_manager.store.all()
     needed = sum(file.stat().st_size for file in path.iterdir()) * (keep + 2)
     free = shutil.disk_usage(_existing(place)).free
     findings = []
@@ -332,7 +332,7 @@ def of_saving(trainer: Trainer, keep: int, place: Path) -> list[Finding]:
     before |= {name: b.clone() for name, b in trainer.task.model.named_buffers()}
     for parameter in trainer.task.model.parameters():
         parameter.data.zero_()
-    trainer.restore(load(path))
+    trainer.restore(load_checkpoint(path))
     after = dict([*trainer.task.model.named_parameters(), *trainer.task.model.named_buffers()])
     kept = trainer.task.model.state_dict().keys()
     changed = [n for n in kept & before.keys() if not _same_bits(before[n], after[n])]
@@ -368,7 +368,7 @@ def overfit(trainer: Trainer, steps: int) -> tuple[float, list[Finding]]:
     """
     batch = next(trainer.data.train.batches(trainer.settings.batch_size, epoch=0))
     phase = trainer.task.phases[0]
-    trainer.settle()
+    trainer.drain()
     trainer.total_steps = trainer.state.updates + steps  # of which the learning rate is a function
     losses = []
     for _ in range(steps):

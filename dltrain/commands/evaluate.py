@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 
 from dltrain.build import build_data, load_trained
-from dltrain.core.errors import UsageError, tell
+from dltrain.core.errors import UsageError, print_warning
 from dltrain.rundir.directory import Run
 from dltrain.rundir.provenance import fingerprint
 
@@ -50,8 +50,8 @@ def evaluate(
     record = Run.open(run_dir).record()
     data = build_data(
         trained.experiment,
-        trained.machine,
-        tell,
+        trained.runtime,
+        print_warning,
         record["data_folder"],
     )
     samples = {"train": data.train, "val": data.validation, "test": data.test}[split]
@@ -60,8 +60,8 @@ def evaluate(
     before = record["data"]
     if before["fingerprint"] != fingerprint(data):
         message = f"note: {data.source} is not the data that the run was trained on"
-        tell(f"{message}, which came from {before['source']}")
+        print_warning(f"{message}, which came from {before['source']}")
     batches = samples.batches(trained.experiment.train.samples_at_once)
-    with torch.inference_mode(), trained.machine.numerics.autocast():
+    with torch.inference_mode(), trained.runtime.precision.autocast():
         metrics = trained.task.evaluate(batches)
     return Evaluation(str(trained.checkpoint), split, len(samples), metrics)

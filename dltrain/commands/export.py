@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dltrain.build import Trained, build_data, build_machine, build_task, load_trained
+from dltrain.build import Trained, build_data, build_runtime, build_task, load_trained
 from dltrain.checkpoints.atomic_files import make_directory, read_named, write_atomically
 from dltrain.config import load
 from dltrain.core.data_spec import spec_from_json, spec_to_json
-from dltrain.core.errors import RunError, UsageError, tell
+from dltrain.core.errors import RunError, UsageError, print_warning
 from dltrain.exporting.card import model_card
 from dltrain.exporting.description import description
 from dltrain.exporting.formats import (
@@ -30,7 +30,7 @@ from dltrain.exporting.formats import (
     to_safetensors,
 )
 from dltrain.exporting.interface import Interface, interface_of
-from dltrain.exporting.module_replacement import replaced
+from dltrain.exporting.module_replacement import replace_modules
 from dltrain.exporting.quantization import (
     Method,
     Quantized,
@@ -135,8 +135,8 @@ def export(
     record, ended = run.record(), run.summary()
     data = build_data(
         trained.experiment,
-        trained.machine,
-        tell,
+        trained.runtime,
+        print_warning,
         record["data_folder"],
     )
     split = data.test or data.validation or data.train
@@ -150,11 +150,11 @@ def export(
     if quantized is not None:
         about["quantized"] = asdict(quantized)
     example = max((reference.raw for reference in found), key=len)
-    with replaced(interface.model, int8_layers(of_torchao)):
+    with replace_modules(interface.model, int8_layers(of_torchao)):
         content, use = _made(trained, interface, to, about, example)
     exactness = None
     if quantized is not None:
-        with replaced(interface.model, of_torchao):
+        with replace_modules(interface.model, of_torchao):
             exactness = compare(use, references(interface, *taken))
         _check(exactness, TOLERANCE, "the quantised model", "")
     comparison = compare(use, found)
@@ -223,9 +223,9 @@ def read_exported(path: Path | str) -> tuple[nn.Module, dict[str, Any]]:
         file = Path(folder, "config.yaml")
         file.write_text(config, encoding="utf-8")
         experiment = load(file, ["train.device=cpu", "metrics=[]", "train.compile=false"])
-    machine = build_machine(experiment)
-    task = build_task(experiment, spec, machine)
-    interface = interface_of(task, spec, machine.numerics.dtype)
+    runtime = build_runtime(experiment)
+    task = build_task(experiment, spec, runtime)
+    interface = interface_of(task, spec, runtime.precision.dtype)
     with_int8_layers(interface.model, in_eight)
     try:
         check_tensors("model", weights, task.model.state_dict())
@@ -250,7 +250,7 @@ def _loaded(run: Run, checkpoint: str | None) -> Trained:
 
 
 def _interface(trained: Trained) -> Interface:
-    interface = interface_of(trained.task, trained.spec, trained.machine.numerics.dtype)
+    interface = interface_of(trained.task, trained.spec, trained.runtime.precision.dtype)
     # Channels-last is how they were trained, and means nothing to a file.
     interface.to(memory_format=torch.contiguous_format)  # pyright: ignore[reportCallIssue]
     return interface.eval().requires_grad_(False)

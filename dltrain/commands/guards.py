@@ -8,7 +8,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from dltrain.build import Machine
+from dltrain.build import Runtime
 from dltrain.config.settings import TrainSettings
 from dltrain.core.errors import DltrainError, RunError, describe_error
 from dltrain.rundir.directory import Run
@@ -16,16 +16,16 @@ from dltrain.training.device import is_out_of_memory
 from dltrain.training.trainer import Trainer
 
 
-def in_words(error: Exception, trainer: Trainer, machine: Machine) -> Exception:
+def in_words(error: Exception, trainer: Trainer, runtime: Runtime) -> Exception:
     """What training failed of, as an error of the run; a disk's is put in words further out."""
-    if isinstance(error, DltrainError | OSError) or machine.world.lost(error):
+    if isinstance(error, DltrainError | OSError) or runtime.process_group.is_peer_failure(error):
         return error
     step = trainer.state.step
     evaluates = trainer.state.evaluation_due or trainer.finished
     place = f"the evaluation after step {step}" if evaluates else f"step {step + 1}"
     if is_out_of_memory(error):
-        hint = _smaller_batches(trainer.settings, evaluates, machine.world.size)
-        return RunError(f"{place}: out of memory on {machine.device}; {hint}")
+        hint = _smaller_batches(trainer.settings, evaluates, runtime.process_group.world_size)
+        return RunError(f"{place}: out of memory on {runtime.device}; {hint}")
     return RunError(f"{place} fails: {describe_error(error)}")
 
 
@@ -99,6 +99,6 @@ def signals(trainer: Trainer) -> Iterator[None]:
         yield
     finally:
         # A launcher that sees one process end asks the others to: they may say how it was first.
-        if trainer.world.size == 1:
+        if trainer.process_group.world_size == 1:
             for number, handler in before.items():
                 signal.signal(number, handler)

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from dltrain.checkpoints.atomic_files import open_named, write_atomically
-from dltrain.checkpoints.store import plain
-from dltrain.core.errors import RunError, UsageError, brief
+from dltrain.checkpoints.store import to_saveable
+from dltrain.core.errors import RunError, UsageError, shorten
 
 KEYS = ("state_dict", "model")
 """Under which a file may hold its weights among other things."""
@@ -54,7 +54,7 @@ def import_weights(source: str | Path, output: str | Path) -> Imported:
         raise UsageError(f"{output}: weights are written to a .safetensors file")
     tensors = _tensors(source, _loaded(source))
     try:
-        content = safetensors.torch.save(plain(tensors))
+        content = safetensors.torch.save(to_saveable(tensors))
     except Exception as error:  # sparse, quantized, of a kind that safetensors lacks
         raise RunError(f"{source}: can't be written as safetensors: {_told(error)}") from error
     try:
@@ -84,7 +84,7 @@ def _tensors(source: Path, loaded: Any) -> dict[str, Tensor]:
         raise RunError(f"{source}: holds no state_dict, but {type(loaded).__name__}")
     for name, value in loaded.items():
         if not isinstance(name, str) or not isinstance(value, Tensor):
-            found = f"{brief(repr(name))} is {type(value).__name__}"
+            found = f"{shorten(repr(name))} is {type(value).__name__}"
             raise RunError(f"{source}: holds no state_dict: {found}, not a tensor")
     return dict(loaded)
 
@@ -92,4 +92,4 @@ def _tensors(source: Path, loaded: Any) -> dict[str, Tensor]:
 def _told(error: Exception) -> str:
     """The first sentence; torch goes on with how to read such a file less safely."""
     line = str(error).partition("\n")[0].partition(". ")[0]
-    return f"{type(error).__name__}: {brief(line)}" if line else type(error).__name__
+    return f"{type(error).__name__}: {shorten(line)}" if line else type(error).__name__

@@ -18,8 +18,8 @@ from dltrain.config import ConfigError, load
 from dltrain.config.plugins import register_builtins
 from dltrain.config.problems import did_you_mean
 from dltrain.config.shipped import example_names, shipped_configs
-from dltrain.core.errors import DataError, UsageError, brief
-from dltrain.core.paths import directory_name
+from dltrain.core.errors import DataError, UsageError, shorten
+from dltrain.core.paths import to_directory_name
 
 SCHEMA = "dltrain.schema.json"
 """What `dltrain schema > dltrain.schema.json` writes, for editors."""
@@ -75,7 +75,7 @@ def init_example(name: str, output: str | Path | None = None, *, force: bool = F
     """
     names = example_names()
     if name not in names:
-        message = f"unknown example {brief(name)!r}{did_you_mean(name, names) or '.'}"
+        message = f"unknown example {shorten(name)!r}{did_you_mean(name, names) or '.'}"
         raise UsageError(f"{message} Expected one of {', '.join(names)}")
     config = Path(output) if output is not None else Path(f"{name}.yaml")
     _refuse_existing(config, force)
@@ -111,7 +111,7 @@ def init(
         UsageError: The output is there already, or an option does not fit the data.
     """
     path = Path(path)
-    name = directory_name(path.absolute().stem if path.is_file() else path.absolute().name)
+    name = to_directory_name(path.absolute().stem if path.is_file() else path.absolute().name)
     config = Path(output) if output is not None else Path(f"{name}.yaml")
     _refuse_existing(config, force)
     register_builtins()

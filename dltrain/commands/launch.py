@@ -8,7 +8,7 @@ import signal
 import sys
 import uuid
 
-from dltrain.core.errors import tell
+from dltrain.core.errors import print_warning
 
 
 def is_launched() -> bool:
@@ -51,7 +51,7 @@ def launch(processes: int) -> int:
         for rank, failure in error.failures.items():
             if failure.exitcode < 0 and failure.exitcode != -signal.SIGTERM:
                 what = f"process {rank} of {processes} was ended by signal {-failure.exitcode}"
-                tell(what)
+                print_warning(what)
         _, first = error.get_first_failure()
         return max(first.exitcode, 1)
     return 0

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from dltrain.build import load_trained
-from dltrain.core.errors import RunError, UsageError, tell
+from dltrain.core.errors import RunError, UsageError, print_warning
 from dltrain.data.input_readers import read_inputs
 
 
@@ -60,7 +60,7 @@ class Predictor:
         *,
         checkpoint: str | None = None,
         device: str | None = None,
-        warn: Callable[[str], None] = tell,
+        warn: Callable[[str], None] = print_warning,
     ) -> None:
         self.trained = load_trained(run_dir, checkpoint, device, measures=False, warn=warn)
         self.spec = self.trained.spec
@@ -90,12 +90,12 @@ class Predictor:
                 (samples, tokens) int64.
             names: What to call each of them.
         """
-        numerics = self.trained.machine.numerics
-        inputs = inputs.to(self.trained.machine.device)
+        precision = self.trained.runtime.precision
+        inputs = inputs.to(self.trained.runtime.device)
         if inputs.is_floating_point():
-            inputs = inputs.to(numerics.dtype)
+            inputs = inputs.to(precision.dtype)
         parts = inputs.split(self.trained.experiment.train.samples_at_once)
-        with torch.inference_mode(), numerics.autocast():
+        with torch.inference_mode(), precision.autocast():
             if self._transduce is not None:
                 texts = [text for part in parts for text in self._transduce(part)]
                 return [Prediction(n, text=text) for n, text in zip(names, texts, strict=True)]

@@ -14,11 +14,11 @@ from typing import Any, Literal
 
 import torch
 
-from dltrain.build import build_data, build_machine, build_task, build_trainer
-from dltrain.checkpoints.store import Checkpoints
+from dltrain.build import build_data, build_runtime, build_task, build_trainer
+from dltrain.checkpoints.store import CheckpointStore
 from dltrain.config import Experiment
 from dltrain.core.batch import Batch
-from dltrain.core.errors import RunError, describe_error, tell
+from dltrain.core.errors import RunError, describe_error, print_warning
 from dltrain.loggers import MetricsFile, TensorBoard
 from dltrain.training.device import is_out_of_memory
 from dltrain.training.trainer import Trainer
@@ -89,16 +89,16 @@ def profile(
         RunError: A step fails, or the trace can't be written.
     """
     trace = Path(trace)
-    machine = build_machine(experiment)
-    data = build_data(experiment, machine, tell)
-    task = build_task(experiment, data.spec, machine)
+    runtime = build_runtime(experiment)
+    data = build_data(experiment, runtime, print_warning)
+    task = build_task(experiment, data.spec, runtime)
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         metrics = MetricsFile(folder / "metrics.jsonl")
         board = TensorBoard(folder / "tensorboard", "", {}, lambda: next(data.train.batches(1)))
-        recorders = [metrics, board] if experiment.recording.tensorboard else [metrics]
+        loggers = [metrics, board] if experiment.recording.tensorboard else [metrics]
         trainer = build_trainer(
-            experiment, data, task, machine, Checkpoints(folder / "checkpoints"), recorders
+            experiment, data, task, runtime, CheckpointStore(folder / "checkpoints"), loggers
         )
         trainer.evaluate_every = trainer.save_every = sys.maxsize
         trainer.total_steps = max(trainer.total_steps, warmup + 2 * steps + 1)
@@ -111,15 +111,15 @@ def profile(
             full = "the memory is full: " if is_out_of_memory(error) else ""
             raise RunError(f"a step fails: {full}{describe_error(error)}") from error
         finally:
-            trainer.saving.settle()
-            for recorder in recorders:
-                recorder.close()
+            trainer.checkpoint_manager.drain()
+            for logger in loggers:
+                logger.close()
     return Profile(
         steps=steps,
         samples_per_second=samples / seconds,
         parts=parts,
         operators=operators,
-        device=str(machine.device),
+        device=str(runtime.device),
         trace=str(trace),
         advice=_advice(parts, experiment),
     )

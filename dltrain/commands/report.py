@@ -14,7 +14,7 @@ from dltrain.build import Trained, build_data, load_trained
 from dltrain.checkpoints.atomic_files import write_atomically
 from dltrain.checkpoints.store import num_bytes
 from dltrain.core.batch import Batch
-from dltrain.core.errors import DataError, RunError, UsageError, tell
+from dltrain.core.errors import DataError, RunError, UsageError, print_warning
 from dltrain.core.paths import as_paths
 from dltrain.core.protocols import Data, Split
 from dltrain.loggers.jsonl import read_scalars
@@ -148,7 +148,7 @@ def _names(run: Run) -> tuple[str, str]:
 
 def _evaluate(trained: Trained, run: Run, notes: list[str]) -> Evaluation:
     record = run.record()
-    data = build_data(trained.experiment, trained.machine, tell, record["data_folder"])
+    data = build_data(trained.experiment, trained.runtime, print_warning, record["data_folder"])
     recorded = record["data"]
     if recorded["fingerprint"] != fingerprint(data):
         notes.append(
@@ -157,10 +157,10 @@ def _evaluate(trained: Trained, run: Run, notes: list[str]) -> Evaluation:
         )
     split, samples = _choose_split(data)
     batch_size = trained.experiment.train.samples_at_once
-    with torch.inference_mode(), trained.machine.numerics.autocast():
+    with torch.inference_mode(), trained.runtime.precision.autocast():
         metrics = trained.task.evaluate(samples.batches(batch_size))
         analysis = _analyze(trained, samples.batches(batch_size))
-    pages = [] if analysis is not None else trained.task.pages()
+    pages = [] if analysis is not None else trained.task.figures()
     name = trained.checkpoint.name
     return Evaluation(name, split, len(samples), trained.spec, metrics, analysis, pages)
 

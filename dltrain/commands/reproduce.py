@@ -10,8 +10,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from dltrain.build import Machine, changed_code
-from dltrain.checkpoints.store import load, num_bytes
+from dltrain.build import Runtime, changed_code
+from dltrain.checkpoints.store import load_checkpoint, num_bytes
 from dltrain.commands.train import (
     device_of,
     refuse_another_config,
@@ -20,7 +20,7 @@ from dltrain.commands.train import (
 )
 from dltrain.config import LENGTH, ROUNDING
 from dltrain.config import changes as changed
-from dltrain.core.errors import RunError, tell
+from dltrain.core.errors import RunError, print_warning
 from dltrain.core.paths import as_paths
 from dltrain.core.protocols import Data
 from dltrain.loggers.jsonl import read_scalars
@@ -123,7 +123,7 @@ def reproduce(
         DataError: The data is missing or damaged.
         RunError: There is no outcome to compare with, the data is not what it was, or the new run
             failed.
-        StoppedError: A signal stopped the new run.
+        InterruptedRunError: A signal stopped the new run.
     """
     run, plugins = Run.open(original), as_paths(plugins)
     run_dir = None if run_dir is None else Path(run_dir)
@@ -138,7 +138,7 @@ def reproduce(
     changes = [*map(str, changed(record["config"], experiment.to_dict()))]
     notes: list[str] = []
 
-    def accept(machine: Machine, data: Data) -> None:
+    def accept(runtime: Runtime, data: Data) -> None:
         found = input_files.read(run.directory)
         if found is None:
             notes.append("no inputs.json: the data is compared by its fingerprint alone")
@@ -155,12 +155,12 @@ def reproduce(
             notes.extend([*of_data.others, *filter(None, [found.note])])
         described = data_record(experiment.data.name, data, ())
         refuse_other_data(run, record["data"], described)
-        changes.extend(differences(record, device_of(machine)) + git_changes(record["git"]))
+        changes.extend(differences(record, device_of(runtime)) + git_changes(record["git"]))
         if changes and exact:
             raise RunError(f"can't reproduce {original} exactly: {'; '.join(changes)}")
         if not quiet:
             for line in changes:
-                tell(f"warning: {line}; results may differ")
+                print_warning(f"warning: {line}; results may differ")
 
     folder = record["data_folder"]
     summary = train_if(accept, experiment, run_dir, quiet, plugins, folder=folder)
@@ -228,8 +228,8 @@ def _apart(one: ScalarDifference) -> tuple[float, float]:
 def _weights_apart(one: Run, other: Run) -> WeightDifference | None:
     """By the last checkpoints of both; None where they can't be read, or are not alike."""
     try:
-        now = load(other.checkpoints().find("latest")).model
-        before = load(one.checkpoints().find("latest"), num_bytes(now)).model
+        now = load_checkpoint(other.checkpoints().find("latest")).model
+        before = load_checkpoint(one.checkpoints().find("latest"), num_bytes(now)).model
     except RunError:
         return None
     if {n: t.shape for n, t in before.items()} != {n: t.shape for n, t in now.items()}:

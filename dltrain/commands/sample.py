@@ -125,7 +125,7 @@ def stream(
 
 def makes_pictures(run_dir: str | Path) -> bool:
     """Whether a run's task makes pictures, so that `sample_pictures` is for it."""
-    return hasattr(Run.open(run_dir).experiment().task.component.builder, "pictures")
+    return hasattr(Run.open(run_dir).experiment().task.component.builder, "images")
 
 
 def sample_pictures(
@@ -164,16 +164,18 @@ def sample_pictures(
         raise UsageError(
             f"the model of {run_dir} makes no new pictures: it has no noise to start from"
         )
-    index = torch.arange(num_samples, device=trained.machine.device)
+    index = torch.arange(num_samples, device=trained.runtime.device)
     if interpolate:
         row, place = index // ROW, (index % ROW)[:, None] / (ROW - 1)
         begin, end = (normal(key(seed), 2 * row + side, task.latent) for side in (0, 1))
         noise = _along_the_arc(begin, end, place)
     else:
         noise = normal(key(seed), index, task.latent)
-    parts = noise.to(trained.machine.numerics.dtype).split(trained.experiment.train.samples_at_once)
-    with torch.inference_mode(), trained.machine.numerics.autocast():
-        pixels = torch.cat([task.pictures(part) for part in parts])
+    parts = noise.to(trained.runtime.precision.dtype).split(
+        trained.experiment.train.samples_at_once
+    )
+    with torch.inference_mode(), trained.runtime.precision.autocast():
+        pixels = torch.cat([task.images(part) for part in parts])
     sheet = grid(pixels, ROW if interpolate else None)
     try:
         Image.fromarray(sheet.permute(1, 2, 0).numpy()).save(path)

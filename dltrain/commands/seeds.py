@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dltrain.checkpoints.untrusted_files import Layout, verify
+from dltrain.checkpoints.untrusted_files import DirectoryLayout, verify
 from dltrain.commands.compare import Group, compare
 from dltrain.commands.train import resume, train
 from dltrain.config import HARMLESS, ROUNDING, Experiment, changes
 from dltrain.core.errors import UsageError
 from dltrain.rundir.directory import Run, Summary, next_directory, run_folder
 
-LAYOUT = Layout({}, [], closed=["seed-[0-9]+"])
+LAYOUT = DirectoryLayout({}, [], closed=["seed-[0-9]+"])
 """A directory of runs that differ in their seed."""
 
 
@@ -53,7 +53,7 @@ def train_seeds(
         UsageError: The directory holds seeds of another config; nothing was trained.
         RunError: A run failed; later ones are not begun. Or the directory holds what it should not;
             see `run_files.verify`.
-        StoppedError: A signal stopped one, after a checkpoint.
+        InterruptedRunError: A signal stopped one, after a checkpoint.
     """
     if directory is None:
         directory = next_directory(run_folder(experiments[0].name))
@@ -66,7 +66,7 @@ def train_seeds(
         if any(run.checkpoints().all()):
             summaries.append(resume(run.directory, quiet=quiet))
         else:
-            run.give_up_unsaved()
+            run.discard_unsaved()
             summaries.append(train(experiment, run_dir=run.directory, quiet=quiet, plugins=plugins))
     return Seeds(str(directory), summaries, compare([directory]))
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dltrain.commands.predict import Predictor
-from dltrain.core.errors import RunError, UsageError, tell
+from dltrain.core.errors import RunError, UsageError, print_warning
 from dltrain.serving.limits import DEFAULTS, Limits
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def serve(
     checkpoint: str | None = None,
     device: str | None = None,
     limits: Limits = DEFAULTS,
-    notify: Callable[[str], None] = tell,
+    notify: Callable[[str], None] = print_warning,
 ) -> ServeTotals:
     """Answer requests for predictions until SIGINT or SIGTERM; in a thread, without end.
 
@@ -96,7 +96,7 @@ def serve(
             run=str(run_dir),
             checkpoint=trained.checkpoint.name,
             task=experiment.task.name,
-            device=str(trained.machine.device),
+            device=str(trained.runtime.device),
             target=str(experiment.data.options.get("target", DEFAULT_TARGETS[predictor.gives])),
         )
         address, url = listener.getsockname()[0], _url(listener)

@@ -12,17 +12,23 @@ from pathlib import Path
 
 from dltrain.build import (
     build_data,
-    build_machine,
+    build_runtime,
     build_task,
     build_trainer,
     changed_code,
     not_monitored,
 )
 from dltrain.checkpoints.atomic_files import write_atomically
-from dltrain.checkpoints.store import Checkpoints
+from dltrain.checkpoints.store import CheckpointStore
 from dltrain.commands.launch import is_launched
 from dltrain.commands.train import resume, train
-from dltrain.core.errors import DltrainError, RunError, StoppedError, UsageError, tell
+from dltrain.core.errors import (
+    DltrainError,
+    InterruptedRunError,
+    RunError,
+    UsageError,
+    print_warning,
+)
 from dltrain.rundir.directory import Summary, run_folder
 from dltrain.sweeps.plan import Plan, read_plan
 from dltrain.sweeps.pruning import Pruning
@@ -65,7 +71,7 @@ def sweep(
         UsageError: Optuna is not there, or the directory holds another sweep.
         RunError: No trial came to its end, a process was killed, or the directory holds what no
             sweep has; see `run_files.verify`.
-        StoppedError: A signal stopped it, after a checkpoint.
+        InterruptedRunError: A signal stopped it, after a checkpoint.
     """
     plan = _plan(Path(config), Path(space), overrides)
     run_dir = None if run_dir is None else Path(run_dir)
@@ -82,7 +88,7 @@ def sweep(
         words += ["--worker", *(["--quiet"] if quiet else [])]
         try:
             run_workers(words, min(jobs, plan.trials))
-        except (RunError, StoppedError) as error:
+        except (RunError, InterruptedRunError) as error:
             error.add_note("go on with the same command")
             raise
         return _found(search)
@@ -118,21 +124,21 @@ def _search(plan: Plan, directory: Path | None, space: Path, quiet: bool) -> Sea
     verify_sweep(directory)
     # Without the metric, which may not be there: the sweep's file is to blame for it.
     unmonitored = replace(experiment, checkpoint=replace(experiment.checkpoint, best=None))
-    machine = build_machine(unmonitored)
-    say = (lambda _text: None) if quiet else tell
-    data = build_data(unmonitored, machine, say)
-    task = build_task(unmonitored, data.spec, machine)
-    trainer = build_trainer(unmonitored, data, task, machine, Checkpoints(Path()))
-    if plan.metric not in trainer.monitored:
+    runtime = build_runtime(unmonitored)
+    say = (lambda _text: None) if quiet else print_warning
+    data = build_data(unmonitored, runtime, say)
+    task = build_task(unmonitored, data.spec, runtime)
+    trainer = build_trainer(unmonitored, data, task, runtime, CheckpointStore(Path()))
+    if plan.metric not in trainer.monitorable_scalars:
         raise plan.no_such_metric(not_monitored(trainer, str(plan.metric)))
     evaluations = math.ceil(trainer.total_steps / trainer.evaluate_every)
-    return Search(directory, plan, trainer.monitored[plan.metric], evaluations)
+    return Search(directory, plan, trainer.monitorable_scalars[plan.metric], evaluations)
 
 
 def _warn_of_other_code(search: Search, quiet: bool) -> None:
     if not quiet:
         for change in _other_code(search):
-            tell(f"warning: {change}; results may differ")
+            print_warning(f"warning: {change}; results may differ")
 
 
 def _other_code(search: Search) -> list[str]:
@@ -159,8 +165,8 @@ def _work(search: Search, plugins: Sequence[Path], quiet: bool) -> None:
             trials = trial_infos(search)
             best = _write_best(search, trials)
             if not quiet:
-                tell(_line(search, trials[taken.number], best))
-    except StoppedError as error:
+                print_warning(_line(search, trials[taken.number], best))
+    except InterruptedRunError as error:
         error.__notes__ = ["go on with the same command"]
         raise
 
@@ -168,7 +174,7 @@ def _work(search: Search, plugins: Sequence[Path], quiet: bool) -> None:
 def _train(search: Search, taken: Taken, plugins: Sequence[Path]) -> None:
     try:
         summary = _summary(search, taken, plugins)
-    except StoppedError:
+    except InterruptedRunError:
         raise
     except DltrainError as error:  # others may do better
         search.finish(taken, "FAIL", error=str(error))
@@ -194,12 +200,10 @@ def _summary(search: Search, taken: Taken, plugins: Sequence[Path]) -> Summary:
     experiment = search.plan.experiment(taken.values)
     pruning = Pruning(taken.trial, search.metric, experiment.train.evaluate)
     if run.checkpoints().all():
-        return resume(run.directory, quiet=True, recorders=[pruning])
+        return resume(run.directory, quiet=True, loggers=[pruning])
     if run.directory.exists():  # killed before anything was saved
         shutil.rmtree(run.directory)
-    return train(
-        experiment, run_dir=run.directory, quiet=True, plugins=plugins, recorders=[pruning]
-    )
+    return train(experiment, run_dir=run.directory, quiet=True, plugins=plugins, loggers=[pruning])
 
 
 def _line(search: Search, trial: TrialInfo, best: TrialInfo | None) -> str:

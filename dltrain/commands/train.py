@@ -10,24 +10,24 @@ from pathlib import Path
 from typing import Any
 
 from dltrain.build import (
-    Machine,
+    Runtime,
     build_data,
-    build_machine,
+    build_runtime,
     build_task,
     build_trainer,
     changed_code,
-    code_now,
+    current_code,
+    incompatible_checkpoint,
     loaded_plugins,
-    misfit,
-    refuse_lone_samples,
+    require_no_single_sample_batch,
 )
 from dltrain.checkpoints.atomic_files import regular, sync
 from dltrain.checkpoints.store import (
-    Checkpoints,
+    CheckpointStore,
     DamagedCheckpointError,
     Snapshot,
     num_bytes,
-    read_by_main,
+    read_on_main,
     weights_sha256,
 )
 from dltrain.commands.guards import (
@@ -49,12 +49,18 @@ from dltrain.config import (
 )
 from dltrain.config import changes as changed
 from dltrain.core.batch import Batch
-from dltrain.core.errors import PrunedError, RunError, StoppedError, tell, visible
+from dltrain.core.errors import (
+    InterruptedRunError,
+    PrunedError,
+    RunError,
+    escape_control_characters,
+    print_warning,
+)
 from dltrain.core.paths import data_folder
-from dltrain.core.protocols import Data, World
-from dltrain.distributed.fsdp import on_main
-from dltrain.distributed.process_group import joined, launch, restarts
-from dltrain.loggers import MetricsFile, Progress, Recorder, TensorBoard
+from dltrain.core.protocols import Data, ProcessGroup
+from dltrain.distributed.fsdp import gather_to_main
+from dltrain.distributed.process_group import join_process_group, launch, restarts
+from dltrain.loggers import Logger, MetricsFile, Progress, TensorBoard
 from dltrain.reporting.notebook import NotebookProgress, in_kernel
 from dltrain.rundir import input_files
 from dltrain.rundir.directory import Run, Status, Summary
@@ -78,7 +84,7 @@ def train(
     run_dir: str | Path | None = None,
     quiet: bool = False,
     plugins: Sequence[str | Path] = (),
-    recorders: Sequence[Recorder] = (),
+    loggers: Sequence[Logger] = (),
 ) -> Summary:
     """Trains an experiment in a new run directory.
 
@@ -99,54 +105,58 @@ def train(
         ConfigError: Something in the config can't work; no run directory was made.
         DataError: The data is missing or damaged; no run directory was made.
         RunError: The run failed; `summary.json` says so too.
-        StoppedError: A signal stopped it, after a checkpoint.
+        InterruptedRunError: A signal stopped it, after a checkpoint.
     """
     run_dir = None if run_dir is None else Path(run_dir)
     plugins = [Path(plugin) for plugin in plugins]
-    return train_if(lambda _machine, _data: None, experiment, run_dir, quiet, plugins, recorders)
+    return train_if(lambda _machine, _data: None, experiment, run_dir, quiet, plugins, loggers)
 
 
 def train_if(
-    accept: Callable[[Machine, Data], None],
+    accept: Callable[[Runtime, Data], None],
     experiment: Experiment,
     run_dir: Path | None,
     quiet: bool,
     plugins: Sequence[Path],
-    recorders: Sequence[Recorder] = (),
+    loggers: Sequence[Logger] = (),
     folder: str | None = None,
 ) -> Summary:
     """See `train`; `accept` may refuse, by an error, what has been found, before anything else.
 
     `folder` is the data folder that another run has recorded.
     """
-    with global_settings_restored(), joined(experiment.train.timeout) as world:
-        _require_alike_ranks(experiment, world)
-        again = world.largest(restarts()) > 0
-        begun = world.from_main(lambda: Run.begun_by(launch(), again, experiment.name, run_dir))
-        if begun is not None and world.from_main(lambda: bool(begun.checkpoints().all())):
-            return _resume(begun, experiment, world, quiet=quiet, recorders=recorders)
+    with global_settings_restored(), join_process_group(experiment.train.timeout) as process_group:
+        _require_alike_ranks(experiment, process_group)
+        again = process_group.all_reduce_max(restarts()) > 0
+        begun = process_group.broadcast_object(
+            lambda: Run.find_existing(launch(), again, experiment.name, run_dir)
+        )
+        if begun is not None and process_group.broadcast_object(
+            lambda: bool(begun.checkpoints().all())
+        ):
+            return _resume(begun, experiment, process_group, quiet=quiet, loggers=loggers)
         notices: list[str] = []
         started = time.perf_counter()
-        machine = build_machine(experiment, world)
-        data = _data(experiment, machine, notices, quiet, folder)
-        accept(machine, data)
+        runtime = build_runtime(experiment, process_group)
+        data = _data(experiment, runtime, notices, quiet, folder)
+        accept(runtime, data)
         has_data = time.perf_counter()
-        task = build_task(experiment, data.spec, machine)
+        task = build_task(experiment, data.spec, runtime)
         # What a trainer refuses, it refuses before there is a directory.
-        refused = build_trainer(experiment, data, task, machine, Run(Path()).checkpoints())
-        refuse_lone_samples(experiment, refused)
-        run = begun or world.from_main(lambda: Run.create(experiment, run_dir))
+        refused = build_trainer(experiment, data, task, runtime, Run(Path()).checkpoints())
+        require_no_single_sample_batch(experiment, refused)
+        run = begun or process_group.broadcast_object(lambda: Run.create(experiment, run_dir))
         with disk_errors(run), ExitStack() as stack:
-            stack.enter_context(run.locked() if world.main else nullcontext())
-            if begun is not None and world.main:
-                run.start_over()
+            stack.enter_context(run.locked() if process_group.is_main else nullcontext())
+            if begun is not None and process_group.is_main:
+                run.reset()
                 run.write_config(experiment)
             described = data_record(experiment.data.name, data, notices)
             record = Record(
                 config=experiment.to_dict(),
-                code=[code_now(experiment, plugins)],
+                code=[current_code(experiment, plugins)],
                 data=described,
-                device=device_of(machine),
+                device=device_of(runtime),
                 plugins=[str(path) for path in plugins],
                 data_folder=str(data_folder(folder)),
                 timings={
@@ -154,14 +164,14 @@ def train_if(
                     "build_seconds": time.perf_counter() - has_data,
                 },
             )
-            if world.main:
+            if process_group.is_main:
                 run.write_record(record)
-            own = _recorders(stack, run, experiment, data, quiet, notices, machine)
-            everyone = [*own, *(recorders if world.main else ())]
+            own = _recorders(stack, run, experiment, data, quiet, notices, runtime)
+            everyone = [*own, *(loggers if process_group.is_main else ())]
             _tell(own, f"run directory: {run.directory}")
             checkpoints = run.checkpoints(experiment.checkpoint.keep)
-            trainer = build_trainer(experiment, data, task, machine, checkpoints, everyone)
-            return _train_to_the_end(trainer, run, machine, described)
+            trainer = build_trainer(experiment, data, task, runtime, checkpoints, everyone)
+            return _train_to_the_end(trainer, run, runtime, described)
 
 
 def resume(
@@ -169,7 +179,7 @@ def resume(
     *,
     quiet: bool = False,
     exact: bool = False,
-    recorders: Sequence[Recorder] = (),
+    loggers: Sequence[Logger] = (),
 ) -> Summary:
     """Goes on from the newest good checkpoint of a run, bit for bit.
 
@@ -182,62 +192,64 @@ def resume(
 
     Raises:
         RunError: There is nothing to go on from, or the run failed again.
-        StoppedError: A signal stopped it, after a checkpoint.
+        InterruptedRunError: A signal stopped it, after a checkpoint.
     """
     run = Run.open(run_dir)
     experiment = run.experiment()
-    with global_settings_restored(), joined(experiment.train.timeout) as world:
-        _require_alike_ranks(experiment, world)
-        return _resume(run, experiment, world, quiet=quiet, exact=exact, recorders=recorders)
+    with global_settings_restored(), join_process_group(experiment.train.timeout) as process_group:
+        _require_alike_ranks(experiment, process_group)
+        return _resume(run, experiment, process_group, quiet=quiet, exact=exact, loggers=loggers)
 
 
 def _resume(
     run: Run,
     experiment: Experiment,
-    world: World,
+    process_group: ProcessGroup,
     *,
     quiet: bool,
     exact: bool = False,
-    recorders: Sequence[Recorder] = (),
+    loggers: Sequence[Logger] = (),
 ) -> Summary:
     with disk_errors(run), ExitStack() as stack:
-        stack.enter_context(run.locked() if world.main else nullcontext())
-        ended = world.from_main(run.summary)
+        stack.enter_context(run.locked() if process_group.is_main else nullcontext())
+        ended = process_group.broadcast_object(run.summary)
         if ended is not None and ended.status == "done":
-            record = world.from_main(run.record)
+            record = process_group.broadcast_object(run.record)
             refuse_another_config(experiment, record)
             other_code = changed_code(experiment, record)
             _refuse_inexact(other_code if exact else [])
             for change in other_code:
-                _say(f"warning: {change}; results may differ", [], quiet or not world.main)
+                _say(
+                    f"warning: {change}; results may differ", [], quiet or not process_group.is_main
+                )
             return ended
         checkpoints = run.checkpoints(experiment.checkpoint.keep)
-        if not world.from_main(checkpoints.all):
-            _newest(run, checkpoints, world)  # says so before the data is looked for
-        record = world.from_main(run.record)
+        if not process_group.broadcast_object(checkpoints.all):
+            _newest(run, checkpoints, process_group)  # says so before the data is looked for
+        record = process_group.broadcast_object(run.record)
         refuse_another_config(experiment, record, (*ROUNDING, *LENGTH))
         notices: list[str] = []
-        machine = build_machine(experiment, world)
-        data = _data(experiment, machine, notices, quiet, record["data_folder"])
+        runtime = build_runtime(experiment, process_group)
+        data = _data(experiment, runtime, notices, quiet, record["data_folder"])
         described = data_record(experiment.data.name, data, notices)
         refuse_other_data(run, record["data"], described)
         edits = changed(record["config"], experiment.to_dict())
-        changes = differences(record, device_of(machine))
+        changes = differences(record, device_of(runtime))
         changes += [str(edit) for edit in edits if edit.key not in LENGTH]
         other_code = changed_code(experiment, record)
         _refuse_inexact([*other_code, *changes] if exact else [])
-        task = build_task(experiment, data.spec, machine)
+        task = build_task(experiment, data.spec, runtime)
         size = num_bytes(task.model.state_dict())
-        path, snapshot, passed_over = _newest(run, checkpoints, world, size)
-        own = _recorders(stack, run, experiment, data, quiet, notices, machine)
-        everyone = [*own, *(recorders if world.main else ())]
-        trainer = build_trainer(experiment, data, task, machine, checkpoints, everyone)
+        path, snapshot, passed_over = _newest(run, checkpoints, process_group, size)
+        own = _recorders(stack, run, experiment, data, quiet, notices, runtime)
+        everyone = [*own, *(loggers if process_group.is_main else ())]
+        trainer = build_trainer(experiment, data, task, runtime, checkpoints, everyone)
         try:
             trainer.restore(snapshot)
-            if world.main and path.name != f"step-{trainer.state.step:010d}":
+            if process_group.is_main and path.name != f"step-{trainer.state.step:010d}":
                 raise ValueError(f"its state is of step {trainer.state.step}")
         except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
-            raise RunError(misfit(path, run, error)) from error
+            raise RunError(incompatible_checkpoint(path, run, error)) from error
         for change in other_code:
             _tell(own, f"warning: {change}; results may differ")
         for change in changes:
@@ -247,17 +259,20 @@ def _resume(
                 _tell(own, f"note: {edit}")
         for text in (*passed_over, f"going on from {path}"):
             _tell(own, text)
-        if world.main:
+        if process_group.is_main:
             if other_code:
-                run.add_code(record, code_now(experiment, loaded_plugins(record)))
-            run.begin_again()
-        return _train_to_the_end(trainer, run, machine, described)
+                run.add_code(record, current_code(experiment, loaded_plugins(record)))
+            run.mark_resumed()
+        return _train_to_the_end(trainer, run, runtime, described)
 
 
 def _newest(
-    run: Run, checkpoints: Checkpoints, world: World, model_bytes: int | None = None
+    run: Run,
+    checkpoints: CheckpointStore,
+    process_group: ProcessGroup,
+    model_bytes: int | None = None,
 ) -> tuple[Path, Snapshot, list[str]]:
-    """See `Checkpoints.newest`; of several processes, the first reads."""
+    """See `CheckpointStore.newest`; of several processes, the first reads."""
     path, passed_over = Path(), []
 
     def newest() -> Snapshot:
@@ -269,7 +284,7 @@ def _newest(
             raise
         return snapshot
 
-    snapshot = read_by_main(world, newest)
+    snapshot = read_on_main(process_group, newest)
     return path, snapshot, passed_over
 
 
@@ -280,7 +295,7 @@ def _refuse_inexact(changes: Sequence[str]) -> None:
 
 def _data(
     experiment: Experiment,
-    machine: Machine,
+    runtime: Runtime,
     notices: list[str],
     quiet: bool,
     folder: str | None,
@@ -288,32 +303,32 @@ def _data(
     """The data; of several processes on a machine, the first may have to download it."""
 
     def say(text: str) -> None:
-        _say(text, notices, quiet or not machine.world.main)
+        _say(text, notices, quiet or not runtime.process_group.is_main)
 
-    with machine.world.first_on_machine():
-        data = build_data(experiment, machine, say, folder)
-    _refuse_unlike(machine.world, {"the data's fingerprint": fingerprint(data)[:12]})
+    with runtime.process_group.local_rank_zero_first():
+        data = build_data(experiment, runtime, say, folder)
+    _refuse_unlike(runtime.process_group, {"the data's fingerprint": fingerprint(data)[:12]})
     return data
 
 
-def _require_alike_ranks(experiment: Experiment, world: World) -> None:
+def _require_alike_ranks(experiment: Experiment, process_group: ProcessGroup) -> None:
     """Raises a RunError in every rank where their configs, packages or plug-ins differ."""
-    if world.size > 1:
+    if process_group.world_size > 1:
         config = values_of(experiment.to_dict(), PLACE)
-        code = code_now(experiment, user_code.loaded_plugins())
-        _refuse_unlike(world, facts_of_rank(config, code))
+        code = current_code(experiment, user_code.loaded_plugins())
+        _refuse_unlike(process_group, facts_of_rank(config, code))
 
 
-def _refuse_unlike(world: World, facts: dict[str, str]) -> None:
+def _refuse_unlike(process_group: ProcessGroup, facts: dict[str, str]) -> None:
     """Raises a RunError in every rank, where what must be the same in all of them is not."""
-    if lines := unlike_ranks(world.collect(facts)):
+    if lines := unlike_ranks(process_group.all_gather_object(facts)):
         more = f"; and {len(lines) - 5} more" if len(lines) > 5 else ""
         raise RunError(f"the ranks do not train the same: {'; '.join(lines[:5])}{more}")
 
 
-def device_of(machine: Machine) -> dict[str, Any]:
+def device_of(runtime: Runtime) -> dict[str, Any]:
     """See `device_record`."""
-    return device_record(machine.device, machine.numerics.name, machine.world.size)
+    return device_record(runtime.device, runtime.precision.name, runtime.process_group.world_size)
 
 
 def refuse_another_config(
@@ -346,26 +361,26 @@ def _recorders(
     data: Data,
     quiet: bool,
     notices: Sequence[str],
-    machine: Machine,
-) -> list[Recorder]:
-    if not machine.world.main:
+    runtime: Runtime,
+) -> list[Logger]:
+    if not runtime.process_group.is_main:
         return []
     # A path may have bytes that are no text here; they are written as they are.
     log = stack.enter_context(
         open(run.log_path, "a", encoding="utf-8", errors="surrogateescape", opener=regular)  # noqa: SIM115
     )
     for text in notices:  # the terminal has shown them already
-        print(visible(text), file=log)
+        print(escape_control_characters(text), file=log)
 
     def example() -> Batch:
-        if machine.shards:
+        if runtime.is_sharded:
             raise RuntimeError("each process has a part of its weights")
         return next(data.train.batches(1))
 
     shown = NotebookProgress(log) if in_kernel() and not quiet else Progress(log, quiet)
-    recorders: list[Recorder] = [shown, MetricsFile(run.metrics_path)]
+    loggers: list[Logger] = [shown, MetricsFile(run.metrics_path)]
     if experiment.recording.tensorboard:
-        recorders.append(
+        loggers.append(
             TensorBoard(
                 run.tensorboard_path,
                 experiment.to_yaml(),
@@ -374,24 +389,24 @@ def _recorders(
                 experiment.recording.histograms,
             )
         )
-    for recorder in recorders:
-        stack.callback(recorder.close)
+    for logger in loggers:
+        stack.callback(logger.close)
     sync(run.directory)  # what a checkpoint counts on is there after a power cut
-    return recorders
+    return loggers
 
 
-def _tell(recorders: Sequence[Recorder], text: str) -> None:
-    for recorder in recorders[:1]:
-        recorder.line(text)
+def _tell(loggers: Sequence[Logger], text: str) -> None:
+    for logger in loggers[:1]:
+        logger.log_message(text)
 
 
 def _train_to_the_end(
-    trainer: Trainer, run: Run, machine: Machine, described: dict[str, Any]
+    trainer: Trainer, run: Run, runtime: Runtime, described: dict[str, Any]
 ) -> Summary:
     def summary(status: Status, error: str | None = None) -> Summary:
         state, seconds = trainer.state, trainer.seconds
         # A process that failed can't ask the others for their parts.
-        model = {} if machine.shards and status == "failed" else trainer.task.model.state_dict()
+        model = {} if runtime.is_sharded and status == "failed" else trainer.task.model.state_dict()
         best = state.best and {
             "metric": trainer.monitor,
             "value": state.best[0],
@@ -404,7 +419,7 @@ def _train_to_the_end(
             epoch=state.step / trainer.steps_per_epoch,
             seconds=seconds,
             samples_per_second=trainer.samples_after(state.step) / seconds,
-            peak_memory_bytes=peak_memory_bytes(machine.device),
+            peak_memory_bytes=peak_memory_bytes(runtime.device),
             metrics=state.last,
             best=best,
             best_metrics=state.best_metrics,
@@ -412,28 +427,28 @@ def _train_to_the_end(
             skipped_steps=state.skipped,
             stopped_early=trainer.stopped_early,
             data=described,
-            weights_sha256=weights_sha256(on_main(model, machine.world.main)),
+            weights_sha256=weights_sha256(gather_to_main(model, runtime.process_group.is_main)),
             error=error,
         )
-        if machine.world.main:
+        if runtime.process_group.is_main:
             run.write_summary(result)
-        for recorder in trainer.recorders:
-            recorder.ended(status)
+        for logger in trainer.loggers:
+            logger.on_fit_end(status)
         return result
 
     # A second signal ends the process at once, also while it writes how the first one ended it.
     with signals(trainer):
         try:
-            with collector_spared(), _inputs_recorded(trainer, run, machine):
+            with collector_spared(), _inputs_recorded(trainer, run, runtime):
                 trainer.fit()
-        except StoppedError as error:
+        except InterruptedRunError as error:
             summary("stopped")
             error.add_note(f"go on with: dltrain resume {run.directory}")
             raise
         except PrunedError:
             return summary("pruned")
         except Exception as error:  # a model may raise anything, and so may a disk
-            failure = machine.world.failure(in_words(error, trainer, machine))
+            failure = runtime.process_group.root_cause(in_words(error, trainer, runtime))
             with suppress(OSError):
                 summary("failed", str(failure))
             if failure is error:
@@ -442,9 +457,9 @@ def _train_to_the_end(
         return summary("done")
 
 
-def _inputs_recorded(trainer: Trainer, run: Run, machine: Machine) -> AbstractContextManager[None]:
+def _inputs_recorded(trainer: Trainer, run: Run, runtime: Runtime) -> AbstractContextManager[None]:
     """See `input_files.recorded`; of several processes, the first writes."""
-    if not machine.world.main:
+    if not runtime.process_group.is_main:
         return nullcontext()
     start, plugins = trainer.state.step, plugin_paths(run.record())
     files = trainer.data.files
@@ -455,7 +470,7 @@ def _say(text: str, notices: list[str], quiet: bool) -> None:
     notices.append(text)
     if not quiet:
         with suppress(OSError):  # the reader has closed the stream; the log will have it
-            tell(text)
+            print_warning(text)
 
 
 def _hyperparameters(experiment: Experiment) -> dict[str, bool | int | float | str]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from dltrain.build import Machine, build_machine
+from dltrain.build import Runtime, build_runtime
 from dltrain.commands.batch_trial import (
     Plan,
     Trial,
@@ -88,11 +88,11 @@ def tune_batch(
     """
     setting = "micro_batch" if micro_batch else "batch_size"
     configured = experiment.train.batch_size
-    machine = build_machine(experiment)
-    memory_bytes = memory_bytes or _budget(machine)
+    runtime = build_runtime(experiment)
+    memory_bytes = memory_bytes or _budget(runtime)
     allowed = None if memory_bytes is None else int((1 - RESERVE) * memory_bytes)
-    if machine.device.type == "cuda":
-        make = trials_on_gpu(experiment, machine)
+    if runtime.device.type == "cuda":
+        make = trials_on_gpu(experiment, runtime)
     else:
         make = trials_in_processes(experiment, plugins)
     samples = configured
@@ -123,7 +123,7 @@ def tune_batch(
         samples=samples,
         fast_from=fast,
         trials=trials,
-        device=str(machine.device),
+        device=str(runtime.device),
         memory_bytes=memory_bytes,
         limited_by=_limit(fitting[-1].size, samples, configured if micro_batch else None),
     )
@@ -138,13 +138,13 @@ def _limit(
     return "samples" if suggestion >= samples else "memory"
 
 
-def _budget(machine: Machine) -> int | None:
+def _budget(runtime: Runtime) -> int | None:
     """Where none is given."""
-    if machine.device.type == "cuda":
+    if runtime.device.type == "cuda":
         return None
-    if machine.device.type != "cpu":
-        raise UsageError(f"{machine.device} does not tell what its memory holds: add --device cpu")
-    free = free_bytes(machine.device)
+    if runtime.device.type != "cpu":
+        raise UsageError(f"{runtime.device} does not tell what its memory holds: add --device cpu")
+    free = free_bytes(runtime.device)
     if free is None:
         raise UsageError("this system does not tell what memory is free: give --memory")
     return int(SHARE * free)

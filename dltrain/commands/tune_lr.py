@@ -11,11 +11,11 @@ from pathlib import Path
 
 import torch
 
-from dltrain.build import build_data, build_machine, build_task, build_trainer
+from dltrain.build import build_data, build_runtime, build_task, build_trainer
 from dltrain.checkpoints.atomic_files import write_atomically
-from dltrain.checkpoints.store import Checkpoints
+from dltrain.checkpoints.store import CheckpointStore
 from dltrain.config import Experiment
-from dltrain.core.errors import RunError, UsageError, tell
+from dltrain.core.errors import RunError, UsageError, print_warning
 from dltrain.reporting.charts import Series, line_chart
 from dltrain.reporting.html import document, paragraph
 from dltrain.training.device import random_state, set_random_state
@@ -81,15 +81,15 @@ def tune_lr(
         RunError: No rate made the loss fall.
         UsageError: The task has more than one phase.
     """
-    machine = build_machine(experiment)
-    data = build_data(experiment, machine, tell)
-    task = build_task(experiment, data.spec, machine)
+    runtime = build_runtime(experiment)
+    data = build_data(experiment, runtime, print_warning)
+    task = build_task(experiment, data.spec, runtime)
     if len(task.phases) > 1:
         names = ", ".join(phase.name for phase in task.phases)
         raise UsageError(f"a range test is for one learning rate, and this task has {names}")
     task.phases = tuple(replace(phase, schedule=lambda _: 1.0) for phase in task.phases)
     with tempfile.TemporaryDirectory() as place:
-        trainer = build_trainer(experiment, data, task, machine, Checkpoints(Path(place)))
+        trainer = build_trainer(experiment, data, task, runtime, CheckpointStore(Path(place)))
         configured = task.phases[0].optimizers[0].param_groups[0]["lr"]
         factor = (highest / lowest) ** (1 / max(1, steps - 1))
         rates = [lowest * factor**number for number in range(steps)]
@@ -116,7 +116,7 @@ def _untrained(trainer: Trainer, steps: int) -> list[float]:
     buffers = [(buffer, buffer.clone()) for buffer in trainer.task.model.buffers()]
     trainer.task.model.train()
     losses = []
-    with torch.no_grad(), trainer.numerics.autocast():
+    with torch.no_grad(), trainer.precision.autocast():
         for number, batch in enumerate(islice(trainer.batches(), steps)):
             batch.step = number
             total = trainer.micro_batches.total(

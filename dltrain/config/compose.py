@@ -12,7 +12,7 @@ from dltrain.config.problems import ConfigError, Position, Problem
 from dltrain.config.shipped import find_config, unreadable
 from dltrain.config.tree import List, Mapping, Node, Scalar
 from dltrain.core.errors import UsageError
-from dltrain.core.paths import expanded
+from dltrain.core.paths import expand_path
 
 MAX_FILES = 8
 
@@ -110,7 +110,7 @@ class _Files:
         if not isinstance(base, Scalar) or not isinstance(base.value, str):
             return self.refuse("expected a file, or a list of files", base.position)
         try:
-            target = find_config(expanded(base.value), path.parent)
+            target = find_config(expand_path(base.value), path.parent)
             if realpath(target) in chain:
                 return self.refuse(f"{base.value} extends this file in turn", base.position)
             if self.num_files == MAX_FILES:

@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 
 from dltrain.config.tree import resolve
-from dltrain.core.errors import visible
+from dltrain.core.errors import escape_control_characters
 
 
 def dump(value: Any, *, inline: bool = False) -> str:
@@ -27,7 +27,7 @@ def dump(value: Any, *, inline: bool = False) -> str:
         width=100,
     )
     # What can't be printed stands in double quotes, where YAML has the same escapes.
-    return visible(text)
+    return escape_control_characters(text)
 
 
 class _Dumper(yaml.SafeDumper):

@@ -27,7 +27,7 @@ from dltrain.config.settings import (
 from dltrain.config.shipped import find_config
 from dltrain.config.tree import List, Mapping, Node, Scalar
 from dltrain.config.validate import Validator, one_of, shown
-from dltrain.core.paths import directory_name
+from dltrain.core.paths import to_directory_name
 from dltrain.core.registry import (
     DATA,
     LOSSES,
@@ -242,7 +242,7 @@ def _unknown_keys(tree: Mapping, validator: Validator) -> None:
 def _over_defaults(tree: Mapping, path: Path) -> Mapping:
     defaults = parse(DEFAULTS, str(path), [], numbered=False)
     assert isinstance(defaults, Mapping)
-    name = directory_name(path.stem)
+    name = to_directory_name(path.stem)
     defaults.values["name"] = Scalar(name, name, defaults.position)
     defaults.keys["name"] = defaults.position
     return merge_keys(defaults, tree)

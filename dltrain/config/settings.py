@@ -30,7 +30,7 @@ Device = Annotated[
         examples=["auto", "cpu", "mps", "cuda"],
     ),
 ]
-Precision = Literal["auto", "fp32", "bf16", "fp16", "fp64"]
+PrecisionName = Literal["auto", "fp32", "bf16", "fp16", "fp64"]
 
 
 def steps_in(duration: str, steps_per_epoch: int) -> int:
@@ -91,7 +91,7 @@ class TrainSettings:
     evaluate: Duration = "1 epoch"
     evaluate_batch_size: PositiveInt | None = None
     device: Device = "auto"
-    precision: Precision = "auto"
+    precision: PrecisionName = "auto"
     matmul_precision: Literal["highest", "high", "medium"] = "highest"
     deterministic: bool = False
     clip_norm: PositiveFloat | None = None

@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import Any
 
 from dltrain.checkpoints.atomic_files import open_named
-from dltrain.core.errors import brief, relative_name
+from dltrain.core.errors import relative_name, shorten
 
 _LOADED: dict[str, dict[str, str]] = {}
 """By plug-in file: SHA-256 of it, and of the files beside it that it has imported."""
@@ -93,7 +93,9 @@ def code_changes(before: Sequence[Mapping[str, str]], now: Mapping[str, str]) ->
     for name, recorded in dict.fromkeys(pair for code in before for pair in code.items()):
         if name.startswith("package "):
             if (version := every.get(name)) != recorded:
-                lines.append(f"{brief(name)} was {brief(recorded)} and is {version or 'not used'}")
+                lines.append(
+                    f"{shorten(name)} was {shorten(recorded)} and is {version or 'not used'}"
+                )
             continue
         moved = [path for path in every if every[path] == recorded]
         alike = [path for path in every if Path(path).name == Path(name).name]
@@ -103,7 +105,7 @@ def code_changes(before: Sequence[Mapping[str, str]], now: Mapping[str, str]) ->
         elif every[place] != recorded:
             lines.append(
                 f"{relative_name(place)} is not the code of the training: its SHA-256 is "
-                f"{every[place][:12]}... and was {brief(recorded[:12])}..."
+                f"{every[place][:12]}... and was {shorten(recorded[:12])}..."
             )
         elif _hashed(Path(place)).get(place, recorded) != recorded:
             lines.append(f"{relative_name(place)} was changed after this process had loaded it")

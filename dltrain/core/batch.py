@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Share:
+class RankSlice:
     """Which part of each batch is whose, where several processes train together.
 
     The parts lie one behind the other, in the order of the processes, and differ by one sample at
@@ -22,27 +22,27 @@ class Share:
     """
 
     rank: int = 0
-    size: int = 1
+    world_size: int = 1
 
-    def of(self, samples: int) -> slice:
+    def bounds(self, samples: int) -> slice:
         """This process's part of a batch of so many samples; never empty."""
         start, stop = self._start(samples, self.rank), self._start(samples, self.rank + 1)
         return slice(start, stop) if start < stop else slice(samples - 1, samples)
 
-    def largest(self, samples: int) -> int:
+    def max_size(self, samples: int) -> int:
         """Samples in the largest part."""
         return self._start(samples, 1)
 
-    def batch(self, inputs: Tensor, targets: Tensor, index: Tensor, samples: int) -> Batch:
+    def make_batch(self, inputs: Tensor, targets: Tensor, index: Tensor, samples: int) -> Batch:
         """What `of` has cut out of a batch of so many samples."""
         counts = self._start(samples, self.rank) < self._start(samples, self.rank + 1)
-        return Batch(inputs, targets, index, samples=samples, counts=counts)
+        return Batch(inputs, targets, index, global_size=samples, is_real=counts)
 
     def _start(self, samples: int, rank: int) -> int:
-        return -(-samples * rank // self.size)
+        return -(-samples * rank // self.world_size)
 
 
-WHOLE = Share()
+FULL_BATCH = RankSlice()
 """Of one process that trains alone."""
 
 
@@ -66,8 +66,8 @@ class Batch:
     targets: Tensor
     index: Tensor
     step: int | Tensor | None = None
-    samples: int | None = None
-    counts: bool = True
+    global_size: int | None = None
+    is_real: bool = True
 
     def __len__(self) -> int:
         """Number of samples."""
@@ -80,9 +80,9 @@ class Batch:
             return
         columns = [column.split(size) for column in (self.inputs, self.targets, self.index)]
         for parts in zip(*columns, strict=True):
-            yield Batch(*parts, step=self.step, samples=self.samples)
+            yield Batch(*parts, step=self.step, global_size=self.global_size)
 
-    def stand_in(self) -> Batch:
+    def placeholder(self) -> Batch:
         """The first sample, which counts nothing."""
         columns = (self.inputs[:1], self.targets[:1], self.index[:1])
-        return Batch(*columns, step=self.step, samples=self.samples, counts=False)
+        return Batch(*columns, step=self.step, global_size=self.global_size, is_real=False)

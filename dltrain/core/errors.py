@@ -46,7 +46,7 @@ class OptionError(UsageError):
         self.option = option
 
 
-def brief(text: str, longest: int = 100) -> str:
+def shorten(text: str, longest: int = 100) -> str:
     """A file's own words for a message: on one line, and cut where they are long."""
     if not text.isprintable():
         text = repr(text)[1:-1]
@@ -59,17 +59,17 @@ _STEERING = re.compile(
 """C0 and C1 controls, line separators, marks and overrides of the writing direction, surrogates."""
 
 
-def visible(text: str) -> str:
+def escape_control_characters(text: str) -> str:
     """Text that can't steer a terminal: control characters are escaped, but for tabs and \\n."""
     return _STEERING.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
-def tell(text: object) -> None:
+def print_warning(text: object) -> None:
     """Prints a line on standard error, as `visible`."""
-    print(visible(str(text)), file=sys.stderr)
+    print(escape_control_characters(str(text)), file=sys.stderr)
 
 
-class StoppedError(DltrainError):
+class InterruptedRunError(DltrainError):
     """A signal asked the run to stop; a checkpoint has been saved.
 
     Args:
@@ -99,11 +99,11 @@ def describe_error(error: BaseException) -> str:
         and the type where it is RuntimeError, which torch uses for nearly everything.
     """
     text = str(error) if isinstance(error, RuntimeError) else f"{type(error).__name__}: {error}"
-    line = user_line(error)
+    line = user_code_line(error)
     return text if line is None else f"{line}: {text}"
 
 
-def user_line(error: BaseException) -> str | None:
+def user_code_line(error: BaseException) -> str | None:
     """Return the last line of the user's own code on an error's traceback, as `FILE:LINE`.
 
     Code is the user's unless it belongs to dltrain, to Python or to an installed package that
@@ -128,4 +128,4 @@ def relative_name(path: str) -> str:
     """Return a file's name from the working directory, or whole where it lies elsewhere."""
     with suppress(ValueError, OSError):
         path = str(Path(path).relative_to(Path.cwd()))
-    return brief(path, 300)
+    return shorten(path, 300)

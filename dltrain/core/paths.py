@@ -26,7 +26,7 @@ def data_folder(recorded: str | None = None) -> Path:
     return Path(os.environ.get("DLTRAIN_DATA") or "data").expanduser().absolute()
 
 
-def located(path: str | Path, folder: Path) -> Path:
+def resolve_path(path: str | Path, folder: Path) -> Path:
     """Return where a path leads: from the working directory, or else from the data folder.
 
     A path that exists in neither is one from the working directory. What lies below that is
@@ -38,7 +38,7 @@ def located(path: str | Path, folder: Path) -> Path:
     return path.relative_to(here) if path.is_relative_to(here) else path
 
 
-def moved(value: Any, directory: str | None) -> Any:
+def relocate(value: Any, directory: str | None) -> Any:
     """Return where a path that is gone is now, if all of a working directory has moved.
 
     Other values are returned as they are.
@@ -52,11 +52,11 @@ def moved(value: Any, directory: str | None) -> Any:
     path = Path(value)
     if not path.is_absolute() or not path.is_relative_to(directory):
         return value
-    now = located(path.relative_to(directory), data_folder()).absolute()
+    now = resolve_path(path.relative_to(directory), data_folder()).absolute()
     return str(now) if now.exists() else value
 
 
-def expanded(text: str) -> str:
+def expand_path(text: str) -> str:
     """Replace `${VAR}` by environment variables and a leading `~` by a home directory.
 
     Raises:
@@ -85,13 +85,13 @@ def _value(match: re.Match[str]) -> str:
 
 
 def _validated(text: str) -> str:
-    return str(located(expanded(text), data_folder()).absolute())
+    return str(resolve_path(expand_path(text), data_folder()).absolute())
 
 
-LOCATED = AfterValidator(_validated)
+RESOLVED_PATH = AfterValidator(_validated)
 """Marks an option as a path, which is made absolute when a config is read."""
 
-ConfigPath = Annotated[str, Field(description="a path"), LOCATED]
+ConfigPath = Annotated[str, Field(description="a path"), RESOLVED_PATH]
 """A path in a config.
 
 `~` and `${VAR}` are expanded. A relative path is one from the working directory, or else from the
@@ -104,7 +104,7 @@ def as_paths(given: str | Path | Iterable[str | Path]) -> list[Path]:
     return [Path(path) for path in ([given] if isinstance(given, str | Path) else given)]
 
 
-def directory_name(name: str) -> str:
+def to_directory_name(name: str) -> str:
     """Return a name as that of a directory: letters and digits of any script, `_`, `-` and `.`.
 
     Everything else becomes `_`. The result has 1 to `MAX_NAME_BYTES` bytes in UTF-8 and does not

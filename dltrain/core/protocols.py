@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from dltrain.core.batch import WHOLE, Batch, Share
+from dltrain.core.batch import FULL_BATCH, Batch, RankSlice
 from dltrain.core.data_spec import DataSpec
 
 
@@ -28,7 +28,7 @@ class Split(Protocol):
         *,
         epoch: int | None = None,
         offset: int = 0,
-        share: Share = WHOLE,
+        rank_slice: RankSlice = FULL_BATCH,
     ) -> Iterator[Batch]:
         """Batches of `batch_size` samples, the last one smaller.
 
@@ -58,7 +58,7 @@ class DataContext:
     seed: int = 0
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     dtype: torch.dtype = torch.float32
-    say: Callable[[str], None] = print
+    warn: Callable[[str], None] = print
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class Data:
     split_fingerprint: str = ""
 
 
-class World:
+class ProcessGroup:
     """One process alone: it has nothing to exchange, and pays nothing for it; else see `world.py`.
 
     Attributes:
@@ -95,28 +95,28 @@ class World:
         local_rank: Its number on its machine, which is also its GPU's.
     """
 
-    share: Share = WHOLE
+    rank_slice: RankSlice = FULL_BATCH
     local_rank = 0
 
     @property
-    def size(self) -> int:
+    def world_size(self) -> int:
         """How many processes there are."""
-        return self.share.size
+        return self.rank_slice.world_size
 
     @property
-    def main(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this is the process that writes."""
-        return self.share.rank == 0
+        return self.rank_slice.rank == 0
 
-    def sum(self, tensor: Tensor) -> Tensor:
+    def all_reduce_sum(self, tensor: Tensor) -> Tensor:
         """The sum over all processes, the same bits in each."""
         return tensor
 
-    def largest(self, number: int) -> int:
+    def all_reduce_max(self, number: int) -> int:
         """The largest number that a process gives; no GPU is waited for."""
         return number
 
-    def gather(self, batch: Batch, *tensors: Tensor) -> tuple[Tensor, ...]:
+    def all_gather(self, batch: Batch, *tensors: Tensor) -> tuple[Tensor, ...]:
         """Rows of all shares of a batch, in its order, in every process; less those that stand in.
 
         Args:
@@ -125,31 +125,31 @@ class World:
         """
         return tensors
 
-    def collect(self, value: Any) -> list[Any]:
+    def all_gather_object(self, value: Any) -> list[Any]:
         """The value of every process, in each of them."""
         return [value]
 
-    def from_main(self, make: Callable[[], Any]) -> Any:
+    def broadcast_object(self, make: Callable[[], Any]) -> Any:
         """What the first process makes, a value that is small, in every process."""
         return make()
 
-    def tensors_from_main(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    def broadcast_tensors(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """The first process's tensors, in every process; what the others give does not matter."""
         return tensors
 
-    def copy_from_main(self, tensors: Iterable[Tensor]) -> None:
+    def broadcast_(self, tensors: Iterable[Tensor]) -> None:
         """Overwrites tensors with the first process's."""
 
     @contextmanager
-    def first_on_machine(self) -> Iterator[None]:
+    def local_rank_zero_first(self) -> Iterator[None]:
         """One process of each machine goes through this context before the others."""
         yield
 
-    def lost(self, error: Exception) -> bool:
+    def is_peer_failure(self, error: Exception) -> bool:
         """Whether an error says that another process is gone, or does not answer."""
         return False
 
-    def failure(self, error: Exception) -> Exception:
+    def root_cause(self, error: Exception) -> Exception:
         """What an error is called; that of another process, where this one only follows from it."""
         return error
 

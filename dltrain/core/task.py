@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from dltrain.core.batch import Batch
 from dltrain.core.data_spec import DataSpec
-from dltrain.core.protocols import World
+from dltrain.core.protocols import ProcessGroup
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
@@ -77,11 +77,11 @@ class Task(Protocol):
     def evaluate(self, batches: Iterator[Batch]) -> dict[str, float]:
         """Loss and metrics over all samples, each counted by its own weight.
 
-        Of several processes each gets its share of every batch; see `TaskParts.world`.
+        Of several processes each gets its share of every batch; see `TaskContext.world`.
         """
         ...
 
-    def pages(self) -> list[Page]:
+    def figures(self) -> list[Figure]:
         """What the last evaluation has to show beside its scalars."""
         ...
 
@@ -100,11 +100,11 @@ class Embedding:
     points: Tensor
     columns: tuple[str, ...]
     rows: list[tuple[str, ...]]
-    pictures: Tensor | None
+    images: Tensor | None
 
 
 @dataclass(frozen=True)
-class Page:
+class Figure:
     """Something to look at.
 
     Attributes:
@@ -118,7 +118,7 @@ class Page:
     content: Any
 
 
-class MakePhase(Protocol):
+class PhaseFactory(Protocol):
     """Gives a phase the optimizer, the schedule and the clipping that the config has for it."""
 
     def __call__(
@@ -134,7 +134,7 @@ class MakePhase(Protocol):
 
 
 @dataclass(frozen=True)
-class TaskParts:
+class TaskContext:
     """What a task is made of; the builders in `TASKS` get one.
 
     Attributes:
@@ -155,11 +155,11 @@ class TaskParts:
     model: nn.Module
     loss: nn.Module
     metrics: Sequence[Any]
-    phase: MakePhase
-    trained: Callable[[str], TrainedModel]
+    make_phase: PhaseFactory
+    load_trained_model: Callable[[str], TrainedModel]
     seed: int = 0
     num_images: int = 0
-    world: World = field(default_factory=World)
+    process_group: ProcessGroup = field(default_factory=ProcessGroup)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from dltrain.core.errors import DataError
 from dltrain.core.protocols import Data, DataContext
 from dltrain.core.registry import DATA
 from dltrain.data.columns import table_data
-from dltrain.data.splits import HeldOut
+from dltrain.data.splits import HoldoutSize
 from dltrain.data.table import Table
 
 
@@ -21,8 +21,8 @@ def breast_cancer(
     context: DataContext,
     /,
     *,
-    validation: HeldOut = 0,
-    test: HeldOut = 0.2,
+    validation: HoldoutSize = 0,
+    test: HoldoutSize = 0.2,
 ) -> Data:
     """Wisconsin diagnostic breast cancer: 569 rows of 30 numbers, malignant (0) or benign (1).
 

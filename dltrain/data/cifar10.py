@@ -9,13 +9,13 @@ from torch import Tensor
 
 from dltrain.checkpoints.atomic_files import read_named
 from dltrain.core.errors import DataError
-from dltrain.core.paths import ConfigPath, located
+from dltrain.core.paths import ConfigPath, resolve_path
 from dltrain.core.protocols import Data, DataContext
 from dltrain.core.registry import DATA
 from dltrain.data.augment import Augment
 from dltrain.data.download import extract, fetch
-from dltrain.data.images import resident_images
-from dltrain.data.splits import HeldOut
+from dltrain.data.images import in_memory_images
+from dltrain.data.splits import HoldoutSize
 
 CLASS_NAMES = (
     "airplane",
@@ -45,7 +45,7 @@ def cifar10(
     /,
     *,
     root: ConfigPath | None = None,
-    validation: HeldOut = 5000,
+    validation: HoldoutSize = 5000,
     augment: Augment | None = None,
 ) -> Data:
     """CIFAR-10: 60,000 colour pictures of ten things, (3, 32, 32), 10,000 of them for the test.
@@ -59,11 +59,11 @@ def cifar10(
         validation: Training samples to validate on: a number, or a fraction.
         augment: Random changes to training pictures.
     """
-    base = context.root if root is None else located(root, context.root)
+    base = context.root if root is None else resolve_path(root, context.root)
     folder = _folder(context, base)
     batches = [read_batch(folder / name) for name in TRAIN_FILES]
     images, targets = (torch.cat(parts) for parts in zip(*batches, strict=True))
-    return resident_images(
+    return in_memory_images(
         context,
         (images, targets),
         read_batch(folder / TEST_FILE),
@@ -112,7 +112,7 @@ def _folder(context: DataContext, base: Path) -> Path:
     home = base / "CIFAR10"
     archive = next((p for p in (base / ARCHIVE, home / ARCHIVE) if p.exists()), home / ARCHIVE)
     if not archive.exists():
-        context.say(f"downloading CIFAR-10 (162 MB) to {home}")
+        context.warn(f"downloading CIFAR-10 (162 MB) to {home}")
         fetch(URLS, archive, DIGEST)
     folder = archive.parent / FOLDER
     extract(archive, {f"{FOLDER}/{name}": FILE_BYTES for name in names}, folder)

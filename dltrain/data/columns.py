@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from dltrain.core.data_spec import Column, DataSpec, TableInputs
-from dltrain.core.errors import DataError, brief
+from dltrain.core.errors import DataError, shorten
 from dltrain.core.protocols import Data, DataContext
-from dltrain.data.in_memory import class_counts, resident_data
+from dltrain.data.in_memory import class_counts, in_memory_data
 from dltrain.data.labels import in_order, no_number
 from dltrain.data.splits import TEST_SEED, hold_out, split_fingerprint
 from dltrain.data.table import Table
@@ -74,7 +74,7 @@ def _require_finite(table: Table, name: str, values: Tensor, standardised: Tenso
     if not standardised.isfinite().all():
         row = int(values.abs().argmax())
         raise DataError(
-            f"{table.place(row)}: {brief(name)!r} is {values[row].item()}; "
+            f"{table.place(row)}: {shorten(name)!r} is {values[row].item()}; "
             "so large a number can't be computed with"
         )
 
@@ -130,7 +130,7 @@ def table_data(
         for name, index in {"train": train, "validation": held, "test": tested}.items()
     }
     source = str(table.path)
-    return resident_data(
+    return in_memory_data(
         context,
         spec,
         parts,

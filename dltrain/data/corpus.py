@@ -10,17 +10,17 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from dltrain.core.batch import WHOLE, Batch, Share
+from dltrain.core.batch import FULL_BATCH, Batch, RankSlice
 from dltrain.core.data_spec import PADDING, DataSpec
 from dltrain.core.errors import DataError, OptionError
 from dltrain.core.option_types import PositiveInt
-from dltrain.core.paths import ConfigPath, located
+from dltrain.core.paths import ConfigPath, resolve_path
 from dltrain.core.protocols import Data, DataContext
 from dltrain.core.registry import DATA
 from dltrain.data.download import fetch
 from dltrain.data.in_memory import without_waiting
 from dltrain.data.seeding import epoch_order, key
-from dltrain.data.splits import HeldOut
+from dltrain.data.splits import HoldoutSize
 from dltrain.data.tokenization import (
     Encoder,
     Tokenizer,
@@ -45,8 +45,8 @@ def text_file(
     path: ConfigPath,
     tokenizer: Tokenizer = "character",
     window: PositiveInt = 128,
-    validation: HeldOut = 0.1,
-    test: HeldOut = 0,
+    validation: HoldoutSize = 0.1,
+    test: HoldoutSize = 0,
 ) -> Data:
     """Your own text: a file in UTF-8, to learn which token comes next.
 
@@ -61,7 +61,7 @@ def text_file(
         validation: Tokens to validate on, after the training part: a number, or a fraction.
         test: Tokens to test on, at the end: a number, or a fraction.
     """
-    file = located(path, context.root)
+    file = resolve_path(path, context.root)
     return corpus_data(
         context, _read(file), str(file), tokenizer, window, validation, test, files=(file,)
     )
@@ -75,8 +75,8 @@ def shakespeare(
     root: ConfigPath | None = None,
     tokenizer: Tokenizer = "character",
     window: PositiveInt = 128,
-    validation: HeldOut = 0.1,
-    test: HeldOut = 0,
+    validation: HoldoutSize = 0.1,
+    test: HoldoutSize = 0,
 ) -> Data:
     """Scenes from Shakespeare's plays: 1.1 million characters, 65 of them different.
 
@@ -91,9 +91,11 @@ def shakespeare(
         validation: Tokens to validate on, after the training part: a number, or a fraction.
         test: Tokens to test on, at the end: a number, or a fraction.
     """
-    file = (context.root if root is None else located(root, context.root)) / "tinyshakespeare.txt"
+    file = (
+        context.root if root is None else resolve_path(root, context.root)
+    ) / "tinyshakespeare.txt"
     if not file.exists():
-        context.say(f"downloading Shakespeare's plays to {file}")
+        context.warn(f"downloading Shakespeare's plays to {file}")
         fetch([SHAKESPEARE_URL], file, SHAKESPEARE_DIGEST)
     return corpus_data(
         context, _read(file), str(file), tokenizer, window, validation, test, files=(file,)
@@ -107,8 +109,8 @@ def python_docs(
     *,
     tokenizer: Tokenizer = "character",
     window: PositiveInt = 128,
-    validation: HeldOut = 0.1,
-    test: HeldOut = 0,
+    validation: HoldoutSize = 0.1,
+    test: HoldoutSize = 0,
 ) -> Data:
     """The topics of Python's `help()`, about half a million characters; needs no download.
 
@@ -250,7 +252,7 @@ class Windows:
         *,
         epoch: int | None = None,
         offset: int = 0,
-        share: Share = WHOLE,
+        rank_slice: RankSlice = FULL_BATCH,
     ) -> Iterator[Batch]:
         """See `spec.Split.batches`."""
         device = self.numbers.device
@@ -261,13 +263,13 @@ class Windows:
             order = epoch_order(self.num_training_windows, self.seed, epoch)
         places = torch.arange(self.window, device=device)
         for whole in without_waiting(order, device).split(batch_size)[offset:]:
-            index = whole[share.of(len(whole))]
+            index = whole[rank_slice.bounds(len(whole))]
             at = first + index[:, None] * self.window + places
             inside = at + 1 < self.stop
             last = self.stop - 1
             inputs = self.numbers[at.clamp(max=last)].long()
             targets = self.numbers[(at + 1).clamp(max=last)].long()
-            yield share.batch(
+            yield rank_slice.make_batch(
                 inputs.masked_fill(~inside, self.padding),
                 targets.masked_fill(~inside, self.padding),
                 index,

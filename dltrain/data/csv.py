@@ -6,14 +6,14 @@ from typing import Literal
 
 import torch
 
-from dltrain.core.errors import DataError, OptionError, brief
+from dltrain.core.errors import DataError, OptionError, shorten
 from dltrain.core.option_types import Quote
-from dltrain.core.paths import ConfigPath, located
+from dltrain.core.paths import ConfigPath, resolve_path
 from dltrain.core.protocols import Data, DataContext
 from dltrain.core.registry import DATA
 from dltrain.data.columns import table_data
 from dltrain.data.labels import in_order, no_number, numbers_of, warn_of_spellings
-from dltrain.data.splits import HeldOut
+from dltrain.data.splits import HoldoutSize
 from dltrain.data.table import Delimiter, Table, number, read_table
 
 MAX_AUTO_CLASSES = 20
@@ -32,8 +32,8 @@ def csv_table(
     standardise_target: bool = False,
     delimiter: Delimiter | None = None,
     quote: Quote = "auto",
-    validation: HeldOut = 0.1,
-    test: HeldOut = 0.1,
+    validation: HoldoutSize = 0.1,
+    test: HoldoutSize = 0.1,
 ) -> Data:
     """Your own table: a CSV file with a header, each row a sample.
 
@@ -57,7 +57,7 @@ def csv_table(
         validation: Training rows to validate on: a number, or a fraction.
         test: Rows to test on: a number, or a fraction.
     """
-    file = located(path, context.root)
+    file = resolve_path(path, context.root)
     table = read_table(file, delimiter, quote)
     if features is None:
         table.require_names()
@@ -71,7 +71,7 @@ def csv_table(
     if target_kind == "class" or (target_kind == "auto" and _looks_like_classes(cells)):
         class_names = in_order(cells)
         targets = torch.tensor(numbers_of(class_names, cells))
-        warn_of_spellings(context.say, target, cells, table.place)
+        warn_of_spellings(context.warn, target, cells, table.place)
         if len(class_names) < 2:
             raise DataError(f"{file}: {target!r} is {cells[0]!r} in every row")
         if standardise_target:
@@ -108,8 +108,8 @@ def _warn_of_categories(context: DataContext, table: Table, name: str) -> None:
         return
     if any(number(cell) is not None for cell in cells):
         cell, why = found
-        context.say(
-            f"{table.place(cells.index(cell))}: {brief(name)!r} is {brief(cell)!r}, {why}: "
+        context.warn(
+            f"{table.place(cells.index(cell))}: {shorten(name)!r} is {shorten(cell)!r}, {why}: "
             "the whole column is taken for categories"
         )
-    warn_of_spellings(context.say, name, cells, table.place)
+    warn_of_spellings(context.warn, name, cells, table.place)

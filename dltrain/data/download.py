@@ -21,7 +21,7 @@ from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from tqdm import tqdm
 
-from dltrain.core.errors import DataError, brief
+from dltrain.core.errors import DataError, shorten
 
 _ATTEMPTS = 3  # for each address; each goes on where the one before broke off
 _CHUNK_BYTES = 1 << 18
@@ -136,7 +136,7 @@ def extract(archive: Path, members: Mapping[str, int], folder: Path) -> None:
         for part, place in parts.items():
             _put_in_place(part, place)
     except (tarfile.TarError, EOFError, zlib.error, OSError, ValueError) as error:
-        raise DataError(f"{archive}: can't be unpacked: {brief(str(error), 300)}") from error
+        raise DataError(f"{archive}: can't be unpacked: {shorten(str(error), 300)}") from error
     finally:
         for part in parts:
             part.unlink(missing_ok=True)
@@ -277,8 +277,8 @@ def _require_http(url: str) -> None:
 def _reason(error: Exception) -> str:
     """What went wrong, without the words that urllib puts around it."""
     if isinstance(error, URLError) and not isinstance(error, HTTPError):
-        return brief(str(error.reason), 300)
-    return brief(" ".join(str(error).split()) or type(error).__name__, 300)
+        return shorten(str(error.reason), 300)
+    return shorten(" ".join(str(error).split()) or type(error).__name__, 300)
 
 
 def _digest(path: Path, algorithm: str, unpacked: bool) -> str:

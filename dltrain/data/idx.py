@@ -12,12 +12,12 @@ from torch import Tensor
 
 from dltrain.checkpoints.atomic_files import open_named, read_named
 from dltrain.core.errors import DataError, OptionError
-from dltrain.core.paths import ConfigPath, located
+from dltrain.core.paths import ConfigPath, resolve_path
 from dltrain.core.protocols import Data, DataContext
 from dltrain.core.registry import DATA
 from dltrain.data.augment import Augment
-from dltrain.data.images import resident_images
-from dltrain.data.splits import HeldOut
+from dltrain.data.images import in_memory_images
+from dltrain.data.splits import HoldoutSize
 
 TRAIN_FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte")
 TEST_FILES = ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
@@ -32,7 +32,7 @@ def idx(
     *,
     root: ConfigPath,
     class_names: tuple[str, ...] = (),
-    validation: HeldOut = 0.1,
+    validation: HoldoutSize = 0.1,
     augment: Augment | None = None,
 ) -> Data:
     """Your own grey pictures in four files named and laid out as MNIST's, as they are or as .gz.
@@ -45,7 +45,7 @@ def idx(
         validation: Training samples to validate on: a number, or a fraction.
         augment: Random changes to training pictures.
     """
-    folder = located(root, context.root)
+    folder = resolve_path(root, context.root)
     absent = missing(folder, TRAIN_FILES)
     if absent:
         raise OptionError("root", f"{folder} has no {absent[0]} and no {absent[0]}.gz")
@@ -65,7 +65,7 @@ def idx(
             label = int(unknown[0])
             raise DataError(f"{folder / TEST_FILES[1]}: no training sample has label {label}")
         test = (test_images, torch.searchsorted(values, test_labels))
-    return resident_images(
+    return in_memory_images(
         context,
         (images, targets),
         test,

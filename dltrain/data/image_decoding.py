@@ -17,7 +17,7 @@ from torch import Tensor
 
 from dltrain.checkpoints.atomic_files import open_named, read_named
 from dltrain.core.data_spec import ImageInputs
-from dltrain.core.errors import DataError, brief
+from dltrain.core.errors import DataError, shorten
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -64,10 +64,10 @@ def decode_image(
     except OSError as error:
         message = f"{path}: not an image that can be read: {error.strerror}"
         raise DataError(message) from error
-    return decode_picture(content, str(path), shape, inputs)
+    return decode_image_bytes(content, str(path), shape, inputs)
 
 
-def decode_picture(
+def decode_image_bytes(
     content: bytes,
     name: str,
     shape: tuple[int, ...],
@@ -94,7 +94,7 @@ def decode_picture(
 
 
 @dataclass(frozen=True)
-class PictureHeader:
+class ImageHeader:
     """What an image's file says before its pixels.
 
     Attributes:
@@ -112,7 +112,7 @@ class PictureHeader:
     transparent: bool
 
 
-def read_header(file: Path | io.BytesIO, name: str | None = None) -> PictureHeader:
+def read_header(file: Path | io.BytesIO, name: str | None = None) -> ImageHeader:
     """What is known of an image without decoding it.
 
     Args:
@@ -131,7 +131,7 @@ def read_header(file: Path | io.BytesIO, name: str | None = None) -> PictureHead
         Image.open(source, formats=FORMATS) as opened,
     ):
         deep = _is_deep(opened, name)
-        return PictureHeader(
+        return ImageHeader(
             *opened.size,
             grey=deep or opened.mode in ("1", "L", "LA"),
             deep=deep,
@@ -208,7 +208,7 @@ def _told(name: str) -> Iterator[None]:
         known = ", ".join(FORMATS)
         raise DataError(f"{name}: not an image that can be read: none of {known}") from error
     except Exception as error:  # decoders raise whatever a damaged file leads them to
-        reason = brief(str(error) or type(error).__name__, 300)
+        reason = shorten(str(error) or type(error).__name__, 300)
         raise DataError(f"{name}: not an image that can be read: {reason}") from error
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from dltrain.core.data_spec import DataSpec, ImageInputs
 from dltrain.core.errors import OptionError
 from dltrain.core.option_types import Fraction, NonNegativeInt, PositiveFloat, PositiveInt
-from dltrain.core.paths import ConfigPath, located
+from dltrain.core.paths import ConfigPath, resolve_path
 from dltrain.core.protocols import Data, DataContext
 from dltrain.core.registry import DATA
 from dltrain.data.augment import Augment
@@ -23,8 +23,8 @@ from dltrain.data.image_layout import ImageFiles, find_images
 from dltrain.data.image_statistics import Background, image_inputs
 from dltrain.data.images import ImageTransform
 from dltrain.data.in_memory import class_counts
-from dltrain.data.splits import TEST_SEED, HeldOut, hold_out
-from dltrain.data.streaming import Streamed
+from dltrain.data.splits import TEST_SEED, HoldoutSize, hold_out
+from dltrain.data.streaming import Streaming
 
 
 @DATA.register
@@ -35,8 +35,8 @@ def image_folder(
     root: ConfigPath,
     size: PositiveInt = 224,
     channels: Literal[1, 3] = 3,
-    validation: HeldOut = 0.1,
-    test: HeldOut = 0.1,
+    validation: HoldoutSize = 0.1,
+    test: HoldoutSize = 0.1,
     workers: NonNegativeInt = 2,
     timeout: PositiveFloat = 300.0,
     cache: Literal["none", "memory"] = "none",
@@ -70,7 +70,7 @@ def image_folder(
             the training images.
         std: Standard deviation of each channel, from 0 to 1; if not given as with `mean`.
     """
-    folder = located(root, context.root)
+    folder = resolve_path(root, context.root)
     for option, values in (("mean", mean), ("std", std)):
         if values is not None and len(values) != channels:
             raise OptionError(option, f"{len(values)} values for {channels} channels")
@@ -78,7 +78,7 @@ def image_folder(
     layout = find_images(folder)
     class_names, parts = layout.class_names, layout.splits
     if layout.notice:
-        context.say(layout.notice)
+        context.warn(layout.notice)
     _cut(parts, "test", test, TEST_SEED)
     _cut(parts, "validation", validation, context.seed)
 
@@ -92,8 +92,8 @@ def image_folder(
     if cache == "memory":
         check_room(sum(len(part.paths) for part in parts.values()), sample_bytes, context.device)
 
-    def split(part: ImageFiles) -> Streamed:
-        return Streamed(
+    def split(part: ImageFiles) -> Streaming:
+        return Streaming(
             _Reader(part.paths, shape, inputs),
             part.targets.to(context.device),
             names=part.paths,

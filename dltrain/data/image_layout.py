@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from dltrain.core.errors import DataError, brief
+from dltrain.core.errors import DataError, shorten
 from dltrain.data.image_decoding import SUFFIXES
 from dltrain.data.labels import in_order
 
@@ -153,7 +153,7 @@ def _images(split: _Folder, class_names: tuple[str, ...], ignored: Counter[str])
         if name not in class_names:
             raise DataError(
                 f"{folder.path}: the training images have no such class; "
-                f"they have {brief(', '.join(class_names), 200)}"
+                f"they have {shorten(', '.join(class_names), 200)}"
             )
         if not folder.images:
             left_out = Counter[str]()
@@ -173,7 +173,7 @@ def _has_class(split: _Folder, train: _Folder) -> bool:
 
 def _unlabelled(name: str, split: _Folder, train: Path, class_names: tuple[str, ...]) -> str:
     """What is wrong with a split without class folders, and what to do."""
-    classes = brief(", ".join(class_names), 200)
+    classes = shorten(", ".join(class_names), 200)
     inside = [path for folder in split.folders for path in _listed(folder).images]
     images = split.images or inside
     has = f"has {_counted(images)} and" if images else "has"
@@ -250,7 +250,7 @@ def _notice(root: Path, by_split: bool, ignored: Counter[str]) -> str:
 
 
 def _listing(ignored: Counter[str]) -> str:
-    return brief(", ".join(f"{count:,} {kind}" for kind, count in ignored.most_common()), 300)
+    return shorten(", ".join(f"{count:,} {kind}" for kind, count in ignored.most_common()), 300)
 
 
 def _counted(images: Sequence[Path]) -> str:

@@ -10,7 +10,7 @@ from torch import Tensor
 from dltrain.core.data_spec import DataSpec, ImageInputs
 from dltrain.core.protocols import Data, DataContext
 from dltrain.data.augment import Augment
-from dltrain.data.in_memory import class_counts, fingerprint, resident_data
+from dltrain.data.in_memory import class_counts, fingerprint, in_memory_data
 from dltrain.data.splits import hold_out, split_fingerprint
 
 
@@ -68,7 +68,7 @@ def pixel_statistics(pixels: Tensor) -> ImageInputs:
     return ImageInputs(tuple(means), tuple(stds))
 
 
-def resident_images(
+def in_memory_images(
     context: DataContext,
     train: tuple[Tensor, Tensor],
     test: tuple[Tensor, Tensor] | None,
@@ -102,7 +102,7 @@ def resident_images(
         class_names=class_names,
         class_counts=class_counts(parts["train"][1], len(class_names)),
     )
-    return resident_data(
+    return in_memory_data(
         context,
         spec,
         parts,

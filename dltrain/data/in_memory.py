@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from dltrain.core.batch import WHOLE, Batch, Share
+from dltrain.core.batch import FULL_BATCH, Batch, RankSlice
 from dltrain.core.data_spec import DataSpec
 from dltrain.core.protocols import Data, DataContext
 from dltrain.data.seeding import epoch_order
@@ -18,7 +18,7 @@ Transform = Callable[[Tensor, Tensor, int | Tensor | None], Tensor]
 """Stored samples, their index and the epoch (None: no augmentation) to inputs, batch-wise."""
 
 
-class Resident:
+class InMemory:
     """A split whose samples are kept on the device in their compact dtype; see `spec.Split`."""
 
     def __init__(
@@ -45,7 +45,7 @@ class Resident:
         *,
         epoch: int | None = None,
         offset: int = 0,
-        share: Share = WHOLE,
+        rank_slice: RankSlice = FULL_BATCH,
     ) -> Iterator[Batch]:
         """See `spec.Split.batches`."""
         total, device = len(self), self.samples.device
@@ -53,7 +53,7 @@ class Resident:
         order = self.order(epoch) if shuffled else torch.arange(total, device=device)
         for start in range(offset * batch_size, total, batch_size):
             whole = order[start : start + batch_size]
-            part = share.of(len(whole))
+            part = rank_slice.bounds(len(whole))
             index = whole[part]
             if shuffled:
                 inputs, targets = self.at(index, epoch)
@@ -62,7 +62,7 @@ class Resident:
                 inputs, targets = self.samples[place], self.targets[place]
                 if self.transform is not None:
                     inputs = self.transform(inputs, index, None)
-            yield share.batch(inputs, targets, index, len(whole))
+            yield rank_slice.make_batch(inputs, targets, index, len(whole))
 
     def order(self, epoch: int) -> Tensor:
         """The samples' order in a training epoch, (samples,) int64, on the device."""
@@ -86,7 +86,7 @@ def without_waiting(tensor: Tensor, device: torch.device) -> Tensor:
     return tensor.pin_memory().to(device, non_blocking=True)
 
 
-def resident_data(
+def in_memory_data(
     context: DataContext,
     spec: DataSpec,
     parts: Mapping[str, tuple[Tensor, Tensor]],
@@ -102,12 +102,12 @@ def resident_data(
     A part that is absent or has no sample becomes None.
     """
 
-    def split(name: str) -> Resident | None:
+    def split(name: str) -> InMemory | None:
         samples, targets = parts.get(name, (torch.empty(0), torch.empty(0)))
         if not len(samples):
             return None
         samples, targets = samples.to(context.device), targets.to(context.device)
-        return Resident(samples, targets, seed=context.seed, transform=transform)
+        return InMemory(samples, targets, seed=context.seed, transform=transform)
 
     train = split("train")
     assert train is not None

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Collection, Iterable, Sequence
 from decimal import Decimal, InvalidOperation
 
-from dltrain.core.errors import brief
+from dltrain.core.errors import shorten
 from dltrain.data.table import number
 
 EXACT_UNTIL = 2**53
@@ -78,7 +78,7 @@ def warn_of_spellings(
         first = spelled.setdefault(value, cell)
         if first != cell:
             say(
-                f"{place(row)}: {brief(name)!r} is {brief(cell)!r}, and {brief(first)!r} in "
+                f"{place(row)}: {shorten(name)!r} is {shorten(cell)!r}, and {shorten(first)!r} in "
                 f"{place(rows[first])}: names are kept apart by their spelling; "
                 "spell them alike if they are one"
             )

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from dltrain.core.batch import WHOLE, Batch, Share
+from dltrain.core.batch import FULL_BATCH, Batch, RankSlice
 from dltrain.core.data_spec import PADDING
 from dltrain.data.in_memory import without_waiting
 from dltrain.data.seeding import epoch_order
@@ -17,7 +17,7 @@ CHUNK = 50
 """Batches among which samples are sorted by length: more pads less and shuffles less."""
 
 
-class Bucketed:
+class LengthBuckets:
     """A split of sequences, each batch padded to its own longest; see `spec.Split`.
 
     Args:
@@ -54,14 +54,16 @@ class Bucketed:
         *,
         epoch: int | None = None,
         offset: int = 0,
-        share: Share = WHOLE,
+        rank_slice: RankSlice = FULL_BATCH,
     ) -> Iterator[Batch]:
         """See `spec.Split.batches`; evaluation reads the samples from short to long."""
         for whole in self._plan(batch_size, epoch)[offset:]:
             longest = max(self.lengths[whole].tolist())  # on the CPU: nothing waits
-            place = without_waiting(whole[share.of(len(whole))], self.targets.device)
+            place = without_waiting(whole[rank_slice.bounds(len(whole))], self.targets.device)
             inputs = self.tokens[:, :longest].index_select(0, place)
-            yield share.batch(inputs, self.targets.index_select(0, place), place, len(whole))
+            yield rank_slice.make_batch(
+                inputs, self.targets.index_select(0, place), place, len(whole)
+            )
 
     def _plan(self, batch_size: int, epoch: int | None) -> list[Tensor]:
         """The samples of each batch; a pure function of the seed and the epoch."""

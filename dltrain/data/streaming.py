@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
-from dltrain.core.batch import WHOLE, Batch, Share
-from dltrain.core.errors import DataError, brief, describe_error
+from dltrain.core.batch import FULL_BATCH, Batch, RankSlice
+from dltrain.core.errors import DataError, describe_error, shorten
 from dltrain.data.cache import MemoryCache
 from dltrain.data.in_memory import Transform, without_waiting
 from dltrain.data.seeding import epoch_order
@@ -33,7 +33,7 @@ _BUS_ERROR = -7 if not hasattr(signal, "SIGBUS") else -signal.SIGBUS
 _ALL_READ = -1  # the sample that a worker is at, once it has read the whole batch
 
 
-class Streamed:
+class Streaming:
     """A split whose samples are read when they are wanted; see `spec.Split`.
 
     The batches are the same for any number of workers.
@@ -83,7 +83,7 @@ class Streamed:
         *,
         epoch: int | None = None,
         offset: int = 0,
-        share: Share = WHOLE,
+        rank_slice: RankSlice = FULL_BATCH,
     ) -> Iterator[Batch]:
         """See `spec.Split.batches`; the workers end with the iteration, however it ends.
 
@@ -94,7 +94,7 @@ class Streamed:
         total, device = len(self), self.targets.device
         order = torch.arange(total) if epoch is None else epoch_order(total, self.seed, epoch)
         whole = order.split(batch_size)
-        cuts = tuple(samples[share.of(len(samples))] for samples in whole)
+        cuts = tuple(samples[rank_slice.bounds(len(samples))] for samples in whole)
         on_device = without_waiting(order, device).split(batch_size)
         wanted = [n for n in range(offset, len(cuts)) if self._lacks(cuts[n])]
         reading = torch.full((max(1, self.workers), 3), -1)
@@ -109,7 +109,7 @@ class Streamed:
             sampler=range(len(wanted)),
             num_workers=self.workers,
             prefetch_factor=_PREFETCHED if self.workers else None,
-            worker_init_fn=partial(_of_a_run, deaf=share.size > 1),
+            worker_init_fn=partial(_of_a_run, deaf=rank_slice.world_size > 1),
             pin_memory=device.type == "cuda",
             timeout=min(self.timeout, _LOOK_SECONDS) if self.workers else 0,
             generator=torch.Generator(),  # or it would draw from the run's generator
@@ -121,7 +121,7 @@ class Streamed:
         places = dict(zip(wanted, range(len(wanted)), strict=True))
         try:
             for number in range(offset, len(cuts)):
-                index = on_device[number][share.of(len(whole[number]))]
+                index = on_device[number][rank_slice.bounds(len(whole[number]))]
                 if number in places:
                     place = places[number]
                     first = int(cuts[number][0])
@@ -137,7 +137,7 @@ class Streamed:
                 if self.transform is not None:
                     inputs = self.transform(inputs, index, epoch)
                 targets = self.targets.index_select(0, index)
-                yield share.batch(inputs, targets, index, len(whole[number]))
+                yield rank_slice.make_batch(inputs, targets, index, len(whole[number]))
         finally:
             watchdog.end()
             del arriving  # the workers end with it, even while an error holds this frame
@@ -183,7 +183,7 @@ class Streamed:
                 f"{name}: the worker process that was reading it died, perhaps for lack of "
                 "memory; fewer data.workers need less"
             )
-        return DataError(f"{name}: its batch can't be had of the worker: {brief(told, 300)}")
+        return DataError(f"{name}: its batch can't be had of the worker: {shorten(told, 300)}")
 
     def _was_read(self, number: int, reading: Tensor) -> bool:
         """Whether the worker of that batch, which takes turns, has nothing left to read."""
@@ -296,7 +296,7 @@ class _Batches(Dataset[Tensor | DataError]):
             except DataError as error:
                 return error
             except Exception as error:  # whatever it is, the sample is where to look
-                told = brief(describe_error(error), 300)
+                told = shorten(describe_error(error), 300)
                 return DataError(f"{self.names[sample]}: reading it failed: {told}")
         batch = torch.stack(samples)
         if worker is not None:
@@ -311,7 +311,7 @@ class _Batches(Dataset[Tensor | DataError]):
 def _not_shared(error: RuntimeError, batch: Tensor) -> DataError:
     if "No space left" in str(error) or "Cannot allocate" in str(error):
         return shared_memory_error(batch.nbytes, 1)
-    return DataError(f"a worker process can't send a batch: {brief(str(error), 300)}")
+    return DataError(f"a worker process can't send a batch: {shorten(str(error), 300)}")
 
 
 def _of_a_run(_worker: int, deaf: bool) -> None:
@@ -340,7 +340,7 @@ def _of_a_run(_worker: int, deaf: bool) -> None:
 def _started(loader: DataLoader[Tensor | DataError]) -> Iterator[Tensor | DataError]:
     """An iterator, whose workers may die without an error wherever the training just is.
 
-    Torch sets a handler that raises one; `Streamed` finds out when it waits for the batch.
+    Torch sets a handler that raises one; `Streaming` finds out when it waits for the batch.
     """
     if not hasattr(signal, "SIGCHLD") or threading.current_thread() is not threading.main_thread():
         return iter(loader)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from dltrain.core.batch import Batch, Share
+from dltrain.core.batch import Batch, RankSlice
 from dltrain.core.protocols import Split
 
 _MOST_AT_ONCE = 16
 
 
-def spread(split: Split, num_samples: int, batch_size: int, share: Share) -> Iterator[Batch]:
+def evenly_spaced_batches(
+    split: Split, num_samples: int, batch_size: int, rank_slice: RankSlice
+) -> Iterator[Batch]:
     """Small batches from all over a split, which is often in the order of its classes.
 
     Args:
@@ -20,9 +22,9 @@ def spread(split: Split, num_samples: int, batch_size: int, share: Share) -> Ite
         share: See `Split.batches`.
     """
     if num_samples >= len(split):
-        yield from split.batches(batch_size, share=share)
+        yield from split.batches(batch_size, rank_slice=rank_slice)
         return
     size = max(1, min(_MOST_AT_ONCE, batch_size, num_samples // _MOST_AT_ONCE))
     there, wanted = -(-len(split) // size), -(-num_samples // size)
     for number in range(wanted):
-        yield next(split.batches(size, offset=number * there // wanted, share=share))
+        yield next(split.batches(size, offset=number * there // wanted, rank_slice=rank_slice))

@@ -14,7 +14,7 @@ from typing import Annotated, NamedTuple
 
 from pydantic import Field
 
-from dltrain.core.errors import DataError, OptionError, brief
+from dltrain.core.errors import DataError, OptionError, shorten
 from dltrain.core.option_types import Quote
 from dltrain.data.utf8 import read_utf8
 
@@ -57,9 +57,9 @@ class Table:
     def column(self, name: str) -> list[str]:
         """The cells of a column; DataError if there is none of that name."""
         if name in self.unusable:
-            raise DataError(f"{self.path}:1: several columns are called {brief(name)!r}")
+            raise DataError(f"{self.path}:1: several columns are called {shorten(name)!r}")
         if name not in self.columns:
-            names = brief(", ".join(self.columns), 300)
+            names = shorten(", ".join(self.columns), 300)
             hint = ""
             if name in {other.strip('"') for other in self.columns}:
                 hint = "; the names are in quotes: set quote: '\"'"
@@ -71,7 +71,7 @@ class Table:
         if self.unusable:
             names = ", ".join(map(repr, self.unusable))
             raise DataError(
-                f"{self.path}:1: column names must be there, and differ: {brief(names, 300)}; "
+                f"{self.path}:1: column names must be there, and differ: {shorten(names, 300)}; "
                 "change them, or choose others with features"
             )
 
@@ -82,8 +82,8 @@ class Table:
             for name, cells in columns:
                 if is_missing(cells[row]):
                     raise DataError(
-                        f"{self.place(row)}: {brief(name)!r} is {brief(cells[row]) or 'empty'}; "
-                        "fill in a value or take the row out"
+                        f"{self.place(row)}: {shorten(name)!r} is "
+                        f"{shorten(cells[row]) or 'empty'}; fill in a value or take the row out"
                     )
 
     def numbers(self, name: str) -> list[float]:
@@ -94,7 +94,7 @@ class Table:
             if value is None or not math.isfinite(value):
                 wanted = "a number" if value is None else "a number that a computer can hold"
                 raise DataError(
-                    f"{self.place(row)}: {brief(name)!r} is {brief(cell)!r}; {wanted} is wanted"
+                    f"{self.place(row)}: {shorten(name)!r} is {shorten(cell)!r}; {wanted} is wanted"
                 )
             values.append(value)
         return values
@@ -182,7 +182,7 @@ def read_table(path: Path, delimiter: str | None = None, quote: Quote = "auto") 
     if not rows:
         raise DataError(f"{path}: has no rows")
     if len(header.cells) == 1 and (hint := _hint(path, text, layout)):
-        raise DataError(f"{path}:1: has one column, {brief(header.cells[0])!r}{hint}")
+        raise DataError(f"{path}:1: has one column, {shorten(header.cells[0])!r}{hint}")
     names = [name.strip() for name in header.cells]
     columns = {
         name: [cell.strip() for cell in cells]
@@ -192,7 +192,7 @@ def read_table(path: Path, delimiter: str | None = None, quote: Quote = "auto") 
     unusable = tuple(name for name in dict.fromkeys(names) if name not in columns)
     if not columns:
         raise DataError(
-            f"{path}:1: column names must be there, and differ: {brief(str(names), 300)}"
+            f"{path}:1: column names must be there, and differ: {shorten(str(names), 300)}"
         )
     return Table(path, [row.first for row in rows], columns, quote=quote, unusable=unusable)
 
@@ -345,7 +345,7 @@ def _fault(path: Path, text: str, layout: Layout, first: int) -> str:
             if not end_of_cell.match(rest):
                 closed = text.count(end_of_line, opened, place)
                 where = f" {closed} lines below" if closed else ""
-                return f"{told(opened)}: {brief(rest, 30)!r} follows the cell's end quote{where}"
+                return f"{told(opened)}: {shorten(rest, 30)!r} follows the cell's end quote{where}"
         found = end_of_cell.search(text, place)
         place = found.start() if found else len(text)
         if text.startswith("\r", place) and text[place + 1 : place + 2] not in ("", "\r", "\n"):

@@ -14,17 +14,17 @@ from typing import Any
 import torch
 
 from dltrain.core.data_spec import DataSpec
-from dltrain.core.errors import DataError, OptionError, brief
+from dltrain.core.errors import DataError, OptionError, shorten
 from dltrain.core.option_types import PositiveInt, Quote
-from dltrain.core.paths import ConfigPath, located
+from dltrain.core.paths import ConfigPath, resolve_path
 from dltrain.core.protocols import Data, DataContext
 from dltrain.core.registry import DATA
 from dltrain.data.download import fetch
 from dltrain.data.in_memory import class_counts
 from dltrain.data.labels import in_order, numbers_of, warn_of_spellings
-from dltrain.data.length_buckets import Bucketed
+from dltrain.data.length_buckets import LengthBuckets
 from dltrain.data.seeding import key
-from dltrain.data.splits import TEST_SEED, HeldOut, hold_out
+from dltrain.data.splits import TEST_SEED, HoldoutSize, hold_out
 from dltrain.data.table import Delimiter, Table, read_table
 from dltrain.data.tokenization import (
     Encoder,
@@ -90,12 +90,12 @@ def sst2(
         max_size: The longest that the vocabulary may be.
         max_tokens: Longer texts are truncated; special tokens stay.
     """
-    base = context.root if root is None else located(root, context.root)
+    base = context.root if root is None else resolve_path(root, context.root)
     home = base / "sst2"
     folder = base if all((base / name).exists() for name in SST2_FILES) else home
     for name, digest in SST2_FILES.items():
         if not (folder / name).exists():
-            context.say(f"downloading SST-2's {name} to {folder}")
+            context.warn(f"downloading SST-2's {name} to {folder}")
             fetch([SST2_MIRROR + name], folder / name, digest)
     train, validation, test = (read_sst2(folder / name) for name in SST2_FILES)
     return _text_data(
@@ -140,8 +140,8 @@ def text_csv(
     min_count: PositiveInt = 1,
     max_size: PositiveInt | None = None,
     max_tokens: PositiveInt | None = None,
-    validation: HeldOut = 0.1,
-    test: HeldOut = 0.1,
+    validation: HoldoutSize = 0.1,
+    test: HoldoutSize = 0.1,
 ) -> Data:
     """Your own texts with labels: a CSV or TSV file with a header, or a JSONL file.
 
@@ -163,15 +163,15 @@ def text_csv(
         validation: Training texts to validate on: a number, or a fraction.
         test: Texts to test on: a number, or a fraction.
     """
-    file = located(path, context.root)
+    file = resolve_path(path, context.root)
     if not text:
         raise OptionError("text", "give at least one column")
     lines, columns = _read_columns(file, (*text, label), delimiter, quote)
     texts = [" ".join(cells) for cells in zip(*(columns[name] for name in text), strict=True)]
     class_names = in_order(columns[label])
     if len(class_names) < 2:
-        raise DataError(f"{file}: {label!r} is {brief(columns[label][0])!r} in every row")
-    warn_of_spellings(context.say, label, columns[label], lambda row: f"{file}:{lines[row]}")
+        raise DataError(f"{file}: {label!r} is {shorten(columns[label][0])!r} in every row")
+    warn_of_spellings(context.warn, label, columns[label], lambda row: f"{file}:{lines[row]}")
     whole = Texts(texts, numbers_of(class_names, columns[label]))
     return _text_data(
         context,
@@ -223,7 +223,7 @@ def read_jsonl(path: Path, names: Sequence[str]) -> tuple[list[int], dict[str, l
             cell = _cell(row[name])
             if cell is None:
                 raise DataError(
-                    f"{path}:{number}: {name!r} is {brief(json.dumps(row[name]))}; "
+                    f"{path}:{number}: {name!r} is {shorten(json.dumps(row[name]))}; "
                     "a text or a number is wanted"
                 )
             cells.append(cell)
@@ -285,8 +285,8 @@ def toy_text(
     /,
     *,
     samples: PositiveInt = 3000,
-    validation: HeldOut = 0.1,
-    test: HeldOut = 0.2,
+    validation: HoldoutSize = 0.1,
+    test: HoldoutSize = 0.2,
 ) -> Data:
     """Made sentences, `the cat chased the dog`: the order of the two names is the class.
 
@@ -358,14 +358,14 @@ def _text_data(
     inputs = replace(fit_vocabulary(inputs, tokens, min_count, max_size), quote=quote)
     encode = Encoder(inputs)
     digest = hashlib.sha256(json.dumps(class_names).encode())
-    splits: dict[str, Bucketed] = {}
+    splits: dict[str, LengthBuckets] = {}
     for name, part in parts.items():
         digest.update(json.dumps([name, part.texts, part.targets]).encode())
         if part.texts:
             targets = torch.tensor(part.targets).to(context.device)
             digests = [_digest(text, inputs.lowercase) for text in part.texts]
             sequences = [encode(text) for text in part.texts]
-            splits[name] = Bucketed(
+            splits[name] = LengthBuckets(
                 sequences,
                 targets,
                 seed=context.seed,

@@ -17,14 +17,14 @@ from torch import Tensor
 
 from dltrain.checkpoints.atomic_files import read_named
 from dltrain.core.data_spec import Inputs, TextInputs
-from dltrain.core.errors import DataError, OptionError, UsageError, brief
-from dltrain.core.paths import LOCATED, located
+from dltrain.core.errors import DataError, OptionError, UsageError, shorten
+from dltrain.core.paths import RESOLVED_PATH, resolve_path
 from dltrain.core.protocols import DataContext
 
 TokenizerFile = Annotated[
     str,
     Field(pattern=r"\.json$", description="a tokenizer.json file of the tokenizers library"),
-    LOCATED,
+    RESOLVED_PATH,
 ]
 Tokenizer = Literal["word", "character"] | TokenizerFile
 
@@ -121,7 +121,7 @@ def tokenizer_files(context: DataContext, tokenizer: str) -> tuple[Path, ...]:
     """The tokenizer's file, from the working directory or else from the common data folder."""
     if tokenizer in ("word", "character"):
         return ()
-    return (located(tokenizer, context.root),)
+    return (resolve_path(tokenizer, context.root),)
 
 
 def _ids_of_file(definition: str, parsed: Any) -> tuple[tuple[str, ...], int, int | None]:
@@ -243,7 +243,7 @@ def _encoding(inputs: TextInputs, text: str, *, special: bool) -> Any:
     try:
         return parsed.encode(text, add_special_tokens=special)
     except Exception as error:  # the library raises nothing more specific
-        message = f"the tokenizer can't encode {brief(text)!r}: {error}"
+        message = f"the tokenizer can't encode {shorten(text)!r}: {error}"
         raise DataError(message) from error
 
 

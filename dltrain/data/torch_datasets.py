@@ -14,7 +14,7 @@ from dltrain.core.errors import OptionError, UsageError
 from dltrain.core.protocols import Data, DataContext
 from dltrain.data.cache import free_bytes
 from dltrain.data.images import ImageTransform
-from dltrain.data.in_memory import class_counts, fingerprint, resident_data
+from dltrain.data.in_memory import class_counts, fingerprint, in_memory_data
 from dltrain.data.splits import TEST_SEED, hold_out, split_fingerprint
 
 SPLITS = ("train", "validation", "test")
@@ -56,7 +56,7 @@ def as_data(built: Any, context: DataContext, source: str) -> Data | None:
     if isinstance(built, Dataset):
         parts, cut = _cut(inputs, targets, context)
         sizes = ", ".join(f"{len(targets)} {name}" for name, (_, targets) in parts.items())
-        context.say(
+        context.warn(
             f"one dataset for all splits is cut at random: {sizes}; return a mapping with the keys "
             "train, validation and test to choose"
         )
@@ -68,7 +68,7 @@ def as_data(built: Any, context: DataContext, source: str) -> Data | None:
         class_counts=class_counts(parts["train"][1], len(names)) if names else (),
     )
     if isinstance(spec.inputs, ImageInputs):
-        context.say(
+        context.warn(
             f"predict and serve scale an image file to {' x '.join(map(str, spec.input_shape[1:]))}"
             " pixels and divide by 255; no other transform of the dataset is repeated there"
         )
@@ -79,7 +79,7 @@ def as_data(built: Any, context: DataContext, source: str) -> Data | None:
         parts = {name: (x.to(context.dtype), y) for name, (x, y) in parts.items()}
     if not names:
         parts = {name: (x, y.to(context.dtype)) for name, (x, y) in parts.items()}
-    return resident_data(
+    return in_memory_data(
         context,
         spec,
         parts,

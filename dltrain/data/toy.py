@@ -12,9 +12,9 @@ from dltrain.core.errors import OptionError
 from dltrain.core.option_types import NonNegativeFloat, PositiveInt
 from dltrain.core.protocols import Data, DataContext
 from dltrain.core.registry import DATA
-from dltrain.data.in_memory import class_counts, fingerprint, resident_data
+from dltrain.data.in_memory import class_counts, fingerprint, in_memory_data
 from dltrain.data.seeding import key
-from dltrain.data.splits import TEST_SEED, HeldOut, hold_out, split_fingerprint
+from dltrain.data.splits import TEST_SEED, HoldoutSize, hold_out, split_fingerprint
 
 
 @DATA.register
@@ -24,8 +24,8 @@ def toy_line(
     *,
     samples: PositiveInt = 1000,
     noise: NonNegativeFloat = 0.1,
-    validation: HeldOut = 0.1,
-    test: HeldOut = 0.2,
+    validation: HoldoutSize = 0.1,
+    test: HoldoutSize = 0.2,
 ) -> Data:
     """A straight line: y = 2 x + 1 plus noise, x uniform in [-1, 1).
 
@@ -48,8 +48,8 @@ def toy_sine(
     *,
     samples: PositiveInt = 1000,
     noise: NonNegativeFloat = 0.1,
-    validation: HeldOut = 0.1,
-    test: HeldOut = 0.2,
+    validation: HoldoutSize = 0.1,
+    test: HoldoutSize = 0.2,
 ) -> Data:
     """A sine wave: y = sin(x) plus noise, x uniform in [-pi, pi).
 
@@ -73,8 +73,8 @@ def toy_blobs(
     samples: PositiveInt = 1000,
     classes: PositiveInt = 3,
     noise: NonNegativeFloat = 0.2,
-    validation: HeldOut = 0.1,
-    test: HeldOut = 0.2,
+    validation: HoldoutSize = 0.1,
+    test: HoldoutSize = 0.2,
 ) -> Data:
     """Round clouds in the plane, one a class, their centres evenly spaced on the unit circle.
 
@@ -113,8 +113,8 @@ def toy_spirals(
     classes: PositiveInt = 2,
     turns: NonNegativeFloat = 1.0,
     noise: NonNegativeFloat = 0.02,
-    validation: HeldOut = 0.1,
-    test: HeldOut = 0.2,
+    validation: HoldoutSize = 0.1,
+    test: HoldoutSize = 0.2,
 ) -> Data:
     """Interleaved spirals within the unit circle, one arm a class.
 
@@ -184,7 +184,7 @@ def _toy(
         name: (x[index], y[index])
         for name, index in {"train": train, "validation": held, "test": tested}.items()
     }
-    return resident_data(
+    return in_memory_data(
         context,
         spec,
         parts,

@@ -14,9 +14,9 @@ from dltrain.core.option_types import PositiveInt
 from dltrain.core.protocols import Data, DataContext
 from dltrain.core.registry import DATA
 from dltrain.data.in_memory import fingerprint
-from dltrain.data.length_buckets import Bucketed
+from dltrain.data.length_buckets import LengthBuckets
 from dltrain.data.seeding import key
-from dltrain.data.splits import TEST_SEED, HeldOut, hold_out, split_fingerprint
+from dltrain.data.splits import TEST_SEED, HoldoutSize, hold_out, split_fingerprint
 from dltrain.data.tokenization import SPECIAL, Encoder
 
 END = "<end>"
@@ -32,8 +32,8 @@ def toy_digits(
     samples: PositiveInt = 20000,
     min_length: PositiveInt = 5,
     max_length: PositiveInt = 12,
-    validation: HeldOut = 0.05,
-    test: HeldOut = 0.1,
+    validation: HoldoutSize = 0.05,
+    test: HoldoutSize = 0.1,
 ) -> Data:
     """Sequences of digits, to be written in another order; no sequence comes twice.
 
@@ -70,12 +70,12 @@ def toy_digits(
     rest, tested = hold_out(every, test, TEST_SEED, name="test")
     kept, held = hold_out(every[rest], validation, context.seed, name="validation")
 
-    def split(index: Tensor) -> Bucketed | None:
+    def split(index: Tensor) -> LengthBuckets | None:
         chosen = [sequences[i] for i in index.tolist()]
         if not chosen:
             return None
         wanted = targets[index].to(context.device)
-        return Bucketed(chosen, wanted, seed=context.seed, padding=inputs.padding)
+        return LengthBuckets(chosen, wanted, seed=context.seed, padding=inputs.padding)
 
     train = split(rest[kept])
     assert train is not None

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from dltrain.core.protocols import World
+from dltrain.core.protocols import ProcessGroup
 
 
 class GroupBatchNorm(_BatchNorm):
@@ -25,7 +25,7 @@ class GroupBatchNorm(_BatchNorm):
         counts: Whether the samples of the next call count.
     """
 
-    def __init__(self, layer: _BatchNorm, world: World) -> None:
+    def __init__(self, layer: _BatchNorm, process_group: ProcessGroup) -> None:
         super().__init__(
             layer.num_features,
             layer.eps,
@@ -36,7 +36,7 @@ class GroupBatchNorm(_BatchNorm):
         self._parameters.update(layer._parameters)
         self._buffers.update(layer._buffers)
         self.train(layer.training)
-        self.world, self.counts = world, True
+        self.process_group, self.counts = process_group, True
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002
         """Normalize (batch, features, ...) over all but the second dimension."""
@@ -48,12 +48,12 @@ class GroupBatchNorm(_BatchNorm):
         counted = len(values) if self.counts else 0
         # The same operations on each rank, also without samples: backward exchanges sums as well.
         count = values.new_full((1,), float(counted * values[0, 0].numel()))
-        sums = _sum(torch.cat([values[:counted].sum(dims), count]), self.world)
+        sums = _sum(torch.cat([values[:counted].sum(dims), count]), self.process_group)
         total = sums[-1].detach()
         if counted * values[0, 0].numel() <= 1 and float(total) <= 1:  # asked of few samples only
             raise ValueError("Expected more than 1 value per channel when training, got 1 in all")
         centred = values - (sums[:-1] / total).view(shape)
-        variance = _sum(centred[:counted].square().sum(dims), self.world) / total
+        variance = _sum(centred[:counted].square().sum(dims), self.process_group) / total
         if self.running_mean is not None and self.running_var is not None:
             mean = (sums[:-1] / total).detach()
             unbiased = variance.detach() * total / (total - 1).clamp(min=1)
@@ -82,22 +82,22 @@ class _Sum(torch.autograd.Function):
     """The sum over all ranks, whose gradient is the sum of their gradients; any derivative."""
 
     @staticmethod
-    def forward(ctx: Any, tensor: Tensor, world: World) -> Tensor:
-        ctx.world = world
-        return world.sum(tensor)
+    def forward(ctx: Any, tensor: Tensor, process_group: ProcessGroup) -> Tensor:
+        ctx.process_group = process_group
+        return process_group.all_reduce_sum(tensor)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # pyright: ignore
-        return _sum(gradient, ctx.world), None
+        return _sum(gradient, ctx.process_group), None
 
 
-def _sum(tensor: Tensor, world: World) -> Tensor:
-    summed = _Sum.apply(tensor, world)
+def _sum(tensor: Tensor, process_group: ProcessGroup) -> Tensor:
+    summed = _Sum.apply(tensor, process_group)
     assert isinstance(summed, Tensor)
     return summed
 
 
-def over_all_ranks(model: nn.Module, world: World) -> nn.Module:
+def convert_batch_norm(model: nn.Module, process_group: ProcessGroup) -> nn.Module:
     """A model whose batch normalization takes in the samples of all ranks.
 
     Layers of a class with a `forward` or a `train` of its own stay as they are: they may keep their
@@ -110,7 +110,7 @@ def over_all_ranks(model: nn.Module, world: World) -> nn.Module:
         kind = type(layer)
         if kind.forward is not _BatchNorm.forward or kind.train is not nn.Module.train:
             continue
-        new = replaced.setdefault(id(layer), GroupBatchNorm(layer, world))
+        new = replaced.setdefault(id(layer), GroupBatchNorm(layer, process_group))
         if not name:
             return new
         model.set_submodule(name, new)

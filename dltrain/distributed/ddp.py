@@ -11,14 +11,14 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from dltrain.core.batch import Batch
-from dltrain.core.protocols import World
+from dltrain.core.protocols import ProcessGroup
 from dltrain.core.task import Phase, Task
 from dltrain.distributed.batch_norm import GroupBatchNorm
 from dltrain.distributed.fsdp import is_sharded
-from dltrain.distributed.process_group import silenced
+from dltrain.distributed.process_group import output_suppressed
 
 
-class Gradients:
+class GradientReducer:
     """The gradients of each phase's loss, summed over all processes.
 
     A phase is wrapped in torch's DistributedDataParallel, unless `shard` has made it one of FSDP2.
@@ -29,15 +29,15 @@ class Gradients:
         world: The processes.
     """
 
-    def __init__(self, task: Task, world: World) -> None:
-        self.world = world
+    def __init__(self, task: Task, process_group: ProcessGroup) -> None:
+        self.process_group = process_group
         self._losses = {phase.name: _PhaseLoss(task, phase) for phase in task.phases}
         self._norms = [m for m in task.model.modules() if isinstance(m, GroupBatchNorm)]
         self._replicas: dict[str, DistributedDataParallel] = {}
-        if world.size > 1:
+        if process_group.world_size > 1:
             # A kernel of one pixel, or of one channel, has two equal layouts; both are as fast.
             warnings.filterwarnings("ignore", message="Grad strides do not match bucket view")
-            finds = may_leave_out_parameters(task)
+            finds = may_have_unused_parameters(task)
             if finds:
                 _spend_warning()
             for phase in task.phases:
@@ -50,16 +50,18 @@ class Gradients:
     def loss(self, part: Batch, phase: Phase) -> Tensor:
         """Summed loss of this process's samples, a scalar."""
         for norm in self._norms:
-            norm.counts = part.counts
+            norm.counts = part.is_real
         loss = self._replicas.get(phase.name, self._losses[phase.name])(part)
-        return loss if part.counts else loss * 0
+        return loss if part.is_real else loss * 0
 
     def backward(self, loss: Tensor) -> None:
         """Adds the gradients of a loss, divided by the batch's weight, to those there are."""
         # Torch takes the mean over the processes, and this is to be the sum.
-        (loss if self.world.size == 1 else loss * self.world.size).backward()
+        (
+            loss if self.process_group.world_size == 1 else loss * self.process_group.world_size
+        ).backward()
 
-    def exchanged(self, phase: Phase, last: bool) -> AbstractContextManager[Any]:
+    def synchronized(self, phase: Phase, last: bool) -> AbstractContextManager[Any]:
         """Gradients made in this context are exchanged where it is the last slice of a batch."""
         if is_sharded(phase.module):
             phase.module.set_requires_gradient_sync(last)  # pyright: ignore[reportCallIssue]
@@ -72,7 +74,7 @@ KNOWN_CODE = ("dltrain.", "torch.", "torchvision.")
 """Whose modules and tasks use all of their trainable parameters in each step."""
 
 
-def may_leave_out_parameters(task: Task) -> bool:
+def may_have_unused_parameters(task: Task) -> bool:
     """Whether a step may not need all parameters, on all ranks or on some.
 
     Torch looks for those in each step then, at the cost of a walk through the autograd graph. For
@@ -88,7 +90,7 @@ def _spend_warning() -> None:
 
     That is no mistake here: whether a class of the user's uses all may differ between steps.
     """
-    with silenced(2):
+    with output_suppressed(2):
         layer = nn.LayerNorm(1)  # begins without a random number: a run's own are not touched
         wrapped = DistributedDataParallel(layer, find_unused_parameters=True)
         wrapped(torch.zeros(1, 1)).sum().backward()

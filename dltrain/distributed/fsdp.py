@@ -14,7 +14,7 @@ SMALLEST_GROUP = 0.01
 """A layer with at least this share of a module's parameters is gathered on its own."""
 
 
-def shard(module: nn.Module, device: torch.device) -> None:
+def apply_fsdp(module: nn.Module, device: torch.device) -> None:
     """Spreads a module's parameters over all processes, in place, with FSDP2.
 
     Each large layer of a list or a sequence is gathered when it is called, and let go after; all
@@ -59,26 +59,26 @@ def total_norm(gradients: list[Tensor]) -> Tensor:
     return torch.linalg.vector_norm(torch.stack(norms))
 
 
-def whole(tensor: Tensor) -> Tensor:
+def full_tensor(tensor: Tensor) -> Tensor:
     """A tensor put together from its shards, on every process; any other as it is."""
     together: Any = getattr(tensor, "full_tensor", None)
     return tensor if together is None else together()
 
 
-def on_main(tensors: Mapping[str, Tensor], main: bool) -> Mapping[str, Tensor]:
+def gather_to_main(tensors: Mapping[str, Tensor], main: bool) -> Mapping[str, Tensor]:
     """Whole tensors by name, for the first process; those that had shards come to the CPU.
 
     Every process puts them together, one at a time, and only the first keeps them.
     """
     kept = {}
     for name, tensor in tensors.items():
-        together = whole(tensor)
+        together = full_tensor(tensor)
         if main:
             kept[name] = tensor if together is tensor else together.cpu()
     return kept
 
 
-def spread_as(tensor: Tensor, like: Tensor) -> Tensor:
+def shard_like(tensor: Tensor, like: Tensor) -> Tensor:
     """This process's shard of a whole tensor, where `like` is one; else the tensor."""
     if not hasattr(like, "full_tensor") or hasattr(tensor, "full_tensor"):
         return tensor
@@ -91,7 +91,9 @@ def spread_as(tensor: Tensor, like: Tensor) -> Tensor:
     )
 
 
-def load_weights(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+def load_full_state_dict(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """`load_state_dict` of whole tensors."""
     own = module.state_dict()
-    module.load_state_dict({n: spread_as(t, own[n]) if n in own else t for n, t in tensors.items()})
+    module.load_state_dict(
+        {n: shard_like(t, own[n]) if n in own else t for n, t in tensors.items()}
+    )

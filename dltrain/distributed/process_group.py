@@ -18,9 +18,9 @@ from torch import Tensor
 from torch.distributed import DistError, PrefixStore, Store  # pyright: ignore
 from torch.distributed.rendezvous import rendezvous
 
-from dltrain.core.batch import Batch, Share
-from dltrain.core.errors import DltrainError, RunError, StoppedError
-from dltrain.core.protocols import World
+from dltrain.core.batch import Batch, RankSlice
+from dltrain.core.errors import DltrainError, InterruptedRunError, RunError
+from dltrain.core.protocols import ProcessGroup
 
 _FIRST_ERROR = "first_error"
 _MEETINGS = "dltrain/meetings"
@@ -30,7 +30,7 @@ _HEARING_SECONDS = 10.0
 """How long a process that can't start waits for the others to read why."""
 
 
-class Processes(World):
+class TorchProcessGroup(ProcessGroup):
     """One of several, each with this object, in a process group of torch.distributed.
 
     Args:
@@ -39,27 +39,27 @@ class Processes(World):
     """
 
     def __init__(self, store: Store, timeout: float) -> None:
-        self.share = Share(dist.get_rank(), dist.get_world_size())
+        self.rank_slice = RankSlice(dist.get_rank(), dist.get_world_size())
         self.local_rank = int(os.environ["LOCAL_RANK"])
         self._store, self._timeout = store, timeout
 
-    def sum(self, tensor: Tensor) -> Tensor:
-        """See `World.sum`."""
+    def all_reduce_sum(self, tensor: Tensor) -> Tensor:
+        """See `ProcessGroup.sum`."""
         total = tensor.clone()
         dist.all_reduce(total)
         return total
 
-    def largest(self, number: int) -> int:
-        """See `World.largest`."""
+    def all_reduce_max(self, number: int) -> int:
+        """See `ProcessGroup.largest`."""
         found = torch.tensor(number)
         dist.all_reduce(found, dist.ReduceOp.MAX)
         return int(found)
 
-    def gather(self, batch: Batch, *tensors: Tensor) -> tuple[Tensor, ...]:
-        """See `World.gather`."""
-        own = [tensor if batch.counts else tensor[:0] for tensor in tensors]
+    def all_gather(self, batch: Batch, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """See `ProcessGroup.gather`."""
+        own = [tensor if batch.is_real else tensor[:0] for tensor in tensors]
         rows = torch.tensor([len(tensor) for tensor in own])
-        every = [torch.empty_like(rows) for _ in range(self.size)]
+        every = [torch.empty_like(rows) for _ in range(self.world_size)]
         dist.all_gather(every, rows)
         whole = []
         for tensor, lengths in zip(own, torch.stack(every, dim=1).tolist(), strict=True):
@@ -70,30 +70,32 @@ class Processes(World):
             whole.append(torch.cat([p[:n] for p, n in zip(parts, lengths, strict=True)]))
         return tuple(whole)
 
-    def collect(self, value: Any) -> list[Any]:
-        """See `World.collect`."""
-        values: list[Any] = [None] * self.size
+    def all_gather_object(self, value: Any) -> list[Any]:
+        """See `ProcessGroup.collect`."""
+        values: list[Any] = [None] * self.world_size
         dist.all_gather_object(values, value)
         return values
 
-    def from_main(self, make: Callable[[], Any]) -> Any:
-        """See `World.from_main`."""
-        values = [make() if self.main else None]
+    def broadcast_object(self, make: Callable[[], Any]) -> Any:
+        """See `ProcessGroup.broadcast_object`."""
+        values = [make() if self.is_main else None]
         dist.broadcast_object_list(values)
         return values[0]
 
-    def tensors_from_main(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """See `World.tensors_from_main`; on the CPU."""
-        kinds = self.from_main(lambda: [(name, t.shape, t.dtype) for name, t in tensors.items()])
+    def broadcast_tensors(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """See `ProcessGroup.broadcast_tensors`; on the CPU."""
+        kinds = self.broadcast_object(
+            lambda: [(name, t.shape, t.dtype) for name, t in tensors.items()]
+        )
         received = {n: torch.empty(shape, dtype=dtype) for n, shape, dtype in kinds}
-        received = tensors if self.main else received
+        received = tensors if self.is_main else received
         for tensor in received.values():
             if tensor.numel():
                 dist.broadcast(tensor.view(-1).view(torch.uint8), 0)
         return received
 
-    def copy_from_main(self, tensors: Iterable[Tensor]) -> None:
-        """See `World.copy_from_main`."""
+    def broadcast_(self, tensors: Iterable[Tensor]) -> None:
+        """See `ProcessGroup.broadcast_`."""
         with torch.no_grad():
             for tensor in tensors:
                 value = tensor.contiguous()
@@ -101,43 +103,43 @@ class Processes(World):
                 tensor.copy_(value)
 
     @contextmanager
-    def first_on_machine(self) -> Iterator[None]:
-        """See `World.first_on_machine`."""
+    def local_rank_zero_first(self) -> Iterator[None]:
+        """See `ProcessGroup.local_rank_zero_first`."""
         if self.local_rank > 0:
-            self.largest(0)
+            self.all_reduce_max(0)
         yield
         if self.local_rank == 0:
-            self.largest(0)
+            self.all_reduce_max(0)
 
-    def lost(self, error: Exception) -> bool:
-        """See `World.lost`; torch has no class of its own for gloo's errors."""
+    def is_peer_failure(self, error: Exception) -> bool:
+        """See `ProcessGroup.lost`; torch has no class of its own for gloo's errors."""
         told = str(error).lower()
         words = ("gloo", "nccl", "connection", "socket")
         return isinstance(error, DistError) or (
             isinstance(error, RuntimeError) and any(word in told for word in words)
         )
 
-    def failure(self, error: Exception) -> Exception:
-        """See `World.failure`.
+    def root_cause(self, error: Exception) -> Exception:
+        """See `ProcessGroup.failure`.
 
         The first process to fail leaves word with the launcher. The others learn of it by a broken
         connection, or by waiting for too long.
         """
-        if isinstance(error, StoppedError | FollowedError):
+        if isinstance(error, InterruptedRunError | PeerFailureError):
             return error
-        if self.lost(error):
+        if self.is_peer_failure(error):
             message = f"another process is gone, or did not answer for {self._timeout:g} s"
             error = RunError(message).with_traceback(error.__traceback__)
-        if not self.main:
+        if not self.is_main:
             time.sleep(0.5)  # of all that make the same mistake, the first one tells it
-        own = _word(self.share.rank, error)
+        own = _word(self.rank_slice.rank, error)
         try:
-            with silenced(2):  # the launcher may have gone, of which torch prints a stack
+            with output_suppressed(2):  # the launcher may have gone, of which torch prints a stack
                 first = self._store.compare_set(_FIRST_ERROR, "", own).decode()
         except RuntimeError:
             first = own
-        is_own = int(first.partition(" ")[0]) == self.share.rank
-        return error if is_own else FollowedError(first, self.size)
+        is_own = int(first.partition(" ")[0]) == self.rank_slice.rank
+        return error if is_own else PeerFailureError(first, self.world_size)
 
 
 def _word(rank: int, error: Exception) -> str:
@@ -147,7 +149,7 @@ def _word(rank: int, error: Exception) -> str:
     return f"{rank} {machine} {code} {str(error) or type(error).__name__}"
 
 
-class FollowedError(RunError):
+class PeerFailureError(RunError):
     """Another process has failed, and told why.
 
     Attributes:
@@ -166,7 +168,7 @@ class FollowedError(RunError):
 
 
 @contextmanager
-def joined(timeout: float) -> Iterator[World]:
+def join_process_group(timeout: float) -> Iterator[ProcessGroup]:
     """Meets the other processes that torchrun has started.
 
     An error leaves the context in the process alone that met it first, and in one of each other
@@ -179,7 +181,7 @@ def joined(timeout: float) -> Iterator[World]:
         RunError: Another process did not come, or has failed before; see `stay_away`.
     """
     if _is_alone():
-        yield World()
+        yield ProcessGroup()
         return
     wait = timedelta(seconds=timeout)
     backend = "gloo"
@@ -190,11 +192,11 @@ def joined(timeout: float) -> Iterator[World]:
         launcher, store, rank, size = _meeting(wait)
         _require_all(store, rank, size)
         # Standard output is for results: torch 2.9's gloo prints there, below Python, as it meets.
-        with silenced(1):
+        with output_suppressed(1):
             dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=wait)
         if rank == 0:
             launcher.add(_MEETINGS, 1)  # all have met: none will look at the old number any more
-    except FollowedError as error:
+    except PeerFailureError as error:
         if error.told:
             raise SystemExit(error.exit_code) from error
         raise
@@ -204,20 +206,20 @@ def joined(timeout: float) -> Iterator[World]:
             f"process {os.environ['RANK']} has not met all {os.environ['WORLD_SIZE']} processes in "
             f"{timeout:g} s; look at what the other machines' processes have printed ({told})"
         ) from error
-    world = Processes(store, timeout)
+    process_group = TorchProcessGroup(store, timeout)
     try:
-        yield world
+        yield process_group
     except Exception as error:
-        failure = world.failure(error)
-        if isinstance(failure, FollowedError | StoppedError):
-            is_told = failure.told if isinstance(failure, FollowedError) else rank > 0
+        failure = process_group.root_cause(error)
+        if isinstance(failure, PeerFailureError | InterruptedRunError):
+            is_told = failure.told if isinstance(failure, PeerFailureError) else rank > 0
             if is_told:
                 raise SystemExit(failure.exit_code) from error
         raise failure from error
     dist.destroy_process_group()
 
 
-def stay_away(error: DltrainError) -> None:
+def report_absence(error: DltrainError) -> None:
     """Tells the other processes why this one can't start, where there are others.
 
     They would wait for it in vain. What all processes of a machine find wrong, the first one tells.
@@ -228,7 +230,7 @@ def stay_away(error: DltrainError) -> None:
     if _is_alone():
         return
     try:
-        with silenced(2):
+        with output_suppressed(2):
             _, store, rank, size = _meeting(timedelta(seconds=_HEARING_SECONDS))
             first = rank - int(os.environ["LOCAL_RANK"])
             store.set(f"{_ARRIVED}/{rank}", _word(rank, error))
@@ -266,11 +268,11 @@ def _require_all(store: Store, rank: int, size: int) -> None:
     words = [store.get(f"{_ARRIVED}/{other}").decode() for other in range(size)]
     store.add(_HEARD, 1)
     if word := next(filter(None, words), ""):
-        raise FollowedError(word, size)
+        raise PeerFailureError(word, size)
 
 
 @contextmanager
-def silenced(descriptor: int) -> Iterator[None]:
+def output_suppressed(descriptor: int) -> Iterator[None]:
     """Drops what code below Python prints to standard output, 1, or standard error, 2."""
     (sys.stdout if descriptor == 1 else sys.stderr).flush()
     kept, nowhere = os.dup(descriptor), os.open(os.devnull, os.O_WRONLY)

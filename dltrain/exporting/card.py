@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dltrain.core.errors import visible
-from dltrain.core.jsonable import decimal, value_text
+from dltrain.core.errors import escape_control_characters
+from dltrain.core.jsonable import format_decimal, format_value
 from dltrain.exporting.description import listed
 from dltrain.exporting.formats import Format
 from dltrain.exporting.preprocessing import Port
@@ -58,7 +58,7 @@ def model_card(
         "Limits": _limits(about, inputs),
     }
     parts = [f"# {about['name']}", *(f"## {title}\n\n{text}" for title, text in sections.items())]
-    return visible("\n\n".join(parts) + "\n")
+    return escape_control_characters("\n\n".join(parts) + "\n")
 
 
 def example(file: str, to: Format, about: Mapping[str, Any]) -> str:
@@ -178,7 +178,7 @@ def _training(record: Mapping[str, Any], summary: Mapping[str, Any] | None, conf
         changed = ", with changes" if record["git"]["diff"] else ""
         lines.append(f"- code: commit {record['git']['commit']}{changed}")
     if summary is not None:
-        took = f"{decimal(summary['epoch'])} epochs in {summary['seconds']:.0f} s"
+        took = f"{format_decimal(summary['epoch'])} epochs in {summary['seconds']:.0f} s"
         lines.append(f"- ended: {summary['status']} after {summary['step']} steps, {took}")
     return "\n".join(lines) + f"\n\nThe config:\n\n```yaml\n{config}```"
 
@@ -196,7 +196,7 @@ def _metrics(
     shown = _of_checkpoint(summary, checkpoint) if summary else {}
     if not shown:
         return "The run has not recorded any of these weights."
-    rows = "\n".join(f"| {name} | {value_text(value)} |" for name, value in shown.items())
+    rows = "\n".join(f"| {name} | {format_value(value)} |" for name, value in shown.items())
     text = f"| metric | value |\n| --- | --- |\n{rows}"
     return text + ("\n\nAll were measured before the weights were quantised." if quantized else "")
 

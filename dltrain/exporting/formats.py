@@ -14,11 +14,11 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from dltrain.checkpoints.store import plain
+from dltrain.checkpoints.store import to_saveable
 from dltrain.core.errors import RunError, UsageError, describe_error
 from dltrain.exporting.interface import Interface
 from dltrain.exporting.lstm import LoopedLstm, OnnxLstm, replaced_lstms
-from dltrain.exporting.module_replacement import replaced
+from dltrain.exporting.module_replacement import replace_modules
 from dltrain.exporting.quantization import Int8Linear, OnnxInt8Linear
 
 Format = Literal["onnx", "pt2", "safetensors"]
@@ -68,7 +68,7 @@ def to_onnx(interface: Interface, example: Tensor, about: Mapping[str, Any]) -> 
         for name, layer in interface.model.named_modules()
         if isinstance(layer, Int8Linear)
     }
-    with replaced_lstms(interface.model, OnnxLstm), replaced(interface.model, in_eight):
+    with replaced_lstms(interface.model, OnnxLstm), replace_modules(interface.model, in_eight):
         program = _program(interface, example)
     with _told("ONNX can't hold this model"):
         exported = torch.onnx.export(
@@ -118,7 +118,7 @@ def require_onnx() -> None:
 
 def to_safetensors(model: nn.Module, about: Mapping[str, Any]) -> bytes:
     """A model's weights by name, with the description as metadata."""
-    tensors = dict(plain(model.state_dict()))
+    tensors = dict(to_saveable(model.state_dict()))
     return safetensors.torch.save(tensors, metadata={KEY: json.dumps(about)})
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dltrain.core.errors import UsageError
-from dltrain.exporting.module_replacement import replaced
+from dltrain.exporting.module_replacement import replace_modules
 
 State = tuple[Tensor, Tensor]
 """Hidden and cell state, each (layers, batch, hidden_size)."""
@@ -34,7 +34,7 @@ def replaced_lstms(model: nn.Module, form: Callable[[nn.LSTM], nn.Module]) -> It
                 f"layer {name!r} can't be exported: an nn.LSTM must be batch_first, have biases, "
                 "read in one direction and project nothing"
             )
-    with replaced(model, {name: form(layer) for name, layer in found.items()}):
+    with replace_modules(model, {name: form(layer) for name, layer in found.items()}):
         yield
 
 

@@ -9,7 +9,7 @@ from torch import nn
 
 
 @contextmanager
-def replaced(model: nn.Module, layers: Mapping[str, nn.Module]) -> Iterator[None]:
+def replace_modules(model: nn.Module, layers: Mapping[str, nn.Module]) -> Iterator[None]:
     """Puts layers in the place of those of the same names inside a model."""
     originals = {name: model.get_submodule(name) for name in layers}
     try:

@@ -8,28 +8,28 @@ from typing import Any
 from dltrain.core.task import Embedding, Task
 
 
-class Recorder:
+class Logger:
     """Base class of objects that receive metrics and events. Its methods do nothing."""
 
-    def begin(self, step: int, total_steps: int, batch_size: int) -> None:
+    def on_fit_start(self, step: int, total_steps: int, batch_size: int) -> None:
         """Training starts or resumes after `step` of `total_steps` steps."""
 
-    def advance(self, step: int) -> None:
+    def on_step_end(self, step: int) -> None:
         """A step is complete. Called for every step, so an implementation must be fast."""
 
-    def scalars(self, step: int, epoch: float, split: str, values: Mapping[str, float]) -> None:
+    def log_scalars(self, step: int, epoch: float, split: str, values: Mapping[str, float]) -> None:
         """Receive scalars of a split: `train`, `val`, `test`, or `system` (time and memory)."""
 
-    def evaluated(self, step: int, split: str, task: Task) -> None:
-        """An evaluation is complete: its scalars have been logged, `task.pages()` has its pages."""
+    def on_evaluation_end(self, step: int, split: str, task: Task) -> None:
+        """An evaluation is complete: its scalars are logged, `task.figures()` shows more."""
 
-    def embedded(self, step: int, embedding: Embedding) -> None:
+    def log_embedding(self, step: int, embedding: Embedding) -> None:
         """Receive points for samples of the test split, computed by the tested model."""
 
-    def ended(self, status: str) -> None:
+    def on_fit_end(self, status: str) -> None:
         """Training has ended with this status, and `summary.json` has been written."""
 
-    def line(self, text: str) -> None:
+    def log_message(self, text: str) -> None:
         """Receive a line of text for the user."""
 
     def position(self) -> dict[str, Any]:

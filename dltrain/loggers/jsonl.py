@@ -12,9 +12,9 @@ from typing import Any, BinaryIO
 from typing_extensions import TypedDict
 
 from dltrain.checkpoints.atomic_files import regular
-from dltrain.checkpoints.untrusted_files import MIB, Count, checked
+from dltrain.checkpoints.untrusted_files import MIB, Count, validated
 from dltrain.core.errors import RunError
-from dltrain.loggers.base import Recorder
+from dltrain.loggers.base import Logger
 
 Scalars = list[tuple[int, float | None]]
 """Steps and values of a scalar; None is a value that was not finite."""
@@ -121,7 +121,7 @@ class _Position(TypedDict):
     bytes: Count
 
 
-class MetricsFile(Recorder):
+class MetricsFile(Logger):
     """Append a line `{"step", "epoch", "split", "name", "value"}` for each value.
 
     A value that is not finite is written as null.
@@ -133,7 +133,7 @@ class MetricsFile(Recorder):
     def __init__(self, path: Path) -> None:
         self._file = open(path, "ab", opener=regular)  # noqa: SIM115
 
-    def scalars(self, step: int, epoch: float, split: str, values: Mapping[str, float]) -> None:
+    def log_scalars(self, step: int, epoch: float, split: str, values: Mapping[str, float]) -> None:
         """Append a line for each scalar."""
         for name, value in values.items():
             line = {
@@ -157,7 +157,7 @@ class MetricsFile(Recorder):
 
     def restore(self, position: Mapping[str, Any]) -> None:
         """Truncate the file to its length at the checkpoint; never lengthen it."""
-        checked(position, _Position)
+        validated(position, _Position)
         length = self._file.seek(0, os.SEEK_END)
         self._file.truncate(min(length, position["bytes"]))
         self._file.seek(0, os.SEEK_END)

@@ -8,12 +8,12 @@ from typing import TextIO
 
 from tqdm import tqdm
 
-from dltrain.core.errors import visible
-from dltrain.core.jsonable import decimal
-from dltrain.loggers.base import Recorder
+from dltrain.core.errors import escape_control_characters
+from dltrain.core.jsonable import format_decimal
+from dltrain.loggers.base import Logger
 
 
-class Progress(Recorder):
+class Progress(Logger):
     """Print a line per evaluation, and show a progress bar if standard error is a terminal.
 
     Args:
@@ -27,7 +27,7 @@ class Progress(Recorder):
         self._train: dict[str, float] = {}
         self._total_steps = 0
 
-    def begin(self, step: int, total_steps: int, batch_size: int) -> None:
+    def on_fit_start(self, step: int, total_steps: int, batch_size: int) -> None:
         """Show the progress bar."""
         self._total_steps = total_steps
         self._batch_size = batch_size
@@ -42,15 +42,15 @@ class Progress(Recorder):
             smoothing=0.1,
         )
 
-    def advance(self, step: int) -> None:
+    def on_step_end(self, step: int) -> None:
         """Advance the progress bar."""
         if self._bar is not None:
             self._bar.update(1)
 
-    def scalars(self, step: int, epoch: float, split: str, values: Mapping[str, float]) -> None:
+    def log_scalars(self, step: int, epoch: float, split: str, values: Mapping[str, float]) -> None:
         """Show training values in the progress bar, and results of an evaluation in a line."""
         if split == "train":
-            self._train = {visible(name): value for name, value in values.items()}
+            self._train = {escape_control_characters(name): value for name, value in values.items()}
         elif split == "system" and self._bar is not None:
             shown = {n: f"{v:.4g}" for n, v in self._train.items() if n.endswith("loss")}
             rates = [v for n, v in self._train.items() if n.endswith("learning_rate")]
@@ -62,12 +62,14 @@ class Progress(Recorder):
         elif split in ("val", "test"):
             train = "  ".join(f"train {n} {v:.4f}" for n, v in self._train.items() if "loss" in n)
             rest = "  ".join(f"{name} {value:.4f}" for name, value in values.items())
-            at = f"epoch {decimal(epoch):<6} step {step}/{self._total_steps}"
-            self.line(f"{at}  {train}  {split} {rest}" if split == "val" else f"{split}  {rest}")
+            at = f"epoch {format_decimal(epoch):<6} step {step}/{self._total_steps}"
+            self.log_message(
+                f"{at}  {train}  {split} {rest}" if split == "val" else f"{split}  {rest}"
+            )
 
-    def line(self, text: str) -> None:
+    def log_message(self, text: str) -> None:
         """Print a line above the progress bar."""
-        text = visible(text)
+        text = escape_control_characters(text)
         print(text, file=self._log, flush=True)
         if not self._quiet:
             try:

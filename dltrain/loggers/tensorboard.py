@@ -19,11 +19,11 @@ from torch import Tensor
 from typing_extensions import TypedDict
 
 from dltrain.checkpoints.atomic_files import regular, remove
-from dltrain.checkpoints.untrusted_files import Count, checked
+from dltrain.checkpoints.untrusted_files import Count, validated
 from dltrain.core.batch import Batch
-from dltrain.core.errors import visible
-from dltrain.core.task import Embedding, Page, Task
-from dltrain.loggers.base import Recorder
+from dltrain.core.errors import escape_control_characters
+from dltrain.core.task import Embedding, Figure, Task
+from dltrain.loggers.base import Logger
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -42,7 +42,7 @@ class _Position(TypedDict):
     in_table: NotRequired[bool]  # earlier versions added the run at its end
 
 
-class TensorBoard(Recorder):
+class TensorBoard(Logger):
     """Write event files for TensorBoard.
 
     Args:
@@ -79,7 +79,7 @@ class TensorBoard(Recorder):
                 self._writer = SummaryWriter(str(self._directory))
         return self._writer
 
-    def scalars(self, step: int, epoch: float, split: str, values: Mapping[str, float]) -> None:
+    def log_scalars(self, step: int, epoch: float, split: str, values: Mapping[str, float]) -> None:
         """Write each scalar under the tag SPLIT/NAME, or train/NAME for the split `system`.
 
         TensorBoard sorts groups of tags by name: `system` would be the first of all.
@@ -93,7 +93,9 @@ class TensorBoard(Recorder):
             self._in_table = True
         group = "train" if split == "system" else split
         # One event for all values: `add_scalar` writes one per value and takes three times as long.
-        merged, *others = (scalar(visible(f"{group}/{name}"), v) for name, v in values.items())
+        merged, *others = (
+            scalar(escape_control_characters(f"{group}/{name}"), v) for name, v in values.items()
+        )
         for other in others:
             merged.MergeFrom(other)
         self._add(merged, step)
@@ -117,21 +119,21 @@ class TensorBoard(Recorder):
             if summary.value[0].tag.endswith(part):
                 self._add(summary)
 
-    def evaluated(self, step: int, split: str, task: Task) -> None:
+    def on_evaluation_end(self, step: int, split: str, task: Task) -> None:
         """Write the pages of the task, and histograms of the weights if configured."""
         if not self._introduced:
             self.writer.add_text("config", f"```yaml\n{self._config}\n```", 0)
             self._graph(task)
             self.writer.add_custom_scalars(charts(task))
             self._introduced = True
-        for page in task.pages():
+        for page in task.figures():
             self._write(f"{split}/{page.tag}", page, step)
         if self._histograms:
             for name, parameter in task.model.named_parameters():
                 self.writer.add_histogram(f"weights/{name}", parameter.detach(), step)
 
-    def _write(self, tag: str, page: Page, step: int) -> None:
-        tag = visible(tag)  # the name of a class may contain control characters
+    def _write(self, tag: str, page: Figure, step: int) -> None:
+        tag = escape_control_characters(tag)  # the name of a class may contain control characters
         match page.kind:
             case "image":
                 self.writer.add_image(tag, page.content, step)
@@ -141,15 +143,15 @@ class TensorBoard(Recorder):
                     tag, *counts, global_step=step, num_thresholds=counts.shape[1]
                 )
             case "text":
-                self.writer.add_text(tag, visible(page.content), step)
+                self.writer.add_text(tag, escape_control_characters(page.content), step)
 
-    def embedded(self, step: int, embedding: Embedding) -> None:
+    def log_embedding(self, step: int, embedding: Embedding) -> None:
         """Write the files of the projector, in place of those of an earlier test of the run."""
         for folder in self._directory.glob("[0-9]*/test"):
             remove(folder)
         # A cell must not contain tabs or line breaks, which separate cells and lines.
         head, *rows = [
-            [visible(" ".join(text.split())) for text in row]
+            [escape_control_characters(" ".join(text.split())) for text in row]
             for row in (embedding.columns, *embedding.rows)
         ]
         # Five digits suffice for a plot; the file would be three times as long with all digits.
@@ -158,12 +160,12 @@ class TensorBoard(Recorder):
             numpy.array(digits),
             metadata=rows,
             metadata_header=head,
-            label_img=None if embedding.pictures is None else _thumbnails(embedding.pictures),
+            label_img=None if embedding.images is None else _thumbnails(embedding.images),
             global_step=step,
             tag="test",
         )
 
-    def ended(self, status: str) -> None:
+    def on_fit_end(self, status: str) -> None:
         """Keep the status for the HParams table."""
         self._status = status
 
@@ -179,7 +181,9 @@ class TensorBoard(Recorder):
                 inputs = batch.inputs if arguments is None else arguments(batch)
                 self.writer.add_graph(model, inputs)
         except Exception as error:  # a user's model may raise anything while it is traced
-            self.writer.add_text("graph", visible(f"The model can't be traced: {error}"), 0)
+            self.writer.add_text(
+                "graph", escape_control_characters(f"The model can't be traced: {error}"), 0
+            )
         finally:
             model.train(training)
 
@@ -202,7 +206,7 @@ class TensorBoard(Recorder):
 
     def restore(self, position: Mapping[str, Any]) -> None:
         """Truncate the files to their lengths at the checkpoint; later events go to a new file."""
-        checked(position, _Position)
+        validated(position, _Position)
         for path in self._event_files():
             if path.name in position["bytes"]:
                 with open(path, "r+b", opener=regular) as file:

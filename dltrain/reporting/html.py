@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from dltrain.core.errors import visible
+from dltrain.core.errors import escape_control_characters
 
 LONG_TABLE_ROWS = 200
 """Longer tables scroll inside a box of fixed height."""
@@ -108,7 +108,7 @@ def escape(text: str) -> str:
 
     Text that a script reads, such as the value of an attribute, must not change: use `html.escape`.
     """
-    return html.escape(visible(text))
+    return html.escape(escape_control_characters(text))
 
 
 def document(title: str, body: str, *, head: str = "", policy: str = POLICY) -> str:

@@ -46,32 +46,32 @@ class NotebookProgress(Progress):
         self._handle: DisplayHandle | None = None
         self._last_update, self._start = 0.0, (0.0, 0)
 
-    def begin(self, step: int, total_steps: int, batch_size: int) -> None:
+    def on_fit_start(self, step: int, total_steps: int, batch_size: int) -> None:
         """Create the output below the cell."""
-        super().begin(step, total_steps, batch_size)
+        super().on_fit_start(step, total_steps, batch_size)
         self._step, self._start = step, (time.monotonic(), step)
         self._draw()
 
-    def advance(self, step: int) -> None:
+    def on_step_end(self, step: int) -> None:
         """Update the output if the last update is old enough."""
         self._step = step
         if time.monotonic() - self._last_update >= SECONDS_BETWEEN_UPDATES:
             self._draw()
 
-    def scalars(self, step: int, epoch: float, split: str, values: Mapping[str, float]) -> None:
+    def log_scalars(self, step: int, epoch: float, split: str, values: Mapping[str, float]) -> None:
         """Add the values to the curves."""
-        super().scalars(step, epoch, split, values)
+        super().log_scalars(step, epoch, split, values)
         for name, value in values.items():
             # A value that is not finite interrupts the curve.
             point = (step, value if abs(value) < float("inf") else None)
             self._scalars.setdefault(f"{split}/{name}", []).append(point)
 
-    def line(self, text: str) -> None:
+    def log_message(self, text: str) -> None:
         """Add a line to the output."""
-        super().line(text)
+        super().log_message(text)
         self._lines.append(text)
 
-    def ended(self, status: str) -> None:
+    def on_fit_end(self, status: str) -> None:
         """Show the status instead of the remaining time."""
         self._status = status
 

@@ -9,8 +9,8 @@ from typing import Any
 from torch import Tensor
 
 from dltrain.core.data_spec import DataSpec, ImageInputs, TableInputs, TextInputs
-from dltrain.core.jsonable import decimal
-from dltrain.core.task import Page
+from dltrain.core.jsonable import format_decimal
+from dltrain.core.task import Figure
 from dltrain.data.tokenization import text_of
 from dltrain.loggers.jsonl import Scalars
 from dltrain.metrics.classification import predicted_classes
@@ -73,7 +73,7 @@ class Evaluation:
     spec: DataSpec
     metrics: Mapping[str, float]
     analysis: ClassificationAnalysis | RegressionAnalysis | None
-    pages: Sequence[Page]
+    pages: Sequence[Figure]
 
 
 @dataclass(frozen=True)
@@ -208,7 +208,7 @@ def _overview(run: ReportedRun) -> str:
         }
     shown["state"] = run.state
     if summary:
-        shown |= {"steps": f"{summary['step']:,}", "epochs": decimal(summary["epoch"])}
+        shown |= {"steps": f"{summary['step']:,}", "epochs": format_decimal(summary["epoch"])}
     if best := summary.get("best"):
         shown[f"best {best['metric']}"] = format_number(best["value"])
     lines = ""
@@ -377,7 +377,7 @@ def _cells(inputs: TableInputs, values: Sequence[float]) -> list[tuple[str, str]
     return cells
 
 
-def _page(page: Page, detail: DetailLevel) -> str:
+def _page(page: Figure, detail: DetailLevel) -> str:
     name = page.tag.replace("_", " ").capitalize()
     caption = paragraph(PAGE_CAPTIONS[page.tag]) if page.tag in PAGE_CAPTIONS else ""
     if page.kind == "text":

@@ -25,14 +25,14 @@ from dltrain.checkpoints.atomic_files import (
     sync,
     write_atomically,
 )
-from dltrain.checkpoints.store import Checkpoints
-from dltrain.checkpoints.untrusted_files import FILES, Count, read_json, typed, verify
+from dltrain.checkpoints.store import CheckpointStore
+from dltrain.checkpoints.untrusted_files import FILES, Count, read_json, typed_dict_of, verify
 from dltrain.config import ConfigError, Experiment, load
 from dltrain.config.parse import tree_of
 from dltrain.config.problems import Problem
 from dltrain.config.tree import plain
-from dltrain.core.errors import RunError, brief
-from dltrain.core.paths import directory_name, moved
+from dltrain.core.errors import RunError, shorten
+from dltrain.core.paths import relocate, to_directory_name
 from dltrain.core.registry import Choice
 from dltrain.rundir import input_files
 from dltrain.rundir.provenance import RECORD_FILE, DataRecord, Record, plugin_paths
@@ -109,7 +109,7 @@ class Summary:
         return json.dumps(asdict(self), indent=1, allow_nan=False)
 
 
-SUMMARY_FILE = typed(
+SUMMARY_FILE = typed_dict_of(
     Summary,
     best=Best | None,
     stopped_early=StoppedEarly | None,
@@ -220,12 +220,12 @@ class Run:
         return run
 
     def verify(self) -> None:
-        """See `run_files.verify`, and `Checkpoints.verify_sizes`."""
+        """See `run_files.verify`, and `CheckpointStore.verify_sizes`."""
         verify(self.directory)
         self.checkpoints().verify_sizes()
 
     @classmethod
-    def begun_by(
+    def find_existing(
         cls, launched: Mapping[str, Any] | None, again: bool, name: str, directory: Path | None
     ) -> Run | None:
         """The run that this launch has begun already, before its processes were started again.
@@ -250,7 +250,7 @@ class Run:
                     return run
         return None
 
-    def give_up_unsaved(self) -> None:
+    def discard_unsaved(self) -> None:
         """Makes room in its directory for a new run, where this one has saved nothing.
 
         Leaves alone what has a checkpoint, and what is no run.
@@ -262,14 +262,14 @@ class Run:
         if not begun or self.checkpoints().all():
             return
         with self.locked():
-            self.start_over()
+            self.reset()
             self.config_path.unlink()
 
-    def begin_again(self) -> None:
+    def mark_resumed(self) -> None:
         """Forgets how it ended: it goes on, and may be killed this time."""
         self.summary_path.unlink(missing_ok=True)
 
-    def start_over(self) -> None:
+    def reset(self) -> None:
         """Forgets what was recorded before anything was saved."""
         for path in (self.metrics_path, self.summary_path, self.directory / input_files.NAME):
             path.unlink(missing_ok=True)
@@ -296,7 +296,7 @@ class Run:
         directory = None
         with suppress(RunError):
             directory = self.record()["directory"]
-        options = {name: moved(value, directory) for name, value in part.options.items()}
+        options = {name: relocate(value, directory) for name, value in part.options.items()}
         return replace(part, options=options)
 
     def config(self) -> dict[str, Any]:
@@ -315,7 +315,7 @@ class Run:
             raise RunError(f"{self.config_path}: is not a config: {told}") from error
         seed = tree.get("seed", 0)
         if type(seed) is not int:
-            told = brief(repr(seed), 40)
+            told = shorten(repr(seed), 40)
             raise RunError(f"{self.config_path}: is not a config: seed: {told} is no whole number")
         return tree
 
@@ -341,9 +341,9 @@ class Run:
             return ""
         return " ".join(f"--plugin {shlex.quote(str(path))}" for path in plugin_paths(record))
 
-    def checkpoints(self, keep: int = 3) -> Checkpoints:
+    def checkpoints(self, keep: int = 3) -> CheckpointStore:
         """Its checkpoints."""
-        return Checkpoints(self.directory / "checkpoints", keep)
+        return CheckpointStore(self.directory / "checkpoints", keep)
 
     def summary(self) -> Summary | None:
         """How it ended; None while it has not."""
@@ -382,7 +382,7 @@ class Run:
                 fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
                 file.seek(0)
-                holder = brief(file.read(200).strip()) or "another process"
+                holder = shorten(file.read(200).strip()) or "another process"
                 raise RunError(f"{self.directory} is in use by {holder}") from error
             file.truncate(0)
             file.write(f"process {os.getpid()} on {platform.node()}")
@@ -438,7 +438,7 @@ class Run:
 
 def run_folder(name: str) -> Path:
     """Return the directory that holds the numbered runs of experiments with this name."""
-    return Path("runs") / directory_name(name)
+    return Path("runs") / to_directory_name(name)
 
 
 def next_directory(parent: Path) -> Path:

@@ -13,9 +13,9 @@ from pathlib import Path
 from threading import Event
 
 from dltrain.checkpoints.atomic_files import open_named, write_atomically
-from dltrain.checkpoints.background import Background
-from dltrain.checkpoints.untrusted_files import FILES, read_json, typed
-from dltrain.core.errors import RunError, brief
+from dltrain.checkpoints.background import BackgroundWriter
+from dltrain.checkpoints.untrusted_files import FILES, read_json, typed_dict_of
+from dltrain.core.errors import RunError, shorten
 
 NAME = "inputs.json"
 MOST_HASHED_BYTES = 256 * 2**20
@@ -67,7 +67,7 @@ class InputFile:
 
 
 @dataclass(frozen=True)
-class Inputs:
+class InputFiles:
     """What a run read; `inputs.json`.
 
     Attributes:
@@ -81,8 +81,8 @@ class Inputs:
     note: str | None
 
 
-_FILES = list[typed(InputFile)]
-_FILE = typed(Inputs, data=_FILES, plugins=_FILES)
+_FILES = list[typed_dict_of(InputFile)]
+_FILE = typed_dict_of(InputFiles, data=_FILES, plugins=_FILES)
 """The types of `inputs.json`."""
 
 
@@ -126,7 +126,7 @@ def recorded(
         if not given_up.is_set():
             write_atomically(directory / NAME, json.dumps(asdict(found), indent=1).encode())
 
-    background = Background()
+    background = BackgroundWriter()
     background.submit(work)
     try:
         yield
@@ -135,11 +135,11 @@ def recorded(
         raise
     finally:
         ended.set()
-        background.settle()
+        background.drain()
     background.check()
 
 
-def read(directory: Path) -> Inputs | None:
+def read(directory: Path) -> InputFiles | None:
     """What a run has recorded; None where it has not, as those of earlier versions.
 
     Raises:
@@ -152,9 +152,9 @@ def read(directory: Path) -> Inputs | None:
     data, plugins = ([InputFile(**file) for file in found[key]] for key in ("data", "plugins"))
     for file in (*data, *plugins):
         if not Path(file.path).is_absolute():
-            message = f"damaged: {brief(file.path)!r} is not an absolute path"
+            message = f"damaged: {shorten(file.path)!r} is not an absolute path"
             raise RunError(f"{directory / NAME}: {message}")
-    return Inputs(data, plugins, found["note"])
+    return InputFiles(data, plugins, found["note"])
 
 
 def changes(before: Sequence[InputFile], now: Sequence[Path]) -> Changes:
@@ -190,14 +190,14 @@ def _names(paths: Sequence[str]) -> list[str]:
     return [os.path.relpath(path, folder) for path in paths]
 
 
-def _look(data: Sequence[Path], plugins: Sequence[Path], given_up: Event) -> Inputs:
+def _look(data: Sequence[Path], plugins: Sequence[Path], given_up: Event) -> InputFiles:
     if len(data) > MOST_FILES:
         note = f"{len(data):,} files of data, too many to be listed"
-        return Inputs([], _entries(plugins, True, given_up), note)
+        return InputFiles([], _entries(plugins, True, given_up), note)
     total = sum(entry.bytes or 0 for entry in _entries(data, False, given_up))
     hashed = total <= MOST_HASHED_BYTES
     note = f"{total / 2**20:,.0f} MB of data: known by size and time of change, not by SHA-256"
-    return Inputs(
+    return InputFiles(
         _entries(data, hashed, given_up),
         _entries(plugins, True, given_up),
         None if hashed else note,

@@ -21,8 +21,8 @@ from pydantic import Field
 from typing_extensions import TypedDict
 
 from dltrain._version import __version__
-from dltrain.checkpoints.untrusted_files import Count, typed
-from dltrain.core.errors import brief
+from dltrain.checkpoints.untrusted_files import Count, typed_dict_of
+from dltrain.core.errors import shorten
 from dltrain.core.paths import data_folder
 from dltrain.core.protocols import Data
 from dltrain.distributed.process_group import launch
@@ -113,7 +113,7 @@ def unlike_ranks(facts: Sequence[Mapping[str, str]]) -> list[str]:
             ranks.setdefault(own.get(name, "not set"), []).append(str(rank))
         if len(ranks) > 1:
             told = " and ".join(
-                f"{brief(value)} in rank {', '.join(members)}" for value, members in ranks.items()
+                f"{shorten(value)} in rank {', '.join(members)}" for value, members in ranks.items()
             )
             lines.append(f"{name} is {told}")
     return lines
@@ -231,7 +231,7 @@ class Record:
     launch: dict[str, Any] | None = field(default_factory=launch)
 
 
-RECORD_FILE = typed(
+RECORD_FILE = typed_dict_of(
     Record,
     ("launch", "data_folder"),  # earlier versions wrote neither
     data=DataRecord,

@@ -18,8 +18,8 @@ from starlette.routing import Route
 from torch import Tensor
 
 from dltrain.core.data_spec import DataSpec
-from dltrain.core.errors import brief, visible
-from dltrain.core.jsonable import as_plain
+from dltrain.core.errors import escape_control_characters, shorten
+from dltrain.core.jsonable import to_jsonable
 from dltrain.serving.batching import Batcher
 from dltrain.serving.limits import Limits
 from dltrain.serving.metrics import CONTENT_TYPE, Metrics
@@ -85,7 +85,7 @@ def make_app(
         **demo_responses(model.spec, info),
     }
     app = FastAPI(
-        title=visible(info.name),
+        title=escape_control_characters(info.name),
         version=API_VERSION,
         description=f"Predictions of a trained model. A request may have {limits.max_body:,} bytes "
         f"and {limits.max_items} items.",
@@ -160,7 +160,7 @@ class _Service:
         self._parser_threads = ThreadPoolExecutor(NUM_PARSER_THREADS, "dltrain-parser")
 
         def predict_batch(samples: Sequence[Tensor], names: Sequence[str]) -> list[Any]:
-            return as_plain(model.of_tensor(self.parser.collate(samples), names))
+            return to_jsonable(model.of_tensor(self.parser.collate(samples), names))
 
         self.batcher = Batcher(
             predict_batch,
@@ -236,7 +236,7 @@ async def _on_error(request: Request, error: Exception) -> Response:
         case RequestError():
             return error.response()
         case HTTPException():
-            message = f"{request.method} {brief(request.scope['path'])}: {error.detail}"
+            message = f"{request.method} {shorten(request.scope['path'])}: {error.detail}"
             return RequestError(error.status_code, message, error.headers).response()
         case ClientDisconnect():  # this response is for the metrics alone
             message = "the client disconnected before its request was complete"

@@ -10,7 +10,7 @@ from collections.abc import Collection
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from dltrain.core.errors import brief
+from dltrain.core.errors import shorten
 from dltrain.serving.metrics import Metrics
 from dltrain.serving.problems import RequestError, overloaded
 
@@ -82,13 +82,13 @@ class HostCheck:
         values = Headers(scope=scope).getlist("host")
         name = host_name(values[0]) if len(values) == 1 else None
         if name is None:
-            shown = brief(", ".join(values))
+            shown = shorten(", ".join(values))
             return RequestError(400, f"expected one header Host: name[:port], got {shown!r}")
         if self.hosts is not None and name not in self.hosts:
             return RequestError(
                 421,
                 f"expected a Host header that names this machine, such as localhost, got "
-                f"{brief(name)!r}",
+                f"{shorten(name)!r}",
             )
         return None
 

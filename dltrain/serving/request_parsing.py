@@ -17,9 +17,9 @@ from pydantic_core import ErrorDetails
 from torch import Tensor
 
 from dltrain.core.data_spec import DataSpec, ImageInputs, TableInputs, TextInputs
-from dltrain.core.errors import DataError, brief
+from dltrain.core.errors import DataError, shorten
 from dltrain.data.columns import cell_text, encode
-from dltrain.data.image_decoding import decode_opened, decode_picture, read_header
+from dltrain.data.image_decoding import decode_image_bytes, decode_opened, read_header
 from dltrain.data.input_readers import normalise_images, pad_texts
 from dltrain.data.table import Table
 from dltrain.data.tokenization import Encoder
@@ -145,7 +145,7 @@ class RequestParser:
         return opened
 
     def _decode(self, opened: _OpenedImage, name: str) -> Tensor:
-        decode: Any = decode_picture if isinstance(opened.image, bytes) else decode_opened
+        decode: Any = decode_image_bytes if isinstance(opened.image, bytes) else decode_opened
         return decode(opened.image, name, self.spec.input_shape, self._image_inputs)
 
     @property
@@ -218,5 +218,5 @@ def _problem(detail: ErrorDetails, key: str) -> Problem:
     loc = detail["loc"]
     place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in loc)
     index = loc[1] if len(loc) > 1 and isinstance(loc[1], int) else None
-    prefix = f"{brief(place.removeprefix('.'))}: " if place else ""
-    return Problem(prefix + brief(message, 300), index)
+    prefix = f"{shorten(place.removeprefix('.'))}: " if place else ""
+    return Problem(prefix + shorten(message, 300), index)

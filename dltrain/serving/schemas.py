@@ -18,7 +18,7 @@ from pydantic import (
 )
 
 from dltrain.core.data_spec import Column, DataSpec, ImageInputs, TableInputs
-from dltrain.core.errors import brief
+from dltrain.core.errors import shorten
 from dltrain.data.columns import cell_text
 from dltrain.data.tokenization import text_of
 from dltrain.serving.limits import Limits
@@ -62,7 +62,7 @@ def _row_model(columns: Sequence[Column]) -> type[BaseModel]:
     fields: dict[str, Any] = {}
     for number, column in enumerate(columns):
         if column.categories:
-            known = brief(", ".join(column.categories), 1000)
+            known = shorten(", ".join(column.categories), 1000)
             description = (
                 f"A category of the training data: {known}; any other counts as none of them. "
                 "A number or a boolean counts as text."

@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from dltrain.core.errors import PrunedError
-from dltrain.loggers import Recorder
+from dltrain.loggers import Logger
 
 if TYPE_CHECKING:
     from optuna.trial import Trial
 
 
-class Pruning(Recorder):
+class Pruning(Logger):
     """Tells the study each evaluation's value, by the number of the evaluation, from 1.
 
     The number follows from the position alone, so a run that goes on needs nothing remembered;
@@ -32,11 +32,11 @@ class Pruning(Recorder):
         self._known = set(trial.study.trials[trial.number].intermediate_values)
         self._total_steps = 0
 
-    def begin(self, step: int, total_steps: int, batch_size: int) -> None:
+    def on_fit_start(self, step: int, total_steps: int, batch_size: int) -> None:
         """Where the run ends by itself."""
         self._total_steps = total_steps
 
-    def scalars(self, step: int, epoch: float, split: str, values: Mapping[str, float]) -> None:
+    def log_scalars(self, step: int, epoch: float, split: str, values: Mapping[str, float]) -> None:
         """Tells the value, and asks whether to go on.
 
         Raises:

@@ -16,8 +16,16 @@ from pydantic import Field
 from typing_extensions import TypedDict
 
 from dltrain.checkpoints.atomic_files import make_directory, open_regular, regular
-from dltrain.checkpoints.untrusted_files import GIB, KIB, MIB, Count, Layout, checked, verify
-from dltrain.core.errors import DltrainError, RunError, UsageError, brief
+from dltrain.checkpoints.untrusted_files import (
+    GIB,
+    KIB,
+    MIB,
+    Count,
+    DirectoryLayout,
+    validated,
+    verify,
+)
+from dltrain.core.errors import DltrainError, RunError, UsageError, shorten
 from dltrain.data.seeding import key
 from dltrain.rundir.directory import Run
 from dltrain.sweeps.algorithms import Draw, settled
@@ -38,7 +46,7 @@ FEWEST_COMPARED = 10
 WORKER = "[0-9a-f]{32}"
 """Pattern of the name of a process that works on a sweep."""
 
-LAYOUT = Layout(
+LAYOUT = DirectoryLayout(
     {
         r"lock|study\.lock": 4 * KIB,
         rf"workers/{WORKER}": 4 * KIB,
@@ -174,7 +182,7 @@ class Search:
         except DltrainError:
             raise
         except Exception as error:
-            told = brief(" ".join(f"{type(error).__name__}: {error}".split()), 200)
+            told = shorten(" ".join(f"{type(error).__name__}: {error}".split()), 200)
             raise RunError(f"{self.directory}: its study can't be used: {told}") from error
 
     def __enter__(self) -> Search:
@@ -212,7 +220,7 @@ class Search:
         for number, trial in enumerate(found):
             told = {name: getattr(trial, name) for name in _Trial.__annotations__}
             try:
-                checked(told, _Trial)
+                validated(told, _Trial)
                 if trial.number != number:
                     raise ValueError(f"its number is {trial.number}")
                 if trial.state.name == "COMPLETE" and trial.value is None:

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 import torch
 
-from dltrain.core.errors import RunError, StoppedError
+from dltrain.core.errors import InterruptedRunError, RunError
 
 
 def run_workers(words: Sequence[str], count: int) -> None:
@@ -26,7 +26,7 @@ def run_workers(words: Sequence[str], count: int) -> None:
         count: How many.
 
     Raises:
-        StoppedError: A signal stopped them.
+        InterruptedRunError: A signal stopped them.
         RunError: One ended with an error; the others were waited for.
     """
     workers: list[subprocess.Popen[bytes]] = []
@@ -44,7 +44,7 @@ def run_workers(words: Sequence[str], count: int) -> None:
         if worker.stdin is not None:
             worker.stdin.close()
     if stopped_by:
-        raise StoppedError(stopped_by[0])
+        raise InterruptedRunError(stopped_by[0])
     if any(codes):
         ended = ", ".join(str(code) for code in codes)
         raise RunError(f"not all of {count} processes came to their end; exit codes {ended}")

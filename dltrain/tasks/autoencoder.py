@@ -14,7 +14,7 @@ from dltrain.core.data_spec import DataSpec
 from dltrain.core.errors import UsageError
 from dltrain.core.option_types import NonNegativeFloat
 from dltrain.core.registry import TASKS
-from dltrain.core.task import Embedding, Page, Phase, TaskParts
+from dltrain.core.task import Embedding, Figure, Phase, TaskContext
 from dltrain.data.seeding import key, normal
 from dltrain.tasks import figures
 from dltrain.tasks.common import (
@@ -47,24 +47,32 @@ class Autoencoder:
 
     phase_names = ("main",)
 
-    def __init__(self, parts: TaskParts, /, *, kl_weight: NonNegativeFloat = 1.0) -> None:
-        self.spec, self.model, self.metrics = parts.spec, model_of_inputs(parts), parts.metrics
-        self.loss_function, self.kl_weight, self.seed = comparing_loss(parts), kl_weight, parts.seed
-        self.world = parts.world
+    def __init__(self, context: TaskContext, /, *, kl_weight: NonNegativeFloat = 1.0) -> None:
+        self.spec, self.model, self.metrics = (
+            context.spec,
+            model_of_inputs(context),
+            context.metrics,
+        )
+        self.loss_function, self.kl_weight, self.seed = (
+            comparing_loss(context),
+            kl_weight,
+            context.seed,
+        )
+        self.process_group = context.process_group
         self.latent: int | None = None
-        if getattr(parts.model, "variational", False):
-            self.latent = parts.model.latent  # pyright: ignore[reportAttributeAccessIssue]
+        if getattr(context.model, "variational", False):
+            self.latent = context.model.latent  # pyright: ignore[reportAttributeAccessIssue]
         own = ["loss", "kl_divergence"] if self.latent else ["loss"]
-        self.scalars = scalars_of(parts, dict.fromkeys(own, False))
+        self.scalars = scalars_of(context, dict.fromkeys(own, False))
         # A variational model is called in two halves, with the noise between them.
         halves = ("encoder", "decoder") if self.latent else ()
-        called = tuple(parts.model.get_submodule(name) for name in halves)
-        self.phases = (parts.phase("main", parts.model, called=called),)
-        self._num_images = parts.num_images if parts.spec.inputs.kind == "image" else 0
-        self._shown: list[Page] = []
+        called = tuple(context.model.get_submodule(name) for name in halves)
+        self.phases = (context.make_phase("main", context.model, called=called),)
+        self._num_images = context.num_images if context.spec.inputs.kind == "image" else 0
+        self._shown: list[Figure] = []
 
     @staticmethod
-    def learns(spec: DataSpec) -> DataSpec:
+    def adapt_spec(spec: DataSpec) -> DataSpec:
         """The inputs, as values.
 
         Raises:
@@ -122,10 +130,10 @@ class Autoencoder:
             metric.reset()
         for batch in batches:
             own, own_divergence = self._through(batch, key(self.seed))
-            outputs, inputs = self.world.gather(batch, own, batch.inputs.flatten(1))
+            outputs, inputs = self.process_group.all_gather(batch, own, batch.inputs.flatten(1))
             losses = losses_of(self.loss_function, outputs, inputs)
             if isinstance(own_divergence, Tensor):
-                (divergence,) = self.world.gather(batch, own_divergence)
+                (divergence,) = self.process_group.all_gather(batch, own_divergence)
                 losses = losses + self._price(divergence)
                 divergences = divergences + divergence.sum()
             total = total + losses.sum()
@@ -144,7 +152,7 @@ class Autoencoder:
             self._shown = self._draw(torch.cat(shown, dim=1))
         return values
 
-    def _draw(self, pairs: Tensor) -> list[Page]:
+    def _draw(self, pairs: Tensor) -> list[Figure]:
         """Pages of inputs and outputs, (2, pictures, values)."""
         rows = [
             side.unflatten(1, self.spec.input_shape)
@@ -155,11 +163,11 @@ class Autoencoder:
         if rows[-1].shape[0] < ROW and len(rows) > 2:
             rows = rows[:-2]
         pictures = figures.to_pixels(self.spec, torch.cat(rows))
-        shown = [Page("reconstructions", "image", figures.grid(pictures, min(ROW, len(rows[0]))))]
+        shown = [Figure("reconstructions", "image", figures.grid(pictures, min(ROW, len(rows[0]))))]
         if self.latent is not None:
             index = torch.arange(self._num_images, device=pairs.device)
             noise = normal(key(self.seed, 1), index, self.latent).to(pairs)
-            shown.append(Page("samples", "image", figures.grid(self.pictures(noise))))
+            shown.append(Figure("samples", "image", figures.grid(self.images(noise))))
         return shown
 
     def embed(self, batches: Iterator[Batch], num_samples: int) -> Embedding:
@@ -172,15 +180,17 @@ class Autoencoder:
             code = encoder(batch.inputs)[:, : self.latent]
             return code, code
 
-        return embedding_of(self.spec, self.world, batches, num_samples, points, self._known)
+        return embedding_of(
+            self.spec, self.process_group, batches, num_samples, points, self._known
+        )
 
     def _known(self, prediction: Tensor, target: Tensor) -> dict[str, str]:
         return {"target": " ".join(f"{value:.6g}" for value in target.reshape(-1).tolist())}
 
-    def pages(self) -> list[Page]:
+    def figures(self) -> list[Figure]:
         """Rows of inputs, each over what became of them; samples of a variational model."""
         return self._shown
 
-    def pictures(self, noise: Tensor) -> Tensor:
+    def images(self, noise: Tensor) -> Tensor:
         """(pictures, latent) to (pictures, channels, height, width) uint8."""
         return figures.to_pixels(self.spec, self.model.decoder(noise))  # pyright: ignore[reportCallIssue]

@@ -12,37 +12,37 @@ from dltrain.config.user_code import definition_of
 from dltrain.core.batch import Batch
 from dltrain.core.errors import OptionError, RunError, UsageError
 from dltrain.core.protocols import Loss
-from dltrain.core.task import TaskParts
+from dltrain.core.task import TaskContext
 from dltrain.losses.adversarial import AdversarialLoss
 from dltrain.metrics.generation import GeneratorMetric
 
 
-def scalars_of(parts: TaskParts, own: Mapping[str, bool]) -> dict[str, bool | None]:
+def scalars_of(context: TaskContext, own: Mapping[str, bool]) -> dict[str, bool | None]:
     """A task's own scalars and those of its metrics.
 
     Raises:
         OptionError: Two have one name.
     """
     scalars: dict[str, bool | None] = dict(own)
-    for metric in parts.metrics:
+    for metric in context.metrics:
         for name in metric.scalars.keys() & scalars.keys():
             raise OptionError("metrics", f"two of them give a scalar named {name!r}")
         scalars |= metric.scalars
     return scalars
 
 
-def model_of_inputs(parts: TaskParts) -> nn.Module:
+def model_of_inputs(context: TaskContext) -> nn.Module:
     """The model of a task that gives it a batch's inputs and nothing else.
 
     Raises:
         OptionError: It takes more.
     """
     try:
-        inspect.signature(parts.model.forward).bind(None)
+        inspect.signature(context.model.forward).bind(None)
     except TypeError:
         message = "this model takes more than inputs: 'seq2seq_lstm' is for task 'seq2seq'"
         raise OptionError("model", message) from None
-    return parts.model
+    return context.model
 
 
 def outputs_of(model: nn.Module, batch: Batch, *shape: int) -> Tensor:
@@ -115,18 +115,18 @@ def require_weight(weight: Tensor | float) -> None:
         )
 
 
-def comparing_loss(parts: TaskParts) -> Loss:
+def comparing_loss(context: TaskContext) -> Loss:
     """The loss of a task that compares outputs with targets.
 
     Raises:
         OptionError: The loss, or a metric, is one for generators.
     """
-    if isinstance(parts.loss, AdversarialLoss):
+    if isinstance(context.loss, AdversarialLoss):
         raise OptionError(
             "loss", "this loss is for task 'gan': it compares no outputs with targets"
         )
-    for number, metric in enumerate(parts.metrics):
+    for number, metric in enumerate(context.metrics):
         if isinstance(metric, GeneratorMetric):
             message = "this metric is for task 'gan': it judges samples that a model makes"
             raise OptionError(f"metrics.{number}", message)
-    return cast(Loss, parts.loss)
+    return cast(Loss, context.loss)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from dltrain.core.batch import Batch
 from dltrain.core.data_spec import DataSpec, TextInputs
-from dltrain.core.protocols import World
+from dltrain.core.protocols import ProcessGroup
 from dltrain.core.task import Embedding
 from dltrain.data.tokenization import text_of
 from dltrain.tasks.figures import three_channels, to_pixels
@@ -46,7 +46,7 @@ def features_and_outputs(model: nn.Module, inputs: Tensor) -> tuple[Tensor, Tens
 
 def embedding_of(
     spec: DataSpec,
-    world: World,
+    process_group: ProcessGroup,
     batches: Iterator[Batch],
     num_samples: int,
     points_and_predictions: Callable[[Batch], tuple[Tensor, Tensor]],
@@ -68,7 +68,7 @@ def embedding_of(
         points, predictions = points_and_predictions(batch)
         # Texts are longer in one batch than in another, so a batch becomes words before the next.
         columns = (points, predictions, batch.targets, batch.inputs, batch.index)
-        gathered = world.gather(batch, *columns)
+        gathered = process_group.all_gather(batch, *columns)
         parts.append([part[: num_samples - count].cpu() for part in gathered])
         count += len(parts[-1][0])
         if count >= num_samples:
@@ -84,7 +84,7 @@ def embedding_of(
         points=narrowed(torch.cat([points.float() for points, *_ in parts])),
         columns=tuple(rows[0]),
         rows=[tuple(row.values()) for row in rows],
-        pictures=three_channels(torch.cat([to_pixels(spec, inputs) for *_, inputs, _ in parts]))
+        images=three_channels(torch.cat([to_pixels(spec, inputs) for *_, inputs, _ in parts]))
         if spec.inputs.kind == "image"
         else None,
     )

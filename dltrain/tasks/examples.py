@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from dltrain.core.batch import Batch
-from dltrain.core.protocols import World
+from dltrain.core.protocols import ProcessGroup
 
 
 class Examples:
@@ -20,8 +20,8 @@ class Examples:
         world: The processes that read the split.
     """
 
-    def __init__(self, most: int, num_classes: int, world: World) -> None:
-        self.most, self.world = most, world
+    def __init__(self, most: int, num_classes: int, process_group: ProcessGroup) -> None:
+        self.most, self.process_group = most, process_group
         self._classes = max(1, num_classes)
         self._of_each = -(-most // self._classes)
         self._wanted = self._of_each * min(self._classes, most)
@@ -50,7 +50,7 @@ class Examples:
                 self._turns.append(self._kept[kind])
                 places.append(place)
         if places:
-            (inputs,) = self.world.gather(batch, batch.inputs)
+            (inputs,) = self.process_group.all_gather(batch, batch.inputs)
             index = torch.tensor(places, device=targets.device)
             self._parts.append((inputs[index], predictions[index], targets[index]))
 

@@ -14,7 +14,7 @@ from dltrain.core.data_spec import DataSpec
 from dltrain.core.errors import OptionError, UsageError
 from dltrain.core.paths import ConfigPath
 from dltrain.core.registry import TASKS
-from dltrain.core.task import Page, Phase, TaskParts
+from dltrain.core.task import Figure, Phase, TaskContext
 from dltrain.data.seeding import key, normal, uniform
 from dltrain.losses.adversarial import AdversarialLoss
 from dltrain.losses.supervised import at_least_float32
@@ -40,38 +40,42 @@ class Gan:
 
     phase_names = (DISCRIMINATOR, GENERATOR)
 
-    def __init__(self, parts: TaskParts, /, *, judge: ConfigPath | None = None) -> None:
-        if not isinstance(parts.loss, AdversarialLoss):
+    def __init__(self, context: TaskContext, /, *, judge: ConfigPath | None = None) -> None:
+        if not isinstance(context.loss, AdversarialLoss):
             names = "'non_saturating', 'hinge' or 'wasserstein'"
             raise OptionError("loss", f"task 'gan' needs a loss of two sides: {names}")
-        for number, metric in enumerate(parts.metrics):
+        for number, metric in enumerate(context.metrics):
             if not isinstance(metric, GeneratorMetric):
                 raise OptionError(
                     f"metrics.{number}",
                     "task 'gan' has no predictions to measure; 'classifier_confidence', "
                     "'class_coverage' and 'frechet_distance' judge what it makes",
                 )
-        if not all(hasattr(parts.model, name) for name in (GENERATOR, DISCRIMINATOR, "latent")):
+        if not all(hasattr(context.model, name) for name in (GENERATOR, DISCRIMINATOR, "latent")):
             raise OptionError("model", "task 'gan' needs model 'gan_mlp' or 'dcgan'")
-        model = cast(Adversaries, parts.model)
-        self.spec, self.model, self.metrics = parts.spec, model, parts.metrics
+        model = cast(Adversaries, context.model)
+        self.spec, self.model, self.metrics = context.spec, model, context.metrics
         self.generator, self.discriminator = model.generator, model.discriminator
         self.latent = model.latent
-        self.loss_function, self.seed, self.world = parts.loss, parts.seed, parts.world
+        self.loss_function, self.seed, self.process_group = (
+            context.loss,
+            context.seed,
+            context.process_group,
+        )
         own = {"discriminator_loss": False, "generator_loss": False}
-        self.scalars = scalars_of(parts, {**own, "real_score": True, "fake_score": True})
+        self.scalars = scalars_of(context, {**own, "real_score": True, "fake_score": True})
         self.phases = (
-            parts.phase(DISCRIMINATOR, self.discriminator, averaged=False),
-            parts.phase(GENERATOR, self.generator),
+            context.make_phase(DISCRIMINATOR, self.discriminator, averaged=False),
+            context.make_phase(GENERATOR, self.generator),
         )
         if self.metrics and judge is None:
             raise OptionError("task", "the metrics need a `judge`: the run of a classifier")
-        self.judge = Judge(parts, judge) if self.metrics and judge is not None else None
-        self._num_images = parts.num_images if parts.spec.inputs.kind == "image" else 0
+        self.judge = Judge(context, judge) if self.metrics and judge is not None else None
+        self._num_images = context.num_images if context.spec.inputs.kind == "image" else 0
         self._shown: Tensor | None = None
 
     @staticmethod
-    def learns(spec: DataSpec) -> DataSpec:
+    def adapt_spec(spec: DataSpec) -> DataSpec:
         """How real a sample is.
 
         Raises:
@@ -124,7 +128,9 @@ class Gan:
                 self.loss_function.generator(scores[1]),
                 *scores,
             )
-            rows = self.world.gather(batch, *(at_least_float32(v).flatten() for v in sums))
+            rows = self.process_group.all_gather(
+                batch, *(at_least_float32(v).flatten() for v in sums)
+            )
             totals = totals + torch.stack([values.sum() for values in rows])
             if self.judge is not None:
                 judged = self._gathered(batch, fake), self._gathered(batch, batch.inputs)
@@ -132,7 +138,7 @@ class Gan:
                     metric.update(*judged)
             wanted = max(0, self._num_images - count)
             if wanted:
-                (made,) = self.world.gather(batch, fake[:wanted])
+                (made,) = self.process_group.all_gather(batch, fake[:wanted])
                 shown.append(made[:wanted])
             count += len(rows[0])
         require_weight(count)
@@ -151,13 +157,13 @@ class Gan:
         """What the judge says of the samples of all processes."""
         assert self.judge is not None
         judged = self.judge(samples)
-        return Judged(*self.world.gather(batch, judged.probabilities, judged.features))
+        return Judged(*self.process_group.all_gather(batch, judged.probabilities, judged.features))
 
-    def pages(self) -> list[Page]:
+    def figures(self) -> list[Figure]:
         """What the generator made of the same noise at the last evaluation."""
-        return [] if self._shown is None else [Page("samples", "image", self._shown)]
+        return [] if self._shown is None else [Figure("samples", "image", self._shown)]
 
-    def pictures(self, noise: Tensor) -> Tensor:
+    def images(self, noise: Tensor) -> Tensor:
         """(pictures, latent) to (pictures, channels, height, width) uint8."""
         return figures.to_pixels(self.spec, self.generator(noise))
 

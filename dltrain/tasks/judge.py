@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from dltrain.core.data_spec import ImageInputs
 from dltrain.core.errors import DltrainError, OptionError
-from dltrain.core.task import TaskParts
+from dltrain.core.task import TaskContext
 from dltrain.metrics.generation import Judged
 from dltrain.tasks.embedding import last_linear
 
@@ -24,9 +24,9 @@ class Judge:
             samples have another shape.
     """
 
-    def __init__(self, parts: TaskParts, run_dir: str) -> None:
+    def __init__(self, context: TaskContext, run_dir: str) -> None:
         try:
-            trained = parts.trained(run_dir)
+            trained = context.load_trained_model(run_dir)
         except DltrainError as error:
             raise OptionError(
                 "task.judge", f"{error}; a judge is a run of a classifier on the same data"
@@ -35,16 +35,16 @@ class Judge:
         if trained.predict is None or not trained.spec.num_classes or layer is None:
             message = f"{run_dir} is no run of a classifier that ends in a linear layer"
             raise OptionError("task.judge", message)
-        if trained.spec.input_shape != parts.spec.input_shape:
+        if trained.spec.input_shape != context.spec.input_shape:
             raise OptionError(
                 "task.judge",
                 f"{run_dir} classifies samples of shape {trained.spec.input_shape}, and this data "
-                f"has {parts.spec.input_shape}",
+                f"has {context.spec.input_shape}",
             )
         self._predict = trained.predict
         self._features = torch.empty(0)
         layer.register_forward_pre_hook(self._keep)
-        self._scale, self._shift = _change_of_scale(parts.spec.inputs, trained.spec.inputs)
+        self._scale, self._shift = _change_of_scale(context.spec.inputs, trained.spec.inputs)
 
     def _keep(self, layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         self._features = inputs[0]

@@ -12,7 +12,7 @@ from dltrain.core.batch import Batch
 from dltrain.core.data_spec import DataSpec, TextInputs
 from dltrain.core.errors import UsageError
 from dltrain.core.registry import TASKS
-from dltrain.core.task import Page, Phase, TaskParts
+from dltrain.core.task import Figure, Phase, TaskContext
 from dltrain.data.tokenization import written_texts
 from dltrain.tasks.common import (
     comparing_loss,
@@ -41,20 +41,20 @@ class LanguageModel:
 
     phase_names = ("main",)
 
-    def __init__(self, parts: TaskParts, /) -> None:
-        assert isinstance(parts.spec.inputs, TextInputs)
-        self.spec, self.inputs = parts.spec, parts.spec.inputs
-        self.model = model_of_inputs(parts)
-        self.loss_function, self.metrics = comparing_loss(parts), parts.metrics
+    def __init__(self, context: TaskContext, /) -> None:
+        assert isinstance(context.spec.inputs, TextInputs)
+        self.spec, self.inputs = context.spec, context.spec.inputs
+        self.model = model_of_inputs(context)
+        self.loss_function, self.metrics = comparing_loss(context), context.metrics
         own = {"loss": False, "perplexity": False, "bits_per_token": False}
-        self.scalars = scalars_of(parts, own)
-        self.phases = (parts.phase("main", parts.model),)
-        self.world = parts.world
-        self._shows_text = parts.num_images > 0
+        self.scalars = scalars_of(context, own)
+        self.phases = (context.make_phase("main", context.model),)
+        self.process_group = context.process_group
+        self._shows_text = context.num_images > 0
         self._shown: str | None = None
 
     @staticmethod
-    def learns(spec: DataSpec) -> DataSpec:
+    def adapt_spec(spec: DataSpec) -> DataSpec:
         """The next token.
 
         Raises:
@@ -96,12 +96,12 @@ class LanguageModel:
             counts = batch.targets != padding
             plain = summed_cross_entropy(outputs, batch.targets, padding)
             sums = own, own_weight, plain, counts.sum()
-            parts = self.world.gather(batch, *(value.view(1) for value in sums))
-            own, own_weight, own_nats, own_tokens = (values.sum() for values in parts)
+            context = self.process_group.all_gather(batch, *(value.view(1) for value in sums))
+            own, own_weight, own_nats, own_tokens = (values.sum() for values in context)
             total, weight = total + own, weight + own_weight
             nats, tokens = nats + own_nats, tokens + own_tokens
             if self.metrics:
-                predictions, targets = self.world.gather(
+                predictions, targets = self.process_group.all_gather(
                     batch, self.loss_function.predict(outputs[counts]), batch.targets[counts]
                 )
                 for metric in self.metrics:
@@ -119,11 +119,11 @@ class LanguageModel:
             self._shown = self._sample()
         return values
 
-    def pages(self) -> list[Page]:
+    def figures(self) -> list[Figure]:
         """A text that the model wrote at the last evaluation, always with the same seed."""
         # In Markdown, four spaces before a line keep it as it is.
         text = "" if self._shown is None else self._shown.replace("\n", "\n    ")
-        return [] if self._shown is None else [Page("sample", "text", f"    {text}")]
+        return [] if self._shown is None else [Figure("sample", "text", f"    {text}")]
 
     def _sample(self) -> str:
         start = [self.start_token]

@@ -14,7 +14,7 @@ from dltrain.core.batch import Batch
 from dltrain.core.data_spec import DataSpec, TextInputs
 from dltrain.core.errors import OptionError, UsageError
 from dltrain.core.registry import TASKS
-from dltrain.core.task import Page, Phase, TaskParts
+from dltrain.core.task import Figure, Phase, TaskContext
 from dltrain.data.tokenization import text_of
 from dltrain.metrics.ratio import widest_float
 from dltrain.models.seq2seq import Seq2SeqLstm
@@ -33,20 +33,20 @@ class Seq2Seq:
 
     phase_names = ("main",)
 
-    def __init__(self, parts: TaskParts, /) -> None:
-        if not all(hasattr(parts.model, name) for name in ("encode", "decode")):
+    def __init__(self, context: TaskContext, /) -> None:
+        if not all(hasattr(context.model, name) for name in ("encode", "decode")):
             raise OptionError("model", "task 'seq2seq' needs model 'seq2seq_lstm'")
-        assert isinstance(parts.spec.inputs, TextInputs)
-        self.inputs, self.model = parts.spec.inputs, cast(Seq2SeqLstm, parts.model)
-        self.end = len(parts.spec.class_names) - 1
-        self.loss_function, self.metrics = comparing_loss(parts), parts.metrics
-        self.scalars = scalars_of(parts, {"loss": False, "exact_match": True})
-        self.phases = (parts.phase("main", parts.model),)
-        self._num_shown, self.world = parts.num_images, parts.world
+        assert isinstance(context.spec.inputs, TextInputs)
+        self.inputs, self.model = context.spec.inputs, cast(Seq2SeqLstm, context.model)
+        self.end = len(context.spec.class_names) - 1
+        self.loss_function, self.metrics = comparing_loss(context), context.metrics
+        self.scalars = scalars_of(context, {"loss": False, "exact_match": True})
+        self.phases = (context.make_phase("main", context.model),)
+        self._num_shown, self.process_group = context.num_images, context.process_group
         self._shown: list[str] = []
 
     @staticmethod
-    def learns(spec: DataSpec) -> DataSpec:
+    def adapt_spec(spec: DataSpec) -> DataSpec:
         """The next token of the output.
 
         Raises:
@@ -87,7 +87,7 @@ class Seq2Seq:
         for metric in self.metrics:
             metric.reset()
         for batch in batches:
-            inputs, targets, outputs, written = self.world.gather(
+            inputs, targets, outputs, written = self.process_group.all_gather(
                 batch,
                 batch.inputs,
                 batch.targets,
@@ -149,7 +149,7 @@ class Seq2Seq:
             verdict = "right" if texts[1] == texts[2] else f"expected {texts[2]}"
             self._shown.append(f"| {texts[0]} | {texts[1]} | {verdict} |")
 
-    def pages(self) -> list[Page]:
+    def figures(self) -> list[Figure]:
         """Some inputs of the last evaluation, what was written, and whether it is right."""
         head = ["| input | output | |", "| --- | --- | --- |"]
-        return [Page("outputs", "text", "\n".join([*head, *self._shown]))] if self._shown else []
+        return [Figure("outputs", "text", "\n".join([*head, *self._shown]))] if self._shown else []

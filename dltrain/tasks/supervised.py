@@ -8,9 +8,9 @@ from torch import Tensor
 
 from dltrain.core.batch import Batch
 from dltrain.core.data_spec import DataSpec
-from dltrain.core.protocols import World
+from dltrain.core.protocols import ProcessGroup
 from dltrain.core.registry import TASKS
-from dltrain.core.task import Embedding, Page, Phase, TaskParts
+from dltrain.core.task import Embedding, Figure, Phase, TaskContext
 from dltrain.metrics.classification import ConfusionMatrix, predicted_classes
 from dltrain.tasks import figures
 from dltrain.tasks.common import (
@@ -34,13 +34,13 @@ class Supervised:
 
     phase_names = ("main",)
 
-    def __init__(self, parts: TaskParts, /) -> None:
-        self.model, self.metrics = model_of_inputs(parts), parts.metrics
-        self.loss_function = comparing_loss(parts)
-        self.scalars = scalars_of(parts, {"loss": False})
-        self.phases = (parts.phase("main", parts.model),)
-        self.spec, self.world = parts.spec, parts.world
-        self._shown = _Shown(parts.spec, parts.num_images, parts.world)
+    def __init__(self, context: TaskContext, /) -> None:
+        self.model, self.metrics = model_of_inputs(context), context.metrics
+        self.loss_function = comparing_loss(context)
+        self.scalars = scalars_of(context, {"loss": False})
+        self.phases = (context.make_phase("main", context.model),)
+        self.spec, self.process_group = context.spec, context.process_group
+        self._shown = _Shown(context.spec, context.num_images, context.process_group)
 
     def weight(self, batch: Batch, phase: Phase) -> Tensor | int:
         """Samples, or the sum of their class weights."""
@@ -65,7 +65,9 @@ class Supervised:
             metric.reset()
         self._shown.reset()
         for batch in batches:
-            outputs, targets = self.world.gather(batch, self._outputs(batch), batch.targets)
+            outputs, targets = self.process_group.all_gather(
+                batch, self._outputs(batch), batch.targets
+            )
             total = total + losses_of(self.loss_function, outputs, targets).sum()
             weight = weight + self.loss_function.weight(targets)
             predictions = self.loss_function.predict(outputs)
@@ -84,7 +86,9 @@ class Supervised:
             features, outputs = features_and_outputs(self.model, batch.inputs)
             return features, self.loss_function.predict(outputs)
 
-        return embedding_of(self.spec, self.world, batches, num_samples, points, self._known)
+        return embedding_of(
+            self.spec, self.process_group, batches, num_samples, points, self._known
+        )
 
     def _known(self, prediction: Tensor, target: Tensor) -> dict[str, str]:
         """Of one sample: its prediction, (classes,) or (values,), and its target."""
@@ -98,18 +102,18 @@ class Supervised:
         guessed = names[guess] if guess >= 0 else "no class (NaN)"
         return {"label": names[int(truth)], "prediction": guessed, "verdict": right}
 
-    def pages(self) -> list[Page]:
+    def figures(self) -> list[Figure]:
         """Inputs with predictions, the confusion matrix and precision-recall curves."""
-        return self._shown.pages()
+        return self._shown.figures()
 
 
 class _Shown:
     """What evaluation keeps to be looked at: a few inputs, and counts of fixed size."""
 
-    def __init__(self, spec: DataSpec, num_images: int, world: World) -> None:
+    def __init__(self, spec: DataSpec, num_images: int, process_group: ProcessGroup) -> None:
         self.spec = spec
         wanted = num_images if spec.inputs.kind == "image" else 0
-        self.examples = Examples(wanted, spec.num_classes, world)
+        self.examples = Examples(wanted, spec.num_classes, process_group)
         drawn = 2 <= spec.num_classes <= figures.MOST_CLASSES
         self.confusion = ConfusionMatrix(spec) if drawn else None
         self.reset()
@@ -127,14 +131,16 @@ class _Shown:
             curves = figures.curve_counts(predictions, targets, PR_THRESHOLDS)
             self.curves = curves if self.curves is None else self.curves + curves
 
-    def pages(self) -> list[Page]:
+    def figures(self) -> list[Figure]:
         shown = []
         if (examples := self.examples.chosen()) is not None:
-            shown.append(Page("examples", "image", figures.examples(self.spec, *examples)))
+            shown.append(Figure("examples", "image", figures.examples(self.spec, *examples)))
         if self.confusion is not None and self.curves is not None:
             names = self.spec.class_names
             matrix = figures.confusion_matrix(self.confusion.matrix.cpu(), names)
-            shown.append(Page("confusion_matrix", "image", matrix))
+            shown.append(Figure("confusion_matrix", "image", matrix))
             for name, counts in zip(names, self.curves.cpu(), strict=True):
-                shown.append(Page(f"precision_recall/{name}", "pr_curve", figures.pr_curve(counts)))
+                shown.append(
+                    Figure(f"precision_recall/{name}", "pr_curve", figures.pr_curve(counts))
+                )
         return shown

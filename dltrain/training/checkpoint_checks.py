@@ -19,8 +19,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 from typing_extensions import TypedDict
 
-from dltrain.checkpoints.untrusted_files import checked, parse_json
-from dltrain.core.errors import brief
+from dltrain.checkpoints.untrusted_files import parse_json, validated
+from dltrain.core.errors import shorten
 from dltrain.core.task import Phase
 from dltrain.training.device import generator_states
 
@@ -114,7 +114,7 @@ def check_random_states(states: Mapping[str, Tensor]) -> None:
                 raise ValueError(f"random state {prefix}{name} is missing")
     for full, tensor in states.items():
         name = _RANK.sub("", full, count=1)
-        shown = brief(full, 60)
+        shown = shorten(full, 60)
         if name not in names and name != "mps" and not _CUDA.fullmatch(name):
             raise ValueError(f"random state {shown} belongs to no generator")
         if tensor.dtype != torch.uint8 or tensor.ndim != 1 or len(tensor) > MOST_RANDOM_BYTES:
@@ -123,21 +123,21 @@ def check_random_states(states: Mapping[str, Tensor]) -> None:
         try:
             _check_state(name, tensor)
         except (ValueError, RuntimeError, TypeError) as error:
-            raise ValueError(f"random state {shown}: {brief(str(error))}") from error
+            raise ValueError(f"random state {shown}: {shorten(str(error))}") from error
 
 
 def _compare(what: str, found: Mapping[str, Tensor], expected: Mapping[str, _Kind | None]) -> None:
     for name, kind in expected.items():
         if name not in found:
             told = f"; expected {_told(kind)}" if kind else ""
-            raise ValueError(f"{what}: {brief(name)} is missing{told}")
+            raise ValueError(f"{what}: {shorten(name)} is missing{told}")
         own = (found[name].dtype, found[name].shape)
         if kind is not None and own != kind:
-            raise ValueError(f"{what}: {brief(name)} is {_told(own)}; expected {_told(kind)}")
+            raise ValueError(f"{what}: {shorten(name)} is {_told(own)}; expected {_told(kind)}")
     for name, tensor in found.items():
         if name not in expected:
             own = _told((tensor.dtype, tensor.shape))
-            raise ValueError(f"{what}: {brief(name)} is {own}; expected no tensor of this name")
+            raise ValueError(f"{what}: {shorten(name)} is {own}; expected no tensor of this name")
 
 
 def _told(kind: _Kind) -> str:
@@ -151,7 +151,9 @@ def _check_counter(name: str, tensor: Tensor) -> None:
         return  # of a user's own optimizer, which means something else by it
     value = float(tensor)
     if not value >= 0 or value != value // 1:  # NaN and infinity too
-        raise ValueError(f"optimizer state: {brief(name)} is {value:g}; expected a number of steps")
+        raise ValueError(
+            f"optimizer state: {shorten(name)} is {value:g}; expected a number of steps"
+        )
 
 
 def _check_state(name: str, tensor: Tensor) -> None:
@@ -161,7 +163,7 @@ def _check_state(name: str, tensor: Tensor) -> None:
             torch.Generator().set_state(tensor)
         case "python":
             version, words, gauss = parse_json(tensor.numpy().tobytes(), _Python)
-            checked(words, _PythonWords)
+            validated(words, _PythonWords)
             if version != 3 or words[-1] > 624 or not (gauss is None or type(gauss) is float):
                 raise ValueError("no state of Python's generator")
         case "numpy":

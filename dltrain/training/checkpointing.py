@@ -14,27 +14,27 @@ from pydantic import Field
 from torch import Tensor
 from typing_extensions import TypedDict
 
-from dltrain.checkpoints.background import Background
+from dltrain.checkpoints.background import BackgroundWriter
 from dltrain.checkpoints.store import (
-    Checkpoints,
+    CheckpointStore,
     Snapshot,
-    load,
+    load_checkpoint,
     num_bytes,
     pack_optimizers,
-    read_by_main,
+    read_on_main,
     unpack_optimizers,
 )
-from dltrain.checkpoints.untrusted_files import Count, checked, typed
+from dltrain.checkpoints.untrusted_files import Count, typed_dict_of, validated
 from dltrain.core.data_spec import DataSpec, spec_to_json
 from dltrain.core.errors import RunError
-from dltrain.core.protocols import World
+from dltrain.core.protocols import ProcessGroup
 from dltrain.core.task import Task
 from dltrain.data.seeding import key
-from dltrain.distributed.fsdp import load_weights, on_main
-from dltrain.loggers.base import Recorder
+from dltrain.distributed.fsdp import gather_to_main, load_full_state_dict
+from dltrain.loggers.base import Logger
 from dltrain.training.checkpoint_checks import check_optimizers, check_random_states, check_tensors
 from dltrain.training.device import random_state, seed_everything, set_random_state
-from dltrain.training.ema import WeightAverage
+from dltrain.training.ema import ExponentialMovingAverage
 from dltrain.training.state import TrainerState
 
 
@@ -57,7 +57,7 @@ _Slice = Annotated[int, Field(gt=0)]
 
 
 class _State(TypedDict):
-    trainer: typed(
+    trainer: typed_dict_of(
         TrainerState,
         windows=dict[str, _Window],
         best=_Best | None,
@@ -69,7 +69,7 @@ class _State(TypedDict):
     spec: dict[str, Any]
 
 
-class Saving:
+class CheckpointManager:
     """Saves and restores all that a trainer works on.
 
     The first process writes, in a thread; an error of it is raised by the next call of `check`,
@@ -89,58 +89,56 @@ class Saving:
         self,
         task: Task,
         spec: DataSpec,
-        average: WeightAverage,
+        average: ExponentialMovingAverage,
         scaler: torch.amp.GradScaler,
-        recorders: Sequence[Recorder],
-        checkpoints: Checkpoints,
-        world: World,
+        loggers: Sequence[Logger],
+        checkpoints: CheckpointStore,
+        process_group: ProcessGroup,
     ) -> None:
-        self.task, self.spec, self.average, self.scaler = task, spec, average, scaler
-        self.recorders, self.checkpoints, self.world = recorders, checkpoints, world
-        self._background = Background()
-        self.check, self.settle = self._background.check, self._background.settle
+        self.task, self.spec, self.ema, self.scaler = task, spec, average, scaler
+        self.loggers, self.store, self.process_group = loggers, checkpoints, process_group
+        self._background = BackgroundWriter()
+        self.check, self.drain = self._background.check, self._background.drain
         self.wait = self._background.wait
 
     def save(self, snapshot: Snapshot) -> None:
         """Copies it, and begins to write it; waits for the one before, which is in memory still."""
         self.wait()
-        if self.world.main:
-            self._background.submit(partial(self._write, snapshot.copied()))
+        if self.process_group.is_main:
+            self._background.submit(partial(self._write, snapshot.to_cpu_copy()))
 
     def _write(self, snapshot: Snapshot) -> None:
-        for recorder in self.recorders:
-            recorder.sync()
-        self.checkpoints.save(snapshot.state["trainer"]["step"], snapshot)
+        for logger in self.loggers:
+            logger.sync()
+        self.store.save(snapshot.state["trainer"]["step"], snapshot)
 
     def mark_best(self, metric: str, higher: bool, value: float, step: int) -> None:
         """Records that the checkpoint of this step is the best so far."""
-        if self.world.main:
-            self._background.submit(
-                partial(self.checkpoints.mark_best, step, metric, value, higher)
-            )
+        if self.process_group.is_main:
+            self._background.submit(partial(self.store.mark_best, step, metric, value, higher))
 
     def best(self) -> Path | None:
-        """See `Checkpoints.best`; waits for what is being written."""
+        """See `CheckpointStore.best`; waits for what is being written."""
         self.wait()
-        return self.world.from_main(self.checkpoints.best)
+        return self.process_group.broadcast_object(self.store.best)
 
     def describe(self) -> str:
-        """See `Checkpoints.describe`; waits likewise."""
-        self.settle()
-        return self.checkpoints.describe()
+        """See `CheckpointStore.describe`; waits likewise."""
+        self.drain()
+        return self.store.describe()
 
     def snapshot(self, state: TrainerState) -> Snapshot:
         """All that `restore` needs."""
-        main = self.world.main
+        main = self.process_group.is_main
         return Snapshot(
-            model=on_main(self.task.model.state_dict(), main),
-            averaged=on_main(self.average.tensors, main),
-            optimizer=on_main(pack_optimizers(self.task.phases), main),
+            model=gather_to_main(self.task.model.state_dict(), main),
+            averaged=gather_to_main(self.ema.tensors, main),
+            optimizer=gather_to_main(pack_optimizers(self.task.phases), main),
             rng=self._random_states(),
             state={
                 "trainer": state.to_json(),
                 "scaler": self.scaler.state_dict(),
-                "recorders": {type(r).__name__: r.position() for r in self.recorders},
+                "recorders": {type(r).__name__: r.position() for r in self.loggers},
                 "spec": spec_to_json(self.spec),
             },
         )
@@ -154,28 +152,30 @@ class Saving:
         self._check_weights(snapshot)
         check_optimizers(self.task.phases, snapshot.optimizer)
         check_random_states(snapshot.rng)
-        checked(snapshot.state, _State)
+        validated(snapshot.state, _State)
         if snapshot.state["scaler"]:
-            checked(snapshot.state["scaler"], _Scaler)
-        load_weights(self.task.model, snapshot.model)
-        self.average.load(snapshot.averaged)
+            validated(snapshot.state["scaler"], _Scaler)
+        load_full_state_dict(self.task.model, snapshot.model)
+        self.ema.load(snapshot.averaged)
         unpack_optimizers(self.task.phases, snapshot.optimizer)
         self._set_random_states(snapshot.rng, snapshot.state["trainer"]["step"])
         if snapshot.state["scaler"]:  # empty where losses were not scaled, as on a CPU
             self.scaler.load_state_dict(snapshot.state["scaler"])
         positions = snapshot.state["recorders"]
-        for recorder in self.recorders:
-            if type(recorder).__name__ in positions:  # else it was added since
-                recorder.restore(positions[type(recorder).__name__])
+        for logger in self.loggers:
+            if type(logger).__name__ in positions:  # else it was added since
+                logger.restore(positions[type(logger).__name__])
         return TrainerState.from_json(snapshot.state["trainer"])
 
     def _check_weights(self, snapshot: Snapshot) -> None:
         check_tensors("model", snapshot.model, self.task.model.state_dict())
-        check_tensors("averaged weights", snapshot.averaged, self.average.tensors)
+        check_tensors("averaged weights", snapshot.averaged, self.ema.tensors)
 
     def _random_states(self) -> dict[str, Tensor]:
         """Of every process: those of the first by their names, the others' under `rank1/` etc."""
-        states = self.world.collect(random_state(this_gpu=self.world.size > 1))
+        states = self.process_group.all_gather_object(
+            random_state(this_gpu=self.process_group.world_size > 1)
+        )
         others = {
             f"rank{rank}/{name}": state
             for rank, own in enumerate(states[1:], start=1)
@@ -185,7 +185,7 @@ class Saving:
 
     def _set_random_states(self, states: Mapping[str, Tensor], step: int) -> None:
         """Takes this process's; a process that had none draws what no other does."""
-        rank = self.world.share.rank
+        rank = self.process_group.rank_slice.rank
         prefix = f"rank{rank}/" if rank else ""
         own = {n.removeprefix(prefix): s for n, s in states.items() if n.startswith(prefix)}
         set_random_state(own or states)
@@ -199,17 +199,17 @@ class Saving:
             yield
             return
         now = {name: tensor.clone() for name, tensor in self.task.model.state_dict().items()}
-        averaged = {name: tensor.clone() for name, tensor in self.average.tensors.items()}
+        averaged = {name: tensor.clone() for name, tensor in self.ema.tensors.items()}
         size = num_bytes(now)
-        snapshot = read_by_main(self.world, lambda: load(path, size))
+        snapshot = read_on_main(self.process_group, lambda: load_checkpoint(path, size))
         try:
             self._check_weights(snapshot)
         except ValueError as error:
             raise RunError(f"{path}: {error}") from error
-        load_weights(self.task.model, snapshot.model)
-        self.average.load(snapshot.averaged)
+        load_full_state_dict(self.task.model, snapshot.model)
+        self.ema.load(snapshot.averaged)
         try:
             yield
         finally:
             self.task.model.load_state_dict(now)
-            self.average.load(averaged)
+            self.ema.load(averaged)

@@ -12,10 +12,10 @@ from torch.optim import Optimizer
 
 from dltrain.config.user_code import definition_of
 from dltrain.core.data_spec import DataSpec
-from dltrain.core.errors import OptionError, UsageError, user_line
+from dltrain.core.errors import OptionError, UsageError, user_code_line
 from dltrain.core.protocols import Data, DataContext, Loss, Metric
 from dltrain.core.registry import Choice
-from dltrain.core.task import Task, TaskParts
+from dltrain.core.task import Task, TaskContext
 from dltrain.data.torch_datasets import as_data
 from dltrain.losses.adapted import as_loss
 from dltrain.losses.adversarial import AdversarialLoss
@@ -129,14 +129,14 @@ def make_schedule(choice: Choice) -> Callable[[float], float]:
     return schedule
 
 
-def make_task(choice: Choice, parts: TaskParts) -> Task:
+def make_task(choice: Choice, parts: TaskContext) -> Task:
     """Build a task.
 
     Raises:
         UsageError: The builder returned something that lacks attributes of a task.
     """
     built = _build(choice, parts)
-    wanted = ("model", "phases", "scalars", "weight", "loss", "evaluate", "pages")
+    wanted = ("model", "phases", "scalars", "weight", "loss", "evaluate", "figures")
     missing = [name for name in wanted if not hasattr(built, name)]
     if missing:
         raise _wrong(choice, _type(built), f"a task; it lacks {', '.join(missing)}")
@@ -149,7 +149,7 @@ def _build(choice: Choice, *arguments: Any) -> Any:
     try:
         return choice.build(*arguments)
     except TypeError as error:
-        if user_line(error) is None and not builder.__module__.startswith("dltrain."):
+        if user_code_line(error) is None and not builder.__module__.startswith("dltrain."):
             raise UsageError(f"{definition_of(builder)}: {error}") from error
         raise
 

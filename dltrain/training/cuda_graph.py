@@ -19,10 +19,10 @@ from torch import Tensor, nn
 from dltrain.config.settings import TrainSettings
 from dltrain.core.batch import Batch
 from dltrain.core.errors import describe_error
-from dltrain.core.protocols import Split, World
+from dltrain.core.protocols import ProcessGroup, Split
 from dltrain.core.task import Phase, Task
 from dltrain.data.in_memory import without_waiting
-from dltrain.training.device import Numerics
+from dltrain.training.device import Precision
 from dltrain.training.state import TrainerState, Window
 
 WARM_UP = 3
@@ -33,7 +33,7 @@ OWN = ("dltrain.", "torch.", "torchvision.")
 
 
 @dataclass(frozen=True)
-class StepNumbers:
+class StepScalars:
     """What changes from step to step beside the samples: plain numbers, or scalars on the device.
 
     Attributes:
@@ -41,8 +41,8 @@ class StepNumbers:
         average: How far the averaged weights move.
     """
 
-    rates: Sequence[float | Tensor]
-    average: float | Tensor
+    learning_rates: Sequence[float | Tensor]
+    ema_weight: float | Tensor
 
 
 def parameter_groups(phases: Iterable[Phase]) -> list[dict[str, Any]]:
@@ -52,7 +52,7 @@ def parameter_groups(phases: Iterable[Phase]) -> list[dict[str, Any]]:
 
 
 @runtime_checkable
-class Gathered(Split, Protocol):
+class IndexableSplit(Split, Protocol):
     """A split whose samples are all on the device, so that a GPU can make its batches by itself."""
 
     def order(self, epoch: int) -> Tensor:
@@ -69,13 +69,13 @@ class Gathered(Split, Protocol):
         ...
 
 
-def obstacle(
+def cuda_graph_blocker(
     settings: TrainSettings,
-    numerics: Numerics,
+    precision: Precision,
     task: Task,
     split: Split,
     device: torch.device,
-    world: World,
+    process_group: ProcessGroup,
 ) -> str | None:
     """Why steps can't be recorded; None where they can."""
     optimizers = [optimizer for phase in task.phases for optimizer in phase.optimizers]
@@ -86,11 +86,11 @@ def obstacle(
     on_device = all(map(_on_device, optimizers))
     reasons = [
         (device.type != "cuda", f"it needs a CUDA device, and this is {device.type!r}"),
-        (world.size > 1, "several processes exchange their gradients"),
-        (numerics.scaler.is_enabled(), "fp16 asks at each step whether its gradients overflow"),
+        (process_group.world_size > 1, "several processes exchange their gradients"),
+        (precision.scaler.is_enabled(), "fp16 asks at each step whether its gradients overflow"),
         (settings.on_nonfinite == "skip", "'on_nonfinite: skip' asks at each step about its loss"),
         (settings.micro_batch == "auto", "'micro_batch: auto' watches the memory at each step"),
-        (not isinstance(split, Gathered), "the data's batches are not made on the device"),
+        (not isinstance(split, IndexableSplit), "the data's batches are not made on the device"),
         (not on_device, "the optimizer counts its steps, or has its learning rate, on the CPU"),
         (
             bool(foreign) and settings.cuda_graph != "on",
@@ -107,14 +107,14 @@ def _on_device(optimizer: torch.optim.Optimizer) -> bool:
     return all("capturable" in group or group.get("fused") for group in groups)
 
 
-def count_on_device(task: Task) -> None:
+def make_optimizers_capturable(task: Task) -> None:
     """Optimizers keep the count of their steps there; to be said before a state is loaded."""
     for group in parameter_groups(task.phases):
         if "capturable" in group:
             group["capturable"] = True
 
 
-class Recorder:
+class GraphRecorder:
     """Runs steps on a stream of their own, and records them there.
 
     Args:
@@ -178,10 +178,10 @@ class StepGraph:
     def __init__(
         self,
         task: Task,
-        split: Gathered,
+        split: IndexableSplit,
         batch_size: int,
-        compute: Callable[[Batch, Callable[[], StepNumbers]], bool],
-        numbers: Callable[[int], StepNumbers],
+        compute: Callable[[Batch, Callable[[], StepScalars]], bool],
+        numbers: Callable[[int], StepScalars],
         state: TrainerState,
         refuse: Callable[[str], None],
     ) -> None:
@@ -198,7 +198,7 @@ class StepGraph:
         steps = -(-len(order) // batch_size)
         self._table = torch.zeros(steps, len(self.groups) + 1, device=device)
         self._windows = {phase.name: Window() for phase in task.phases}
-        self._recorder = Recorder(device)
+        self._recorder = GraphRecorder(device)
         self._shapes: dict[int, _Shape] = {}
         self._refused = False
 
@@ -208,7 +208,7 @@ class StepGraph:
         updates = self.state.updates
         plan = [self.numbers(updates + number) for number in range(len(sizes))]
         device = self._order.device
-        rows = torch.tensor([[*numbers.rates, numbers.average] for numbers in plan])
+        rows = torch.tensor([[*numbers.learning_rates, numbers.ema_weight] for numbers in plan])
         places = torch.arange(self.batch_size) + offset * self.batch_size
         counters = torch.tensor([0, self.state.step])
         self._order.copy_(self.split.order(epoch))
@@ -218,7 +218,7 @@ class StepGraph:
         for size, numbers in zip(sizes, plan, strict=True):
             yield partial(self._take, size, numbers)
 
-    def _take(self, size: int, numbers: StepNumbers) -> None:
+    def _take(self, size: int, numbers: StepScalars) -> None:
         shape = self._shapes.get(size)
         if shape is None:
             shape = self._shapes[size] = _Shape(
@@ -228,7 +228,7 @@ class StepGraph:
         shape(list(self._windows.values()), records=not self._refused)
         self.state.step += 1
         self.state.updates += 1
-        for group, rate in zip(self.groups, numbers.rates, strict=True):
+        for group, rate in zip(self.groups, numbers.learning_rates, strict=True):
             group["lr"] = rate
 
     def _refuse(self, reason: str) -> None:
@@ -245,7 +245,7 @@ class StepGraph:
         row, step = self._position[self.batch_size :].split(1)
         *rates, average = self._table.index_select(0, row)[0].unbind()
         batch = Batch(*self.split.at(index, self._epoch), index, step=step[0])
-        self.compute(batch, lambda: StepNumbers(rates, average))
+        self.compute(batch, lambda: StepScalars(rates, average))
         self._position.add_(self._motion)
 
     def _go_on_with_windows(self) -> None:
@@ -263,10 +263,10 @@ class _Shape:
     def __init__(
         self,
         work: Callable[[], None],
-        recorder: Recorder,
+        logger: GraphRecorder,
         refuse: Callable[[str], None],
     ) -> None:
-        self.work, self.recorder, self.refuse = work, recorder, refuse
+        self.work, self.logger, self.refuse = work, logger, refuse
         self.warm_up: float = WARM_UP
         self.replay: Callable[[], None] | None = None
         self.added: list[tuple[float, Tensor | float]] = []
@@ -275,7 +275,7 @@ class _Shape:
         """Makes a step; `records` is whether one may be recorded."""
         if not records:
             self.replay = None
-            self.recorder.run(self.work)
+            self.logger.run(self.work)
         elif self.replay is not None:
             self.replay()
             # What Python counts by itself, a graph does not repeat.
@@ -285,7 +285,7 @@ class _Shape:
                 window.gradient_norm = norm
         elif self.warm_up > 0:
             self.warm_up -= 1
-            waits = self.recorder.run(self.work)
+            waits = self.logger.run(self.work)
             if waits and self.warm_up <= 0:
                 self.refuse("something in the step waits for the device: " + waits)
         else:
@@ -295,12 +295,12 @@ class _Shape:
         """Records the step and makes it; without a recording where that fails."""
         before = [replace(window) for window in windows]
         try:
-            replay = self.recorder.record(self.work)
+            replay = self.logger.record(self.work)
         except Exception as error:  # a library, a driver or a model may refuse anything
             for window, old in zip(windows, before, strict=True):
                 vars(window).update(vars(old))
             self.refuse(f"a step can't be recorded: {describe_error(error).partition(chr(10))[0]}")
-            self.recorder.run(self.work)
+            self.logger.run(self.work)
             return
         self.replay = replay
         self.replay()

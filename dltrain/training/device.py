@@ -42,7 +42,7 @@ def resolve_device(name: str) -> torch.device:
 
 
 @dataclass(frozen=True)
-class Numerics:
+class Precision:
     """In which numbers a step computes.
 
     Attributes:
@@ -58,7 +58,7 @@ class Numerics:
     scaler: torch.amp.GradScaler
 
 
-def resolve_numerics(name: str, device: torch.device) -> Numerics:
+def resolve_precision(name: str, device: torch.device) -> Precision:
     """`auto`, `fp32`, `bf16`, `fp16` or `fp64` on a device.
 
     Raises:
@@ -74,7 +74,7 @@ def resolve_numerics(name: str, device: torch.device) -> Numerics:
     if name == "fp64" and device.type == "mps":
         raise UsageError("precision 'fp64': an Apple GPU has no float64; use fp32")
     half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(name)
-    return Numerics(
+    return Precision(
         name=name,
         dtype=torch.float64 if name == "fp64" else torch.float32,
         autocast=partial(torch.autocast, device.type, dtype=half, enabled=half is not None),
@@ -205,7 +205,7 @@ def global_settings_restored() -> Iterator[None]:
         torch.set_float32_matmul_precision(precision)
 
 
-def keep_large_blocks() -> None:
+def retain_freed_memory() -> None:
     """Tells glibc to keep large freed blocks instead of giving them back to the system.
 
     A step frees and allocates the same activations again and again; by default glibc maps each

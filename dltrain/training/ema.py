@@ -9,20 +9,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dltrain.distributed.fsdp import spread_as
+from dltrain.distributed.fsdp import shard_like
 
 
 def averaged_parameters(
     model: nn.Module, modules: Iterable[nn.Module], decay: float | None
 ) -> dict[str, nn.Parameter]:
-    """The parameters that a `WeightAverage` of the same arguments averages, by name."""
+    """The parameters that a `ExponentialMovingAverage` of the same arguments averages, by name."""
     if decay is None:
         return {}
     wanted = {id(p) for module in modules for p in module.parameters() if p.requires_grad}
     return {name: p for name, p in model.named_parameters() if id(p) in wanted}
 
 
-class WeightAverage:
+class ExponentialMovingAverage:
     """A moving average of trainable parameters of a model; of none where `decay` is None.
 
     The decay grows with the number of updates n as min(decay, (1 + n) / (10 + n)), so that the
@@ -70,7 +70,7 @@ class WeightAverage:
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """Takes the averages from a checkpoint."""
         for name, average in self.tensors.items():
-            average.copy_(spread_as(tensors[name], average))
+            average.copy_(shard_like(tensors[name], average))
 
     @torch.no_grad()
     def _swap(self) -> None:

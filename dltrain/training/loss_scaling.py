@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from dltrain.core.errors import RunError
-from dltrain.training.rollback import OptimizerCopy
+from dltrain.training.rollback import OptimizerBackup
 
 SMALLEST_SCALE = 1.0
 """A scale below this shrinks what it is there to enlarge: gradients overflow for another reason."""
@@ -40,7 +40,7 @@ class LossScaling:
     ) -> None:
         self.scaler, self.asks_each_step, self.describe = scaler, asks_each_step, describe
         self._overflowed: Tensor | None = None  # of the step in progress, a bool on the device
-        self._copies: list[OptimizerCopy] = []
+        self._copies: list[OptimizerBackup] = []
         self._undecided: list[_Decision] = []
 
     def unscale(self, gradients: Sequence[Tensor]) -> None:
@@ -87,12 +87,12 @@ class LossScaling:
             optimizer.step()
             del optimizer.found_inf  # pyright: ignore[reportAttributeAccessIssue]
         else:
-            copy = OptimizerCopy(optimizer)
+            copy = OptimizerBackup(optimizer)
             optimizer.step()
-            copy.put_back_where(self._overflowed)  # the next phase computes with finite weights
+            copy.restore_where(self._overflowed)  # the next phase computes with finite weights
             self._copies += [] if is_last else [copy]
 
-    def chosen(self, value: T, otherwise: Tensor | float) -> T | Tensor:
+    def select(self, value: T, otherwise: Tensor | float) -> T | Tensor:
         """The value, or another where the device knows that the gradients have overflowed."""
         if self._overflowed is None:
             return value
@@ -106,13 +106,13 @@ class LossScaling:
                 self._adjust(self._scale[0].new_zeros(()))
             return True
         for copy in self._copies:
-            copy.put_back_where(overflowed)
+            copy.restore_where(overflowed)
         self._copies = []
         self._adjust(overflowed.float())
         self._undecided.append(_Decision(step, overflowed, self._scale[0]))
         return False
 
-    def settle(self) -> int:
+    def drain(self) -> int:
         """How many steps were taken of those whose `end` did not know; waits for the last of them.
 
         Raises:

@@ -9,11 +9,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from dltrain.core.batch import WHOLE, Batch, Share
+from dltrain.core.batch import FULL_BATCH, Batch, RankSlice
 from dltrain.core.errors import RunError
 from dltrain.core.task import Task
 from dltrain.training.device import is_out_of_memory
-from dltrain.training.rollback import Undo
+from dltrain.training.rollback import StepRollback
 from dltrain.training.state import TrainerState
 
 
@@ -36,10 +36,10 @@ class MicroBatches:
         self,
         setting: int | Literal["auto"] | None,
         task: Task,
-        say: Callable[[str], None],
-        share: Share = WHOLE,
+        warn: Callable[[str], None],
+        rank_slice: RankSlice = FULL_BATCH,
     ) -> None:
-        self.auto, self.task, self.say, self.share = setting == "auto", task, say, share
+        self.auto, self.task, self.warn, self.rank_slice = setting == "auto", task, warn, rank_slice
         self.size = None if setting == "auto" else setting
 
     def total(
@@ -58,7 +58,7 @@ class MicroBatches:
         if not self.auto:
             return self._sum(batch, self.size, work)
         while True:
-            undo = Undo(self.task)
+            undo = StepRollback(self.task)
             try:
                 return self._sum(batch, state.micro_batch, work)
             except RuntimeError as error:
@@ -73,7 +73,7 @@ class MicroBatches:
             if failed == 1:
                 raise RunError("the memory is too small for a single sample in training")
             state.micro_batch = failed // 2
-            self.say(f"the memory is full: going on in micro-batches of {state.micro_batch}")
+            self.warn(f"the memory is full: going on in micro-batches of {state.micro_batch}")
 
     def parts(self, batch: Batch) -> list[Batch]:
         """The slices of a batch, as far as their size is known before the memory is full."""
@@ -81,10 +81,10 @@ class MicroBatches:
 
     def _parts(self, batch: Batch, size: int | None) -> list[Batch]:
         parts = list(batch.split(size))
-        if size is not None and batch.samples is not None:
+        if size is not None and batch.global_size is not None:
             # As many as of the largest share: what a slice exchanges, all processes exchange.
-            wanted = math.ceil(self.share.largest(batch.samples) / size)
-            parts += [batch.stand_in()] * (wanted - len(parts))
+            wanted = math.ceil(self.rank_slice.max_size(batch.global_size) / size)
+            parts += [batch.placeholder()] * (wanted - len(parts))
         return parts
 
     def _sum(self, batch: Batch, size: int | None, work: Callable[[Batch, bool], Tensor]) -> Tensor:

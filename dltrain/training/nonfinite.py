@@ -13,7 +13,7 @@ from dltrain.core.errors import RunError
 from dltrain.training.state import TrainerState
 
 
-class FiniteGuard:
+class NonFiniteGuard:
     """Asks at each step whether the loss is finite, where asking does not make the loop wait.
 
     On a CPU the answer is there at once, and a bad step is never taken. On a GPU with
@@ -76,7 +76,7 @@ class FiniteGuard:
         if not self.asks_each_step and math.isnan(self._sum):
             raise self._error(self._begun + int(self._good) // self._values + 1)
 
-    def begin(self, step: int) -> None:
+    def start(self, step: int) -> None:
         """The next value is of the step after this one."""
         self._begun = step
         self._sum.zero_()

@@ -14,7 +14,7 @@ from dltrain.core.task import Phase, Task
 from dltrain.training.device import generator_states
 
 
-class Undo:
+class StepRollback:
     """Copies of what a step changes; a call puts everything back, as if nothing had been computed.
 
     These are the buffers, extra states and untrained parameters of all modules of a task, the
@@ -44,7 +44,7 @@ class Undo:
             if type(module).get_extra_state is not nn.Module.get_extra_state
         ]
         self._optimizers = [
-            OptimizerCopy(optimizer)
+            OptimizerBackup(optimizer)
             for phase in task.phases[:num_stepped]
             for optimizer in phase.optimizers
         ]
@@ -54,7 +54,7 @@ class Undo:
     def __call__(self) -> None:
         """Puts everything back."""
         for optimizer in self._optimizers:
-            optimizer.put_back()
+            optimizer.restore()
         for tensor, copy in self._tensors:
             tensor.copy_(copy)
         for module, buffers in self._buffers:  # one may have been replaced, not changed in place
@@ -65,7 +65,7 @@ class Undo:
             put_back(state)
 
 
-class OptimizerCopy:
+class OptimizerBackup:
     """Copies of an optimizer's parameters and states.
 
     Args:
@@ -82,7 +82,7 @@ class OptimizerCopy:
         }
 
     @torch.no_grad()
-    def put_back(self) -> None:
+    def restore(self) -> None:
         """Puts all of it back; a state that was made since is removed."""
         for parameter, copy in self._parameters:
             parameter.copy_(copy)
@@ -95,7 +95,7 @@ class OptimizerCopy:
             self.optimizer.state[parameter] = {key: value for key, (value, _) in state.items()}
 
     @torch.no_grad()
-    def put_back_where(self, condition: Tensor) -> None:
+    def restore_where(self, condition: Tensor) -> None:
         """Puts all of it back where a scalar bool on the device holds, without waiting for it.
 
         States that were made since become zeros there, as torch's optimizers begin.

@@ -11,11 +11,11 @@ from torch.nn.modules.batchnorm import _NormBase
 from dltrain.core.batch import Batch
 from dltrain.distributed.batch_norm import GroupBatchNorm
 from dltrain.distributed.fsdp import is_sharded
-from dltrain.training.rollback import Undo
+from dltrain.training.rollback import StepRollback
 from dltrain.training.trainer import Trainer
 
 
-def lone_sample_error(trainer: Trainer) -> str | None:
+def single_sample_error(trainer: Trainer) -> str | None:
     """What the model says of the smallest slice that training will have; None where all is well.
 
     Only slices of one sample are tried: the rest of the training split, or of a rank's shard or a
@@ -26,12 +26,12 @@ def lone_sample_error(trainer: Trainer) -> str | None:
         return None
     for size in _batch_sizes(trainer):
         lone = trainer.micro_batches.parts(_batch(trainer, size))[-1]  # none is smaller
-        if not trainer.world.largest(int(len(lone) == 1)):
+        if not trainer.process_group.all_reduce_max(int(len(lone) == 1)):
             continue
         error = _failure(trainer, lone)
         if error is None:
             continue
-        more = _batch(trainer, 2 * trainer.world.size)
+        more = _batch(trainer, 2 * trainer.process_group.world_size)
         # A model that fails on more samples as well does so for another reason.
         if len(more) == 1 or _failure(trainer, more) is None:
             return f"{_described(trainer, size)}, which the model can't train on: {error}"
@@ -51,22 +51,22 @@ def _batch_sizes(trainer: Trainer) -> Iterator[int]:
 
 def _batch(trainer: Trainer, size: int) -> Batch:
     """This rank's shard of a batch of so many samples."""
-    batches = trainer.data.train.batches(size, epoch=0, share=trainer.world.share)
+    batches = trainer.data.train.batches(size, epoch=0, rank_slice=trainer.process_group.rank_slice)
     batch = next(iter(batches))
     batch.step = trainer.state.step
     return batch
 
 
 def _failure(trainer: Trainer, part: Batch) -> str | None:
-    undo, task = Undo(trainer.task), trainer.task
+    undo, task = StepRollback(trainer.task), trainer.task
     training = task.model.training
     task.model.train()
     for module in task.model.modules():
         if isinstance(module, GroupBatchNorm):
-            module.counts = part.counts
+            module.counts = part.is_real
     sharded = any(is_sharded(phase.module) for phase in task.phases)
     try:
-        with torch.no_grad() if sharded else nullcontext(), trainer.numerics.autocast():
+        with torch.no_grad() if sharded else nullcontext(), trainer.precision.autocast():
             for phase in task.phases:
                 task.loss(part, phase)
     except Exception as error:  # a model may raise anything
@@ -86,7 +86,11 @@ def _described(trainer: Trainer, size: int) -> str:
     where = last if size < batch_size else f"a batch has {size} samples"
     if size == 1:
         return f"{where} (batches of {batch_size})"
-    shares = f" on {trainer.world.size} ranks" if trainer.world.size > 1 else ""
+    shares = (
+        f" on {trainer.process_group.world_size} ranks"
+        if trainer.process_group.world_size > 1
+        else ""
+    )
     micro = trainer.micro_batches.size
     slices = f" in slices of {micro}" if micro is not None else ""
     return f"{where}{shares}{slices}, so that one sample is left alone"

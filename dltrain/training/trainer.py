@@ -15,38 +15,38 @@ from torch import Tensor
 from torch.nn.utils import clip_grads_with_norm_
 
 from dltrain.checkpoints.store import (
-    Checkpoints,
+    CheckpointStore,
     Snapshot,
 )
 from dltrain.config.settings import CheckpointSettings, EarlyStopSettings, TrainSettings, steps_in
 from dltrain.core.batch import Batch
-from dltrain.core.errors import RunError, StoppedError
-from dltrain.core.jsonable import early_stop_text
-from dltrain.core.protocols import Data, Split, World
+from dltrain.core.errors import InterruptedRunError, RunError
+from dltrain.core.jsonable import describe_early_stop
+from dltrain.core.protocols import Data, ProcessGroup, Split
 from dltrain.core.task import Phase, Task
-from dltrain.data.subset import spread
-from dltrain.distributed.ddp import Gradients
-from dltrain.distributed.fsdp import total_norm, whole
-from dltrain.loggers.base import Recorder
-from dltrain.training.checkpointing import Saving
+from dltrain.data.subset import evenly_spaced_batches
+from dltrain.distributed.ddp import GradientReducer
+from dltrain.distributed.fsdp import full_tensor, total_norm
+from dltrain.loggers.base import Logger
+from dltrain.training.checkpointing import CheckpointManager
 from dltrain.training.compilation import CompilationCheck
 from dltrain.training.cuda_graph import (
-    Gathered,
+    IndexableSplit,
     StepGraph,
-    StepNumbers,
-    count_on_device,
-    obstacle,
+    StepScalars,
+    cuda_graph_blocker,
+    make_optimizers_capturable,
     parameter_groups,
 )
 from dltrain.training.device import (
-    Numerics,
+    Precision,
     peak_memory_bytes,
 )
-from dltrain.training.ema import WeightAverage
+from dltrain.training.ema import ExponentialMovingAverage
 from dltrain.training.loss_scaling import LossScaling, can_decide_on_device
 from dltrain.training.micro_batches import MicroBatches
-from dltrain.training.nonfinite import FiniteGuard
-from dltrain.training.rollback import Undo
+from dltrain.training.nonfinite import NonFiniteGuard
+from dltrain.training.rollback import StepRollback
 from dltrain.training.state import TrainerState, Window
 
 
@@ -73,20 +73,20 @@ class Trainer:
         task: Task,
         data: Data,
         *,
-        numerics: Numerics,
+        precision: Precision,
         device: torch.device,
-        checkpoints: Checkpoints,
-        recorders: Sequence[Recorder],
+        checkpoints: CheckpointStore,
+        loggers: Sequence[Logger],
         settings: TrainSettings,
         checkpoint_settings: CheckpointSettings,
         early_stop: EarlyStopSettings | None,
         log_every: int,
         num_embeddings: int = 0,
-        world: World | None = None,
+        process_group: ProcessGroup | None = None,
     ) -> None:
-        self.task, self.data, self.world = task, data, world or World()
-        self.numerics, self.device = numerics, device
-        self.recorders = recorders
+        self.task, self.data, self.process_group = task, data, process_group or ProcessGroup()
+        self.precision, self.device = precision, device
+        self.loggers = loggers
         self.settings, self.early_stop, self.log_every = settings, early_stop, log_every
         self.num_embeddings = num_embeddings
 
@@ -102,29 +102,33 @@ class Trainer:
 
         self.state = TrainerState()
         averaged = [phase.module for phase in task.phases if phase.averaged]
-        self.average = WeightAverage(task.model, averaged, settings.ema)
-        self.saving = Saving(
-            task, data.spec, self.average, numerics.scaler, recorders, checkpoints, self.world
+        self.ema = ExponentialMovingAverage(task.model, averaged, settings.ema)
+        self.checkpoint_manager = CheckpointManager(
+            task, data.spec, self.ema, precision.scaler, loggers, checkpoints, self.process_group
         )
         self.parameters = {
             phase.name: [p for p in phase.module.parameters() if p.requires_grad]
             for phase in task.phases
         }
-        self.micro_batches = MicroBatches(settings.micro_batch, task, self._say, self.world.share)
+        self.micro_batches = MicroBatches(
+            settings.micro_batch, task, self._log_message, self.process_group.rank_slice
+        )
         self.stop_signal: int | None = None
         self.tested_weights: str | None = None
-        self.guard = FiniteGuard(
+        self.guard = NonFiniteGuard(
             device,
             settings.on_nonfinite,
             settings.max_skipped,
-            self.saving.describe,
+            self.checkpoint_manager.describe,
             len(task.phases),
             clipped=all(phase.clip_norm is not None for phase in task.phases),
-            half_precision=numerics.name in ("fp16", "bf16"),
+            half_precision=precision.name in ("fp16", "bf16"),
         )
-        self.obstacle = obstacle(settings, numerics, task, data.train, device, self.world)
-        if settings.cuda_graph != "off" and self.obstacle is None:
-            count_on_device(task)
+        self.cuda_graph_blocker = cuda_graph_blocker(
+            settings, precision, task, data.train, device, self.process_group
+        )
+        if settings.cuda_graph != "off" and self.cuda_graph_blocker is None:
+            make_optimizers_capturable(task)
         self._compilation = CompilationCheck(task) if settings.compile else None
         self._saved_step: int | None = None
         self._started = time.perf_counter()
@@ -139,27 +143,27 @@ class Trainer:
 
         Raises:
             RunError: The loss is not finite, or the disk refuses.
-            StoppedError: `stop_signal` was set; a checkpoint has been saved.
+            InterruptedRunError: `stop_signal` was set; a checkpoint has been saved.
         """
         self._started = time.perf_counter() - self.state.seconds
         self._lap = (time.perf_counter(), self.state.step)
-        for recorder in self.recorders:
-            recorder.begin(self.state.step, self.total_steps, self.settings.batch_size)
+        for logger in self.loggers:
+            logger.on_fit_start(self.state.step, self.total_steps, self.settings.batch_size)
         try:
             self._evaluate_and_save()  # does what a stopped run left undone
             while not self.finished:
                 self.train_epoch()
             if early := self.stopped_early:
-                self._say(early_stop_text(early))
+                self._log_message(describe_early_stop(early))
             self.save()
             self.test()
-            self.saving.wait()
-        except StoppedError:
+            self.checkpoint_manager.wait()
+        except InterruptedRunError:
             self.save()
-            self.saving.wait()
+            self.checkpoint_manager.wait()
             raise
         finally:
-            self.saving.settle()
+            self.checkpoint_manager.drain()
 
     def train_epoch(self) -> None:
         """Trains from where the run stands to the end of the epoch, or of the run."""
@@ -177,7 +181,10 @@ class Trainer:
         if self.graph is not None:
             return self.graph.steps(epoch, offset)
         batches = self.data.train.batches(
-            self.settings.batch_size, epoch=epoch, offset=offset, share=self.world.share
+            self.settings.batch_size,
+            epoch=epoch,
+            offset=offset,
+            rank_slice=self.process_group.rank_slice,
         )
         return (partial(self.train_step, batch) for batch in batches)
 
@@ -192,29 +199,29 @@ class Trainer:
     def train_step(self, batch: Batch) -> None:
         """One optimizer step for each phase; gradients are those of the whole batch."""
         batch.step = self.state.step
-        updated = self.compute(batch, self._next_numbers)
+        updated = self.compute(batch, self._next_step_scalars)
         self.state.step += 1
         self.state.updates += updated
 
-    def settle(self) -> None:
+    def drain(self) -> None:
         """Counts the steps that the device has decided on; waits for the last of them."""
-        self.state.updates += self.scaling.settle()
+        self.state.updates += self.scaling.drain()
 
-    def _next_numbers(self) -> StepNumbers:
+    def _next_step_scalars(self) -> StepScalars:
         """Those of the step in progress."""
-        self.settle()  # the device has this step's gradients to compute meanwhile
-        return self._numbers(self.state.updates)
+        self.drain()  # the device has this step's gradients to compute meanwhile
+        return self._step_scalars(self.state.updates)
 
-    def _numbers(self, updates: int) -> StepNumbers:
+    def _step_scalars(self, updates: int) -> StepScalars:
         """Learning rates and the like, after so many updates of the weights."""
         rates = []
         for phase in self.task.phases:
             # A graph plans whole epochs, of which the last may end early.
             factor = phase.schedule(min(updates / self.total_steps, 1.0))
             rates += [group["initial_lr"] * factor for group in parameter_groups([phase])]
-        return StepNumbers(rates, self.average.weight(updates + 1))
+        return StepScalars(rates, self.ema.weight(updates + 1))
 
-    def compute(self, batch: Batch, numbers: Callable[[], StepNumbers]) -> bool:
+    def compute(self, batch: Batch, numbers: Callable[[], StepScalars]) -> bool:
         """All of a step that the device does, in all phases or in none.
 
         Args:
@@ -224,14 +231,18 @@ class Trainer:
         Returns:
             Whether the step was taken; False as well where `settle` will know.
         """
-        undo, now, sums = self._undo(), None, []
+        undo, now, sums = self._rollback(), None, []
         for phase in self.task.phases:
             weight = self._weight(batch, phase)
             gradients = partial(self._gradients, phase=phase, weight=weight)
-            loss = self.world.sum(self.micro_batches.total(self.state, batch, gradients))
+            loss = self.process_group.all_reduce_sum(
+                self.micro_batches.total(self.state, batch, gradients)
+            )
             if now is None:
                 now = numbers()
-                for group, rate in zip(parameter_groups(self.task.phases), now.rates, strict=True):
+                for group, rate in zip(
+                    parameter_groups(self.task.phases), now.learning_rates, strict=True
+                ):
                     group["lr"] = rate
             norm = self._unscaled_norm(phase)
             if not self._allows(loss, norm):
@@ -241,17 +252,17 @@ class Trainer:
             self._update(phase, norm)
             sums.append((phase.name, loss, weight, norm))
         assert now is not None
-        self.average.update(self.scaling.chosen(now.average, 0.0))
+        self.ema.update(self.scaling.select(now.ema_weight, 0.0))
         for name, *values in sums:
             self._add(name, *values)
         self.state.skipped_in_a_row = 0
         return self.scaling.end(self.state.step + 1)
 
-    def _undo(self) -> Callable[[], None]:
+    def _rollback(self) -> Callable[[], None]:
         """Undoes all that the step has changed by the time that one of its phases is refused."""
-        several = self.numerics.scaler.is_enabled() and len(self.task.phases) > 1
+        several = self.precision.scaler.is_enabled() and len(self.task.phases) > 1
         if self.settings.on_nonfinite == "skip" or (several and self.scaling.asks_each_step):
-            return Undo(self.task, len(self.task.phases) - 1)
+            return StepRollback(self.task, len(self.task.phases) - 1)
         return lambda: None
 
     def _add(self, phase: str, loss: Tensor, weight: Tensor | int, gradient_norm: Tensor) -> None:
@@ -259,9 +270,9 @@ class Trainer:
         before = self.state.windows.get(phase, Window()).gradient_norm
         self.state.add(
             phase,
-            self.scaling.chosen(loss, 0.0),
-            self.scaling.chosen(weight, 0),
-            self.scaling.chosen(gradient_norm, before),
+            self.scaling.select(loss, 0.0),
+            self.scaling.select(weight, 0),
+            self.scaling.select(gradient_norm, before),
         )
 
     @cached_property
@@ -270,15 +281,15 @@ class Trainer:
         split = self.data.train
         if self.settings.cuda_graph == "off":
             return None
-        if self.obstacle is not None or not isinstance(split, Gathered):
-            self._without_graph(self.obstacle)
+        if self.cuda_graph_blocker is not None or not isinstance(split, IndexableSplit):
+            self._without_graph(self.cuda_graph_blocker)
             return None
         return StepGraph(
             self.task,
             split,
             self.settings.batch_size,
             self.compute,
-            self._numbers,
+            self._step_scalars,
             self.state,
             self._without_graph,
         )
@@ -286,47 +297,47 @@ class Trainer:
     def _without_graph(self, reason: str | None) -> None:
         if self.settings.cuda_graph == "on":
             raise RunError(f"train.cuda_graph=on: {reason}")
-        self._say(f"no CUDA graph: {reason}")
+        self._log_message(f"no CUDA graph: {reason}")
 
     @cached_property
     def scaling(self) -> LossScaling:
         """Decides on the gradients of half precision; one that does nothing for any other."""
         optimizers = [optimizer for phase in self.task.phases for optimizer in phase.optimizers]
         asks = self.guard.asks_each_step or not can_decide_on_device(optimizers)
-        return LossScaling(self.numerics.scaler, asks, self.saving.describe)
+        return LossScaling(self.precision.scaler, asks, self.checkpoint_manager.describe)
 
     @cached_property
-    def gradients(self) -> Gradients:
+    def gradients(self) -> GradientReducer:
         """Made at the first step, when the weights are those to begin with."""
-        return Gradients(self.task, self.world)
+        return GradientReducer(self.task, self.process_group)
 
     def _weight(self, batch: Batch, phase: Phase) -> Tensor | int:
         """That of the batch over all processes."""
         weight = self.task.weight(batch, phase)
-        if batch.samples is None or self.world.size == 1:
+        if batch.global_size is None or self.process_group.world_size == 1:
             return weight
         if isinstance(weight, int):
-            return weight * batch.samples // len(batch)
-        return self.world.sum(weight * batch.counts)
+            return weight * batch.global_size // len(batch)
+        return self.process_group.all_reduce_sum(weight * batch.is_real)
 
     def _gradients(self, part: Batch, last: bool, phase: Phase, weight: Tensor | int) -> Tensor:
         """Adds the gradients of a slice to those of the others; its summed loss."""
-        with self.gradients.exchanged(phase, last):
-            with self.numerics.autocast():
+        with self.gradients.synchronized(phase, last):
+            with self.precision.autocast():
                 loss = self.gradients.loss(part, phase)
-            self.gradients.backward(self.numerics.scaler.scale(loss / weight))
+            self.gradients.backward(self.precision.scaler.scale(loss / weight))
         return loss.detach()
 
     def _unscaled_norm(self, phase: Phase) -> Tensor:
         """The norm of a phase's gradients, which are divided by the loss scale first."""
         gradients = [p.grad for p in self.parameters[phase.name] if p.grad is not None]
         self.scaling.unscale(gradients)
-        return whole(total_norm(gradients))
+        return full_tensor(total_norm(gradients))
 
     def _allows(self, loss: Tensor, norm: Tensor) -> bool:
         """Whether loss and gradients of a phase are finite, as far as is known already."""
         # Scaled gradients overflow now and then, which is no fault of the run.
-        value = loss if self.numerics.scaler.is_enabled() else loss + norm
+        value = loss if self.precision.scaler.is_enabled() else loss + norm
         return self.guard.allows(self.state, value) and self.scaling.allows(
             norm, self.state.step + 1
         )
@@ -347,21 +358,21 @@ class Trainer:
     def _after_step(self) -> None:
         state = self.state
         self._report_compilation()
-        self.saving.check()
-        for recorder in self.recorders:
-            recorder.advance(state.step)
+        self.checkpoint_manager.check()
+        for logger in self.loggers:
+            logger.on_step_end(state.step)
         ends = state.step >= self.total_steps
         state.evaluation_due = ends or state.step % self.evaluate_every == 0
         if state.evaluation_due or state.step % self.log_every == 0:
             self.log()
         self._evaluate_and_save()
-        self._stop_if_asked()
+        self._raise_if_interrupted()
 
     def _report_compilation(self) -> None:
         """After the first step, says so where `train.compile` has had no effect."""
         check, self._compilation = self._compilation, None
         if check is not None and check.nothing_compiled():
-            self._say(
+            self._log_message(
                 "train.compile: torch.compile has compiled nothing of this model, and steps run as "
                 "without it; TORCH_LOGS=graph_breaks shows why"
             )
@@ -371,7 +382,7 @@ class Trainer:
         if self.state.evaluation_due:
             if self.data.validation is not None:
                 self.evaluate(self.data.validation, "val")
-            better = self._keep_account()
+            better = self._update_best_and_early_stopping()
             self.state.evaluation_due = False
             self._lap = (time.perf_counter(), self.state.step)  # throughput is training's alone
         if better or self.state.step % self.save_every == 0 < self.state.step:
@@ -416,7 +427,7 @@ class Trainer:
     # ------------------------------------------------------------------- evaluation and scalars
 
     @property
-    def monitored(self) -> dict[str, bool]:
+    def monitorable_scalars(self) -> dict[str, bool]:
         """Every scalar that can choose, and whether higher is better."""
         train = {self._loss_name(phase): False for phase in self.task.phases}
         scalars = self.task.scalars if self.data.validation is not None else {}
@@ -426,37 +437,39 @@ class Trainer:
         }
 
     @property
-    def undirected(self) -> set[str]:
+    def undirected_scalars(self) -> set[str]:
         """Scalars of which it is not known whether higher is better; they can't choose."""
         return {f"val/{name}" for name, higher in self.task.scalars.items() if higher is None}
 
     def evaluate(self, split: Split, name: str) -> dict[str, float]:
         """Loss and metrics over a whole split, with the averaged weights where EMA is on."""
-        whole = split.batches(self.settings.samples_at_once, share=self.world.share)
+        whole = split.batches(
+            self.settings.samples_at_once, rank_slice=self.process_group.rank_slice
+        )
         with self._evaluating(whole) as batches:
             values = self.task.evaluate(batches)
-        values = self.world.from_main(lambda: values)
+        values = self.process_group.broadcast_object(lambda: values)
         self._record(name, values)
-        for recorder in self.recorders:
-            recorder.evaluated(self.state.step, name, self.task)
+        for logger in self.loggers:
+            logger.on_evaluation_end(self.state.step, name, self.task)
         return values
 
     @contextmanager
     def _evaluating(self, batches: Iterator[Batch]) -> Iterator[Iterator[Batch]]:
         """The same batches, and inside this context all as evaluation wants it."""
         self.task.model.eval()
-        self.world.copy_from_main(self.task.model.buffers())
-        with self.average.applied(), torch.inference_mode(), self.numerics.autocast():
-            yield self._until_stopped(batches)
+        self.process_group.broadcast_(self.task.model.buffers())
+        with self.ema.applied(), torch.inference_mode(), self.precision.autocast():
+            yield self._until_interrupted(batches)
         self.task.model.train()
 
     def test(self) -> None:
         """Evaluates the test split with the best weights, or the last where none are best."""
         if self.data.test is None:
             return
-        best = self.saving.best() if self.monitor else None
-        self.tested_weights = best.name if best else "averaged" if self.average.tensors else "final"
-        with self.saving.weights_of(best):
+        best = self.checkpoint_manager.best() if self.monitor else None
+        self.tested_weights = best.name if best else "averaged" if self.ema.tensors else "final"
+        with self.checkpoint_manager.weights_of(best):
             self.evaluate(self.data.test, "test")
             if self.num_embeddings:
                 self._embed(self.data.test)
@@ -464,17 +477,17 @@ class Trainer:
     def _embed(self, split: Split) -> None:
         """Shows samples as the model sees them; only where the task can, which `build.py` asks."""
         embed = getattr(self.task, "embed")  # noqa: B009
-        size, share = self.settings.samples_at_once, self.world.share
-        some = spread(split, self.num_embeddings, size, share)
+        size, rank_slice = self.settings.samples_at_once, self.process_group.rank_slice
+        some = evenly_spaced_batches(split, self.num_embeddings, size, rank_slice)
         with self._evaluating(some) as batches, torch.compiler.set_stance("force_eager"):
             embedding = embed(batches, self.num_embeddings)
-        for recorder in self.recorders:
-            recorder.embedded(self.state.step, embedding)
+        for logger in self.loggers:
+            logger.log_embedding(self.state.step, embedding)
 
     def log(self) -> None:
         """Records the training scalars since the last time; waits for the device."""
         self.guard.check()
-        self.settle()
+        self.drain()
         state, values = self.state, {}
         for phase in self.task.phases:
             loss, weight, norm = state.take(phase.name)
@@ -489,7 +502,7 @@ class Trainer:
             values["skipped_steps"] = state.skipped
             before = int(state.last.get("train/skipped_steps") or 0)
             if state.skipped > before:
-                self._say(
+                self._log_message(
                     f"step {state.step}: skipped {state.skipped - before} steps since the last "
                     f"report, {state.skipped} in all: the loss or its gradient was not finite"
                 )
@@ -508,9 +521,9 @@ class Trainer:
     def _loss_name(self, phase: Phase) -> str:
         return "loss" if len(self.task.phases) == 1 else f"{phase.name}_loss"
 
-    def _keep_account(self) -> bool:
+    def _update_best_and_early_stopping(self) -> bool:
         """Compares with the best values so far; whether this step's checkpoint is the best."""
-        state, higher = self.state, self.monitored
+        state, higher = self.state, self.monitorable_scalars
         if self.early_stop is not None:
             name = self.early_stop.monitor
             state.watch(state.last.get(name), higher[name], self.early_stop.min_delta)
@@ -518,26 +531,26 @@ class Trainer:
             state.last.get(self.monitor), higher[self.monitor]
         )
 
-    def _say(self, text: str) -> None:
-        for recorder in self.recorders:
-            recorder.line(text)
+    def _log_message(self, text: str) -> None:
+        for logger in self.loggers:
+            logger.log_message(text)
 
     def _record(self, split: str, values: dict[str, float]) -> None:
         for name, value in values.items():
             self.state.last[f"{split}/{name}"] = value if math.isfinite(value) else None
         epoch = self.state.step / self.steps_per_epoch
-        for recorder in self.recorders:
-            recorder.scalars(self.state.step, epoch, split, values)
+        for logger in self.loggers:
+            logger.log_scalars(self.state.step, epoch, split, values)
 
     # ------------------------------------------------------------------------------------ stops
 
-    def _stop_if_asked(self) -> None:
-        if signal := self.world.largest(self.stop_signal or 0):
-            raise StoppedError(signal)
+    def _raise_if_interrupted(self) -> None:
+        if signal := self.process_group.all_reduce_max(self.stop_signal or 0):
+            raise InterruptedRunError(signal)
 
-    def _until_stopped(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+    def _until_interrupted(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         for batch in batches:
-            self._stop_if_asked()
+            self._raise_if_interrupted()
             yield batch
 
     # ------------------------------------------------------------------- what makes a run go on
@@ -547,24 +560,24 @@ class Trainer:
         if self._saved_step == self.state.step:
             return
         self.guard.check()
-        self.saving.save(self.snapshot())
+        self.checkpoint_manager.save(self.snapshot())
         self._saved_step = self.state.step
 
     def _mark_best(self) -> None:
         if self.monitor is not None and self.state.best is not None:
-            higher = self.monitored[self.monitor]
-            self.saving.mark_best(self.monitor, higher, *self.state.best)
+            higher = self.monitorable_scalars[self.monitor]
+            self.checkpoint_manager.mark_best(self.monitor, higher, *self.state.best)
 
     def snapshot(self) -> Snapshot:
         """All that `restore` needs."""
-        self.settle()
+        self.drain()
         self.state.seconds = self.seconds
-        return self.saving.snapshot(self.state)
+        return self.checkpoint_manager.snapshot(self.state)
 
     def restore(self, snapshot: Snapshot) -> None:
         """Goes back to where `snapshot` was taken; the random generators too."""
-        self.state = self.saving.restore(snapshot)
-        self.guard.begin(self.state.step)
+        self.state = self.checkpoint_manager.restore(snapshot)
+        self.guard.start(self.state.step)
         self.__dict__.pop("graph", None)  # it was made for other tensors
         self.__dict__.pop("scaling", None)  # it may have steps to count that are undone
         self._saved_step = None if self.state.evaluation_due else self.state.step

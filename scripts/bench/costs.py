@@ -26,31 +26,31 @@ def costs(quick: bool) -> dict[str, float]:
 
 def _of(network: str, epochs: int) -> dict[str, float]:
     import dltrain
-    from dltrain.build import build_data, build_machine, build_task, build_trainer
-    from dltrain.checkpoints.store import Checkpoints
-    from dltrain.loggers import MetricsFile, Progress, Recorder, TensorBoard
+    from dltrain.build import build_data, build_runtime, build_task, build_trainer
+    from dltrain.checkpoints.store import CheckpointStore
+    from dltrain.loggers import Logger, MetricsFile, Progress, TensorBoard
     from dltrain.training.trainer import Trainer
 
     root = os.environ.get("DLTRAIN_DATA", "data")
     overrides = ["train.device=cpu", "train.evaluate=1000 epochs", "train.epochs=1000"]
     overrides += [f"data.root={root}", "data.offline=error", "checkpoint.best=null"]
     experiment = dltrain.load(CONFIGS / f"{network}.yaml", overrides)
-    machine = build_machine(experiment)
-    data = build_data(experiment, machine, print)
+    runtime = build_runtime(experiment)
+    data = build_data(experiment, runtime, print)
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         log = (folder / "log.txt").open("w")
-        recorders: list[Recorder] = [
+        loggers: list[Logger] = [
             Progress(log, quiet=True),
             MetricsFile(folder / "metrics.jsonl"),
             TensorBoard(folder / "tensorboard", "", {}, lambda: next(data.train.batches(1))),
         ]
 
         def trainer(recorded: bool) -> Trainer:
-            task = build_task(experiment, data.spec, machine)
-            checkpoints = Checkpoints(folder / "checkpoints")
+            task = build_task(experiment, data.spec, runtime)
+            checkpoints = CheckpointStore(folder / "checkpoints")
             made = build_trainer(
-                experiment, data, task, machine, checkpoints, recorders if recorded else []
+                experiment, data, task, runtime, checkpoints, loggers if recorded else []
             )
             if not recorded:
                 made.log_every = made.save_every = 10**9
@@ -69,9 +69,9 @@ def _of(network: str, epochs: int) -> dict[str, float]:
                 one.train_epoch()
                 if epoch:
                     seconds[name].append(time.perf_counter() - before)
-        whole.saving.wait()
-        for recorder in recorders:
-            recorder.close()
+        whole.checkpoint_manager.wait()
+        for logger in loggers:
+            logger.close()
         log.close()
     total = sum(seconds["whole"])
     return {

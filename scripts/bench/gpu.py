@@ -25,11 +25,11 @@ from torch.nn import functional as F
 import dltrain
 from bench.children import TAIL_LINES, emit
 from bench.gpu_plan import ROWS
-from dltrain.build import build_data, build_machine, build_task, build_trainer
-from dltrain.checkpoints.store import Checkpoints
+from dltrain.build import build_data, build_runtime, build_task, build_trainer
+from dltrain.checkpoints.store import CheckpointStore
 from dltrain.core.data_spec import PADDING
 from dltrain.core.protocols import Data, DataContext
-from dltrain.data.images import resident_images
+from dltrain.data.images import in_memory_images
 from dltrain.training.trainer import Trainer
 
 SCRIPTS = Path(__file__).parents[1]
@@ -98,10 +98,10 @@ def _trainer(
     """On the device, with data of its own unless there is some already."""
     common = (*ENDLESS, f"train.device={setting.device}", *overrides)
     experiment = dltrain.load(CONFIGS / f"{config}.yaml", common)
-    machine = build_machine(experiment)
-    data = data or build_data(experiment, machine, print)
-    task = build_task(experiment, data.spec, machine)
-    return build_trainer(experiment, data, task, machine, Checkpoints(folder))
+    runtime = build_runtime(experiment)
+    data = data or build_data(experiment, runtime, print)
+    task = build_task(experiment, data.spec, runtime)
+    return build_trainer(experiment, data, task, runtime, CheckpointStore(folder))
 
 
 class ByHand:
@@ -118,7 +118,7 @@ class ByHand:
         assert whole.inputs.device.type == device.type
         self.inputs, self.targets = whole.inputs, whole.targets
         self.ignored = PADDING if self.targets.ndim > 1 else -100
-        self.autocast, self.size = trainer.numerics.autocast, trainer.settings.batch_size
+        self.autocast, self.size = trainer.precision.autocast, trainer.settings.batch_size
         self.index = torch.zeros(self.size, dtype=torch.int64, device=device)
         self.graph: torch.cuda.CUDAGraph | None = None
 
@@ -208,7 +208,7 @@ def residual_network(setting: Setting, compiled: bool) -> Figures:
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (samples, 3, 32, 32), generator=generator, dtype=torch.uint8)
     labels = torch.arange(samples) % 10
-    data = resident_images(
+    data = in_memory_images(
         DataContext(Path(), device=torch.device(setting.device)),
         *((pixels, labels), None),
         class_names=tuple("0123456789"),

@@ -34,10 +34,10 @@ def streamed(quick: bool) -> dict[str, float]:
     from torch.utils.data import DataLoader
 
     import dltrain
-    from dltrain.build import build_data, build_machine, build_task, build_trainer
-    from dltrain.checkpoints.store import Checkpoints
-    from dltrain.data.in_memory import Resident
-    from dltrain.data.streaming import Streamed
+    from dltrain.build import build_data, build_runtime, build_task, build_trainer
+    from dltrain.checkpoints.store import CheckpointStore
+    from dltrain.data.in_memory import InMemory
+    from dltrain.data.streaming import Streaming
 
     with tempfile.TemporaryDirectory() as place:
         root = Path(place) / "pictures"
@@ -51,10 +51,12 @@ def streamed(quick: bool) -> dict[str, float]:
 
         def trainer(*overrides: str):
             experiment = dltrain.load(config, overrides)
-            machine = build_machine(experiment)
-            data = build_data(experiment, machine, print)
-            task = build_task(experiment, data.spec, machine)
-            return build_trainer(experiment, data, task, machine, Checkpoints(Path(place) / "c"))
+            runtime = build_runtime(experiment)
+            data = build_data(experiment, runtime, print)
+            task = build_task(experiment, data.spec, runtime)
+            return build_trainer(
+                experiment, data, task, runtime, CheckpointStore(Path(place) / "c")
+            )
 
         def rate(epoch) -> float:
             before = time.perf_counter()
@@ -63,13 +65,13 @@ def streamed(quick: bool) -> dict[str, float]:
 
         plain, cached, resident = trainer(), trainer("data.cache=memory"), trainer()
         split = plain.data.train
-        assert isinstance(split, Streamed)
+        assert isinstance(split, Streaming)
         dataset = _Decoded(split.read)
         pixels = torch.stack([dataset[number] for number in range(PICTURES)])
         object.__setattr__(
             resident.data,
             "train",
-            Resident(pixels, split.targets, seed=0, transform=split.transform),
+            InMemory(pixels, split.targets, seed=0, transform=split.transform),
         )
         loader = DataLoader(dataset, BATCH, shuffle=True, num_workers=WORKERS)
 

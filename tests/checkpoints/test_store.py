@@ -9,7 +9,13 @@ import safetensors.torch
 import torch
 
 from dltrain.checkpoints import atomic_files, store
-from dltrain.checkpoints.store import Checkpoints, DamagedCheckpointError, Snapshot, load, num_bytes
+from dltrain.checkpoints.store import (
+    CheckpointStore,
+    DamagedCheckpointError,
+    Snapshot,
+    load_checkpoint,
+    num_bytes,
+)
 from dltrain.core.errors import RunError
 from dltrain.training.device import random_state
 
@@ -22,12 +28,12 @@ def snapshot(value: float = 1.0) -> Snapshot:
         optimizer={"main/0/a/exp_avg": torch.full((4, 3), value / 2)},
         rng=random_state(),
         state={"step": 1},
-    ).copied()
+    ).to_cpu_copy()
 
 
 def test_what_is_saved_is_loaded(tmp_path):
     saved = snapshot()
-    loaded = load(Checkpoints(tmp_path / "c").save(7, saved))
+    loaded = load_checkpoint(CheckpointStore(tmp_path / "c").save(7, saved))
     for kind in ("model", "averaged", "optimizer", "rng"):
         before, after = getattr(saved, kind), getattr(loaded, kind)
         assert before.keys() == after.keys()
@@ -38,7 +44,7 @@ def test_what_is_saved_is_loaded(tmp_path):
 
 
 def test_older_ones_are_pruned_but_never_the_best(tmp_path):
-    checkpoints = Checkpoints(tmp_path / "c", keep=2)
+    checkpoints = CheckpointStore(tmp_path / "c", keep=2)
     for step in range(1, 6):
         checkpoints.save(step, snapshot())
         if step == 2:
@@ -67,12 +73,12 @@ def damage_remove(path):
     "name", ["model.safetensors", "optimizer.safetensors", "rng.safetensors", "state.json"]
 )
 def test_damage_is_found_named_and_passed_over(tmp_path, damage, name):
-    checkpoints = Checkpoints(tmp_path / "c")
+    checkpoints = CheckpointStore(tmp_path / "c")
     old = checkpoints.save(1, snapshot(1.0))
     new = checkpoints.save(2, snapshot(2.0))
     damage(new / name)
     with pytest.raises(DamagedCheckpointError, match=name):
-        load(new)
+        load_checkpoint(new)
     path, good, passed_over = checkpoints.newest()
     assert path == old
     assert torch.equal(good.model["a"], torch.ones(4, 3))
@@ -82,7 +88,7 @@ def test_damage_is_found_named_and_passed_over(tmp_path, damage, name):
 
 @pytest.mark.parametrize("name", ["model", "optimizer", "rng"])
 def test_huge_files_are_refused_by_their_size_and_not_passed_over(tmp_path, name):
-    checkpoints = Checkpoints(tmp_path / "c")
+    checkpoints = CheckpointStore(tmp_path / "c")
     checkpoints.save(1, snapshot())
     path = checkpoints.save(2, snapshot())
     checkpoints.verify_sizes()
@@ -110,43 +116,43 @@ def test_huge_files_are_refused_by_their_size_and_not_passed_over(tmp_path, name
 
 @pytest.mark.parametrize("content", [b"", b"[]"])
 def test_damage_is_no_matter_of_sizes(tmp_path, content):
-    checkpoints = Checkpoints(tmp_path / "c")
+    checkpoints = CheckpointStore(tmp_path / "c")
     (checkpoints.save(1, snapshot()) / "manifest.json").write_bytes(content)
     checkpoints.verify_sizes()
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b"[]", b'{"step": 2, "files": 3}', b"\xff"])
 def test_a_damaged_manifest_is_found(tmp_path, content):
-    checkpoints = Checkpoints(tmp_path / "c")
+    checkpoints = CheckpointStore(tmp_path / "c")
     new = checkpoints.save(2, snapshot())
     (new / "manifest.json").write_bytes(content)
     with pytest.raises(DamagedCheckpointError, match=r"manifest\.json"):
-        load(new)
+        load_checkpoint(new)
     with pytest.raises(RunError, match="no good checkpoint"):
         checkpoints.newest()
 
 
 def test_a_manifest_cannot_name_files_elsewhere(tmp_path):
-    checkpoints = Checkpoints(tmp_path / "c")
+    checkpoints = CheckpointStore(tmp_path / "c")
     path = checkpoints.save(2, snapshot())
     manifest = json.loads((path / "manifest.json").read_text())
     manifest["files"]["../../secret"] = {"bytes": 0, "sha256": ""}
     (path / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(DamagedCheckpointError, match="other files"):
-        load(path)
+        load_checkpoint(path)
 
 
 def test_checkpoints_swapped_between_steps_are_found(tmp_path):
-    checkpoints = Checkpoints(tmp_path / "c")
+    checkpoints = CheckpointStore(tmp_path / "c")
     one, two = checkpoints.save(1, snapshot()), checkpoints.save(2, snapshot())
     one.rename(tmp_path / "x")
     two.rename(one)
     with pytest.raises(DamagedCheckpointError, match="belongs to step 2"):
-        load(one)
+        load_checkpoint(one)
 
 
 def test_a_pickle_under_a_checkpoints_name_is_refused(tmp_path):
-    path = Checkpoints(tmp_path / "c").save(1, snapshot())
+    path = CheckpointStore(tmp_path / "c").save(1, snapshot())
 
     class Evil:
         def __reduce__(self):
@@ -161,12 +167,12 @@ def test_a_pickle_under_a_checkpoints_name_is_refused(tmp_path):
     }
     (path / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(DamagedCheckpointError, match=r"model\.safetensors"):
-        load(path)
+        load_checkpoint(path)
     assert not (tmp_path / "ran").exists()
 
 
 def test_a_full_disk_leaves_the_earlier_checkpoint_and_no_rubbish(tmp_path, monkeypatch):
-    checkpoints = Checkpoints(tmp_path / "c")
+    checkpoints = CheckpointStore(tmp_path / "c")
     checkpoints.save(1, snapshot(1.0))
     before = sorted(p.name for p in checkpoints.directory.iterdir())
 

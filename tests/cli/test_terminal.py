@@ -11,7 +11,7 @@ import pytest
 from small_runs import write_folder
 
 import dltrain
-from dltrain.core.errors import tell, visible
+from dltrain.core.errors import escape_control_characters, print_warning
 from dltrain.reporting import charts, html, parallel_coordinates
 
 PACKAGE = Path(dltrain.__file__).parent
@@ -24,11 +24,11 @@ def assert_harmless(text: str) -> None:
 
 
 def test_control_characters_are_shown_by_their_numbers():
-    assert visible("\x1b[31m") == r"\x1b[31m"
-    assert visible("\u202e\x9b\udce9") == r"\u202e\x9b\udce9"
+    assert escape_control_characters("\x1b[31m") == r"\x1b[31m"
+    assert escape_control_characters("\u202e\x9b\udce9") == r"\u202e\x9b\udce9"
     kept = "tab\tline\nÜber 中文 🚀 👩‍🚀 می‌خواهم\u00a0\u3000"
-    assert visible(kept) == kept
-    assert_harmless(visible(HOSTILE))
+    assert escape_control_characters(kept) == kept
+    assert_harmless(escape_control_characters(HOSTILE))
 
 
 @pytest.fixture
@@ -73,7 +73,7 @@ def test_results_and_errors_of_a_hostile_run_steer_no_terminal(folder, call):
 
 
 def test_lines_on_standard_error_and_in_the_log_are_harmless(folder, capsys):
-    tell(HOSTILE)
+    print_warning(HOSTILE)
     assert_harmless(capsys.readouterr().err)
     dltrain.train(dltrain.load("config.yaml"), run_dir="runs/\x1b[31mtwo")
     assert_harmless(capsys.readouterr().err)

@@ -9,7 +9,7 @@ from small_runs import CONFIG, recorded, write_folder
 
 import dltrain
 from dltrain.config import ConfigError
-from dltrain.core.errors import StoppedError, UsageError
+from dltrain.core.errors import InterruptedRunError, UsageError
 
 SETTINGS = {
     **CONFIG,
@@ -23,7 +23,7 @@ def interrupted(experiment, tmp_path) -> Path:
     """A run of four epochs that was interrupted in the second one."""
     write_folder(tmp_path)
     config = {**SETTINGS, "model": {"name": "restless", "stop_at": 7}}
-    with pytest.raises(StoppedError):
+    with pytest.raises(InterruptedRunError):
         dltrain.train(experiment(config), run_dir=tmp_path / "run", quiet=True)
     return tmp_path / "run"
 

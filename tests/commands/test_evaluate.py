@@ -8,7 +8,7 @@ import yaml
 from small_runs import write_folder
 
 import dltrain
-from dltrain.checkpoints.store import load
+from dltrain.checkpoints.store import load_checkpoint
 from dltrain.rundir.directory import Run
 
 
@@ -61,7 +61,7 @@ def test_averaged_weights_are_what_is_evaluated(run):
     place, _ = run("train.ema=0.9", "checkpoint.best=null")
     path, snapshot, _ = Run(place).checkpoints().newest()
     assert snapshot.averaged
-    plain = load(path).model
+    plain = load_checkpoint(path).model
     from dltrain.build import load_trained
 
     trained = load_trained(place, None, "cpu")

@@ -97,7 +97,7 @@ def test_dropout_augmentation_and_what_was_resumed_come_out_again(experiment, tm
     model = {"name": "restless", "stop_at": 6}
     augment = {"shift": 2, "flip": True}
     config = {**CONFIG, "model": model, "data": {**CONFIG["data"], "augment": augment}}
-    with pytest.raises(dltrain.core.errors.StoppedError):
+    with pytest.raises(dltrain.core.errors.InterruptedRunError):
         dltrain.train(experiment(config), run_dir=tmp_path / "run", quiet=True)
     with pytest.raises(RunError, match=r"is not done.*resume"):
         dltrain.reproduce(tmp_path / "run", quiet=True)
@@ -403,7 +403,7 @@ def test_a_run_that_fails_does_not_wait(tmp_path):
 def test_an_input_that_is_gone_does_not_stop_a_run(tmp_path):
     with input_files.recorded(tmp_path, [tmp_path / "gone"], [], lambda: True):
         pass
-    assert input_files.read(tmp_path) == input_files.Inputs(
+    assert input_files.read(tmp_path) == input_files.InputFiles(
         [input_files.InputFile(str(tmp_path / "gone"), None, None, None)], [], None
     )
 
@@ -412,7 +412,7 @@ def test_very_many_files_are_not_listed(tmp_path, monkeypatch):
     monkeypatch.setattr(input_files, "MOST_FILES", 2)
     with input_files.recorded(tmp_path, [tmp_path / str(n) for n in range(3)], [], lambda: True):
         pass
-    assert input_files.read(tmp_path) == input_files.Inputs(
+    assert input_files.read(tmp_path) == input_files.InputFiles(
         [], [], "3 files of data, too many to be listed"
     )
 

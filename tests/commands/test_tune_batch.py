@@ -77,11 +77,11 @@ def pretended_gpu(monkeypatch):
 
 
 def a_cpu():
-    from dltrain.build import Machine
-    from dltrain.training.device import resolve_numerics
+    from dltrain.build import Runtime
+    from dltrain.training.device import resolve_precision
 
     device = torch.device("cpu")
-    return Machine(device, resolve_numerics("fp32", device))
+    return Runtime(device, resolve_precision("fp32", device))
 
 
 @pytest.mark.parametrize("start", [1, 32, 100, 4096])

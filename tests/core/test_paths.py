@@ -18,7 +18,7 @@ from dltrain.commands import rm
 from dltrain.commands.import_ import import_weights
 from dltrain.commands.seeds import train_seeds
 from dltrain.config import ConfigError
-from dltrain.core.paths import MAX_NAME_BYTES, directory_name
+from dltrain.core.paths import MAX_NAME_BYTES, to_directory_name
 
 CONFIG = {
     "model": "linear",
@@ -208,13 +208,13 @@ def test_text_and_paths_lead_to_the_same(folder, kind):
     ],
 )
 def test_a_name_becomes_a_readable_directory(name, expected):
-    assert directory_name(name) == expected
+    assert to_directory_name(name) == expected
 
 
 @pytest.mark.parametrize("letter", ["a", "é", "中", "नि", "\U00020bb7", "-", "."])
 @pytest.mark.parametrize("length", [1, 33, 50, 99, 100, 101, 5000])
 def test_a_directory_s_name_is_bounded_and_safe(letter, length):
-    found = directory_name(letter * length)
+    found = to_directory_name(letter * length)
     assert 1 <= len(found.encode()) <= MAX_NAME_BYTES
     assert found == unicodedata.normalize("NFC", found)
     assert found[0] not in ".-"
@@ -225,7 +225,7 @@ def test_a_directory_s_name_is_bounded_and_safe(letter, length):
 def test_runs_of_any_name_are_made_below_runs(folder, name):
     summary = dltrain.train(dltrain.load("config.yaml", [f"name={name}"]))
     run = Path(summary.run)
-    assert run == Path("runs", directory_name(name), "0001")
+    assert run == Path("runs", to_directory_name(name), "0001")
     assert yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))["name"] == name
     assert {path.name for path in folder.iterdir()} == {
         *("rows.csv", "config.yaml", "elsewhere", "runs")

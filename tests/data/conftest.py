@@ -15,7 +15,7 @@ def build(tmp_path):
     """Builds a source in an empty data folder; `build.said` has the lines that it printed."""
 
     def make(name, *, seed=0, base=tmp_path, **options):
-        context = DataContext(root=base, seed=seed, say=make.said.append)
+        context = DataContext(root=base, seed=seed, warn=make.said.append)
         return DATA[name].builder(context, **options)
 
     make.said = []

@@ -8,7 +8,7 @@ from pydantic import TypeAdapter, ValidationError
 from dltrain.core.data_spec import ImageInputs
 from dltrain.data.augment import Augment
 from dltrain.data.images import ImageTransform, pixel_statistics
-from dltrain.data.in_memory import Resident
+from dltrain.data.in_memory import InMemory
 
 EVERYTHING = Augment(crop=2, flip=True, shift=1.5, rotate=20, cutout=3)
 CPU = torch.device("cpu")
@@ -33,7 +33,7 @@ def test_a_samples_change_does_not_depend_on_its_batch(batch_size, offset):
     transform = ImageTransform(
         pixel_statistics(pixels), dtype=torch.float32, device=CPU, seed=3, augment=EVERYTHING
     )
-    split = Resident(pixels, torch.zeros(40, dtype=torch.int64), seed=3, transform=transform)
+    split = InMemory(pixels, torch.zeros(40, dtype=torch.int64), seed=3, transform=transform)
     whole = next(iter(split.batches(40, epoch=4)))
     expected = dict(zip(whole.index.tolist(), whole.inputs, strict=True))
     for batch in split.batches(batch_size, epoch=4, offset=offset):

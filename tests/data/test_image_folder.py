@@ -191,7 +191,7 @@ def test_a_worker_that_stops_before_its_batch_is_fetched_ends_the_run(monkeypatc
         return arriving
 
     monkeypatch.setattr(streaming, "_started", once_stopped)
-    split = streaming.Streamed(
+    split = streaming.Streaming(
         stops_at_the_third,
         torch.zeros(6, dtype=torch.int64),
         names=["a", "b", "c", "d", "e", "f"],

@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from dltrain.data.in_memory import Resident, fingerprint
+from dltrain.data.in_memory import InMemory, fingerprint
 
 
 @pytest.fixture
 def split():
-    return Resident(torch.arange(50.0)[:, None], torch.arange(50) % 3, seed=7)
+    return InMemory(torch.arange(50.0)[:, None], torch.arange(50) % 3, seed=7)
 
 
 def test_samples_stay_with_their_targets(split):
@@ -42,7 +42,7 @@ def test_order_depends_on_seed_and_epoch_alone(split):
     first = order(split, batch_size=16, epoch=0)
     assert order(split, batch_size=7, epoch=0) == first
     assert order(split, batch_size=16, epoch=1) != first
-    other = Resident(split.samples, split.targets, seed=8)
+    other = InMemory(split.samples, split.targets, seed=8)
     assert order(other, batch_size=16, epoch=0) != first
 
 

@@ -13,7 +13,7 @@ from dltrain.core.data_spec import PADDING, UNKNOWN, TextInputs
 from dltrain.core.errors import DataError, OptionError
 from dltrain.core.protocols import DataContext
 from dltrain.data.input_readers import read_texts
-from dltrain.data.length_buckets import Bucketed
+from dltrain.data.length_buckets import LengthBuckets
 from dltrain.data.text import toy_text
 from dltrain.data.tokenization import Encoder, build_vocabulary, split_text
 
@@ -26,7 +26,7 @@ def sequences(count, longest=30):
 
 
 def split(count=503, seed=0):
-    return Bucketed(sequences(count), torch.arange(count), seed=seed)
+    return LengthBuckets(sequences(count), torch.arange(count), seed=seed)
 
 
 def test_words_and_characters():

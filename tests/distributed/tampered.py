@@ -13,8 +13,8 @@ from torch import Tensor
 from trials import trained
 
 import dltrain
-from dltrain.checkpoints.store import load, read_by_main
-from dltrain.distributed.process_group import joined
+from dltrain.checkpoints.store import load_checkpoint, read_on_main
+from dltrain.distributed.process_group import join_process_group
 
 
 def tampered(packed: dict[str, Tensor], key: str) -> dict[str, dict[str, Tensor]]:
@@ -32,23 +32,27 @@ def tampered(packed: dict[str, Tensor], key: str) -> dict[str, dict[str, Tensor]
 
 def main(config: Path, out: Path) -> None:
     """Rank 0 writes what was told to a file, in each process, by the name of the case."""
-    with joined(300.0) as world:
+    with join_process_group(300.0) as process_group:
         folder = out.parent / "checkpoints"
-        trainer, _ = trained(dltrain.load(config), folder, world, None)
-        saved = read_by_main(world, lambda: load(sorted(folder.glob("step-*"))[0]))
+        trainer, _ = trained(dltrain.load(config), folder, process_group, None)
+        saved = read_on_main(
+            process_group, lambda: load_checkpoint(sorted(folder.glob("step-*"))[0])
+        )
         key = next(name for name in saved.optimizer if name.endswith("weight/exp_avg"))
-        before = trainer.snapshot().copied()
+        before = trainer.snapshot().to_cpu_copy()
         found: dict[str, Any] = {"key": key}
         for name, optimizer in tampered(dict(saved.optimizer), key).items():
             snapshot = dataclasses.replace(saved, optimizer=optimizer)
-            found[name] = world.collect(told_by(lambda s=snapshot: trainer.restore(s)))
-        after = trainer.snapshot().copied()
+            found[name] = process_group.all_gather_object(
+                told_by(lambda s=snapshot: trainer.restore(s))
+            )
+        after = trainer.snapshot().to_cpu_copy()
         for kind in ("model", "averaged", "optimizer"):
             mine, theirs = getattr(before, kind), getattr(after, kind)
             assert mine.keys() == theirs.keys()
             assert all(torch.equal(mine[name], theirs[name]) for name in mine), kind
         trainer.restore(saved)
-        if world.main:
+        if process_group.is_main:
             out.write_text(json.dumps(found))
 
 

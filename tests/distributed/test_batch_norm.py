@@ -8,22 +8,22 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from dltrain.core.batch import Share
-from dltrain.core.protocols import World
-from dltrain.distributed.batch_norm import GroupBatchNorm, over_all_ranks
+from dltrain.core.batch import RankSlice
+from dltrain.core.protocols import ProcessGroup
+from dltrain.distributed.batch_norm import GroupBatchNorm, convert_batch_norm
 from dltrain.models.torchvision_models import _freeze
 
 
-class Thread(World):
+class Thread(ProcessGroup):
     """A rank that is a thread of this process."""
 
     def __init__(self, rank: int, size: int, barrier: threading.Barrier, sums: dict) -> None:
-        self.share, self.barrier, self.sums = Share(rank, size), barrier, sums
+        self.rank_slice, self.barrier, self.sums = RankSlice(rank, size), barrier, sums
 
     def sum(self, tensor):
-        self.sums[self.share.rank] = tensor.detach()
+        self.sums[self.rank_slice.rank] = tensor.detach()
         self.barrier.wait(60)
-        total = torch.stack([self.sums[rank] for rank in range(self.size)]).sum(0)
+        total = torch.stack([self.sums[rank] for rank in range(self.world_size)]).sum(0)
         self.barrier.wait(60)
         return total
 
@@ -33,7 +33,7 @@ def on_ranks(model: nn.Module, parts: list[tuple[torch.Tensor, bool]]) -> list[d
     barrier, sums, found = threading.Barrier(len(parts)), {}, [{} for _ in parts]
 
     def work(rank: int) -> None:
-        own = over_all_ranks(deepcopy(model), Thread(rank, len(parts), barrier, sums))
+        own = convert_batch_norm(deepcopy(model), Thread(rank, len(parts), barrier, sums))
         samples, counts = parts[rank]
         samples = samples.clone().requires_grad_()
         for layer in own.modules():
@@ -98,14 +98,14 @@ def test_statistics_and_gradients_are_those_of_all_samples_that_count(kind, stan
 def test_evaluation_is_torchs():
     model = nn.BatchNorm2d(3)
     model(torch.randn(4, 3, 5, 5))
-    found = over_all_ranks(deepcopy(model), World()).eval()
+    found = convert_batch_norm(deepcopy(model), ProcessGroup()).eval()
     inputs = torch.randn(2, 3, 5, 5)
     assert torch.equal(found(inputs), model.eval()(inputs))
 
 
 def test_half_precision_is_summed_in_float32():
     inputs = torch.randn(600, 3).half() + 60
-    found = over_all_ranks(nn.BatchNorm1d(3), World())
+    found = convert_batch_norm(nn.BatchNorm1d(3), ProcessGroup())
     outputs = found(inputs)
     assert outputs.dtype == torch.float16
     torch.testing.assert_close(found.running_mean, 0.1 * inputs.float().mean(0))
@@ -115,7 +115,7 @@ def test_frozen_statistics_stay_frozen():
     """As `freeze: backbone` has them."""
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU())
     _freeze(model)
-    converted = over_all_ranks(model, World()).train()
+    converted = convert_batch_norm(model, ProcessGroup()).train()
     before = {name: buffer.clone() for name, buffer in converted.named_buffers()}
     converted(torch.randn(4, 3, 8, 8))
     assert all(torch.equal(buffer, before[name]) for name, buffer in converted.named_buffers())
@@ -128,7 +128,7 @@ def test_a_layer_used_twice_stays_one_and_a_class_of_its_own_stays_as_it_is():
             return super().forward(inputs).relu()
 
     shared = nn.BatchNorm1d(3)
-    model = over_all_ranks(nn.Sequential(shared, nn.Sequential(shared), Own(3)), World())
+    model = convert_batch_norm(nn.Sequential(shared, nn.Sequential(shared), Own(3)), ProcessGroup())
     assert isinstance(model[0], GroupBatchNorm)
     assert model[0] is model[1][0]
     assert isinstance(model[2], Own)

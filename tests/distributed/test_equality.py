@@ -13,7 +13,7 @@ from launching import ended, in_ranks
 from processes import Started
 
 from dltrain.config.plugins import load_plugin
-from dltrain.core.protocols import World
+from dltrain.core.protocols import ProcessGroup
 
 RESUMED = ["classifier", "gan", "sharded_classifier"]
 
@@ -38,7 +38,7 @@ def outcomes(tmp_path_factory) -> dict[int, dict[str, Any]]:
     for name in RESUMED:
         path, checkpoint = folder / "two" / f"{name}.yaml", folder / f"{name}2" / "step-0000000003"
         with contextlib.chdir(folder):
-            outcome = trials.outcome(path, World(), folder / f"{name}1 from 2", checkpoint)
+            outcome = trials.outcome(path, ProcessGroup(), folder / f"{name}1 from 2", checkpoint)
         found[1][f"{name} from 2"] = outcome
     return found
 

@@ -4,37 +4,37 @@ import experiments
 import pytest
 import torch
 
-from dltrain.build import build_machine
+from dltrain.build import build_runtime
 from dltrain.config import ConfigError
-from dltrain.core.batch import Batch, Share
-from dltrain.core.protocols import World
+from dltrain.core.batch import Batch, RankSlice
+from dltrain.core.protocols import ProcessGroup
 
 COUNTS = [(samples, size) for samples in (1, 2, 3, 7, 8, 33) for size in (1, 2, 3, 8)]
 
 
-class Pair(World):
+class Pair(ProcessGroup):
     """What a process of two knows of itself."""
 
-    share = Share(0, 2)
+    share = RankSlice(0, 2)
 
 
 def parts(samples: int, size: int) -> list[Batch]:
     """The shares of a batch whose samples are numbered."""
     index = torch.arange(samples)
-    shares = [Share(rank, size) for rank in range(size)]
-    own = [index[share.of(samples)] for share in shares]
-    return [s.batch(i[:, None], i, i, samples) for s, i in zip(shares, own, strict=True)]
+    shares = [RankSlice(rank, size) for rank in range(size)]
+    own = [index[share.bounds(samples)] for share in shares]
+    return [s.make_batch(i[:, None], i, i, samples) for s, i in zip(shares, own, strict=True)]
 
 
 @pytest.mark.parametrize(("samples", "size"), COUNTS)
 def test_the_parts_that_count_are_the_batch_and_evenly_cut(samples, size):
     found = parts(samples, size)
-    counted = [part.index for part in found if part.counts]
+    counted = [part.index for part in found if part.is_real]
     assert torch.cat(counted).tolist() == list(range(samples))
-    lengths = [len(part) if part.counts else 0 for part in found]
+    lengths = [len(part) if part.is_real else 0 for part in found]
     assert max(lengths) - min(lengths) <= 1
-    assert max(lengths) == Share(0, size).largest(samples)
-    assert all(len(part) == 1 for part in found if not part.counts)
+    assert max(lengths) == RankSlice(0, size).max_size(samples)
+    assert all(len(part) == 1 for part in found if not part.is_real)
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ def test_the_parts_that_count_are_the_batch_and_evenly_cut(samples, size):
 )
 def test_what_several_processes_cannot_do_is_refused_at_its_line(experiment, changes, line):
     chosen = experiment({**experiments.COMMON, **experiments.CLASSIFIER}, *changes)
-    build_machine(chosen)  # one process can
+    build_runtime(chosen)  # one process can
     with pytest.raises(ConfigError) as refused:
-        build_machine(chosen, Pair())
+        build_runtime(chosen, Pair())
     assert [problem.path for problem in refused.value.problems] == [line]

@@ -31,10 +31,10 @@ from small_runs import recorded, write_folder
 
 from dltrain.checkpoints.store import (
     TENSOR_FILES,
-    Checkpoints,
+    CheckpointStore,
     DamagedCheckpointError,
     Snapshot,
-    load,
+    load_checkpoint,
 )
 from dltrain.rundir.directory import Run
 
@@ -77,7 +77,7 @@ def killed_while_saving(number: int, folder: Path) -> None:
     """Operation `number` of a save, with pruning and marking, is the last of the process."""
     for kind, before in SAVES.items():
         directory = folder / kind / "run" / "checkpoints"
-        checkpoints = Checkpoints(directory, keep=2)
+        checkpoints = CheckpointStore(directory, keep=2)
         directory.parent.mkdir(parents=True)
         with watched(folder, lambda *_: None):
             for step in range(1, before + 1):
@@ -100,7 +100,7 @@ def killed_while_saving(number: int, folder: Path) -> None:
                 done = False
         assert done == (count <= number)
         assert number < MOST_OPERATIONS - 1 or done, "raise MOST_OPERATIONS: some are not tried"
-        again = Checkpoints(directory, keep=2)
+        again = CheckpointStore(directory, keep=2)
         if old:
             _, found, passed_over = again.newest()
             assert not passed_over
@@ -201,7 +201,7 @@ def power_lost(number: int, folder: Path) -> None:
     draw = random.Random(number)
     root = folder / "live"
     root.mkdir()
-    checkpoints = Checkpoints(root / "run" / "checkpoints", keep=draw.choice([1, 2, 3]))
+    checkpoints = CheckpointStore(root / "run" / "checkpoints", keep=draw.choice([1, 2, 3]))
     log: list[tuple] = []
     returned: list[tuple[int, int, float]] = []  # operations so far, step, value
     marked: list[tuple[int, int]] = []
@@ -222,14 +222,14 @@ def power_lost(number: int, folder: Path) -> None:
         place = folder / str(case)
         replayed(log[:moment], str(root)).after_the_cut(place, draw)
         _, at_least, value = [save for save in returned if save[0] <= moment][-1]
-        recovered = Checkpoints(place / "run" / "checkpoints", keep=2)
+        recovered = CheckpointStore(place / "run" / "checkpoints", keep=2)
         _, found, _ = recovered.newest()
         assert found.state["step"] >= at_least, f"operation {moment}: {log[moment - 1]}"
         assert assert_whole(found) in {v for v in tried[found.state["step"]] if v >= value}
         if [mark for mark in marked if mark[0] <= moment]:
             best = recovered.best()
             assert best is not None, f"operation {moment}: {log[moment - 1]}"
-            assert_whole(load(best))
+            assert_whole(load_checkpoint(best))
         with watched(place, lambda *_: None):
             recovered.save(100, snapshot(100, 100.0))
         assert assert_whole(recovered.newest()[1]) == 100.0
@@ -314,7 +314,9 @@ def undisturbed() -> tuple[str, list[dict], dict[str, Snapshot]]:
         words = ["train", "config.yaml", *ON_A_BAD_DISK, "checkpoint.keep=9", "--run-dir", "run"]
         started = Started("whole", folder, command_line, *words, "--quiet", "--json")
         assert started.wait() == 0, started.err
-        saved = {path.name: load(path) for path in Run(folder / "run").checkpoints().all()}
+        saved = {
+            path.name: load_checkpoint(path) for path in Run(folder / "run").checkpoints().all()
+        }
         return json.loads(started.out)["weights_sha256"], recorded(folder / "run"), saved
 
 
@@ -337,7 +339,7 @@ def disk_refuses(number: int, folder: Path) -> None:
         assert not list(run.directory.rglob(".*")), "temporary files are left"
         left = run.checkpoints().all()
         for path in left:
-            assert_same(load(path), saved[path.name])
+            assert_same(load_checkpoint(path), saved[path.name])
         advised = re.search(r"dltrain ((?:train|resume) .+)$", ended.err)
         if advised:
             words = [*advised[1].split(), *how]
@@ -435,7 +437,7 @@ def _damaged(draw: random.Random, run: Run, in_full: bool) -> None:
         found, told = tried(checkpoints.best)
         assert found == best or str(pointer) in told
     for file in damaged:
-        found, told = tried(load, checkpoints.find(file.parent.name))
+        found, told = tried(load_checkpoint, checkpoints.find(file.parent.name))
         assert found is None, f"{file} is damaged, and nobody noticed"
         assert file.parent.name in told
         assert any(f.name in told for f in damaged if f.parent == file.parent)

@@ -12,8 +12,8 @@ from exactness import outcome, shown
 from rows import Row
 
 import dltrain
-from dltrain.checkpoints.store import Checkpoints
-from dltrain.core.errors import StoppedError
+from dltrain.checkpoints.store import CheckpointStore
+from dltrain.core.errors import InterruptedRunError
 from dltrain.training.trainer import Trainer
 
 DAY = 86400.0
@@ -37,11 +37,11 @@ def shifted(number: int, folder: Path) -> None:
     Trainer.train_step = stop
     try:
         dltrain.train(experiment, run_dir=run, quiet=True)
-    except StoppedError:
+    except InterruptedRunError:
         pass
     finally:
         Trainer.train_step = original
-    for age, path in enumerate(reversed(Checkpoints(run / "checkpoints").all())):
+    for age, path in enumerate(reversed(CheckpointStore(run / "checkpoints").all())):
         os.utime(path, (real() + 1000 * (-1) ** age, real() - 5000 * age))
     time.time = lambda: real() + SHIFTS[number]
     try:

@@ -27,7 +27,7 @@ from rows import Row, in_time
 from small_data import write_cifar, write_images, write_text
 
 import dltrain
-from dltrain.build import build_data, build_machine
+from dltrain.build import build_data, build_runtime
 from dltrain.core.errors import DataError, DltrainError, UsageError
 from dltrain.data import cifar10
 
@@ -412,7 +412,7 @@ def experiment(folder: Path, data: dict[str, Any]) -> dltrain.Experiment:
 
 def read(chosen: dltrain.Experiment) -> str:
     """Builds the data and reads every batch; a digest of all that came."""
-    data = build_data(chosen, build_machine(chosen), lambda _: None)
+    data = build_data(chosen, build_runtime(chosen), lambda _: None)
     digest = hashlib.sha256(repr((data.spec.class_names, data.spec.input_shape)).encode())
     for split in (data.train, data.validation, data.test):
         for batch in split.batches(7) if split is not None else ():

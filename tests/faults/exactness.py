@@ -8,7 +8,7 @@ import struct
 from pathlib import Path
 from typing import Any
 
-from dltrain.checkpoints.store import Checkpoints, load
+from dltrain.checkpoints.store import CheckpointStore, load_checkpoint
 
 Scalar = tuple[str, int, bytes]
 """Name, step, and the bits of the value."""
@@ -16,7 +16,7 @@ Scalar = tuple[str, int, bytes]
 
 def outcome(run: Path) -> dict[str, Any]:
     """All that two runs of one experiment agree in, wall-clock and throughput aside."""
-    snapshot = load(Checkpoints(run / "checkpoints").all()[0])
+    snapshot = load_checkpoint(CheckpointStore(run / "checkpoints").all()[0])
     digest = hashlib.sha256()
     for kind in ("model", "averaged", "optimizer", "rng"):
         for name, tensor in sorted(getattr(snapshot, kind).items()):

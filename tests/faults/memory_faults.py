@@ -14,7 +14,7 @@ from small_data import write_images
 from torch import Tensor, nn
 
 import dltrain
-from dltrain.checkpoints.store import Checkpoints, load
+from dltrain.checkpoints.store import CheckpointStore, load_checkpoint
 from dltrain.core.errors import RunError
 
 FULL_ABOVE: list[int] = [0]
@@ -79,7 +79,7 @@ def full(number: int, folder: Path) -> None:
     for state in states:
         state["state"].pop("micro_batch")
     assert states[0] == states[1]
-    newest = load(Checkpoints(auto / "checkpoints").all()[0])
+    newest = load_checkpoint(CheckpointStore(auto / "checkpoints").all()[0])
     assert newest.state["trainer"]["micro_batch"] == (found if found < 32 else None)
     told = f"going on in micro-batches of {found}"
     assert (told in (auto / "log.txt").read_text()) == (found < 32)
@@ -104,7 +104,7 @@ def remembered(number: int, folder: Path) -> None:
     run = trained(folder, "run", "auto")
     whole = outcome(run)
     (run / "summary.json").unlink()
-    for path in Checkpoints(run / "checkpoints").all()[: 1 + number]:
+    for path in CheckpointStore(run / "checkpoints").all()[: 1 + number]:
         for file in path.iterdir():
             file.unlink()
         path.rmdir()

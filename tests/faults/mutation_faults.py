@@ -24,7 +24,7 @@ from small_data import write_text
 from small_runs import CONFIG, write_folder
 
 import dltrain
-from dltrain.core.errors import DltrainError, visible
+from dltrain.core.errors import DltrainError, escape_control_characters
 from dltrain.training.trainer import Trainer
 
 SHORT = {"steps": 6, "batch_size": 16, "evaluate": "3 steps", "device": "cpu"}
@@ -269,7 +269,9 @@ def _in_a_notebook() -> str:
             dltrain.resume("run")
             shown.write(repr(dltrain.Run.load("run").metrics))
         except DltrainError as error:
-            return shown.getvalue() + visible(str(error))  # a notebook shows it by itself
+            return shown.getvalue() + escape_control_characters(
+                str(error)
+            )  # a notebook shows it by itself
     return shown.getvalue() + out.getvalue()
 
 

@@ -14,7 +14,7 @@ from small_data import write_images
 from torch import Tensor, nn
 
 import dltrain
-from dltrain.checkpoints.store import Checkpoints, load
+from dltrain.checkpoints.store import CheckpointStore, load_checkpoint
 from dltrain.core.errors import RunError
 from dltrain.training.trainer import Trainer
 
@@ -121,10 +121,10 @@ def stops(number: int, folder: Path) -> None:
         FAULT[where] = step
         with pytest.raises(RunError, match=f"step {step}: the loss or its gradient is not finite"):
             dltrain.train(experiment, run_dir=run, quiet=True)
-    saved = Checkpoints(run / "checkpoints").all()
+    saved = CheckpointStore(run / "checkpoints").all()
     assert [int(path.name[5:]) for path in saved] == _saved_before(step)
     for path in saved:
-        snapshot = load(path)
+        snapshot = load_checkpoint(path)
         for tensors in (snapshot.model, snapshot.averaged, snapshot.optimizer):
             assert all(torch.isfinite(t).all() for t in tensors.values())
     if saved:
@@ -148,8 +148,8 @@ def skips(number: int, folder: Path) -> None:
         FAULT[where] = step
         summary = dltrain.train(experiment, run_dir=folder / "run", quiet=True)
     assert (summary.status, summary.skipped_steps, summary.step) == ("done", 1, 12)
-    for path in Checkpoints(folder / "run" / "checkpoints").all():
-        snapshot = load(path)
+    for path in CheckpointStore(folder / "run" / "checkpoints").all():
+        snapshot = load_checkpoint(path)
         assert all(torch.isfinite(tensor).all() for tensor in snapshot.model.values())
         taken = snapshot.state["trainer"]["step"] - (path.name >= f"step-{step:010d}")
         assert snapshot.state["trainer"]["updates"] == taken

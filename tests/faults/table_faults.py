@@ -153,7 +153,7 @@ def read(case: Case, folder: Path) -> Counter[tuple[str, str]]:
     """Texts and labels, made of the numbers that a model gets."""
     register_builtins()
     data = DATA["text_csv"].builder(
-        DataContext(root=folder, say=lambda _: None),
+        DataContext(root=folder, warn=lambda _: None),
         path=str(folder / case.name),
         text=("text",),
         label="label",

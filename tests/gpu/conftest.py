@@ -34,8 +34,8 @@ def only_cuda(cuda):
 @pytest.fixture
 def make(cuda, experiment, tmp_path):
     """A trainer from a config and overrides, on the GPU unless they say otherwise."""
-    from dltrain.build import build_data, build_machine, build_task, build_trainer
-    from dltrain.checkpoints.store import Checkpoints
+    from dltrain.build import build_data, build_runtime, build_task, build_trainer
+    from dltrain.checkpoints.store import CheckpointStore
     from dltrain.training.device import make_deterministic
 
     count = 0
@@ -44,13 +44,13 @@ def make(cuda, experiment, tmp_path):
         nonlocal count
         count += 1
         chosen = experiment(config, *overrides)
-        machine = build_machine(chosen)
-        data = build_data(chosen, machine, print)
-        task = build_task(chosen, data.spec, machine)
-        checkpoints = Checkpoints(tmp_path / f"checkpoints-{count}")
-        trainer = build_trainer(chosen, data, task, machine, checkpoints)
+        runtime = build_runtime(chosen)
+        data = build_data(chosen, runtime, print)
+        task = build_task(chosen, data.spec, runtime)
+        checkpoints = CheckpointStore(tmp_path / f"checkpoints-{count}")
+        trainer = build_trainer(chosen, data, task, runtime, checkpoints)
         if chosen.train.device != "cpu":
-            assert trainer.device.type == machine.numerics.autocast().device == DEVICE
+            assert trainer.device.type == runtime.precision.autocast().device == DEVICE
             assert all(is_on_gpu(p) for p in task.model.parameters())
             (batch,) = data.train.batches(len(data.train))
             assert is_on_gpu(batch.inputs)

@@ -19,11 +19,11 @@ def train_steps(trainer, steps: int) -> None:
     batches = trainer.data.train.batches(64, epoch=0)
     for _ in range(steps):
         trainer.train_step(next(batches))
-    trainer.settle()
+    trainer.drain()
 
 
 def saved_snapshot(trainer):
     """Saves a checkpoint, and reads it."""
     trainer.save()
-    trainer.saving.wait()
-    return trainer.saving.checkpoints.newest()[1]
+    trainer.checkpoint_manager.wait()
+    return trainer.checkpoint_manager.store.newest()[1]

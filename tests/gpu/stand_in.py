@@ -13,7 +13,7 @@ from replays import stand_in as replay_on_cpu
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dltrain.training import device
-from dltrain.training.nonfinite import FiniteGuard
+from dltrain.training.nonfinite import NonFiniteGuard
 
 _aten = torch.ops.aten
 READS = {
@@ -51,12 +51,12 @@ def install(monkeypatch: pytest.MonkeyPatch) -> None:
         elif watching:
             watching.pop().__exit__(None, None, None)
 
-    resolve = device.resolve_numerics
+    resolve = device.resolve_precision
 
-    def resolve_numerics(name: str, where: torch.device) -> device.Numerics:
+    def resolve_precision(name: str, where: torch.device) -> device.Precision:
         if name != "fp16":
             return resolve(name, where)
-        return device.Numerics(
+        return device.Precision(
             name="fp16",
             dtype=torch.float32,
             autocast=lambda: torch.autocast("cpu", dtype=torch.float16),
@@ -70,13 +70,13 @@ def install(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(torch.nn.functional, "one_hot", one_hot)
     replay_on_cpu(monkeypatch)
-    guarded = FiniteGuard.__init__
+    guarded = NonFiniteGuard.__init__
 
     def asks_only_to_skip(guard, where, on_nonfinite, *arguments, **options):
         guarded(guard, where, on_nonfinite, *arguments, **options)
         guard.asks_each_step = on_nonfinite == "skip"
 
-    monkeypatch.setattr(FiniteGuard, "__init__", asks_only_to_skip)
-    monkeypatch.setattr("dltrain.build.resolve_numerics", resolve_numerics)
+    monkeypatch.setattr(NonFiniteGuard, "__init__", asks_only_to_skip)
+    monkeypatch.setattr("dltrain.build.resolve_precision", resolve_precision)
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
     monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", set_sync_debug_mode)

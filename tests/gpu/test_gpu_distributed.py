@@ -7,17 +7,17 @@ from gpu_config import CONFIG, STAND_IN
 from gpu_steps import is_on_gpu, saved_snapshot, weights
 from torch.distributed import HashStore
 
-from dltrain.build import build_data, build_machine, build_task, build_trainer
-from dltrain.checkpoints.store import Checkpoints
+from dltrain.build import build_data, build_runtime, build_task, build_trainer
+from dltrain.checkpoints.store import CheckpointStore
 from dltrain.core.batch import Batch
-from dltrain.distributed.ddp import Gradients
-from dltrain.distributed.process_group import Processes
+from dltrain.distributed.ddp import GradientReducer
+from dltrain.distributed.process_group import TorchProcessGroup
 
 pytestmark = pytest.mark.gpu
 
 
 @pytest.fixture
-def world(cuda, monkeypatch):
+def process_group(cuda, monkeypatch):
     """A group of one process, with the back ends that torchrun's processes get."""
     monkeypatch.setenv("LOCAL_RANK", "0")
     store = HashStore()
@@ -26,44 +26,46 @@ def world(cuda, monkeypatch):
     dist.init_process_group(
         "gloo" if STAND_IN else "cpu:gloo,cuda:nccl", store=store, rank=0, world_size=1
     )
-    yield Processes(store, 60)
+    yield TorchProcessGroup(store, 60)
     dist.destroy_process_group()
 
 
-def test_what_is_exchanged_comes_back(cuda, world):
+def test_what_is_exchanged_comes_back(cuda, process_group):
     numbers = torch.arange(6.0, device=cuda).view(3, 2)
     flags = torch.tensor([True, False, True], device=cuda)
     batch = Batch(numbers, flags, index=torch.arange(3))
-    assert torch.equal(world.sum(numbers), numbers)
-    assert world.largest(7) == 7
-    for got, given in zip(world.gather(batch, numbers, flags), (numbers, flags), strict=True):
+    assert torch.equal(process_group.all_reduce_sum(numbers), numbers)
+    assert process_group.all_reduce_max(7) == 7
+    for got, given in zip(
+        process_group.all_gather(batch, numbers, flags), (numbers, flags), strict=True
+    ):
         assert is_on_gpu(got)
         assert torch.equal(got, given)
-    assert world.collect({"a": 1}) == [{"a": 1}]
-    assert world.from_main(lambda: "x") == "x"
+    assert process_group.all_gather_object({"a": 1}) == [{"a": 1}]
+    assert process_group.broadcast_object(lambda: "x") == "x"
     sent = {"w": torch.ones(3), "none": torch.empty(0)}
-    assert torch.equal(world.tensors_from_main(sent)["w"], torch.ones(3))
+    assert torch.equal(process_group.broadcast_tensors(sent)["w"], torch.ones(3))
     strided = numbers.clone().t()
-    world.copy_from_main([strided])
+    process_group.broadcast_([strided])
     assert torch.equal(strided, numbers.t())
-    with world.first_on_machine():
+    with process_group.local_rank_zero_first():
         pass
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_sharded_training_is_plain_training(make, world, experiment, tmp_path, precision):
+def test_sharded_training_is_plain_training(make, process_group, experiment, tmp_path, precision):
     options = (f"train.precision={precision}", "train.ema=0.9", "train.clip_norm=1.0")
     plain = make(*options)
     plain.fit()
     chosen = experiment(CONFIG, *options)
-    machine = build_machine(chosen)
-    machine = type(machine)(machine.device, machine.numerics, world, shards=True)
-    checkpoints = Checkpoints(tmp_path / "sharded")
+    runtime = build_runtime(chosen)
+    runtime = type(runtime)(runtime.device, runtime.precision, process_group, is_sharded=True)
+    checkpoints = CheckpointStore(tmp_path / "sharded")
 
     def build():
-        data = build_data(chosen, machine, print)
-        task = build_task(chosen, data.spec, machine)
-        return build_trainer(chosen, data, task, machine, checkpoints)
+        data = build_data(chosen, runtime, print)
+        task = build_task(chosen, data.spec, runtime)
+        return build_trainer(chosen, data, task, runtime, checkpoints)
 
     sharded = build()
     assert all(hasattr(p, "full_tensor") and is_on_gpu(p) for p in sharded.task.model.parameters())
@@ -82,7 +84,7 @@ def test_sharded_training_is_plain_training(make, world, experiment, tmp_path, p
     assert torch.equal(whole(again), whole(sharded))
 
 
-def test_replicas_gradients_are_the_sum_over_the_processes(make, world):
+def test_replicas_gradients_are_the_sum_over_the_processes(make, process_group):
     trainer = make()
     (phase,) = trainer.task.phases
     (batch,) = trainer.data.train.batches(len(trainer.data.train))
@@ -91,13 +93,13 @@ def test_replicas_gradients_are_the_sum_over_the_processes(make, world):
     for parameter in phase.module.parameters():
         parameter.grad = None
 
-    class Two(Processes):
+    class Two(TorchProcessGroup):
         size = 2
 
-    two = Two(world._store, 60)
-    gradients = Gradients(trainer.task, two)
+    two = Two(process_group._store, 60)
+    gradients = GradientReducer(trainer.task, two)
     for part, last in ((batch, False), (batch, True)):
-        with gradients.exchanged(phase, last):
+        with gradients.synchronized(phase, last):
             gradients.backward(gradients.loss(part, phase))
     # Torch divides by the one process there is; two slices, and a loss doubled for two processes.
     for parameter, gradient in zip(phase.module.parameters(), wanted, strict=True):

@@ -31,11 +31,11 @@ def make(cuda, experiment, tmp_path):
 @pytest.fixture
 def replays(cuda, monkeypatch):
     """How often a recorded step was repeated, by a list that grows."""
-    recorder_class = replays_on_cpu.Recorder if STAND_IN else cuda_graph.Recorder
+    recorder_class = replays_on_cpu.GraphRecorder if STAND_IN else cuda_graph.GraphRecorder
     made, record = [], recorder_class.record
 
-    def counted(recorder, work):
-        replay = record(recorder, work)
+    def counted(logger, work):
+        replay = record(logger, work)
         return lambda: (made.append(None), replay())
 
     monkeypatch.setattr(recorder_class, "record", counted)

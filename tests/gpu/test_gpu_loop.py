@@ -10,7 +10,7 @@ from gpu_config import CONFIG, IMAGES, LANGUAGE, SEQ2SEQ, TEXT
 from gpu_steps import is_on_gpu, saved_snapshot, train_steps, weights
 from torch._dynamo.utils import counters
 
-from dltrain.checkpoints.store import load
+from dltrain.checkpoints.store import load_checkpoint
 from dltrain.core.errors import RunError
 
 pytestmark = pytest.mark.gpu
@@ -63,7 +63,7 @@ def test_no_optimizer_and_no_loss_waits(make, optimizer, loss, precision):
     trainer.train_epoch()
     with waiting_is_an_error():
         trainer.train_epoch()
-    trainer.settle()
+    trainer.drain()
     assert trainer.state.updates == 10
 
 
@@ -124,7 +124,7 @@ def test_a_loss_that_is_not_finite_is_found_later_and_named_rightly(make):
     with pytest.raises(RunError, match=r"step 4: .*nothing was saved yet"):
         trainer.fit()
     assert trainer.state.step == 5, "asked at the end of the epoch, not at each step"
-    assert trainer.saving.checkpoints.all() == []
+    assert trainer.checkpoint_manager.store.all() == []
 
 
 def test_nothing_is_saved_after_a_loss_that_is_not_finite(make):
@@ -133,8 +133,8 @@ def test_nothing_is_saved_after_a_loss_that_is_not_finite(make):
     with pytest.raises(RunError, match=r"step 3: .*step-0000000002"):
         trainer.fit()
     assert trainer.state.step == 4
-    (saved,) = trainer.saving.checkpoints.all()
-    snapshot = load(saved)
+    (saved,) = trainer.checkpoint_manager.store.all()
+    snapshot = load_checkpoint(saved)
     assert saved.name == "step-0000000002"
     assert all(tensor.isfinite().all() for tensor in snapshot.model.values())
 

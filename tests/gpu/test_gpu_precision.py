@@ -25,7 +25,7 @@ def test_auto_takes_the_gpu_and_a_precision_it_has(make, only_cuda):
     trainer = make("train.device=auto", "train.precision=auto")
     assert trainer.device.type == "cuda"
     has_bf16 = torch.cuda.get_device_capability() >= (8, 0)
-    assert trainer.numerics.name == ("bf16" if has_bf16 else "fp16")
+    assert trainer.precision.name == ("bf16" if has_bf16 else "fp16")
 
 
 @pytest.mark.parametrize(
@@ -68,14 +68,14 @@ def test_precisions_reach_the_same_loss(make):
 def test_an_overflow_is_skipped_and_lowers_the_scale(make, clip):
     trainer = make("train.precision=fp16", "train.ema=0.9", f"train.clip_norm={clip}")
     train_steps(trainer, 3)
-    before, state, scale = weights(trainer), trainer.state, trainer.numerics.scaler.get_scale()
-    averages = {name: tensor.clone() for name, tensor in trainer.average.tensors.items()}
+    before, state, scale = weights(trainer), trainer.state, trainer.precision.scaler.get_scale()
+    averages = {name: tensor.clone() for name, tensor in trainer.ema.tensors.items()}
     step, updates = state.step, state.updates
     with overflowing_gradients(trainer):
         train_steps(trainer, 1)
-    assert trainer.numerics.scaler.get_scale() == scale / 2
+    assert trainer.precision.scaler.get_scale() == scale / 2
     assert torch.equal(weights(trainer), before)
-    assert all(torch.equal(trainer.average.tensors[n], tensor) for n, tensor in averages.items())
+    assert all(torch.equal(trainer.ema.tensors[n], tensor) for n, tensor in averages.items())
     assert (state.step, state.updates) == (step + 1, updates)
 
     train_steps(trainer, 1)
@@ -96,7 +96,7 @@ def test_an_overflow_in_the_first_step_leaves_no_trace(make, optimizer):
     with overflowing_gradients(overflowed):
         train_steps(overflowed, 1)
     overflowed.save()  # the last gradient norm was not finite, and JSON has no such number
-    overflowed.saving.wait()
+    overflowed.checkpoint_manager.wait()
     train_steps(plain, 3)
     train_steps(overflowed, 3)
     # Half the scale rounds the smallest gradients otherwise.
@@ -108,15 +108,15 @@ def test_the_scaler_goes_on_where_it_was(make):
     with overflowing_gradients(trainer):
         train_steps(trainer, 2)
     train_steps(trainer, 3)
-    scaler = trainer.numerics.scaler.state_dict()
+    scaler = trainer.precision.scaler.state_dict()
     assert (scaler["scale"], scaler["_growth_tracker"]) == (2.0**14, 3)
     again = make("train.precision=fp16")
     again.restore(saved_snapshot(trainer))
-    assert again.numerics.scaler.state_dict() == scaler
+    assert again.precision.scaler.state_dict() == scaler
     train_steps(trainer, 2)
     train_steps(again, 2)
-    assert again.numerics.scaler.state_dict() == trainer.numerics.scaler.state_dict()
-    assert again.numerics.scaler.state_dict()["_growth_tracker"] == 5
+    assert again.precision.scaler.state_dict() == trainer.precision.scaler.state_dict()
+    assert again.precision.scaler.state_dict()["_growth_tracker"] == 5
 
 
 def test_a_run_without_loss_scaling_goes_on_with_it(make):
@@ -137,7 +137,7 @@ def test_muon_and_adamw_skip_a_step_together(make, clip):
     ]
     trainer = make(*options, "model.hidden=[32, 32]", config=CONFIG)
     train_steps(trainer, 3)
-    before, scale = weights(trainer), trainer.numerics.scaler.get_scale()
+    before, scale = weights(trainer), trainer.precision.scaler.get_scale()
     (phase,) = trainer.task.phases
     assert len(phase.optimizers) == 2
     for optimizer in phase.optimizers:
@@ -148,7 +148,7 @@ def test_muon_and_adamw_skip_a_step_together(make, clip):
         hook.remove()
         assert torch.equal(weights(trainer), before)
     assert trainer.state.updates == 3
-    assert trainer.numerics.scaler.get_scale() == scale / 4
+    assert trainer.precision.scaler.get_scale() == scale / 4
     train_steps(trainer, 1)
     assert trainer.state.updates == 4
     assert torch.isfinite(weights(trainer)).all()

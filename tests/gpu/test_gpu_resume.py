@@ -12,7 +12,7 @@ import yaml
 from gpu_config import CONFIG, DEVICE, IMAGES, LANGUAGE, SEQ2SEQ, STAND_IN, TEXT
 from gpu_steps import is_on_gpu, saved_snapshot, train_steps, weights
 
-from dltrain.checkpoints.store import Checkpoints, load
+from dltrain.checkpoints.store import CheckpointStore, load_checkpoint
 
 pytestmark = pytest.mark.gpu
 
@@ -49,10 +49,10 @@ def test_a_restored_trainer_goes_on_bit_for_bit(make, images, precision):
     again.fit()
     assert torch.are_deterministic_algorithms_enabled()
     assert torch.equal(weights(whole), weights(again))
-    assert whole.average.tensors
-    for name, average in whole.average.tensors.items():
-        assert torch.equal(average, again.average.tensors[name])
-    assert whole.numerics.scaler.state_dict() == again.numerics.scaler.state_dict()
+    assert whole.ema.tensors
+    for name, average in whole.ema.tensors.items():
+        assert torch.equal(average, again.ema.tensors[name])
+    assert whole.precision.scaler.state_dict() == again.precision.scaler.state_dict()
     recorded = [
         {name: value for name, value in trainer.state.last.items() if "system" not in name}
         for trainer in (whole, again)
@@ -72,7 +72,7 @@ RECURRENT = {
 def test_a_recurrent_network_with_dropout_goes_on_bit_for_bit(make, network, precision):
     options = [f"train.precision={precision}", "train.deterministic=true"]
     whole, first = (make(*options, config=RECURRENT[network]) for _ in range(2))
-    beginning = first.snapshot().copied()
+    beginning = first.snapshot().to_cpu_copy()
     for trainer, steps in ((whole, 5), (first, 2)):
         trainer.restore(beginning)
         train_steps(trainer, steps)
@@ -123,7 +123,7 @@ def outcome(run: Path) -> dict:
     """What two runs of one experiment must agree in."""
     summary = json.loads((run / "summary.json").read_text())
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    last = load(Checkpoints(run / "checkpoints").all()[0])
+    last = load_checkpoint(CheckpointStore(run / "checkpoints").all()[0])
     tensors = {**last.optimizer, **last.averaged, **last.rng}
     return {
         "status": summary["status"],
@@ -174,15 +174,17 @@ def test_a_run_of_a_cpu_goes_on_on_the_gpu(command, only_cuda, tmp_path):
         code=143,
         CUDA_VISIBLE_DEVICES="",
     )
-    (newest, *_) = Checkpoints(run / "checkpoints").all()
-    assert not any(name.startswith("cuda") for name in load(newest).rng)
+    (newest, *_) = CheckpointStore(run / "checkpoints").all()
+    assert not any(name.startswith("cuda") for name in load_checkpoint(newest).rng)
     saved = run / "config.yaml"
     saved.write_text(saved.read_text().replace("device: cpu", "device: cuda"))
     command("resume", run, *words)
     summary = json.loads((run / "summary.json").read_text())
     assert (summary["status"], summary["step"]) == ("done", 15)
-    (newest, *_) = Checkpoints(run / "checkpoints").all()
-    assert any(name.startswith("cuda") for name in load(newest).rng), "it went on on the GPU"
+    (newest, *_) = CheckpointStore(run / "checkpoints").all()
+    assert any(name.startswith("cuda") for name in load_checkpoint(newest).rng), (
+        "it went on on the GPU"
+    )
 
 
 def test_a_checkpoint_goes_from_gpu_to_cpu_and_back(make, images):
@@ -195,9 +197,9 @@ def test_a_checkpoint_goes_from_gpu_to_cpu_and_back(make, images):
     back = make("train.ema=0.9", config=IMAGES)
     back.restore(saved_snapshot(on_cpu))
     assert torch.equal(weights(on_cpu), weights(back))
-    for name, average in back.average.tensors.items():
+    for name, average in back.ema.tensors.items():
         assert is_on_gpu(average)
-        assert torch.equal(average.cpu(), on_cpu.average.tensors[name])
+        assert torch.equal(average.cpu(), on_cpu.ema.tensors[name])
     (optimizer,) = back.task.phases[0].optimizers
     assert all(is_on_gpu(value) for state in optimizer.state.values() for value in state.values())
     train_steps(back, 1)

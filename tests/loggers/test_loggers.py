@@ -18,8 +18,8 @@ from small_runs import CONFIG, recorded, write_folder
 import dltrain
 from dltrain.core.batch import Batch
 from dltrain.core.data_spec import DataSpec, ImageInputs
-from dltrain.core.errors import StoppedError
-from dltrain.core.protocols import World
+from dltrain.core.errors import InterruptedRunError
+from dltrain.core.protocols import ProcessGroup
 from dltrain.loggers import MetricsFile, Progress, TensorBoard
 from dltrain.tasks import figures
 from dltrain.tasks.examples import Examples
@@ -123,7 +123,7 @@ def interrupted(experiment, tmp_path):
     config = CONFIG | {"model": {"name": "restless"}, "recording": {"log_every": 2}}
     whole = dltrain.train(experiment(config), run_dir=tmp_path / "whole", quiet=True)
     run = tmp_path / "run"
-    with pytest.raises(StoppedError):
+    with pytest.raises(InterruptedRunError):
         dltrain.train(experiment(config, "model.stop_at=7"), run_dir=run, quiet=True)
     return run, tmp_path / "whole", whole
 
@@ -257,7 +257,7 @@ def test_examples_are_of_all_classes_where_the_split_is_sorted(
 ):
     """Each sample's number is its input and its prediction."""
     targets, numbers = torch.tensor(5 * [0] + 3 * [1] + 2 * [2]), torch.arange(10)
-    examples = Examples(most, num_classes, World())
+    examples = Examples(most, num_classes, ProcessGroup())
     for index in numbers.split(batch_size):
         examples.update(Batch(index, targets[index], index), index, targets[index])
     chosen = examples.chosen()
@@ -271,10 +271,10 @@ def test_examples_are_of_all_classes_where_the_split_is_sorted(
 
 
 def dataset(run: Path):
-    from dltrain.build import build_data, build_machine
+    from dltrain.build import build_data, build_runtime
 
     experiment = dltrain.load(run / "config.yaml")
-    return build_data(experiment, build_machine(experiment), print)
+    return build_data(experiment, build_runtime(experiment), print)
 
 
 # ------------------------------------------------------------------------------------- pictures
@@ -394,14 +394,14 @@ def predicted(run: Path, inputs: torch.Tensor) -> torch.Tensor:
 
 
 def show(progress: Progress) -> None:
-    progress.begin(0, 4, 32)
-    progress.line("hello")
+    progress.on_fit_start(0, 4, 32)
+    progress.log_message("hello")
     for step in range(1, 5):
-        progress.advance(step)
-    progress.scalars(4, 1.0, "train", {"loss": 0.25, "gradient_norm": 1.0})
-    progress.scalars(4, 1.0, "system", {"samples_per_second": 100.0, "peak_memory_bytes": 1})
-    progress.scalars(4, 1.0, "val", {"loss": 0.5, "accuracy": 0.75})
-    progress.scalars(4, 1.0, "test", {"loss": 0.5, "accuracy": 0.75})
+        progress.on_step_end(step)
+    progress.log_scalars(4, 1.0, "train", {"loss": 0.25, "gradient_norm": 1.0})
+    progress.log_scalars(4, 1.0, "system", {"samples_per_second": 100.0, "peak_memory_bytes": 1})
+    progress.log_scalars(4, 1.0, "val", {"loss": 0.5, "accuracy": 0.75})
+    progress.log_scalars(4, 1.0, "test", {"loss": 0.5, "accuracy": 0.75})
     progress.close()
 
 
@@ -489,7 +489,7 @@ def test_a_resumed_run_adds_to_the_log(interrupted):
 
 def test_files_that_someone_shortened_are_not_filled_up(tmp_path):
     metrics = MetricsFile(tmp_path / "metrics.jsonl")
-    metrics.scalars(1, 0.5, "train", {"loss": 1.0})
+    metrics.log_scalars(1, 0.5, "train", {"loss": 1.0})
     position = metrics.position()
     metrics.close()
     (tmp_path / "metrics.jsonl").write_text("")
@@ -503,22 +503,22 @@ def test_files_that_someone_shortened_are_not_filled_up(tmp_path):
     board = tmp_path / "tensorboard"
     board.mkdir()
     (board / "events.out.tfevents.1.host.1.0").write_bytes(b"abc")
-    recorder = TensorBoard(board, "", {}, lambda: torch.zeros(1))
+    logger = TensorBoard(board, "", {}, lambda: torch.zeros(1))
     lengths = {"events.out.tfevents.1.host.1.0": 10}
-    recorder.restore({"bytes": lengths, "introduced": True, "in_table": True})
+    logger.restore({"bytes": lengths, "introduced": True, "in_table": True})
     assert (board / "events.out.tfevents.1.host.1.0").read_bytes() == b"abc"
 
 
 def test_a_long_event_file_is_followed_by_one_other(tmp_path, monkeypatch):
     """Not by another at each checkpoint from then on."""
     monkeypatch.setattr("dltrain.loggers.tensorboard.MAX_FILE_BYTES", 2000)
-    recorder = TensorBoard(tmp_path, "", {}, lambda: torch.zeros(1))
+    logger = TensorBoard(tmp_path, "", {}, lambda: torch.zeros(1))
     counts = []
     for step in range(60):
-        recorder.scalars(step, 0.0, "train", {"loss": 1.0})
-        recorder.position()
+        logger.log_scalars(step, 0.0, "train", {"loss": 1.0})
+        logger.position()
         counts.append(len(list(tmp_path.iterdir())))
-    recorder.close()
+    logger.close()
     assert max(counts) == counts[-1]
     sizes = [path.stat().st_size for path in sorted(tmp_path.iterdir())]
     assert 1 < len(sizes) < 6

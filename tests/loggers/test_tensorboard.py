@@ -15,8 +15,8 @@ from small_data import write_images
 from small_runs import CONFIG, write_folder
 
 import dltrain
-from dltrain.core.errors import StoppedError
-from dltrain.core.task import Embedding, Page
+from dltrain.core.errors import InterruptedRunError
+from dltrain.core.task import Embedding, Figure
 from dltrain.loggers import TensorBoard
 
 # TensorBoard's own copy of a library warns of another.
@@ -142,7 +142,7 @@ def two_runs(experiment, tmp_path):
     chosen = experiment(CONFIG | RECORDED | other)
     dltrain.train(chosen, run_dir=tmp_path / "runs" / "other", quiet=True)
     restless = CONFIG | {"model": {"name": "restless"}, "recording": {"log_every": 2}}
-    with pytest.raises(StoppedError):
+    with pytest.raises(InterruptedRunError):
         dltrain.train(
             experiment(restless, "model.stop_at=7"),
             run_dir=tmp_path / "runs" / "stopped",
@@ -220,14 +220,14 @@ def test_a_model_that_takes_two_sequences_has_a_graph_too(tmp_path):
 
 
 def test_points_are_what_the_last_layer_gets(two_runs):
-    from dltrain.build import build_data, build_machine, load_trained
+    from dltrain.build import build_data, build_runtime, load_trained
 
     shown = Projected(two_runs / "done")
     assert shown.points.shape == (30, 8)
     assert list(shown.rows[0]) == ["label", "prediction", "verdict", "index"]
     trained = load_trained(two_runs / "done", None, "cpu")
     chosen = trained.experiment
-    test = build_data(chosen, build_machine(chosen), print).test
+    test = build_data(chosen, build_runtime(chosen), print).test
     assert test is not None
     (batch,) = test.batches(40)
     samples = [int(row["index"]) for row in shown.rows]
@@ -328,12 +328,12 @@ def test_wide_points_keep_their_distances():
 
 
 def test_big_pictures_become_small_and_cells_stay_cells(tmp_path):
-    recorder = TensorBoard(tmp_path / "tensorboard", "", {}, lambda: torch.zeros(1))
+    logger = TensorBoard(tmp_path / "tensorboard", "", {}, lambda: torch.zeros(1))
     pictures = torch.zeros(4, 3, 300, 150, dtype=torch.uint8)
     pictures[:, 0] = 200
     rows = [("a\tb\nc\x1b[31m\udcff", str(number)) for number in range(4)]
-    recorder.embedded(7, Embedding(torch.rand(4, 2), ("text", "index"), rows, pictures))
-    recorder.close()
+    logger.log_embedding(7, Embedding(torch.rand(4, 2), ("text", "index"), rows, pictures))
+    logger.close()
     shown = Projected(tmp_path)
     assert list(shown.info.sprite.single_image_dim) == [64, 64]
     assert shown.sprite is not None
@@ -344,12 +344,12 @@ def test_big_pictures_become_small_and_cells_stay_cells(tmp_path):
 
 
 def test_any_text_can_be_a_tag_or_a_page(tmp_path):
-    recorder = TensorBoard(tmp_path, "", {}, lambda: torch.zeros(1))
-    recorder.scalars(1, 1.0, "val", {"loss": 1.0, "f1_\x1b[31m\udcff": 0.5})
-    pages = [Page("of/\u202e\udcff", "text", "    \x1b]0;owned\x07\udcff")]
+    logger = TensorBoard(tmp_path, "", {}, lambda: torch.zeros(1))
+    logger.log_scalars(1, 1.0, "val", {"loss": 1.0, "f1_\x1b[31m\udcff": 0.5})
+    pages = [Figure("of/\u202e\udcff", "text", "    \x1b]0;owned\x07\udcff")]
     task = SimpleNamespace(pages=lambda: pages, model=torch.nn.Linear(1, 1), scalars=["loss"])
-    recorder.evaluated(1, "val", task)
-    recorder.close()
+    logger.on_evaluation_end(1, "val", task)
+    logger.close()
     (file,) = tmp_path.iterdir()
     content = file.read_bytes()
     for text in (rb"val/f1_\x1b[31m\udcff", rb"val/of/\u202e\udcff", rb"\x1b]0;owned\x07\udcff"):

@@ -13,7 +13,7 @@ import pytest
 from small_runs import CONFIG, write_folder
 
 import dltrain
-from dltrain.core.errors import RunError, StoppedError
+from dltrain.core.errors import InterruptedRunError, RunError
 from dltrain.reporting.notebook import NotebookProgress, in_kernel
 
 NOTEBOOK = Path(__file__).parents[2] / "docs" / "notebook.ipynb"
@@ -84,7 +84,7 @@ def test_a_run_that_began_on_a_terminal_goes_on_in_a_notebook(
     write_folder(tmp_path)
     config = CONFIG | {"model": {"name": "restless"}}
     whole = dltrain.train(experiment(config), run_dir=tmp_path / "whole", quiet=True)
-    with pytest.raises(StoppedError):
+    with pytest.raises(InterruptedRunError):
         dltrain.train(experiment(config, "model.stop_at=7"), run_dir=tmp_path / "run", quiet=True)
     assert dltrain.resume(str(tmp_path / "run")).weights_sha256 == whole.weights_sha256
     assert "step 7 of 10" in screen[0]
@@ -102,13 +102,13 @@ def test_it_is_drawn_once_a_second_at_most(screen, monkeypatch):
     clock = SimpleNamespace(monotonic=lambda: clock.now, now=100.0)
     monkeypatch.setattr("dltrain.reporting.notebook.time", clock)
     live = NotebookProgress(io.StringIO())
-    live.begin(0, 1000, 32)
+    live.on_fit_start(0, 1000, 32)
     for step in range(1, 1001):
         clock.now += 0.01
-        live.scalars(step, 1.0, "train", {"loss": 1.0 / step})
-        live.advance(step)
+        live.log_scalars(step, 1.0, "train", {"loss": 1.0 / step})
+        live.on_step_end(step)
     assert 9 <= len(screen) <= 11
-    live.scalars(1000, 1.0, "val", {"loss": float("nan"), "r2": float("nan")})
+    live.log_scalars(1000, 1.0, "val", {"loss": float("nan"), "r2": float("nan")})
     live.close()
     assert list(screen.charts) == ["loss"]  # there is nothing to draw of the other
     assert "step 1,000 of 1,000" in screen[-1]
@@ -118,18 +118,18 @@ def test_time_left_is_that_of_the_steps_so_far(screen, monkeypatch):
     clock = SimpleNamespace(monotonic=lambda: clock.now, now=100.0)
     monkeypatch.setattr("dltrain.reporting.notebook.time", clock)
     live = NotebookProgress(io.StringIO())
-    live.begin(40, 100, 32)  # resumed
+    live.on_fit_start(40, 100, 32)  # resumed
     clock.now += 10
-    live.advance(60)
+    live.on_step_end(60)
     assert "step 60 of 100, about 20 s left" in screen[-1]
     live.close()
 
 
 def test_names_and_lines_are_escaped(screen):
     live = NotebookProgress(io.StringIO())
-    live.begin(0, 1, 1)
-    live.scalars(1, 1.0, "val", {"f1_<b>\x1b\u202e": 1.0, "loss": 2.0})
-    live.line("<script>\x1b\u202e")
+    live.on_fit_start(0, 1, 1)
+    live.log_scalars(1, 1.0, "val", {"f1_<b>\x1b\u202e": 1.0, "loss": 2.0})
+    live.log_message("<script>\x1b\u202e")
     live.close()
     assert "<script>" not in screen[-1]
     assert "<b>" not in screen[-1]

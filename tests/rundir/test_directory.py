@@ -150,7 +150,7 @@ STOPPED = CONFIG | {"model": {"name": "restless", "stop_at": 7}}
 
 def stopped(experiment, run: Path, *overrides: str) -> None:
     """Trains until the model's signal, which comes once."""
-    with pytest.raises(dltrain.core.errors.StoppedError):
+    with pytest.raises(dltrain.core.errors.InterruptedRunError):
         dltrain.train(experiment(STOPPED, *overrides), run_dir=run, quiet=True)
 
 

@@ -123,7 +123,7 @@ def test_reconstructions_stand_under_their_inputs(make, tmp_path):
     chosen = make("recording.images=10", recording={"tensorboard": True})
     trainer = trainer_of(chosen, tmp_path)
     trainer.evaluate(trainer.data.test, "test")
-    (page,) = trainer.task.pages()
+    (page,) = trainer.task.figures()
     assert (page.tag, page.kind) == ("reconstructions", "image")
     # One full row of 8, of 8 pixels shown as 56 with 2 between, over its reconstruction.
     assert page.content.shape == (3, 2 * 58 + 2, 8 * 58 + 2)
@@ -138,7 +138,7 @@ def test_any_number_of_pictures_can_be_shown(make, tmp_path, count):
     chosen = make(*VARIATIONAL, f"recording.images={count}", recording={"tensorboard": True})
     trainer = trainer_of(chosen, tmp_path)
     trainer.evaluate(trainer.data.test, "test")
-    assert [page.tag for page in trainer.task.pages()] == ["reconstructions", "samples"]
+    assert [page.tag for page in trainer.task.figures()] == ["reconstructions", "samples"]
 
 
 def test_a_variational_model_makes_new_pictures(make, tmp_path):

@@ -13,10 +13,10 @@ from trainers import trainer_of, weights
 import dltrain
 from dltrain import resume, train
 from dltrain.build import build_data
-from dltrain.checkpoints.store import Checkpoints, load
+from dltrain.checkpoints.store import CheckpointStore, load_checkpoint
 from dltrain.commands.check import check
 from dltrain.config import ConfigError
-from dltrain.core.errors import StoppedError
+from dltrain.core.errors import InterruptedRunError
 from dltrain.data.seeding import key, normal
 from dltrain.rundir.directory import Run
 
@@ -150,11 +150,11 @@ def test_ema_averages_the_generator_alone(make, tmp_path):
     trainer = trainer_of(make("train.ema=0.9"), tmp_path)
     before = weights(trainer.task.model.discriminator)
     trainer.fit()
-    assert all(name.startswith("generator.") for name in trainer.average.tensors)
+    assert all(name.startswith("generator.") for name in trainer.ema.tensors)
     raw = weights(trainer.task.model.generator)
     trained = weights(trainer.task.model.discriminator)
     assert not torch.equal(trained, before)
-    with trainer.average.applied():
+    with trainer.ema.applied():
         assert not torch.equal(weights(trainer.task.model.generator), raw)
         assert torch.equal(weights(trainer.task.model.discriminator), trained)
 
@@ -208,7 +208,7 @@ def test_it_learns_a_distribution(experiment, tmp_path):
     noise = normal(5, torch.arange(2000), 4)
 
     def distance():
-        with torch.no_grad(), trainer.average.applied():
+        with torch.no_grad(), trainer.ema.applied():
             fake = trainer.task.generator(noise)
         spread = torch.cov(fake.T) - torch.cov(real.inputs.T)
         return float((fake.mean(0) - real.inputs.mean(0)).norm()), float(spread.norm())
@@ -235,7 +235,7 @@ def test_each_evaluation_shows_what_became_of_the_same_noise(make, tmp_path):
     grids = []
     for _ in range(2):
         trainer.evaluate(trainer.data.validation, "val")
-        grids += [page.content for page in trainer.task.pages()]
+        grids += [page.content for page in trainer.task.figures()]
     assert torch.equal(*grids)
 
 
@@ -261,7 +261,7 @@ RESUMED = {
 
 
 def outcome(run):
-    newest = load(Checkpoints(run / "checkpoints").all()[0])
+    newest = load_checkpoint(CheckpointStore(run / "checkpoints").all()[0])
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     state = {k: v for k, v in newest.state["trainer"].items() if k not in ("seconds", "last")}
     tensors = {
@@ -278,7 +278,7 @@ def outcome(run):
 def test_a_stopped_gan_ends_as_if_it_had_not_stopped(make, tmp_path, stop_at):
     train(make(**RESUMED), run_dir=tmp_path / "whole", quiet=True)
     run = tmp_path / "stopped"
-    with pytest.raises(StoppedError):
+    with pytest.raises(InterruptedRunError):
         train(make(f"model.stop_at={stop_at}", **RESUMED), run_dir=run, quiet=True)
     assert outcome(run) != outcome(tmp_path / "whole")
     resume(run, quiet=True)
@@ -381,7 +381,7 @@ def test_the_judge_sees_what_it_was_trained_on(make, tmp_path):
     test = next(trainer.data.test.batches(40))
     judged = trainer.task.judge(test.inputs)
     known = dltrain.build.load_trained(tmp_path / "judge")
-    data = build_data(known.experiment, known.machine, print)
+    data = build_data(known.experiment, known.runtime, print)
     assert data.spec.inputs != trainer.data.spec.inputs
     its = next(data.test.batches(40)).inputs.double()
     with torch.no_grad():

@@ -183,12 +183,12 @@ def test_draws_follow_the_temperature_and_the_model(task):
 
 def test_each_evaluation_shows_a_text_and_leaves_chance_alone(make, tmp_path):
     trainer = trainer_of(make("recording.tensorboard=true"), tmp_path)
-    assert trainer.task.pages() == []
+    assert trainer.task.figures() == []
     state = torch.get_rng_state()
     texts = []
     for _ in range(2):
         trainer.evaluate(trainer.data.validation, "val")
-        (page,) = trainer.task.pages()
+        (page,) = trainer.task.figures()
         assert (page.tag, page.kind) == ("sample", "text")
         texts.append(page.content)
     assert texts[0] == texts[1]
@@ -197,7 +197,7 @@ def test_each_evaluation_shows_a_text_and_leaves_chance_alone(make, tmp_path):
 
 
 def test_a_stopped_run_goes_on_exactly(make, tmp_path, monkeypatch):
-    from dltrain.core.errors import StoppedError
+    from dltrain.core.errors import InterruptedRunError
     from dltrain.training.trainer import Trainer
 
     options = ("model.dropout=0.3", "train.steps=70", "checkpoint.every=7 steps")
@@ -212,7 +212,7 @@ def test_a_stopped_run_goes_on_exactly(make, tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "train_step", stop_in_the_second_epoch)
-        with pytest.raises(StoppedError):
+        with pytest.raises(InterruptedRunError):
             train(make(*options), run_dir=tmp_path / "cut", quiet=True)
     assert Run.open(tmp_path / "cut").summary().step < 70
     again = resume(tmp_path / "cut", quiet=True)

@@ -166,7 +166,7 @@ def test_pages_show_inputs_and_outputs(experiment, tmp_path):
     config = CONFIG | {"recording": {"images": 3}}
     trainer = trainer_of(experiment(config), tmp_path)
     trainer.evaluate(trainer.data.test, "test")
-    (page,) = trainer.task.pages()
+    (page,) = trainer.task.figures()
     assert page.kind == "text"
     lines = page.content.splitlines()
     assert len(lines) == 5

@@ -33,7 +33,7 @@ def compiled(monkeypatch):
 def told_by_two_steps(chosen, place):
     """The trainer after two steps, and the lines that it showed."""
     trainer, told = trainer_of(chosen, place), []
-    trainer._say = told.append
+    trainer._log_message = told.append
     seed_everything(1)
     trainer.fit()
     return trainer, [line for line in told if "compile" in line]

@@ -16,7 +16,7 @@ import dltrain
 from dltrain.config import ConfigError
 from dltrain.core.errors import RunError
 from dltrain.training.device import seed_everything
-from dltrain.training.nonfinite import FiniteGuard
+from dltrain.training.nonfinite import NonFiniteGuard
 from dltrain.training.state import TrainerState
 
 
@@ -47,9 +47,9 @@ def test_they_are_those_of_a_run_without_a_graph_to_rounding(make, tmp_path, mon
         seed_everything(1)
         trainer.fit()
         outcomes.append((weights(trainer.task.model), trainer.state.last["train/" + LOSS[kind]]))
-    (recorder,) = made
+    (logger,) = made
     # 32 steps: of each of the two sizes three as always, and one that is recorded.
-    assert (recorder.runs, recorder.records, recorder.replays) == (6, 2, 26)
+    assert (logger.runs, logger.records, logger.replays) == (6, 2, 26)
     (repeated, loss), (plain, plain_loss) = outcomes
     assert torch.allclose(repeated, plain, rtol=1e-4, atol=1e-5)
     assert math.isclose(loss, plain_loss, rel_tol=1e-4)
@@ -91,10 +91,10 @@ def fail_to_record(monkeypatch, after=0):
     """Of the batches of two sizes, recording succeeds for so many, and then no longer."""
     record, calls = replays.Recorder.record, []
 
-    def fails(recorder, work):
+    def fails(logger, work):
         calls.append(work)
         if len(calls) <= after:
-            return record(recorder, work)
+            return record(logger, work)
         raise RuntimeError(f"{CAPTURE_ERROR}\nCompile with TORCH_USE_CUDA_DSA")
 
     monkeypatch.setattr("replays.Recorder.record", fails)
@@ -175,12 +175,12 @@ def test_wanting_a_graph_without_a_gpu_is_a_mistake_in_the_config(make, tmp_path
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_the_first_bad_step_is_remembered_on_the_device(bad):
-    guard = FiniteGuard(torch.device("cpu"), "stop", 0, lambda: "nothing was saved", values=2)
+    guard = NonFiniteGuard(torch.device("cpu"), "stop", 0, lambda: "nothing was saved", values=2)
     guard.asks_each_step = False
-    guard.begin(10)
+    guard.start(10)
     for value in (1.0, -2.0, 0.0, 3.0, 1e38, bad, 1.0, bad, 5.0):
         assert guard.allows(TrainerState(), torch.tensor(value))
     with pytest.raises(RunError, match=r"^step 13: "):  # two values a step
         guard.check()
-    guard.begin(20)
+    guard.start(20)
     guard.check()

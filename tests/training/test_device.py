@@ -10,9 +10,9 @@ from torch.utils._pytree import tree_map
 
 import dltrain
 from dltrain.core.data_spec import Column, DataSpec, TableInputs
-from dltrain.core.errors import StoppedError
+from dltrain.core.errors import InterruptedRunError
 from dltrain.core.registry import METRICS
-from dltrain.loggers import Recorder
+from dltrain.loggers import Logger
 from dltrain.metrics.generation import Moments, frechet_distance
 from dltrain.reporting.analysis import Calibration, ClassificationAnalysis
 from dltrain.tasks import language_model
@@ -78,7 +78,7 @@ def settings():
     torch.set_float32_matmul_precision(before[2])
 
 
-class Watching(Recorder):
+class Watching(Logger):
     """Reads the settings while training."""
 
     def __init__(self, read):
@@ -101,7 +101,7 @@ def test_a_run_has_settings_of_its_own_and_puts_back_those_of_the_process(
     ):
         watching = Watching(settings)
         run = tmp_path / f"run-{wanted}"
-        dltrain.train(experiment(CONFIG, *options), run_dir=run, quiet=True, recorders=[watching])
+        dltrain.train(experiment(CONFIG, *options), run_dir=run, quiet=True, loggers=[watching])
         assert watching.seen == {wanted}
         assert settings() == (False, True, "medium")
         assert f"matmul_precision: {wanted[2]}" in (run / "config.yaml").read_text()
@@ -112,7 +112,7 @@ def test_the_settings_are_put_back_after_a_failure_and_by_resume(experiment, tmp
     before = settings()
     config = CONFIG | {"model": {"name": "restless", "stop_at": 4}}
     chosen = experiment(config, "train.matmul_precision=high")
-    with pytest.raises(StoppedError):
+    with pytest.raises(InterruptedRunError):
         dltrain.train(chosen, run_dir=tmp_path / "run", quiet=True)
     assert settings() == before
     assert dltrain.resume(tmp_path / "run", quiet=True).status == "done"
@@ -133,7 +133,7 @@ def test_convolutions_are_tried_out_for_inputs_of_one_shape_only(
     torch.backends.cudnn.benchmark = not benchmarks
     watching = Watching(settings)
     chosen = experiment(CONFIG | {"model": model, "data": data})
-    dltrain.train(chosen, run_dir=tmp_path / "run", quiet=True, recorders=[watching])
+    dltrain.train(chosen, run_dir=tmp_path / "run", quiet=True, loggers=[watching])
     assert {benchmark for _, benchmark, _ in watching.seen} == {benchmarks}
 
 

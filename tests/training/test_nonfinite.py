@@ -168,8 +168,8 @@ def scaled(experiment, tmp_path, *overrides: str, on_device: bool, config=CONFIG
     chosen = experiment(config, "train.on_nonfinite=stop", *overrides)
     trainer = trainer_of(chosen, tmp_path)
     scaler = torch.amp.GradScaler("cpu")
-    trainer.numerics = dataclasses.replace(trainer.numerics, scaler=scaler)
-    trainer.saving.scaler = scaler
+    trainer.precision = dataclasses.replace(trainer.precision, scaler=scaler)
+    trainer.checkpoint_manager.scaler = scaler
     trainer.guard.asks_each_step = not on_device
     return trainer
 
@@ -202,19 +202,19 @@ def test_an_overflow_anywhere_changes_no_weight_of_any_optimizer(
     batches = trainer.batches()
     for _ in range(taken_before):
         trainer.train_step(next(batches))
-    trainer.settle()
+    trainer.drain()
     named = dict(trainer.task.model.named_parameters())
-    averages = [tensor.clone() for tensor in trainer.average.tensors.values()]
-    scale = trainer.numerics.scaler.get_scale()
+    averages = [tensor.clone() for tensor in trainer.ema.tensors.values()]
+    scale = trainer.precision.scaler.get_scale()
     (_, matrix, *_) = [p for p in named.values() if p.ndim == 2]  # one of muon's
     bad = matrix.register_hook(lambda gradient: torch.full_like(gradient, value))
     before = weights(trainer.task.model)
     trainer.train_step(next(batches))
     bad.remove()
-    trainer.settle()
+    trainer.drain()
     assert torch.equal(weights(trainer.task.model), before)
-    assert all(map(torch.equal, averages, trainer.average.tensors.values()))
-    assert trainer.numerics.scaler.get_scale() == scale / 2
+    assert all(map(torch.equal, averages, trainer.ema.tensors.values()))
+    assert trainer.precision.scaler.get_scale() == scale / 2
     assert (trainer.state.step, trainer.state.updates) == (taken_before + 1, taken_before)
     moments = [
         value
@@ -225,10 +225,10 @@ def test_an_overflow_anywhere_changes_no_weight_of_any_optimizer(
     ]
     assert all(value.isfinite().all() for value in moments)
     trainer.save()  # JSON has no norm that is not finite
-    trainer.saving.wait()
+    trainer.checkpoint_manager.wait()
     for number in range(2):
         trainer.train_step(next(batches))
-        trainer.settle()
+        trainer.drain()
         assert trainer.state.updates == taken_before + 1 + number
     assert weights(trainer.task.model).isfinite().all()
     assert not torch.equal(weights(trainer.task.model), before)
@@ -252,7 +252,7 @@ def test_after_an_overflow_training_is_as_if_the_step_had_not_been(
         else:
             one.train_step(batch)
             plain.train_step(batch)
-    one.settle()
+    one.drain()
     assert one.state.updates == plain.state.updates == len(batches) - 1
     assert torch.allclose(
         weights(one.task.model), weights(plain.task.model), rtol=1e-10, atol=1e-12
@@ -267,17 +267,17 @@ def test_an_overflow_in_one_phase_undoes_the_other(experiment, tmp_path, phase, 
     trainer = scaled(experiment, tmp_path, on_device=on_device, config=GAN)
     batches = trainer.batches()
     for taken in (0, 1):
-        scale = trainer.numerics.scaler.get_scale()
+        scale = trainer.precision.scaler.get_scale()
         parameters = weights(trainer.task.model)
         end = spoil(trainer, phase, 1e34)
         trainer.train_step(next(batches))
         end()
-        trainer.settle()
+        trainer.drain()
         assert torch.equal(weights(trainer.task.model), parameters), taken
         assert (trainer.state.updates, trainer.state.skipped) == (taken, 0)
-        assert trainer.numerics.scaler.get_scale() == scale / 2
+        assert trainer.precision.scaler.get_scale() == scale / 2
         trainer.train_step(next(batches))
-        trainer.settle()
+        trainer.drain()
         assert trainer.state.updates == taken + 1
         assert not torch.equal(weights(trainer.task.model), parameters)
 
@@ -294,19 +294,19 @@ def test_gradients_that_are_never_finite_end_the_run(experiment, tmp_path, hook,
 
 def test_a_scale_grows_and_is_resumed(experiment, tmp_path, on_device):
     one = scaled(experiment, tmp_path / "one", on_device=on_device)
-    one.numerics.scaler.set_growth_interval(3)
+    one.precision.scaler.set_growth_interval(3)
     batches = list(one.data.train.batches(32, epoch=0))
     for batch in batches:
         one.train_step(batch)
-    assert one.numerics.scaler.get_scale() == 2.0**17
+    assert one.precision.scaler.get_scale() == 2.0**17
     again = scaled(experiment, tmp_path / "two", on_device=on_device)
-    snapshot = one.snapshot().copied()
+    snapshot = one.snapshot().to_cpu_copy()
     outcomes = []
     for trainer in (one, again):
-        trainer.restore(snapshot.copied())
+        trainer.restore(snapshot.to_cpu_copy())
         trainer.train_step(batches[0])
         trainer.train_step(batches[1])
         outcomes.append(trace(trainer))
-    assert one.numerics.scaler.state_dict() == again.numerics.scaler.state_dict()
-    assert one.numerics.scaler.get_scale() == 2.0**18
+    assert one.precision.scaler.state_dict() == again.precision.scaler.state_dict()
+    assert one.precision.scaler.get_scale() == 2.0**18
     assert_equal(*outcomes)

@@ -12,9 +12,9 @@ from small_runs import rewrite_config
 
 import dltrain
 from dltrain import resume, train
-from dltrain.checkpoints.store import Checkpoints, load
-from dltrain.core.errors import RunError, StoppedError
-from dltrain.loggers import Recorder
+from dltrain.checkpoints.store import CheckpointStore, load_checkpoint
+from dltrain.core.errors import InterruptedRunError, RunError
+from dltrain.loggers import Logger
 from dltrain.rundir.directory import Run
 
 # Shuffling, dropout, augmentation, EMA, a schedule, clipping and micro-batches are all on.
@@ -58,8 +58,8 @@ def scalars(run: Path) -> list[tuple]:
 
 def outcome(summary, run: Path) -> dict:
     """What two runs of one experiment must agree in."""
-    checkpoints = Checkpoints(run / "checkpoints")
-    last = load(checkpoints.all()[0])
+    checkpoints = CheckpointStore(run / "checkpoints")
+    last = load_checkpoint(checkpoints.all()[0])
     state = {k: v for k, v in last.state["trainer"].items() if k not in ("seconds", "last")}
     return {
         "weights": summary.weights_sha256,
@@ -100,7 +100,7 @@ def whole(make, tmp_path):
 
 def stopped(chosen, run: Path) -> None:
     """Trains until the model's signal; the same experiment without it goes on afterwards."""
-    with pytest.raises(StoppedError) as error:
+    with pytest.raises(InterruptedRunError) as error:
         train(chosen, run_dir=run, quiet=True)
     assert error.value.exit_code == 143
     assert Run.open(run).summary().status == "stopped"
@@ -142,7 +142,7 @@ def test_a_run_can_be_stopped_again_and_again(make, tmp_path, whole):
     stopped(make("model.stop_at=5"), run)
     for stop_at in (9, 22, 35):
         set_option(run, stop_at=stop_at)
-        with pytest.raises(StoppedError):
+        with pytest.raises(InterruptedRunError):
             resume(run, quiet=True)
     disarm(run)
     assert outcome(resume(run, quiet=True), run) == whole
@@ -151,12 +151,12 @@ def test_a_run_can_be_stopped_again_and_again(make, tmp_path, whole):
 def test_what_was_recorded_after_the_checkpoint_is_forgotten(make, tmp_path, whole):
     run = tmp_path / "killed"
     stopped(make("model.stop_at=30"), run)
-    shutil.rmtree(Checkpoints(run / "checkpoints").all()[0])  # as if killed before it was saved
+    shutil.rmtree(CheckpointStore(run / "checkpoints").all()[0])  # as if killed before it was saved
     disarm(run)
     assert outcome(resume(run, quiet=True), run) == whole
 
 
-class Killed(Recorder):
+class Killed(Logger):
     """Ends the process as it begins, without a word of how."""
 
     def begin(self, step: int, total_steps: int, batch_size: int) -> None:
@@ -170,7 +170,7 @@ def test_a_stopped_run_that_is_killed_as_it_goes_on_does_not_say_that_it_stopped
     stopped(make("model.stop_at=30"), run)
     disarm(run)
     with pytest.raises(SystemExit):
-        resume(run, quiet=True, recorders=[Killed()])
+        resume(run, quiet=True, loggers=[Killed()])
     assert (Run.open(run).state, Run.open(run).summary()) == ("killed", None)
     assert outcome(resume(run, quiet=True), run) == whole
 
@@ -262,7 +262,7 @@ def test_each_saved_field_is_needed(experiment, tmp_path, field):
     run = tmp_path / "stopped"
     stopped(experiment(config, *nan, STOPS.get(field, "model.stop_at=23")), run)
     disarm(run)
-    checkpoints = Checkpoints(run / "checkpoints", keep=100)
+    checkpoints = CheckpointStore(run / "checkpoints", keep=100)
     path, snapshot, _ = checkpoints.newest()
     checkpoints.save(int(path.name[5:]), FIELDS[field](snapshot))
     try:

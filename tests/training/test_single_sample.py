@@ -9,8 +9,8 @@ from trainers import assert_same_outcome, stopped_and_resumed, trainer_of, weigh
 
 import dltrain
 from dltrain.config import ConfigError
-from dltrain.data.length_buckets import Bucketed
-from dltrain.training.single_sample import lone_sample_error
+from dltrain.data.length_buckets import LengthBuckets
+from dltrain.training.single_sample import single_sample_error
 
 CONFIG = {
     "seed": 3,
@@ -90,7 +90,7 @@ def test_looks_at_steps_leave_it_out_too(experiment, tmp_path):
 def test_sequences_in_a_smaller_batch_come_last_and_are_of_any_length(samples):
     lengths = [1 + number % 40 for number in range(samples)]
     sequences = [torch.full((length,), 2) for length in lengths]
-    split = Bucketed(sequences, torch.arange(samples), seed=0)
+    split = LengthBuckets(sequences, torch.arange(samples), seed=0)
     rests = []
     for epoch in range(3):
         batches = list(split.batches(8, epoch=epoch))
@@ -137,15 +137,15 @@ def test_a_last_batch_of_one_sample_is_refused_at_its_line(experiment, tmp_path,
 )
 def test_it_is_refused_where_training_comes_to_it(experiment, tmp_path, options, refused):
     trainer = trainer_of(experiment(NORMALISED, *options), tmp_path)
-    assert (lone_sample_error(trainer) is not None) == refused
+    assert (single_sample_error(trainer) is not None) == refused
 
 
 @pytest.mark.parametrize("config", [CONFIG, NORMALISED])
 def test_looking_leaves_the_trainer_as_it_was(experiment, tmp_path, config):
     trainer = trainer_of(experiment(config, "model.dropout=0.2"), tmp_path)
-    before = trainer.snapshot().copied()
-    assert (lone_sample_error(trainer) is None) == (config is CONFIG)
-    after = trainer.snapshot().copied()
+    before = trainer.snapshot().to_cpu_copy()
+    assert (single_sample_error(trainer) is None) == (config is CONFIG)
+    after = trainer.snapshot().to_cpu_copy()
     for kind in ("model", "optimizer", "rng"):
         one, other = getattr(before, kind), getattr(after, kind)
         assert all(torch.equal(tensor, other[name]) for name, tensor in one.items())
@@ -154,13 +154,13 @@ def test_looking_leaves_the_trainer_as_it_was(experiment, tmp_path, config):
 def test_a_model_without_normalization_makes_no_pass_more(experiment, tmp_path):
     trainer = trainer_of(experiment(CONFIG), tmp_path)
     trainer.task.model.register_forward_hook(lambda *_: pytest.fail("a forward pass"))
-    assert lone_sample_error(trainer) is None
+    assert single_sample_error(trainer) is None
 
 
 def test_what_fails_on_every_batch_is_left_to_the_first_step(experiment, tmp_path):
     trainer = trainer_of(experiment(NORMALISED), tmp_path)
     trainer.task.loss = lambda batch, phase: 1 / 0
-    assert lone_sample_error(trainer) is None
+    assert single_sample_error(trainer) is None
 
 
 # ----------------------------------------------------------------------- errors of evaluations

@@ -9,9 +9,9 @@ import torch
 from torch.nn import functional as F
 from trainers import trainer_of, weights
 
-from dltrain.build import build_machine
+from dltrain.build import build_runtime
 from dltrain.core.errors import RunError
-from dltrain.loggers import Recorder
+from dltrain.loggers import Logger
 
 CONFIG = {
     "seed": 3,
@@ -130,7 +130,7 @@ def test_ema_equals_its_definition(experiment, tmp_path):
         decay = min(0.5, (1 + n) / (10 + n))
         average = decay * average + (1 - decay) * weights(trainer.task.model)
     raw = weights(trainer.task.model)
-    with trainer.average.applied():
+    with trainer.ema.applied():
         assert torch.allclose(weights(trainer.task.model), average, rtol=1e-12)
     assert torch.equal(weights(trainer.task.model), raw)
     assert not torch.allclose(raw, average)
@@ -157,7 +157,7 @@ def test_early_stopping_ends_a_run_that_does_not_get_better(experiment, tmp_path
     assert trainer.state.step == 4 * trainer.steps_per_epoch
 
 
-class Lines(Recorder):
+class Lines(Logger):
     """Keeps what the user is told, and the system's scalars."""
 
     def __init__(self) -> None:
@@ -248,7 +248,7 @@ def test_best_goes_the_right_way(experiment, tmp_path, monitor, higher):
     trainer.fit()
     best = (max if higher else min)(value for value, _ in values)
     assert trainer.state.best == next((v, s) for v, s in values if v == best)
-    assert trainer.saving.checkpoints.best().name == f"step-{trainer.state.best[1]:010d}"
+    assert trainer.checkpoint_manager.store.best().name == f"step-{trainer.state.best[1]:010d}"
 
 
 def test_the_test_split_is_read_with_the_best_weights(experiment, tmp_path):
@@ -256,10 +256,10 @@ def test_the_test_split_is_read_with_the_best_weights(experiment, tmp_path):
     trainer = trainer_of(chosen, tmp_path)
     trainer.fit()
     final = weights(trainer.task.model)
-    best = trainer.saving.checkpoints.best()
+    best = trainer.checkpoint_manager.store.best()
     assert trainer.tested_weights == best.name
     assert trainer.state.best[1] < trainer.state.step, "the last step must not be the best here"
-    with trainer.saving.weights_of(best):
+    with trainer.checkpoint_manager.weights_of(best):
         again = trainer.evaluate(trainer.data.test, "test")
     assert trainer.state.last["test/loss"] == again["loss"]
     assert torch.equal(weights(trainer.task.model), final)
@@ -296,13 +296,13 @@ def test_a_step_that_the_scaler_skips_leaves_no_trace(experiment, tmp_path):
     chosen = experiment(CONFIG, "optimizer.momentum=0.9")
     trainer, plain = (trainer_of(chosen, tmp_path / name) for name in ("scaled", "plain"))
     scaler = torch.amp.GradScaler("cpu")
-    trainer.numerics = dataclasses.replace(trainer.numerics, scaler=scaler)
+    trainer.precision = dataclasses.replace(trainer.precision, scaler=scaler)
     batch, loss = next(trainer.data.train.batches(64, epoch=0)), trainer.task.loss
     trainer.task.loss = lambda part, phase: loss(part, phase) * 1e305  # overflows when scaled
     trainer.train_step(batch)
     assert (trainer.state.step, trainer.state.updates, trainer.state.windows) == (1, 0, {})
     trainer.save()  # JSON has no infinite gradient norm
-    trainer.saving.wait()
+    trainer.checkpoint_manager.wait()
     trainer.task.loss = loss
     for one in (trainer, plain):
         one.train_step(batch)
@@ -315,7 +315,7 @@ def test_a_step_that_the_scaler_skips_leaves_no_trace(experiment, tmp_path):
 def test_a_run_without_loss_scaling_goes_on_with_it(experiment, tmp_path):
     first, again = (trainer_of(experiment(CONFIG), tmp_path / name) for name in ("one", "two"))
     scaler = torch.amp.GradScaler("cpu")
-    again.numerics = dataclasses.replace(again.numerics, scaler=scaler)
+    again.precision = dataclasses.replace(again.precision, scaler=scaler)
     again.restore(first.snapshot())
     assert scaler.is_enabled()
     assert scaler.get_scale() == torch.amp.GradScaler("cpu").get_scale()
@@ -324,6 +324,6 @@ def test_a_run_without_loss_scaling_goes_on_with_it(experiment, tmp_path):
 @pytest.mark.parametrize("keep", [True, False])
 def test_memory_is_kept_unless_the_config_says_no(keep, experiment, monkeypatch):
     called = []
-    monkeypatch.setattr("dltrain.build.keep_large_blocks", lambda: called.append(True))
-    build_machine(experiment(CONFIG, f"train.keep_memory={str(keep).lower()}"))
+    monkeypatch.setattr("dltrain.build.retain_freed_memory", lambda: called.append(True))
+    build_runtime(experiment(CONFIG, f"train.keep_memory={str(keep).lower()}"))
     assert bool(called) is keep
