@@ -82,7 +82,7 @@ def stand_in(monkeypatch, record: bool = True) -> list[GraphRecorder]:
     def cuda_graph_blocker(settings, precision, task, split, device, process_group):
         return possible(settings, precision, task, split, torch.device("cuda"), process_group)
 
-    def logger(device):
+    def recorder(device):
         made.append(GraphRecorder())
         return made[-1]
 
@@ -91,7 +91,7 @@ def stand_in(monkeypatch, record: bool = True) -> list[GraphRecorder]:
         guard.asks_each_step = False  # as on a GPU
 
     monkeypatch.setattr("dltrain.training.trainer.cuda_graph_blocker", cuda_graph_blocker)
-    monkeypatch.setattr(cuda_graph, "GraphRecorder", logger)
+    monkeypatch.setattr(cuda_graph, "GraphRecorder", recorder)
     monkeypatch.setattr(NonFiniteGuard, "__init__", remembers)
     if not record:
         monkeypatch.setattr(cuda_graph, "WARM_UP", math.inf)

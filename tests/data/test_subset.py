@@ -63,7 +63,7 @@ def test_processes_share_them():
         number
         for shares in zip(*parts, strict=True)
         for batch in shares
-        if batch.counts
+        if batch.is_real
         for number in batch.index.tolist()
     ]
     alone = torch.cat(

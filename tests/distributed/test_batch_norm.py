@@ -20,7 +20,7 @@ class Thread(ProcessGroup):
     def __init__(self, rank: int, size: int, barrier: threading.Barrier, sums: dict) -> None:
         self.rank_slice, self.barrier, self.sums = RankSlice(rank, size), barrier, sums
 
-    def sum(self, tensor):
+    def all_reduce_sum(self, tensor):
         self.sums[self.rank_slice.rank] = tensor.detach()
         self.barrier.wait(60)
         total = torch.stack([self.sums[rank] for rank in range(self.world_size)]).sum(0)

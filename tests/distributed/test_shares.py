@@ -15,7 +15,7 @@ COUNTS = [(samples, size) for samples in (1, 2, 3, 7, 8, 33) for size in (1, 2, 
 class Pair(ProcessGroup):
     """What a process of two knows of itself."""
 
-    share = RankSlice(0, 2)
+    rank_slice = RankSlice(0, 2)
 
 
 def parts(samples: int, size: int) -> list[Batch]:

@@ -29,7 +29,7 @@ class Kept(Logger):
     def restore(self, position) -> None:
         self.values = dict(position)
 
-    def scalars(self, step, epoch, split, values) -> None:
+    def log_scalars(self, step, epoch, split, values) -> None:
         if split != "system":
             self.values |= {f"{step} {split}/{name}": value for name, value in values.items()}
 

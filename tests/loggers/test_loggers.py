@@ -100,7 +100,7 @@ def test_the_last_line_of_each_scalar_is_in_the_summary(cnn):
 def test_values_that_are_not_finite_are_null(tmp_path):
     file = MetricsFile(tmp_path / "metrics.jsonl")
     values = {"a": float("nan"), "b": float("-inf"), "c": 0.1}
-    file.scalars(1, 0.5, "train", values)
+    file.log_scalars(1, 0.5, "train", values)
     file.close()
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["value"] for line in lines] == [None, None, 0.1]
@@ -495,7 +495,7 @@ def test_files_that_someone_shortened_are_not_filled_up(tmp_path):
     (tmp_path / "metrics.jsonl").write_text("")
     again = MetricsFile(tmp_path / "metrics.jsonl")
     again.restore(position)
-    again.scalars(2, 1.0, "train", {"loss": 0.5})
+    again.log_scalars(2, 1.0, "train", {"loss": 0.5})
     again.close()
     (line,) = (tmp_path / "metrics.jsonl").read_text().splitlines()
     assert json.loads(line)["step"] == 2

@@ -347,7 +347,7 @@ def test_any_text_can_be_a_tag_or_a_page(tmp_path):
     logger = TensorBoard(tmp_path, "", {}, lambda: torch.zeros(1))
     logger.log_scalars(1, 1.0, "val", {"loss": 1.0, "f1_\x1b[31m\udcff": 0.5})
     pages = [Figure("of/\u202e\udcff", "text", "    \x1b]0;owned\x07\udcff")]
-    task = SimpleNamespace(pages=lambda: pages, model=torch.nn.Linear(1, 1), scalars=["loss"])
+    task = SimpleNamespace(figures=lambda: pages, model=torch.nn.Linear(1, 1), scalars=["loss"])
     logger.on_evaluation_end(1, "val", task)
     logger.close()
     (file,) = tmp_path.iterdir()

@@ -70,10 +70,12 @@ def test_a_stopped_run_goes_on_exactly(make, tmp_path, monkeypatch, step):
 
 def test_a_step_that_waits_for_the_device_goes_on_without_a_graph(make, tmp_path, monkeypatch):
     made = stand_in(monkeypatch)
-    monkeypatch.setattr("replays.Recorder.run", lambda self, work: work() or "a copy to the CPU")
+    monkeypatch.setattr(
+        "replays.GraphRecorder.run", lambda self, work: work() or "a copy to the CPU"
+    )
     trainer = trainer_of(make(CLASSIFIER), tmp_path)
     told = []
-    monkeypatch.setattr(trainer, "_say", told.append)
+    monkeypatch.setattr(trainer, "_log_message", told.append)
     trainer.fit()
     assert made[0].records == 0
     # Batches of two sizes, and one message.
@@ -89,7 +91,7 @@ CAPTURE_ERROR = "CUDA error: operation not permitted when stream is capturing"
 
 def fail_to_record(monkeypatch, after=0):
     """Of the batches of two sizes, recording succeeds for so many, and then no longer."""
-    record, calls = replays.Recorder.record, []
+    record, calls = replays.GraphRecorder.record, []
 
     def fails(logger, work):
         calls.append(work)
@@ -97,7 +99,7 @@ def fail_to_record(monkeypatch, after=0):
             return record(logger, work)
         raise RuntimeError(f"{CAPTURE_ERROR}\nCompile with TORCH_USE_CUDA_DSA")
 
-    monkeypatch.setattr("replays.Recorder.record", fails)
+    monkeypatch.setattr("replays.GraphRecorder.record", fails)
     return calls
 
 
@@ -159,7 +161,7 @@ def test_what_stands_in_the_way_is_said(make, tmp_path, monkeypatch, change, rea
     stand_in(monkeypatch)
     trainer = trainer_of(make(CLASSIFIER, *change), tmp_path)
     told = []
-    monkeypatch.setattr(trainer, "_say", told.append)
+    monkeypatch.setattr(trainer, "_log_message", told.append)
     assert trainer.graph is None
     (text,) = told
     assert text.startswith("no CUDA graph: ")

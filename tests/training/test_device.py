@@ -84,7 +84,7 @@ class Watching(Logger):
     def __init__(self, read):
         self.read, self.seen = read, set()
 
-    def advance(self, step):
+    def on_step_end(self, step):
         self.seen.add(self.read())
 
 

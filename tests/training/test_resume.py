@@ -159,7 +159,7 @@ def test_what_was_recorded_after_the_checkpoint_is_forgotten(make, tmp_path, who
 class Killed(Logger):
     """Ends the process as it begins, without a word of how."""
 
-    def begin(self, step: int, total_steps: int, batch_size: int) -> None:
+    def on_fit_start(self, step: int, total_steps: int, batch_size: int) -> None:
         raise SystemExit
 
 

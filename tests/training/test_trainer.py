@@ -109,7 +109,7 @@ def test_the_schedule_sees_progress_and_the_last_step_is_not_the_end(experiment,
         def __getattr__(self, name):
             return lambda *arguments: None
 
-        def scalars(self, step, epoch, split, values):
+        def log_scalars(self, step, epoch, split, values):
             if split == "train":
                 seen.append(values["learning_rate"])
 
@@ -164,10 +164,10 @@ class Lines(Logger):
         self.lines: list[str] = []
         self.system: list[dict] = []
 
-    def line(self, text: str) -> None:
+    def log_message(self, text: str) -> None:
         self.lines.append(text)
 
-    def scalars(self, step, epoch, split, values) -> None:
+    def log_scalars(self, step, epoch, split, values) -> None:
         if split == "system":
             self.system.append(dict(values))
 
@@ -239,7 +239,7 @@ def test_best_goes_the_right_way(experiment, tmp_path, monitor, higher):
         def __getattr__(self, name):
             return lambda *arguments: {}
 
-        def scalars(self, step, epoch, split, values_):
+        def log_scalars(self, step, epoch, split, values_):
             if split == "val":
                 values.append((values_[monitor[4:]], step))
 
