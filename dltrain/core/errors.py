@@ -112,7 +112,8 @@ def user_code_line(error: BaseException) -> str | None:
     import sysconfig
     import traceback
 
-    library = (f"{Path(__file__).parents[1]}{os.sep}", f"{sysconfig.get_path('stdlib')}{os.sep}", "<")
+    package, stdlib = Path(__file__).parents[1], sysconfig.get_path("stdlib")
+    library = (f"{package}{os.sep}", f"{stdlib}{os.sep}", "<")
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         parts = Path(frame.filename).parts
         places = [n for n, part in enumerate(parts, 1) if part in _INSTALLED]

@@ -92,8 +92,8 @@ def test_stopped_or_killed_anywhere_a_run_ends_with_the_same_bits(folder):
         (
             "raise:1:5",
             [3],
-            f"step 5 fails: {PLUGIN}:25: ValueError: one process alone fails",
-            f"process 1 of 2 failed: step 5 fails: {PLUGIN}:25: "
+            f"step 5 fails: {PLUGIN}:26: ValueError: one process alone fails",
+            f"process 1 of 2 failed: step 5 fails: {PLUGIN}:26: "
             "ValueError: one process alone fails",
         ),
         (
