@@ -11,7 +11,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from dltrain.build import load_trained
+from dltrain.build import Trained, load_trained
+from dltrain.core.data_spec import DataSpec
 from dltrain.core.errors import RunError, UsageError, print_warning
 from dltrain.data.input_readers import read_inputs
 
@@ -62,8 +63,8 @@ class Predictor:
         device: str | None = None,
         warn: Callable[[str], None] = print_warning,
     ) -> None:
-        self.trained = load_trained(run_dir, checkpoint, device, measures=False, warn=warn)
-        self.spec = self.trained.spec
+        self.trained: Trained = load_trained(run_dir, checkpoint, device, measures=False, warn=warn)
+        self.spec: DataSpec = self.trained.spec
         self._predict = getattr(self.trained.task, "predict", None)
         self._transduce = getattr(self.trained.task, "transduce", None)
         if self._predict is None and self._transduce is None:

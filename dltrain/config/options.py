@@ -36,13 +36,13 @@ class TypedOption:
         is_union = get_origin(option.annotation) in (Union, UnionType)
         branches = get_args(option.annotation) if is_union else (option.annotation,)
         self.settings: type | None = next(filter(is_dataclass, branches), None)
-        self.nullable = NoneType in branches
+        self.nullable: bool = NoneType in branches
         if self.settings is None:
             self._adapter = TypeAdapter[Any](option.annotation, config=_STRICT)
             self.schema = _without_references(self._adapter.json_schema())
         else:
             keys = object_schema(typed_options(self.settings))
-            self.schema = {"anyOf": [keys, {"type": "null"}]} if self.nullable else keys
+            self.schema: JsonSchema = {"anyOf": [keys, {"type": "null"}]} if self.nullable else keys
 
     @property
     def documented_schema(self) -> JsonSchema:

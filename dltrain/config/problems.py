@@ -82,7 +82,7 @@ class ConfigError(UsageError):
             at = problem.position
             return (at.line == 0, at.source, at.line, at.column)
 
-        self.problems = sorted(dict.fromkeys(problems), key=order)
+        self.problems: list[Problem] = sorted(dict.fromkeys(problems), key=order)
         super().__init__(self.problems)
 
     def __str__(self) -> str:

@@ -78,7 +78,7 @@ class InterruptedRunError(DltrainError):
 
     def __init__(self, signal_number: int) -> None:
         super().__init__(f"stopped by signal {signal_number}")
-        self.exit_code = 128 + signal_number
+        self.exit_code: int = 128 + signal_number
 
 
 class PrunedError(DltrainError):

@@ -235,12 +235,16 @@ class Windows:
         padding: int = PADDING,
     ) -> None:
         self.padding = padding
-        self.numbers, self.window, self.seed, self.training = numbers, window, seed, training
-        self.first, self.stop = max(start, 1) - 1, stop
+        self.numbers = numbers
+        self.window = window
+        self.seed = seed
+        self.training = training
+        self.first: int = max(start, 1) - 1
+        self.stop = stop
         num_targets = stop - 1 - self.first
         # as many as fit behind any offset, so that every epoch has the same number of steps
-        self.num_training_windows = (num_targets + 1 - window) // window
-        self.num_windows = math.ceil(num_targets / window)
+        self.num_training_windows: int = (num_targets + 1 - window) // window
+        self.num_windows: int = math.ceil(num_targets / window)
 
     def __len__(self) -> int:
         """Number of windows: of a training epoch, or of an evaluation."""

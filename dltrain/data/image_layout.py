@@ -33,7 +33,8 @@ class UnlabelledSplitError(DataError):
 
     def __init__(self, message: str, train: Path, labelled: Sequence[str]) -> None:
         super().__init__(message)
-        self.train, self.labelled = train, labelled
+        self.train = train
+        self.labelled = labelled
 
 
 @dataclass(frozen=True)

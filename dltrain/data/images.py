@@ -37,9 +37,9 @@ class ImageTransform:
             ..., None, None
         ]
         # Pixels are counted from `low`: an augmentation fills with 0, and half precision has room.
-        self.low = inputs.low
-        self.centre = (centre - inputs.low).to(device, dtype)
-        self.scale = (1 / scale).to(device, dtype)
+        self.low: int = inputs.low
+        self.centre: Tensor = (centre - inputs.low).to(device, dtype)
+        self.scale: Tensor = (1 / scale).to(device, dtype)
         self.dtype = dtype
         self.seed = seed
         self.augment = augment

@@ -39,10 +39,11 @@ class LengthBuckets:
         padding: int = PADDING,
     ) -> None:
         self.tokens = pad_sequence(list(sequences), batch_first=True, padding_value=padding)
-        self.lengths = torch.tensor([len(sequence) for sequence in sequences])
+        self.lengths: Tensor = torch.tensor([len(sequence) for sequence in sequences])
         self.targets = targets
-        self.seed, self.digests = seed, digests
-        self.tokens = self.tokens.to(targets.device)
+        self.seed = seed
+        self.digests = digests
+        self.tokens: Tensor = self.tokens.to(targets.device)
 
     def __len__(self) -> int:
         """Number of samples."""

@@ -36,7 +36,8 @@ class GroupBatchNorm(_BatchNorm):
         self._parameters.update(layer._parameters)
         self._buffers.update(layer._buffers)
         self.train(layer.training)
-        self.process_group, self.counts = process_group, True
+        self.process_group = process_group
+        self.counts: bool = True
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002
         """Normalize (batch, features, ...) over all but the second dimension."""

@@ -39,8 +39,8 @@ class TorchProcessGroup(ProcessGroup):
     """
 
     def __init__(self, store: Store, timeout: float) -> None:
-        self.rank_slice = RankSlice(dist.get_rank(), dist.get_world_size())
-        self.local_rank = int(os.environ["LOCAL_RANK"])
+        self.rank_slice: RankSlice = RankSlice(dist.get_rank(), dist.get_world_size())
+        self.local_rank: int = int(os.environ["LOCAL_RANK"])
         self._store, self._timeout = store, timeout
 
     def all_reduce_sum(self, tensor: Tensor) -> Tensor:
@@ -163,8 +163,8 @@ class PeerFailureError(RunError):
     def __init__(self, word: str, size: int) -> None:
         rank, machine, code, text = word.split(" ", 3)
         super().__init__(f"process {rank} of {size} failed: {text}")
-        self.exit_code = int(code)
-        self.told = machine == os.environ["GROUP_RANK"] or os.environ["LOCAL_RANK"] != "0"
+        self.exit_code: int = int(code)
+        self.told: bool = machine == os.environ["GROUP_RANK"] or os.environ["LOCAL_RANK"] != "0"
 
 
 @contextmanager

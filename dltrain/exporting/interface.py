@@ -33,7 +33,9 @@ class Interface(nn.Module):
         self, model: nn.Module, preparation: Preparation, predict: Predict, outputs: Port
     ) -> None:
         super().__init__()
-        self.model, self.preparation, self.predict = model, preparation, predict
+        self.model = model
+        self.preparation = preparation
+        self.predict = predict
         self.outputs = outputs
 
     @property

@@ -43,8 +43,8 @@ class _Replacement(nn.Module):
 
     def __init__(self, lstm: nn.LSTM) -> None:
         super().__init__()
-        self.hidden_size = lstm.hidden_size
-        self.weights = nn.ParameterList()
+        self.hidden_size: int = lstm.hidden_size
+        self.weights: nn.ParameterList = nn.ParameterList()
         for number in range(lstm.num_layers):
             self.weights.extend(self.arranged(*lstm.all_weights[number]))
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dltrain.core.data_spec import DataSpec, ImageInputs, TableInputs
+from dltrain.core.data_spec import Column, DataSpec, ImageInputs, TableInputs
 from dltrain.core.errors import DataError
 from dltrain.data.images import ImageTransform
 from dltrain.models.language_models import Gpt
@@ -76,9 +76,9 @@ class Pixels:
     def __init__(self, inputs: ImageInputs, shape: tuple[int, ...], dtype: torch.dtype) -> None:
         colours = "grey" if shape[0] == 1 else "red, green, blue"
         meaning = f"pixels from {inputs.low} to {inputs.high}; {colours}"
-        self.dtype = inputs.dtype
+        self.dtype: torch.dtype = inputs.dtype
         name = str(inputs.dtype).removeprefix("torch.")
-        self.port = Port("pixels", name, ("batch", *shape), meaning)
+        self.port: Port = Port("pixels", name, ("batch", *shape), meaning)
         self._normalise = ImageTransform(inputs, dtype=dtype, device=torch.device("cpu"))
 
     def __call__(self, raw: Tensor) -> Tensor:
@@ -95,9 +95,10 @@ class Rows:
     """Raw numbers (batch, columns) float64 to standardised and one-hot features."""
 
     def __init__(self, inputs: TableInputs, dtype: torch.dtype) -> None:
-        self.columns, self.dtype = inputs.columns, dtype
+        self.columns: tuple[Column, ...] = inputs.columns
+        self.dtype = dtype
         meaning = "a row's numbers, unscaled; of a category its place among its column's, or -1"
-        self.port = Port("rows", "float64", ("batch", len(self.columns)), meaning)
+        self.port: Port = Port("rows", "float64", ("batch", len(self.columns)), meaning)
         wide = [(n, c) for n, column in enumerate(self.columns) for c in range(column.width)]
         of_features = [self.columns[number] for number, _ in wide]
         self._source = torch.tensor([number for number, _ in wide])
@@ -142,7 +143,7 @@ class Tokens:
         self._added, self._size, self._padding = width - 1, size, padding
         ids = f"token ids from 0 to {size - 1}, each token's place in the vocabulary"
         meaning = f"{ids}; {padding} pads at the end"
-        self.port = Port("tokens", "int64", ("batch", "tokens"), meaning, longest)
+        self.port: Port = Port("tokens", "int64", ("batch", "tokens"), meaning, longest)
 
     def __call__(self, raw: Tensor) -> Tensor:
         """See `Preparation`.
@@ -179,8 +180,9 @@ class Noise:
 
     def __init__(self, latent: int, dtype: torch.dtype) -> None:
         meaning = "drawn from a normal distribution of mean 0 and deviation 1"
-        self.dtype, name = dtype, str(dtype).removeprefix("torch.")
-        self.port = Port("noise", name, ("batch", latent), meaning)
+        self.dtype = dtype
+        name = str(dtype).removeprefix("torch.")
+        self.port: Port = Port("noise", name, ("batch", latent), meaning)
 
     def __call__(self, raw: Tensor) -> Tensor:
         """See `Preparation`."""

@@ -76,7 +76,7 @@ class Int8Linear(nn.Module):
         shape = layer.weight.shape
         self.register_buffer("weight_int8", torch.zeros(shape, dtype=torch.int8))
         self.register_buffer("weight_scale", torch.ones(shape[0], 1))
-        self.bias = layer.bias
+        self.bias: nn.Parameter = layer.bias
 
     @property
     def weight(self) -> Tensor:
@@ -98,7 +98,7 @@ class OnnxInt8Linear(Int8Linear):
         nn.Module.__init__(self)
         self.register_buffer("weight_int8", layer.weight_int8)
         self.register_buffer("weight_scale", layer.weight_scale.flatten())
-        self.bias = layer.bias
+        self.bias: nn.Parameter = layer.bias
 
     @property
     def weight(self) -> Tensor:

@@ -71,9 +71,10 @@ class TorchLoss(Loss):
 
     def __init__(self, function: Callable[..., Any], spec: DataSpec) -> None:
         super().__init__()
-        self.num_outputs = spec.num_classes or spec.num_outputs
-        self.num_classes = spec.num_classes
-        self.target_mean, self.target_std = spec.target_mean, spec.target_std
+        self.num_outputs: int = spec.num_classes or spec.num_outputs
+        self.num_classes: int = spec.num_classes
+        self.target_mean: float = spec.target_mean
+        self.target_std: float = spec.target_std
         if not isinstance(function, nn.Module):
             function = _unreduced(function)
         elif hasattr(function, "reduction"):

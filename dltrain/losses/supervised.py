@@ -48,7 +48,7 @@ class CrossEntropy(Loss):
         """Takes the options that the class describes."""
         super().__init__()
         _require_classes(spec, "cross_entropy")
-        self.num_outputs = spec.num_classes
+        self.num_outputs: int = spec.num_classes
         self.label_smoothing = label_smoothing
         weights = _class_weights(spec, class_weights)
         self.register_buffer("class_weights", weights, persistent=False)
@@ -87,7 +87,7 @@ class BinaryCrossEntropy(Loss):
         """Takes the number of classes from the data."""
         super().__init__()
         _require_classes(spec, "bce")
-        self.num_outputs = 1 if spec.num_classes == 2 else spec.num_classes
+        self.num_outputs: int = 1 if spec.num_classes == 2 else spec.num_classes
 
     def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Loss of each sample, (batch,)."""
@@ -120,10 +120,10 @@ class RegressionLoss(Loss):
                 f"loss {name!r} is for values, and this data has {spec.num_classes} classes: "
                 "use 'cross_entropy' or 'bce'"
             )
-        self.num_outputs = spec.num_outputs
+        self.num_outputs: int = spec.num_outputs
         self.elementwise = elementwise
-        self.target_mean = spec.target_mean
-        self.target_std = spec.target_std
+        self.target_mean: float = spec.target_mean
+        self.target_std: float = spec.target_std
 
     def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Loss of each sample, (batch,), on the standardised scale."""

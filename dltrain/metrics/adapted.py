@@ -39,7 +39,8 @@ class FunctionMetric:
     """
 
     def __init__(self, name: str, function: Callable[[Tensor, Tensor], Any]) -> None:
-        self.name, self.function = name, function
+        self.name = name
+        self.function = function
         self.scalars: Mapping[str, bool | None] = {name: _direction(function)}
         self.reset()
 
@@ -74,7 +75,8 @@ class ObjectMetric:
     """
 
     def __init__(self, name: str, metric: Any) -> None:
-        self.name, self.metric = name, metric
+        self.name = name
+        self.metric = metric
         self.scalars: Mapping[str, bool | None] = {name: _direction(metric)}
         self._is_binary = type(metric).__name__.startswith("Binary")
         if hasattr(metric, "sync_on_compute"):  # each rank gets the samples of all

@@ -41,7 +41,7 @@ class ConfusionCounts:
 
     def __init__(self, spec: DataSpec, name: str) -> None:
         _require_classes(spec, name)
-        self.num_classes = spec.num_classes
+        self.num_classes: int = spec.num_classes
         self.reset()
 
     def reset(self) -> None:
@@ -202,7 +202,7 @@ class TopK:
                 f"metric 'top_k' has k = {k}, and the data has {spec.num_classes} classes"
             )
         self.k = k
-        self.name = f"top_{k}"
+        self.name: str = f"top_{k}"
         self.scalars: Mapping[str, bool] = {self.name: True}
         self.reset()
 
@@ -241,7 +241,7 @@ class Auroc:
         """Raises UsageError where the data has no classes."""
         _require_classes(spec, "auroc")
         # The first of two classes has the same area as the second.
-        self.classes = [1] if spec.num_classes == 2 else list(range(spec.num_classes))
+        self.classes: list[int] = [1] if spec.num_classes == 2 else list(range(spec.num_classes))
         self.reset()
 
     def reset(self) -> None:

@@ -43,11 +43,14 @@ class Autoencoder(nn.Module):
         super().__init__()
         require_numbers(spec, "autoencoder")
         size = prod(spec.input_shape)
-        self.latent, self.variational = latent, variational
+        self.latent = latent
+        self.variational = variational
         code = 2 * latent if variational else latent
-        self.encoder = nn.Sequential(nn.Flatten(), *_layers((size, *hidden, code), activation))
+        self.encoder: nn.Sequential = nn.Sequential(
+            nn.Flatten(), *_layers((size, *hidden, code), activation)
+        )
         widths = (latent, *reversed(hidden), size)
-        self.decoder = nn.Sequential(*_layers(widths, activation), AsSamples(spec))
+        self.decoder: nn.Sequential = nn.Sequential(*_layers(widths, activation), AsSamples(spec))
 
     def forward(self, inputs: Tensor) -> Tensor:
         """The inputs, as the code lets them through; of a distribution of codes, the mean."""

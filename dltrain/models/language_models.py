@@ -47,10 +47,12 @@ class TextGenerator(nn.Module):
     ) -> None:
         """Takes the options that the class describes."""
         super().__init__()
-        self.embedding = nn.Embedding(_vocabulary_size(spec, "text_generator"), hidden_size)
-        self.dropout = Dropout(dropout)
-        self.lstm = StackedLstm(hidden_size, hidden_size, layers, dropout)
-        self.output = _Output(spec, self.embedding, tied)
+        self.embedding: nn.Embedding = nn.Embedding(
+            _vocabulary_size(spec, "text_generator"), hidden_size
+        )
+        self.dropout: Dropout = Dropout(dropout)
+        self.lstm: StackedLstm = StackedLstm(hidden_size, hidden_size, layers, dropout)
+        self.output: _Output = _Output(spec, self.embedding, tied)
         for name, parameter in self.lstm.named_parameters():
             if name.startswith("bias_ih"):
                 # an open forget gate lets gradients through (Jozefowicz et al., 2015)
@@ -113,12 +115,14 @@ class Gpt(nn.Module):
             raise UsageError("model 'gpt' needs windows of a fixed length, as 'text_file' gives")
         if width % heads:
             raise OptionError("width", f"{width} is no multiple of {heads} heads")
-        self.embedding = nn.Embedding(vocabulary_size, width)
-        self.position = nn.Embedding(self.window, width)
-        self.dropout = Dropout(dropout)
-        self.blocks = nn.Sequential(*(_Block(width, heads, dropout) for _ in range(layers)))
-        self.norm = nn.LayerNorm(width)
-        self.output = _Output(spec, self.embedding, tied)
+        self.embedding: nn.Embedding = nn.Embedding(vocabulary_size, width)
+        self.position: nn.Embedding = nn.Embedding(self.window, width)
+        self.dropout: Dropout = Dropout(dropout)
+        self.blocks: nn.Sequential = nn.Sequential(
+            *(_Block(width, heads, dropout) for _ in range(layers))
+        )
+        self.norm: nn.LayerNorm = nn.LayerNorm(width)
+        self.output: _Output = _Output(spec, self.embedding, tied)
         self._initialise(layers)
 
     def forward(self, tokens: Tensor) -> Tensor:
@@ -188,7 +192,7 @@ class _Output(nn.Module):
             raise OptionError(
                 "tied", f"the loss wants {spec.num_outputs} outputs of a vocabulary of {size}"
             )
-        self.bias = nn.Parameter(torch.zeros(spec.num_outputs))
+        self.bias: nn.Parameter = nn.Parameter(torch.zeros(spec.num_outputs))
         # The tied matrix stays the embedding's alone, so that checkpoints hold it once.
         weight = None if tied else nn.Parameter(torch.empty(spec.num_outputs, width))
         self.register_parameter("weight", weight)

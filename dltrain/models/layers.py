@@ -50,7 +50,7 @@ class Dropout(nn.Module):
     def __init__(self, share: float) -> None:
         super().__init__()
         self.share = share
-        self.dropped = min(round(share * 2**16), 2**16 - 1)
+        self.dropped: int = min(round(share * 2**16), 2**16 - 1)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """The same shape and dtype."""
@@ -83,7 +83,7 @@ class StackedLstm(nn.LSTM):
 
     def __init__(self, input_size: int, hidden_size: int, num_layers: int, share: float) -> None:
         super().__init__(input_size, hidden_size, num_layers, batch_first=True)
-        self.between = Dropout(share)
+        self.between: Dropout = Dropout(share)
 
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, inputs: Tensor, state: tuple[Tensor, Tensor] | None = None
@@ -170,8 +170,8 @@ class AsSamples(nn.Module):
 
     def __init__(self, spec: DataSpec) -> None:
         super().__init__()
-        self.shape = spec.input_shape
-        self.is_image = isinstance(spec.inputs, ImageInputs)
+        self.shape: tuple[int, ...] = spec.input_shape
+        self.is_image: bool = isinstance(spec.inputs, ImageInputs)
         if isinstance(spec.inputs, ImageInputs):
             for name in ("mean", "std"):
                 value = torch.tensor(getattr(spec.inputs, name))[:, None, None]

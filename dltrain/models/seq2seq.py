@@ -43,18 +43,18 @@ class Seq2SeqLstm(nn.Module):
         super().__init__()
         size = hidden_size
         inputs = text_inputs(spec, "seq2seq_lstm")
-        self.padding = inputs.padding
-        self.source = nn.Embedding(len(inputs.vocabulary), size)
-        self.target = nn.Embedding(spec.num_outputs, size)
-        self.dropout = Dropout(dropout)
-        self.onward = nn.LSTM(size, size, batch_first=True)
-        self.backward_ = nn.LSTM(size, size, batch_first=True)
-        self.memory = nn.Linear(2 * size, size)
-        self.start = nn.Linear(2 * size, size)
-        self.decoder = nn.LSTM(size, size, batch_first=True)
-        self.attend = nn.Linear(size, size, bias=False)
-        self.combine = nn.Linear(2 * size, size)
-        self.output = nn.Linear(size, spec.num_outputs)
+        self.padding: int = inputs.padding
+        self.source: nn.Embedding = nn.Embedding(len(inputs.vocabulary), size)
+        self.target: nn.Embedding = nn.Embedding(spec.num_outputs, size)
+        self.dropout: Dropout = Dropout(dropout)
+        self.onward: nn.LSTM = nn.LSTM(size, size, batch_first=True)
+        self.backward_: nn.LSTM = nn.LSTM(size, size, batch_first=True)
+        self.memory: nn.Linear = nn.Linear(2 * size, size)
+        self.start: nn.Linear = nn.Linear(2 * size, size)
+        self.decoder: nn.LSTM = nn.LSTM(size, size, batch_first=True)
+        self.attend: nn.Linear = nn.Linear(size, size, bias=False)
+        self.combine: nn.Linear = nn.Linear(2 * size, size)
+        self.output: nn.Linear = nn.Linear(size, spec.num_outputs)
 
     def forward(self, tokens: Tensor, previous: Tensor) -> Tensor:
         """Logits of each output token, from the one before it.

@@ -40,15 +40,15 @@ class TextLstm(nn.Module):
         width = hidden_size * (2 if bidirectional else 1)
         sizes = [embedding.embedding_dim] + [width] * (layers - 1)
         self.embedding = embedding
-        self.dropout = Dropout(dropout)
-        self.forward_layers = nn.ModuleList(
+        self.dropout: Dropout = Dropout(dropout)
+        self.forward_layers: nn.ModuleList = nn.ModuleList(
             nn.LSTM(size, hidden_size, batch_first=True) for size in sizes
         )
-        self.backward_layers = nn.ModuleList(
+        self.backward_layers: nn.ModuleList = nn.ModuleList(
             nn.LSTM(size, hidden_size, batch_first=True) for size in sizes if bidirectional
         )
-        self.pooling = Pooling(pooling, width, bidirectional)
-        self.head = nn.Linear(width, num_outputs)
+        self.pooling: Pooling = Pooling(pooling, width, bidirectional)
+        self.head: nn.Linear = nn.Linear(width, num_outputs)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(batch, tokens) int64 -> (batch, num_outputs)."""
@@ -82,11 +82,11 @@ class TextCnn(nn.Module):
         super().__init__()
         self.widths = widths
         self.embedding = embedding
-        self.convolutions = nn.ModuleList(
+        self.convolutions: nn.ModuleList = nn.ModuleList(
             nn.Conv1d(embedding.embedding_dim, channels, width) for width in widths
         )
-        self.dropout = Dropout(dropout)
-        self.head = nn.Linear(channels * len(widths), num_outputs)
+        self.dropout: Dropout = Dropout(dropout)
+        self.head: nn.Linear = nn.Linear(channels * len(widths), num_outputs)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(batch, tokens) int64 -> (batch, num_outputs)."""
@@ -118,17 +118,19 @@ class TextTransformer(nn.Module):
         super().__init__()
         width = embedding.embedding_dim
         self.embedding = embedding
-        self.positions = nn.Embedding(num_positions, width) if num_positions else None
-        self.dropout = Dropout(dropout)
+        self.positions: nn.Embedding | None = (
+            nn.Embedding(num_positions, width) if num_positions else None
+        )
+        self.dropout: Dropout = Dropout(dropout)
         # Each layer is built anew: nn.TransformerEncoder copies one, with the same weights.
-        self.layers = nn.ModuleList(
+        self.layers: nn.ModuleList = nn.ModuleList(
             nn.TransformerEncoderLayer(
                 width, heads, 4 * width, dropout, "gelu", batch_first=True, norm_first=True
             )
             for _ in range(layers)
         )
-        self.norm = nn.LayerNorm(width)
-        self.head = nn.Linear(width, num_outputs)
+        self.norm: nn.LayerNorm = nn.LayerNorm(width)
+        self.head: nn.Linear = nn.Linear(width, num_outputs)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(batch, tokens) int64 -> (batch, num_outputs)."""

@@ -87,9 +87,10 @@ class Pooling(nn.Module):
 
     def __init__(self, name: PoolingName, width: int, bidirectional: bool) -> None:
         super().__init__()
-        self.name, self.bidirectional = name, bidirectional
+        self.name = name
+        self.bidirectional = bidirectional
         if name == "attention":
-            self.score = nn.Sequential(
+            self.score: nn.Sequential = nn.Sequential(
                 nn.Linear(width, width), nn.Tanh(), nn.Linear(width, 1, bias=False)
             )
 

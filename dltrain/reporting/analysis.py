@@ -60,7 +60,7 @@ class Calibration:
     """Agreement of confidence and accuracy."""
 
     def __init__(self) -> None:
-        self.sums = torch.zeros(3, BINS, dtype=torch.float64)
+        self.sums: Tensor = torch.zeros(3, BINS, dtype=torch.float64)
 
     def update(self, probabilities: Tensor, targets: Tensor) -> None:
         """Add a batch: (batch, classes) probabilities and (batch,) int64 classes.
@@ -107,9 +107,10 @@ class ClassificationAnalysis:
     """
 
     def __init__(self, spec: DataSpec, num_errors: int) -> None:
-        self.names = spec.class_names
-        self.confusion, self.calibration = ConfusionMatrix(spec), Calibration()
-        self.largest = LargestErrors(num_errors)
+        self.names: tuple[str, ...] = spec.class_names
+        self.confusion: ConfusionMatrix = ConfusionMatrix(spec)
+        self.calibration: Calibration = Calibration()
+        self.largest: LargestErrors = LargestErrors(num_errors)
 
     def update(self, inputs: Tensor, probabilities: Tensor, targets: Tensor, index: Tensor) -> None:
         """Add a batch; `PredictionError` has the shapes of a sample."""
@@ -156,7 +157,7 @@ class RegressionAnalysis:
 
     def __init__(self, num_errors: int) -> None:
         self.pairs: list[tuple[float, float]] = []
-        self.largest = LargestErrors(num_errors)
+        self.largest: LargestErrors = LargestErrors(num_errors)
 
     def update(self, inputs: Tensor, predictions: Tensor, targets: Tensor, index: Tensor) -> None:
         """Add a batch; `PredictionError` has the shapes of a sample."""

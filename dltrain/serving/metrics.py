@@ -41,7 +41,7 @@ class Metrics:
             buckets=SIZE_BUCKETS,
             registry=self._registry,
         )
-        self.in_progress = Gauge(
+        self.in_progress: Gauge = Gauge(
             "dltrain_requests_in_progress",
             "Requests for predictions that are arriving or in progress.",
             registry=self._registry,

@@ -25,7 +25,9 @@ class RecordMetrics:
     """
 
     def __init__(self, app: ASGIApp, metrics: Metrics, paths: Collection[str]) -> None:
-        self.app, self.metrics, self.paths = app, metrics, frozenset(paths)
+        self.app = app
+        self.metrics = metrics
+        self.paths: frozenset[str] = frozenset(paths)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Forward a request; record its duration and the status of its response."""
@@ -69,7 +71,8 @@ class HostCheck:
     """
 
     def __init__(self, app: ASGIApp, hosts: Collection[str] | None) -> None:
-        self.app, self.hosts = app, hosts
+        self.app = app
+        self.hosts = hosts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Forward a request, or respond with status 400 or 421."""
@@ -116,7 +119,9 @@ class BodyLimit:
     """
 
     def __init__(self, app: ASGIApp, max_body: int, max_bytes: int) -> None:
-        self.app, self.max_body, self.max_bytes = app, max_body, max_bytes
+        self.app = app
+        self.max_body = max_body
+        self.max_bytes = max_bytes
         self._bytes = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

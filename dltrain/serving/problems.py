@@ -51,9 +51,12 @@ class RequestError(Exception):
         problems: Sequence[Problem] | str,
         headers: Mapping[str, str] | None = None,
     ) -> None:
-        self.problems = [Problem(problems, None)] if isinstance(problems, str) else [*problems]
+        self.problems: list[Problem] = (
+            [Problem(problems, None)] if isinstance(problems, str) else [*problems]
+        )
         super().__init__(self.problems[0].message)
-        self.status, self.headers = status, dict(headers or {})
+        self.status = status
+        self.headers: dict[str, str] = dict(headers or {})
 
     def response(self) -> AsciiJSONResponse:
         """Return the response to the request."""

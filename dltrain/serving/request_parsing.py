@@ -43,9 +43,10 @@ class RequestParser:
     """
 
     def __init__(self, spec: DataSpec, limits: Limits) -> None:
-        self.spec, self.limits = spec, limits
-        self.key = ITEMS_KEYS[spec.inputs.kind]
-        self.model = request_model(spec, limits)
+        self.spec = spec
+        self.limits = limits
+        self.key: str = ITEMS_KEYS[spec.inputs.kind]
+        self.model: type[BaseModel] = request_model(spec, limits)
         self._encoder = Encoder(spec.inputs) if spec.inputs.kind == "text" else None
 
     def parse_json(self, body: bytes) -> tuple[list[Tensor], list[str]]:

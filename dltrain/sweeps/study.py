@@ -126,7 +126,9 @@ class Search:
         import optuna
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self.directory, self.plan, self.higher_is_better = directory, plan, higher_is_better
+        self.directory = directory
+        self.plan = plan
+        self.higher_is_better = higher_is_better
         self._stack, self._id = ExitStack(), uuid.uuid4().hex
         try:
             make_directory(directory / "workers")

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from math import prod
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dltrain.core.batch import Batch
 from dltrain.core.data_spec import DataSpec
 from dltrain.core.errors import UsageError
 from dltrain.core.option_types import NonNegativeFloat
+from dltrain.core.protocols import Loss, ProcessGroup
 from dltrain.core.registry import TASKS
 from dltrain.core.task import Embedding, Figure, Phase, TaskContext
 from dltrain.data.seeding import key, normal
@@ -45,29 +47,25 @@ class Autoencoder:
             variational model; above 1 it is a beta-VAE (Higgins et al., 2017).
     """
 
-    phase_names = ("main",)
+    phase_names: tuple[str, ...] = ("main",)
 
     def __init__(self, context: TaskContext, /, *, kl_weight: NonNegativeFloat = 1.0) -> None:
-        self.spec, self.model, self.metrics = (
-            context.spec,
-            model_of_inputs(context),
-            context.metrics,
-        )
-        self.loss_function, self.kl_weight, self.seed = (
-            comparing_loss(context),
-            kl_weight,
-            context.seed,
-        )
-        self.process_group = context.process_group
+        self.spec: DataSpec = context.spec
+        self.model: nn.Module = model_of_inputs(context)
+        self.metrics: Sequence[Any] = context.metrics
+        self.loss_function: Loss = comparing_loss(context)
+        self.kl_weight = kl_weight
+        self.seed: int = context.seed
+        self.process_group: ProcessGroup = context.process_group
         self.latent: int | None = None
         if getattr(context.model, "variational", False):
             self.latent = context.model.latent  # pyright: ignore[reportAttributeAccessIssue]
         own = ["loss", "kl_divergence"] if self.latent else ["loss"]
-        self.scalars = scalars_of(context, dict.fromkeys(own, False))
+        self.scalars: dict[str, bool | None] = scalars_of(context, dict.fromkeys(own, False))
         # A variational model is called in two halves, with the noise between them.
         halves = ("encoder", "decoder") if self.latent else ()
         called = tuple(context.model.get_submodule(name) for name in halves)
-        self.phases = (context.make_phase("main", context.model, called=called),)
+        self.phases: tuple[Phase] = (context.make_phase("main", context.model, called=called),)
         self._num_images = context.num_images if context.spec.inputs.kind == "image" else 0
         self._shown: list[Figure] = []
 

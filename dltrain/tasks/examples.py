@@ -21,7 +21,8 @@ class Examples:
     """
 
     def __init__(self, most: int, num_classes: int, process_group: ProcessGroup) -> None:
-        self.most, self.process_group = most, process_group
+        self.most = most
+        self.process_group = process_group
         self._classes = max(1, num_classes)
         self._of_each = -(-most // self._classes)
         self._wanted = self._of_each * min(self._classes, most)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from dltrain.core.batch import Batch
 from dltrain.core.data_spec import DataSpec
 from dltrain.core.errors import OptionError, UsageError
 from dltrain.core.paths import ConfigPath
+from dltrain.core.protocols import ProcessGroup
 from dltrain.core.registry import TASKS
 from dltrain.core.task import Figure, Phase, TaskContext
 from dltrain.data.seeding import key, normal, uniform
@@ -38,7 +39,7 @@ class Gan:
         judge: Directory of a finished run of a classifier on such data, which the metrics ask.
     """
 
-    phase_names = (DISCRIMINATOR, GENERATOR)
+    phase_names: tuple[str, ...] = (DISCRIMINATOR, GENERATOR)
 
     def __init__(self, context: TaskContext, /, *, judge: ConfigPath | None = None) -> None:
         if not isinstance(context.loss, AdversarialLoss):
@@ -54,23 +55,28 @@ class Gan:
         if not all(hasattr(context.model, name) for name in (GENERATOR, DISCRIMINATOR, "latent")):
             raise OptionError("model", "task 'gan' needs model 'gan_mlp' or 'dcgan'")
         model = cast(Adversaries, context.model)
-        self.spec, self.model, self.metrics = context.spec, model, context.metrics
-        self.generator, self.discriminator = model.generator, model.discriminator
-        self.latent = model.latent
-        self.loss_function, self.seed, self.process_group = (
-            context.loss,
-            context.seed,
-            context.process_group,
-        )
+        self.spec: DataSpec = context.spec
+        self.model = model
+        self.metrics: Sequence[Any] = context.metrics
+        self.generator: nn.Module = model.generator
+        self.discriminator: nn.Module = model.discriminator
+        self.latent: int = model.latent
+        self.loss_function: AdversarialLoss = context.loss
+        self.seed: int = context.seed
+        self.process_group: ProcessGroup = context.process_group
         own = {"discriminator_loss": False, "generator_loss": False}
-        self.scalars = scalars_of(context, {**own, "real_score": True, "fake_score": True})
-        self.phases = (
+        self.scalars: dict[str, bool | None] = scalars_of(
+            context, {**own, "real_score": True, "fake_score": True}
+        )
+        self.phases: tuple[Phase, Phase] = (
             context.make_phase(DISCRIMINATOR, self.discriminator, averaged=False),
             context.make_phase(GENERATOR, self.generator),
         )
         if self.metrics and judge is None:
             raise OptionError("task", "the metrics need a `judge`: the run of a classifier")
-        self.judge = Judge(context, judge) if self.metrics and judge is not None else None
+        self.judge: Judge | None = (
+            Judge(context, judge) if self.metrics and judge is not None else None
+        )
         self._num_images = context.num_images if context.spec.inputs.kind == "image" else 0
         self._shown: Tensor | None = None
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dltrain.core.batch import Batch
 from dltrain.core.data_spec import DataSpec, TextInputs
 from dltrain.core.errors import UsageError
+from dltrain.core.protocols import Loss, ProcessGroup
 from dltrain.core.registry import TASKS
 from dltrain.core.task import Figure, Phase, TaskContext
 from dltrain.data.tokenization import written_texts
@@ -39,17 +41,19 @@ class LanguageModel:
     label smoothing or class weights the loss has.
     """
 
-    phase_names = ("main",)
+    phase_names: tuple[str, ...] = ("main",)
 
     def __init__(self, context: TaskContext, /) -> None:
         assert isinstance(context.spec.inputs, TextInputs)
-        self.spec, self.inputs = context.spec, context.spec.inputs
-        self.model = model_of_inputs(context)
-        self.loss_function, self.metrics = comparing_loss(context), context.metrics
+        self.spec: DataSpec = context.spec
+        self.inputs: TextInputs = context.spec.inputs
+        self.model: nn.Module = model_of_inputs(context)
+        self.loss_function: Loss = comparing_loss(context)
+        self.metrics: Sequence[Any] = context.metrics
         own = {"loss": False, "perplexity": False, "bits_per_token": False}
-        self.scalars = scalars_of(context, own)
-        self.phases = (context.make_phase("main", context.model),)
-        self.process_group = context.process_group
+        self.scalars: dict[str, bool | None] = scalars_of(context, own)
+        self.phases: tuple[Phase] = (context.make_phase("main", context.model),)
+        self.process_group: ProcessGroup = context.process_group
         self._shows_text = context.num_images > 0
         self._shown: str | None = None
 

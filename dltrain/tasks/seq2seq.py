@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import takewhile
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from torch import Tensor
 from dltrain.core.batch import Batch
 from dltrain.core.data_spec import DataSpec, TextInputs
 from dltrain.core.errors import OptionError, UsageError
+from dltrain.core.protocols import Loss, ProcessGroup
 from dltrain.core.registry import TASKS
 from dltrain.core.task import Figure, Phase, TaskContext
 from dltrain.data.tokenization import text_of
@@ -31,18 +32,23 @@ class Seq2Seq:
     NaN where scores are.
     """
 
-    phase_names = ("main",)
+    phase_names: tuple[str, ...] = ("main",)
 
     def __init__(self, context: TaskContext, /) -> None:
         if not all(hasattr(context.model, name) for name in ("encode", "decode")):
             raise OptionError("model", "task 'seq2seq' needs model 'seq2seq_lstm'")
         assert isinstance(context.spec.inputs, TextInputs)
-        self.inputs, self.model = context.spec.inputs, cast(Seq2SeqLstm, context.model)
-        self.end = len(context.spec.class_names) - 1
-        self.loss_function, self.metrics = comparing_loss(context), context.metrics
-        self.scalars = scalars_of(context, {"loss": False, "exact_match": True})
-        self.phases = (context.make_phase("main", context.model),)
-        self._num_shown, self.process_group = context.num_images, context.process_group
+        self.inputs: TextInputs = context.spec.inputs
+        self.model: Seq2SeqLstm = cast(Seq2SeqLstm, context.model)
+        self.end: int = len(context.spec.class_names) - 1
+        self.loss_function: Loss = comparing_loss(context)
+        self.metrics: Sequence[Any] = context.metrics
+        self.scalars: dict[str, bool | None] = scalars_of(
+            context, {"loss": False, "exact_match": True}
+        )
+        self.phases: tuple[Phase] = (context.make_phase("main", context.model),)
+        self._num_shown = context.num_images
+        self.process_group: ProcessGroup = context.process_group
         self._shown: list[str] = []
 
     @staticmethod

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -95,11 +95,17 @@ class CheckpointManager:
         checkpoints: CheckpointStore,
         process_group: ProcessGroup,
     ) -> None:
-        self.task, self.spec, self.ema, self.scaler = task, spec, average, scaler
-        self.loggers, self.store, self.process_group = loggers, checkpoints, process_group
+        self.task = task
+        self.spec = spec
+        self.ema = average
+        self.scaler = scaler
+        self.loggers = loggers
+        self.store = checkpoints
+        self.process_group = process_group
         self._background = BackgroundWriter()
-        self.check, self.drain = self._background.check, self._background.drain
-        self.wait = self._background.wait
+        self.check: Callable[[], None] = self._background.check
+        self.drain: Callable[[], None] = self._background.drain
+        self.wait: Callable[[], None] = self._background.wait
 
     def save(self, snapshot: Snapshot) -> None:
         """Copies it, and begins to write it; waits for the one before, which is in memory still."""

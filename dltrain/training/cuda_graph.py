@@ -122,7 +122,8 @@ class GraphRecorder:
     """
 
     def __init__(self, device: torch.device) -> None:
-        self.device, self.stream = device, torch.cuda.Stream(device)
+        self.device = device
+        self.stream: torch.cuda.Stream = torch.cuda.Stream(device)
         self._pool = torch.cuda.graph_pool_handle()
 
     def run(self, work: Callable[[], None]) -> str:
@@ -185,9 +186,14 @@ class StepGraph:
         state: TrainerState,
         refuse: Callable[[str], None],
     ) -> None:
-        self.task, self.split, self.batch_size, self.state = task, split, batch_size, state
-        self.compute, self.numbers, self.refuse = compute, numbers, refuse
-        self.groups = parameter_groups(task.phases)
+        self.task = task
+        self.split = split
+        self.batch_size = batch_size
+        self.state = state
+        self.compute = compute
+        self.numbers = numbers
+        self.refuse = refuse
+        self.groups: list[dict[str, Any]] = parameter_groups(task.phases)
         order = split.order(0)
         device = order.device
         self._order, self._epoch = order, torch.zeros((), dtype=torch.int64, device=device)

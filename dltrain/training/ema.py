@@ -36,10 +36,12 @@ class ExponentialMovingAverage:
     """
 
     def __init__(self, model: nn.Module, modules: Iterable[nn.Module], decay: float | None) -> None:
-        self.decay = decay or 0.0
+        self.decay: float = decay or 0.0
         kept = averaged_parameters(model, modules, decay)
         self._parameters: list[Tensor] = list(kept.values())
-        self.tensors = {name: parameter.detach().clone() for name, parameter in kept.items()}
+        self.tensors: dict[str, Tensor] = {
+            name: parameter.detach().clone() for name, parameter in kept.items()
+        }
 
     def weight(self, updates: int) -> float:
         """How far the average moves towards the weights after update number `updates`."""

@@ -38,7 +38,9 @@ class LossScaling:
     def __init__(
         self, scaler: torch.amp.GradScaler, asks_each_step: bool, describe: Callable[[], str]
     ) -> None:
-        self.scaler, self.asks_each_step, self.describe = scaler, asks_each_step, describe
+        self.scaler = scaler
+        self.asks_each_step = asks_each_step
+        self.describe = describe
         self._overflowed: Tensor | None = None  # of the step in progress, a bool on the device
         self._copies: list[OptimizerBackup] = []
         self._undecided: list[_Decision] = []

@@ -39,8 +39,11 @@ class MicroBatches:
         warn: Callable[[str], None],
         rank_slice: RankSlice = FULL_BATCH,
     ) -> None:
-        self.auto, self.task, self.warn, self.rank_slice = setting == "auto", task, warn, rank_slice
-        self.size = None if setting == "auto" else setting
+        self.auto: bool = setting == "auto"
+        self.task = task
+        self.warn = warn
+        self.rank_slice = rank_slice
+        self.size: int | None = None if setting == "auto" else setting
 
     def total(
         self, state: TrainerState, batch: Batch, work: Callable[[Batch, bool], Tensor]

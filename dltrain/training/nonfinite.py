@@ -40,9 +40,11 @@ class NonFiniteGuard:
         clipped: bool = False,
         half_precision: bool = False,
     ) -> None:
-        self.max_skipped = max_skipped if on_nonfinite == "skip" else 0
-        self.describe, self.clipped, self.half_precision = describe, clipped, half_precision
-        self.asks_each_step = device.type == "cpu" or on_nonfinite == "skip"
+        self.max_skipped: int = max_skipped if on_nonfinite == "skip" else 0
+        self.describe = describe
+        self.clipped = clipped
+        self.half_precision = half_precision
+        self.asks_each_step: bool = device.type == "cpu" or on_nonfinite == "skip"
         self._values, self._begun = values, 0
         self._sum = torch.zeros((), device=device)  # 0 times every value: NaN after a bad one
         self._good = torch.zeros((), dtype=torch.int64, device=device)

@@ -11,7 +11,7 @@ from itertools import chain, count, islice
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_
 
 from dltrain.checkpoints.store import (
@@ -84,38 +84,47 @@ class Trainer:
         num_embeddings: int = 0,
         process_group: ProcessGroup | None = None,
     ) -> None:
-        self.task, self.data, self.process_group = task, data, process_group or ProcessGroup()
-        self.precision, self.device = precision, device
+        self.task = task
+        self.data = data
+        self.process_group: ProcessGroup = process_group or ProcessGroup()
+        self.precision = precision
+        self.device = device
         self.loggers = loggers
-        self.settings, self.early_stop, self.log_every = settings, early_stop, log_every
+        self.settings = settings
+        self.early_stop = early_stop
+        self.log_every = log_every
         self.num_embeddings = num_embeddings
 
         full, rest = divmod(len(data.train), settings.batch_size)
-        self.batches_per_epoch = full + (rest > 0 and not settings.drop_last)
+        self.batches_per_epoch: int = full + (rest > 0 and not settings.drop_last)
         batches = self.batches_per_epoch
-        self.steps_per_epoch = min(batches, settings.overfit or batches)
-        self.samples_per_epoch = min(len(data.train), self.steps_per_epoch * settings.batch_size)
-        self.total_steps = settings.steps or (settings.epochs or 0) * self.steps_per_epoch
-        self.evaluate_every = steps_in(settings.evaluate, self.steps_per_epoch)
-        self.save_every = steps_in(checkpoint_settings.every, self.steps_per_epoch)
-        self.monitor = checkpoint_settings.best
+        self.steps_per_epoch: int = min(batches, settings.overfit or batches)
+        self.samples_per_epoch: int = min(
+            len(data.train), self.steps_per_epoch * settings.batch_size
+        )
+        self.total_steps: int = settings.steps or (settings.epochs or 0) * self.steps_per_epoch
+        self.evaluate_every: int = steps_in(settings.evaluate, self.steps_per_epoch)
+        self.save_every: int = steps_in(checkpoint_settings.every, self.steps_per_epoch)
+        self.monitor: str | None = checkpoint_settings.best
 
         self.state = TrainerState()
         averaged = [phase.module for phase in task.phases if phase.averaged]
-        self.ema = ExponentialMovingAverage(task.model, averaged, settings.ema)
-        self.checkpoint_manager = CheckpointManager(
+        self.ema: ExponentialMovingAverage = ExponentialMovingAverage(
+            task.model, averaged, settings.ema
+        )
+        self.checkpoint_manager: CheckpointManager = CheckpointManager(
             task, data.spec, self.ema, precision.scaler, loggers, checkpoints, self.process_group
         )
-        self.parameters = {
+        self.parameters: dict[str, list[nn.Parameter]] = {
             phase.name: [p for p in phase.module.parameters() if p.requires_grad]
             for phase in task.phases
         }
-        self.micro_batches = MicroBatches(
+        self.micro_batches: MicroBatches = MicroBatches(
             settings.micro_batch, task, self._log_message, self.process_group.rank_slice
         )
         self.stop_signal: int | None = None
         self.tested_weights: str | None = None
-        self.guard = NonFiniteGuard(
+        self.guard: NonFiniteGuard = NonFiniteGuard(
             device,
             settings.on_nonfinite,
             settings.max_skipped,
@@ -124,7 +133,7 @@ class Trainer:
             clipped=all(phase.clip_norm is not None for phase in task.phases),
             half_precision=precision.name in ("fp16", "bf16"),
         )
-        self.cuda_graph_blocker = cuda_graph_blocker(
+        self.cuda_graph_blocker: str | None = cuda_graph_blocker(
             settings, precision, task, data.train, device, self.process_group
         )
         if settings.cuda_graph != "off" and self.cuda_graph_blocker is None:
@@ -576,7 +585,7 @@ class Trainer:
 
     def restore(self, snapshot: Snapshot) -> None:
         """Goes back to where `snapshot` was taken; the random generators too."""
-        self.state = self.checkpoint_manager.restore(snapshot)
+        self.state: TrainerState = self.checkpoint_manager.restore(snapshot)
         self.guard.start(self.state.step)
         self.__dict__.pop("graph", None)  # it was made for other tensors
         self.__dict__.pop("scaling", None)  # it may have steps to count that are undone
