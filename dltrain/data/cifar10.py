@@ -12,8 +12,9 @@ from dltrain.core.errors import DataError
 from dltrain.core.paths import ConfigPath, resolve_path
 from dltrain.core.protocols import Data, DataContext
 from dltrain.core.registry import DATA
+from dltrain.data.archive import extract
 from dltrain.data.augment import Augment
-from dltrain.data.download import extract, fetch
+from dltrain.data.download import fetch
 from dltrain.data.images import in_memory_images
 from dltrain.data.splits import HoldoutSize
 

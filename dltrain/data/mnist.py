@@ -26,7 +26,7 @@ class _Published:
         folder: Where torchvision and others keep it, below the data's root.
         mirrors: Addresses that end in a slash.
         digests: File name, without .gz, to digest.
-        unpacked: The digests are those of the files inside the .gz files.
+        decompressed: Whether the digests are those of the .gz files' decompressed content.
         class_names: In the order of the labels.
     """
 
@@ -34,7 +34,7 @@ class _Published:
     folder: str
     mirrors: tuple[str, ...]
     digests: dict[str, str]
-    unpacked: bool
+    decompressed: bool
     class_names: tuple[str, ...]
 
 
@@ -56,7 +56,7 @@ MNIST = _Published(
         "t10k-labels-idx1-ubyte": "sha256:"
         "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
     },
-    unpacked=True,
+    decompressed=True,
     class_names=tuple("0123456789"),
 )
 
@@ -71,7 +71,7 @@ FASHION_MNIST = _Published(
         "t10k-images-idx3-ubyte": "md5:bef4ecab320f06d8554ea6380940ec79",
         "t10k-labels-idx1-ubyte": "md5:bb300cfdad3c16e7a12a480ee83cd310",
     },
-    unpacked=False,
+    decompressed=False,
     class_names=(
         "T-shirt/top",
         "trouser",
@@ -157,7 +157,7 @@ def _published(
         context.warn(f"downloading {what.title} to {home}")
     for name in absent:
         urls = [f"{mirror}{name}.gz" for mirror in what.mirrors]
-        fetch(urls, home / f"{name}.gz", what.digests[name], unpacked=what.unpacked)
+        fetch(urls, home / f"{name}.gz", what.digests[name], decompressed=what.decompressed)
     train, test = read_pair(folder, TRAIN_FILES), read_pair(folder, TEST_FILES)
     for labels, name in ((train[1], TRAIN_FILES[1]), (test[1], TEST_FILES[1])):
         if int(labels.max()) >= len(what.class_names):

@@ -54,7 +54,7 @@ def test_files_are_found(build, tmp_path, folder):
 
 
 @pytest.mark.parametrize("folder", [".", "CIFAR10"])
-def test_the_archive_is_unpacked(build, tmp_path, folder):
+def test_the_archive_is_extracted(build, tmp_path, folder):
     write_archive(tmp_path / folder / module.ARCHIVE)
     data = build("cifar10", validation=0)
     write(tmp_path / "plain" / module.FOLDER)

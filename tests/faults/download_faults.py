@@ -20,7 +20,8 @@ from rows import Row, in_time
 from web_server import Handler, Server, serving
 
 from dltrain.core.errors import DataError
-from dltrain.data.download import extract, fetch
+from dltrain.data.archive import extract
+from dltrain.data.download import fetch
 
 CONTENT = Random(0).randbytes(200_000)
 OTHER = Random(1).randbytes(len(CONTENT))
