@@ -1,4 +1,4 @@
-"""What `compare` says of runs, against their own configs and summaries."""
+"""Groups and statistics of `compare`, against the configs and summaries of the runs."""
 
 import csv
 import io
@@ -28,7 +28,7 @@ def trained(name: str, *overrides: str) -> Path:
 
 @pytest.fixture
 def grid(folder):
-    """Two learning rates, three seeds each, in mixed order."""
+    """Runs with two learning rates and three seeds each, in mixed order."""
     for seed in range(3):
         for lr in (0.001, 0.01):
             trained(f"{seed}-{lr}", f"seed={seed}", f"optimizer.lr={lr}")
@@ -39,7 +39,7 @@ def summaries(lr: float):
     return [Run(Path(f"runs/{seed}-{lr}")).summary() for seed in range(3)]
 
 
-def test_runs_that_differ_in_their_seed_alone_are_one_group(grid):
+def test_runs_that_differ_only_in_their_seed_form_one_group(grid):
     groups = dltrain.compare([grid])
     assert [group.seeds for group in groups] == [[0, 1, 2], [0, 1, 2]]
     assert [group.config for group in groups] == [
@@ -69,10 +69,10 @@ def test_the_table(grid, call):
     assert "train.batch_size" not in shown.out
 
 
-def test_csv_and_json_and_html_say_the_same(grid, call):
+def test_csv_json_and_html_have_the_same_values(grid, call):
     (first, _) = csv.DictReader(io.StringIO(call("compare", grid, "--csv").out))
-    told = json.loads(call("compare", grid, "--json").out)[0]
-    loss = told["outcome"]["test/loss"]
+    printed = json.loads(call("compare", grid, "--json").out)[0]
+    loss = printed["outcome"]["test/loss"]
     assert float(first["test/loss mean"]) == loss["mean"]
     assert float(first["test/loss deviation"]) == loss["deviation"]
     assert (first["test/loss runs"], first["optimizer.lr"]) == ("3", "0.001")
@@ -82,7 +82,7 @@ def test_csv_and_json_and_html_say_the_same(grid, call):
     assert call("compare", grid, "--html", "--csv").code == 2
 
 
-def test_one_run_has_no_deviation_and_no_difference(folder, call):
+def test_a_single_run_has_neither_deviation_nor_differences(folder, call):
     run = trained("one")
     (group,) = dltrain.compare([run, run])
     assert (group.runs, group.config) == ([str(run)], {})
@@ -90,7 +90,7 @@ def test_one_run_has_no_deviation_and_no_difference(folder, call):
     assert "±" not in call("compare", run).out
 
 
-def test_a_key_that_one_config_lacks(folder):
+def test_a_key_that_is_missing_in_one_config(folder):
     one = trained("one")
     two = trained("two", "optimizer={name: sgd, lr: 0.01, momentum: 0.5}")
     config = [group.config for group in dltrain.compare([one, two])]
@@ -98,7 +98,7 @@ def test_a_key_that_one_config_lacks(folder):
     assert [each["optimizer.momentum"] for each in config] == [None, "0.5"]
 
 
-def test_a_run_that_is_not_done_does_not_count(grid):
+def test_only_completed_runs_count(grid):
     killed = Path("runs/2-0.001")
     (killed / "summary.json").unlink()
     group = dltrain.compare([grid])[0]
@@ -106,7 +106,7 @@ def test_a_run_that_is_not_done_does_not_count(grid):
     assert group.outcome["test/loss"].count == 2
 
 
-def test_nothing_to_compare(folder, call):
+def test_paths_without_a_readable_run_are_an_error(folder, call):
     for place in ("images", "missing"):
         ended = call("compare", place)
         assert (ended.code, ended.out) == (1, "")

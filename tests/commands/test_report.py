@@ -1,4 +1,4 @@
-"""The report is one page that needs nothing else, whatever was trained."""
+"""The report is one self-contained page for every task."""
 
 import base64
 import io
@@ -23,16 +23,16 @@ from dltrain.core.errors import RunError
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "tiny"
 SECTIONS = {"Curves", "Throughput", "Config", "Data", "Environment"}
-ANSWERS = {"Confusion matrix", "Classes", "Calibration", "Worst errors"}
+CLASSIFICATION_SECTIONS = {"Confusion matrix", "Classes", "Calibration", "Worst errors"}
 
 
 class Reader(HTMLParser):
-    """Takes a page apart."""
+    """Collect tags, images, links, headings and text of a page."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
         self.tags: list[str] = []
-        self.pictures: list[dict] = []
+        self.images: list[dict] = []
         self.links: list[str] = []
         self.headings: list[str] = []
         self.text = ""
@@ -43,7 +43,7 @@ class Reader(HTMLParser):
         given = dict(attrs)
         self.links += [given[name] for name in ("src", "href") if given.get(name)]
         if tag == "img":
-            self.pictures.append(given)
+            self.images.append(given)
 
     def handle_data(self, data):
         self.text += f"{data}\n"
@@ -52,17 +52,17 @@ class Reader(HTMLParser):
 
 
 def read(path: str | Path) -> Reader:
-    """A page, which refers to nothing outside itself and whose pictures can be decoded."""
+    """Read a page, and check that it is self-contained and that its images can be decoded."""
     page = Path(path).read_text(encoding="utf-8")
     assert len(page.encode()) < 3_000_000
     found = Reader(page)
     assert not {"script", "link", "iframe", "object"} & set(found.tags)
     assert all(link.startswith(("data:image/png;base64,", "#")) for link in found.links)
     assert "url(" not in page
-    for picture in found.pictures:
-        image = Image.open(io.BytesIO(base64.b64decode(picture["src"].partition(",")[2])))
-        assert image.size == (int(picture["width"]), int(picture["height"]))
-        assert picture["alt"]
+    for shown in found.images:
+        image = Image.open(io.BytesIO(base64.b64decode(shown["src"].partition(",")[2])))
+        assert image.size == (int(shown["width"]), int(shown["height"]))
+        assert shown["alt"]
     assert found.tags.count("h1") == 1
     return found
 
@@ -85,8 +85,8 @@ def test_a_classifier(folder, call):
     assert (ended.code, ended.err) == (0, "")
     assert ended.out.startswith("run/report.html")
     page = read(run / "report.html")
-    assert set(page.headings) >= SECTIONS | ANSWERS
-    assert 1 <= len(page.pictures) <= 24
+    assert set(page.headings) >= SECTIONS | CLASSIFICATION_SECTIONS
+    assert 1 <= len(page.images) <= 24
     summary = dltrain.rundir.directory.Run(run).summary()
     assert summary.data["fingerprint"] in page.text
     assert f"{summary.metrics['test/accuracy']:.5g}" in page.text
@@ -110,8 +110,8 @@ def test_several_runs_on_one_page(folder):
 @pytest.mark.parametrize(
     ("config", "wanted"),
     [
-        ("toy_text", ANSWERS),
-        ("logistic_regression", ANSWERS),
+        ("toy_text", CLASSIFICATION_SECTIONS),
+        ("logistic_regression", CLASSIFICATION_SECTIONS),
         ("toy_regression", {"Predictions", "Largest errors"}),
         ("mnist_vae", {"Reconstructions", "Samples"}),
         ("mnist_gan", {"Samples"}),
@@ -159,11 +159,11 @@ def test_pairs_of_texts_are_a_table(tmp_path):
     assert "|" not in outputs
 
 
-def test_what_comes_from_a_run_is_no_markup(tmp_path, monkeypatch):
+def test_text_of_a_run_is_escaped(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    evil = "<script>alert(1)</script>"
-    rows = [f"{n},{evil if n % 2 else '<b>'}" for n in range(60)]
-    Path("table.csv").write_text("\n".join([f"{evil},kind", *rows]))
+    hostile = "<script>alert(1)</script>"
+    rows = [f"{n},{hostile if n % 2 else '<b>'}" for n in range(60)]
+    Path("table.csv").write_text("\n".join([f"{hostile},kind", *rows]))
     Path("config.yaml").write_text(
         "model: {name: linear}\ndata: {name: csv, path: table.csv, target: kind}\n"
         "loss: cross_entropy\noptimizer: adamw\ntrain: {epochs: 1, device: cpu}\n"
@@ -171,10 +171,10 @@ def test_what_comes_from_a_run_is_no_markup(tmp_path, monkeypatch):
     run = trained('"><i>run')
     page = read(dltrain.report([run]).path)
     assert not {"b", "i", "script"} & set(page.tags)
-    assert evil in page.text
+    assert hostile in page.text
 
 
-def test_what_was_recorded_is_shown_where_the_data_is_gone(folder, call):
+def test_without_its_data_a_run_shows_what_it_recorded(folder, call):
     run = trained("run")
     shutil.rmtree("images")
     ended = call("report", run)
@@ -183,23 +183,23 @@ def test_what_was_recorded_is_shown_where_the_data_is_gone(folder, call):
     page = read(run / "report.html")
     assert set(page.headings) >= SECTIONS
     assert "not evaluated" in page.text
-    assert not ANSWERS & set(page.headings)
+    assert not CLASSIFICATION_SECTIONS & set(page.headings)
 
 
-def test_a_page_that_would_be_too_big_has_fewer_pictures(folder, monkeypatch):
+def test_a_page_that_would_be_too_large_has_fewer_images(folder, monkeypatch):
     run = trained("run", "optimizer.lr=1e-5")
     whole = dltrain.report([run])
-    pictures = len(read(whole.path).pictures)
+    num_images = len(read(whole.path).images)
     monkeypatch.setattr(command, "MAX_BYTES", whole.bytes)
     smaller = dltrain.report([run])
     assert smaller.bytes < whole.bytes
-    assert len(read(smaller.path).pictures) < pictures
+    assert len(read(smaller.path).images) < num_images
     monkeypatch.setattr(command, "MAX_BYTES", 1000)
     with pytest.raises(RunError, match="give fewer"):
         dltrain.report([run])
 
 
-def test_a_run_that_was_killed_at_once_has_a_page(folder):
+def test_a_run_that_was_killed_at_its_start_has_a_page(folder):
     run = trained("run")
     for name in ("summary.json", "record.json", "metrics.jsonl"):
         (run / name).unlink()
@@ -207,7 +207,7 @@ def test_a_run_that_was_killed_at_once_has_a_page(folder):
     assert "killed" in read(dltrain.report([run]).path).text
 
 
-def test_a_directory_that_is_no_run(folder, call):
+def test_a_directory_without_a_run_is_an_error(folder, call):
     ended = call("report", "images")
     assert (ended.code, ended.out) == (1, "")
     assert "not a run directory" in ended.err
@@ -216,7 +216,7 @@ def test_a_directory_that_is_no_run(folder, call):
 
 
 @pytest.mark.skipif(not shutil.which("chromium"), reason="needs chromium")
-def test_a_browser_shows_it_in_light_and_dark_without_a_complaint(folder):
+def test_a_browser_shows_it_in_light_and_dark_without_console_messages(folder):
     page = Path(dltrain.report([trained("run")]).path).resolve()
     shade = {}
     for scheme, number in (("dark", 0), ("light", 1)):

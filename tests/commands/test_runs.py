@@ -1,4 +1,4 @@
-"""What `runs` says of run directories, and what `rm` takes away and leaves alone."""
+"""The list of `runs`, and what `rm` removes and keeps."""
 
 import json
 import subprocess
@@ -33,7 +33,7 @@ def folder(tmp_path, monkeypatch):
 
 @pytest.fixture
 def held():
-    """Has another process work in a run directory."""
+    """Lock a run directory in another process."""
     started = []
 
     def hold(place: Path) -> subprocess.Popen:
@@ -58,7 +58,7 @@ def trained(name: str, *overrides: str) -> Path:
 
 
 def set_best(run: Path, value: float) -> None:
-    """Pretends that the run had another outcome: everything that says so."""
+    """Replace the best value of a run in every file that contains it."""
     summary = json.loads((run / "summary.json").read_text())
     before = summary["best"]["value"]
     for path in (run / "summary.json", run / "checkpoints" / "best.json", run / "metrics.jsonl"):
@@ -87,7 +87,7 @@ def test_runs_are_found_at_every_depth_and_links_are_not_followed(folder):
     assert [one.run for one in dltrain.runs(Path("runs/a/0002"))] == ["runs/a/0002"]
 
 
-def test_how_runs_ended(folder):
+def test_states_of_runs(folder):
     for state in ("stopped", "failed", "killed", "damaged"):
         path = trained(state) / "summary.json"
         if state == "killed":
@@ -102,7 +102,7 @@ def test_how_runs_ended(folder):
     assert found["killed"].best == found["failed"].best
 
 
-def test_a_run_that_another_process_works_on_is_running(folder, held):
+def test_a_run_that_another_process_has_locked_is_running(folder, held):
     run = trained("one")
     process = held(run)
     assert dltrain.runs()[0].state == "running"
@@ -111,7 +111,7 @@ def test_a_run_that_another_process_works_on_is_running(folder, held):
     assert dltrain.runs()[0].state == "done"
 
 
-def test_to_look_at_a_run_of_this_process_does_not_give_up_its_lock(folder):
+def test_listing_a_run_of_this_process_keeps_its_lock(folder):
     run = trained("one")
     with Run(run).locked():
         assert dltrain.runs()[0].state == "running"
@@ -122,7 +122,7 @@ def test_to_look_at_a_run_of_this_process_does_not_give_up_its_lock(folder):
     assert dltrain.runs()[0].state == "done"
 
 
-def test_watch_shows_the_table_again_and_again(folder, call, monkeypatch):
+def test_watch_repeats_the_table(folder, call, monkeypatch):
     trained("one")
     naps = iter([None, None])
 
@@ -146,7 +146,7 @@ def test_no_runs(folder, call):
 # ---------------------------------------------------------------------------------------- removal
 
 
-def test_rm_removes_what_it_says(folder, call):
+def test_rm_removes_a_run(folder, call):
     one, two = trained("one"), trained("two", "recording.tensorboard=true")
     dltrain.report([two])
     ended = call("rm", two, "--yes")
@@ -156,7 +156,7 @@ def test_rm_removes_what_it_says(folder, call):
     assert Run(one).state == "done"
 
 
-def test_rm_asks_and_a_no_removes_nothing(folder, call, monkeypatch):
+def test_rm_removes_nothing_without_confirmation(folder, call, monkeypatch):
     run = trained("one")
     for answer, code, left in (("n\n", 130, True), ("", 130, True), ("y\n", 0, False)):
         given = folder / "answer"
@@ -167,7 +167,7 @@ def test_rm_asks_and_a_no_removes_nothing(folder, call, monkeypatch):
         assert (run / "config.yaml").exists() == left
 
 
-def test_rm_leaves_files_that_are_not_dltrains(folder, call):
+def test_rm_keeps_files_that_dltrain_did_not_write(folder, call):
     run = trained("one")
     (run / "notes.txt").write_text("mine")
     ended = call("rm", run, "--yes")
@@ -177,7 +177,7 @@ def test_rm_leaves_files_that_are_not_dltrains(folder, call):
 
 
 @pytest.mark.parametrize("what", ["folder", "link", "missing", "configs"])
-def test_rm_refuses_what_is_no_run(what, folder, call):
+def test_rm_refuses_a_path_that_is_not_a_run(what, folder, call):
     run = trained("one")
     Path("link").symlink_to(run)
     Path("configs").mkdir()
@@ -200,7 +200,7 @@ def test_rm_keeps_a_run_that_is_running(folder, call, held):
     assert not other.exists()
 
 
-def test_a_run_that_begins_to_run_after_the_plan_is_not_removed(folder, held):
+def test_a_run_that_starts_after_the_plan_is_not_removed(folder, held):
     run = trained("one")
     removal = rm.plan([run])
     held(run)
@@ -226,13 +226,13 @@ def test_keep_best_keeps_the_best_of_each_experiment(best, folder):
     assert {one.run for one in dltrain.runs()} == {str(wanted), str(b)}
 
 
-def test_runs_of_one_evaluation_each_can_be_told_apart(folder):
+def test_keep_best_compares_runs_with_one_evaluation_each(folder):
     once = ("train.evaluate=10 steps", "checkpoint.best=val/accuracy")
     runs = [trained(name, *once) for name in ("one", "two")]
     for run, value in zip(runs, (0.91, 0.2), strict=True):
         set_best(run, value)
     assert rm.plan([Path("runs")], keep_best=True).remove == [str(runs[1])]
-    for run in runs:  # of an earlier version, which wrote no direction
+    for run in runs:  # an earlier version recorded no direction
         path = run / "checkpoints" / "best.json"
         marked = json.loads(path.read_text())
         assert marked.pop("higher_is_better") is True
@@ -240,7 +240,7 @@ def test_runs_of_one_evaluation_each_can_be_told_apart(folder):
     assert rm.plan([Path("runs")], keep_best=True).remove == []
 
 
-def test_keep_best_keeps_all_where_nothing_tells_which_is_best(folder):
+def test_keep_best_keeps_all_runs_without_a_metric(folder):
     runs = [trained(name, "checkpoint.best=null") for name in ("one", "two")]
     assert rm.plan([Path("runs")], keep_best=True).remove == []
     assert all(run.exists() for run in runs)

@@ -12,25 +12,25 @@ from dltrain.reporting.analysis import Calibration, ClassificationAnalysis, Regr
 SPEC = DataSpec((1,), 3, TableInputs((Column("x"),)), class_names=("a", "b", "c"))
 
 
-def drawn(samples: int = 200):
-    chance = torch.Generator().manual_seed(0)
-    probabilities = torch.randn(samples, 3, generator=chance).mul(2).softmax(dim=1)
-    targets = torch.randint(3, (samples,), generator=chance)
-    return torch.randn(samples, 1, generator=chance), probabilities, targets
+def predictions(samples: int = 200):
+    generator = torch.Generator().manual_seed(0)
+    probabilities = torch.randn(samples, 3, generator=generator).mul(2).softmax(dim=1)
+    targets = torch.randint(3, (samples,), generator=generator)
+    return torch.randn(samples, 1, generator=generator), probabilities, targets
 
 
-def judged(batch_size: int, worst: int = 7) -> ClassificationAnalysis:
-    found = ClassificationAnalysis(SPEC, worst)
-    inputs, probabilities, targets = drawn()
+def analyzed(batch_size: int, num_errors: int = 7) -> ClassificationAnalysis:
+    found = ClassificationAnalysis(SPEC, num_errors)
+    inputs, probabilities, targets = predictions()
     parts = [t.split(batch_size) for t in (inputs, probabilities, targets, torch.arange(200))]
     for part in zip(*parts, strict=True):
         found.update(*part)
     return found
 
 
-def test_calibration_error_is_the_gap_of_a_model_that_is_always_as_sure():
+def test_calibration_error_of_a_constant_confidence_is_its_gap_to_the_accuracy():
     calibration = Calibration()
-    # 0.9 sure and right half of the time: a gap of 0.4. 0.6 sure and always right: 0.4 as well.
+    # Confidence 0.9 and accuracy 0.5, then confidence 0.6 and accuracy 1: both gaps are 0.4.
     calibration.update(torch.tensor([[0.9, 0.1]] * 10), torch.tensor([0, 1] * 5))
     assert calibration.error == pytest.approx(0.4, abs=1e-6)
     calibration.update(torch.tensor([[0.4, 0.6]] * 30), torch.ones(30).long())
@@ -38,7 +38,7 @@ def test_calibration_error_is_the_gap_of_a_model_that_is_always_as_sure():
     assert sum(count for count, _, _ in calibration.bins) == 40
 
 
-def test_gaps_of_both_signs_cancel_in_a_bin_and_add_up_over_bins():
+def test_gaps_of_opposite_sign_cancel_within_a_bin_only():
     one_bin = Calibration()
     one_bin.update(torch.tensor([[0.95, 0.05]] * 20), torch.tensor([0] * 19 + [1]))
     assert one_bin.error == pytest.approx(0, abs=1e-6)
@@ -49,48 +49,48 @@ def test_gaps_of_both_signs_cancel_in_a_bin_and_add_up_over_bins():
 
 def test_a_confidence_on_an_edge_belongs_to_the_bin_below_it():
     calibration = Calibration()
-    sure = torch.tensor([[1.0, 0.0], [0.6, 0.4]], dtype=torch.float64)
-    calibration.update(sure, torch.tensor([0, 0]))
+    probabilities = torch.tensor([[1.0, 0.0], [0.6, 0.4]], dtype=torch.float64)
+    calibration.update(probabilities, torch.tensor([0, 0]))
     filled = [number for number, (count, _, _) in enumerate(calibration.bins) if count]
     assert filled == [8, 14]  # (8/15, 9/15] and (14/15, 1]
 
 
-def test_probabilities_that_are_nan_are_mistakes_without_a_class_or_a_confidence():
-    inputs, probabilities, targets = drawn()
+def test_nan_probabilities_are_errors_without_a_class_or_a_confidence():
+    inputs, probabilities, targets = predictions()
     targets[5], probabilities[5] = 0, math.nan
     found = ClassificationAnalysis(SPEC, 1)
     found.update(inputs, probabilities, targets, torch.arange(200))
-    assert [mistake.index for mistake in found.largest.found] == [5]
+    assert [error.index for error in found.largest.found] == [5]
     assert sum(count for count, _, _ in found.calibration.bins) == 199
     assert math.isfinite(found.calibration.error)
     assert int(found.confusion.matrix.sum()) == 199
 
 
-def test_without_samples_there_is_no_error():
+def test_without_samples_the_calibration_error_is_0():
     assert Calibration().error == 0
 
 
-def test_classes_are_measured_as_scikit_learn_does():
-    _, probabilities, targets = drawn()
+def test_metrics_per_class_equal_those_of_scikit_learn():
+    _, probabilities, targets = predictions()
     precision, recall, f1, support = precision_recall_fscore_support(
         targets, probabilities.argmax(dim=1)
     )
-    rows = judged(64).per_class()
+    rows = analyzed(64).per_class()
     assert [name for name, *_ in rows] == ["a", "b", "c"]
     for place, expected in enumerate((support, precision, recall, f1), 1):
         assert [row[place] for row in rows] == pytest.approx(list(expected))
 
 
-def test_the_worst_errors_are_the_wrong_answers_with_the_highest_loss():
-    _, probabilities, targets = drawn()
+def test_the_largest_errors_are_the_wrong_predictions_with_the_highest_loss():
+    _, probabilities, targets = predictions()
     losses = -probabilities[torch.arange(200), targets].log()
     losses[probabilities.argmax(dim=1) == targets] = -1
     expected = losses.argsort(descending=True)[:7].tolist()
     for batch_size in (1, 64, 200):
-        assert [m.index for m in judged(batch_size).largest.found] == expected
+        assert [m.index for m in analyzed(batch_size).largest.found] == expected
 
 
-def test_a_model_without_mistakes_has_no_worst_errors():
+def test_a_perfect_model_has_no_errors():
     found = ClassificationAnalysis(SPEC, 5)
     found.update(torch.zeros(3, 1), torch.eye(3), torch.arange(3), torch.arange(3))
     assert found.largest.found == []
