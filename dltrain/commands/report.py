@@ -160,9 +160,9 @@ def _evaluate(trained: Trained, run: Run, notes: list[str]) -> Evaluation:
     with torch.inference_mode(), trained.runtime.precision.autocast():
         metrics = trained.task.evaluate(samples.batches(batch_size))
         analysis = _analyze(trained, samples.batches(batch_size))
-    pages = [] if analysis is not None else trained.task.figures()
+    figures = [] if analysis is not None else trained.task.figures()
     name = trained.checkpoint.name
-    return Evaluation(name, split, len(samples), trained.spec, metrics, analysis, pages)
+    return Evaluation(name, split, len(samples), trained.spec, metrics, analysis, figures)
 
 
 def _choose_split(data: Data) -> tuple[str, Split]:

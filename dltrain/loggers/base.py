@@ -9,7 +9,17 @@ from dltrain.core.task import Embedding, Task
 
 
 class Logger:
-    """Base class of objects that receive metrics and events. Its methods do nothing."""
+    """Base class of objects that receive metrics and events. Its methods do nothing.
+
+    A checkpoint contains the position of each logger under the name of its class.
+
+    Example:
+        >>> class Printer(Logger):
+        ...     def log_scalars(self, step, epoch, split, values):
+        ...         print(step, split, values)
+        >>> Printer().log_scalars(50, 0.5, "train", {"loss": 0.25})
+        50 train {'loss': 0.25}
+    """
 
     def on_fit_start(self, step: int, total_steps: int, batch_size: int) -> None:
         """Training starts or resumes after `step` of `total_steps` steps."""

@@ -1,4 +1,4 @@
-"""TensorBoard: the scalars of metrics.jsonl, and the pages of the task."""
+"""TensorBoard: the scalars of metrics.jsonl, and the figures of the task."""
 
 from __future__ import annotations
 
@@ -120,30 +120,30 @@ class TensorBoard(Logger):
                 self._add(summary)
 
     def on_evaluation_end(self, step: int, split: str, task: Task) -> None:
-        """Write the pages of the task, and histograms of the weights if configured."""
+        """Write the figures of the task, and histograms of the weights if configured."""
         if not self._introduced:
             self.writer.add_text("config", f"```yaml\n{self._config}\n```", 0)
             self._graph(task)
             self.writer.add_custom_scalars(charts(task))
             self._introduced = True
-        for page in task.figures():
-            self._write(f"{split}/{page.tag}", page, step)
+        for figure in task.figures():
+            self._write(f"{split}/{figure.tag}", figure, step)
         if self._histograms:
             for name, parameter in task.model.named_parameters():
                 self.writer.add_histogram(f"weights/{name}", parameter.detach(), step)
 
-    def _write(self, tag: str, page: Figure, step: int) -> None:
+    def _write(self, tag: str, figure: Figure, step: int) -> None:
         tag = escape_control_characters(tag)  # the name of a class may contain control characters
-        match page.kind:
+        match figure.kind:
             case "image":
-                self.writer.add_image(tag, page.content, step)
+                self.writer.add_image(tag, figure.content, step)
             case "pr_curve":
-                counts = page.content
+                counts = figure.content
                 self.writer.add_pr_curve_raw(
                     tag, *counts, global_step=step, num_thresholds=counts.shape[1]
                 )
             case "text":
-                self.writer.add_text(tag, escape_control_characters(page.content), step)
+                self.writer.add_text(tag, escape_control_characters(figure.content), step)
 
     def log_embedding(self, step: int, embedding: Embedding) -> None:
         """Write the files of the projector, in place of those of an earlier test of the run."""

@@ -45,7 +45,7 @@ MAX_OUTPUTS = 4
 """Values of a prediction that a table of errors shows."""
 
 SPLIT_LABELS = {"train": "training", "val": "validation"}
-PAGE_CAPTIONS = {
+FIGURE_CAPTIONS = {
     "reconstructions": "Rows of inputs, each above the row of their reconstructions.",
     "samples": "Generated from random noise.",
     "sample": "Text that the model generates.",
@@ -64,7 +64,7 @@ class Evaluation:
         spec: Spec of the data.
         metrics: Loss and metrics.
         analysis: Errors of the predictions; None for a task without predictions.
-        pages: Further output of the task.
+        figures: Figures of the task; empty for a task with predictions.
     """
 
     checkpoint: str
@@ -73,7 +73,7 @@ class Evaluation:
     spec: DataSpec
     metrics: Mapping[str, float]
     analysis: ClassificationAnalysis | RegressionAnalysis | None
-    pages: Sequence[Figure]
+    figures: Sequence[Figure]
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ def article(run: ReportedRun, number: int, detail: DetailLevel) -> str:
     ]
     if (evaluation := run.evaluation) is not None:
         shown += _predictions(evaluation, detail)
-        shown += [_page(page, detail) for page in evaluation.pages]
+        shown += [_figure(figure, detail) for figure in evaluation.figures]
     shown += [
         _throughput(run),
         _data(run.record.get("data", {})),
@@ -377,18 +377,18 @@ def _cells(inputs: TableInputs, values: Sequence[float]) -> list[tuple[str, str]
     return cells
 
 
-def _page(page: Figure, detail: DetailLevel) -> str:
-    name = page.tag.replace("_", " ").capitalize()
-    caption = paragraph(PAGE_CAPTIONS[page.tag]) if page.tag in PAGE_CAPTIONS else ""
-    if page.kind == "text":
-        return section(name, caption, _text(page.content))
-    if page.kind == "image":
-        return section(name, caption, image(page.content, name, detail.grid_pixels, "sheet"))
+def _figure(figure: Figure, detail: DetailLevel) -> str:
+    name = figure.tag.replace("_", " ").capitalize()
+    caption = paragraph(FIGURE_CAPTIONS[figure.tag]) if figure.tag in FIGURE_CAPTIONS else ""
+    if figure.kind == "text":
+        return section(name, caption, _text(figure.content))
+    if figure.kind == "image":
+        return section(name, caption, image(figure.content, name, detail.grid_pixels, "sheet"))
     return ""  # precision-recall curves are for TensorBoard
 
 
 def _text(content: str) -> str:
-    """Return a text page: a Markdown table as a table, any other text with its own lines."""
+    """Return a text figure: a Markdown table as a table, any other text with its own lines."""
     lines = content.split("\n")
     rows = [
         [cell.strip() for cell in line[1:-1].split("|")]

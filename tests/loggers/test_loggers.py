@@ -1,4 +1,4 @@
-"""What is left of a run to look at: metrics.jsonl, TensorBoard's files, the terminal, the log."""
+"""Loggers: metrics.jsonl, TensorBoard's event files, the terminal and log.txt."""
 
 import io
 import json
@@ -28,7 +28,7 @@ TINY_CNN = Path(__file__).parents[2] / "configs" / "tiny" / "mnist_cnn.yaml"
 
 
 def events(run: Path) -> list:
-    """Every event of a run, by TensorBoard's own reader, in the order of the files."""
+    """Read every event of a run with TensorBoard's own reader, file by file."""
     from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
     paths = sorted((run / "tensorboard").iterdir())
@@ -36,7 +36,7 @@ def events(run: Path) -> list:
 
 
 def board_scalars(run: Path) -> Counter:
-    """How often TensorBoard reads each (tag, step, bits of the float32)."""
+    """Count each (tag, step, bits of the float32) that TensorBoard reads."""
     from tensorboard.util import tensor_util
 
     found = Counter()
@@ -97,7 +97,7 @@ def test_the_last_line_of_each_scalar_is_in_the_summary(cnn):
     assert last == json.loads((cnn / "summary.json").read_text())["metrics"]
 
 
-def test_values_that_are_not_finite_are_null(tmp_path):
+def test_non_finite_values_are_null(tmp_path):
     file = MetricsFile(tmp_path / "metrics.jsonl")
     values = {"a": float("nan"), "b": float("-inf"), "c": 0.1}
     file.log_scalars(1, 0.5, "train", values)
@@ -118,7 +118,7 @@ def test_tensorboard_reads_exactly_the_scalars_of_metrics(cnn):
 
 @pytest.fixture
 def interrupted(experiment, tmp_path):
-    """A run with TensorBoard that was stopped after 7 of 10 steps, and behaves from now on."""
+    """A run with TensorBoard that was interrupted after 7 of 10 steps."""
     write_folder(tmp_path)
     config = CONFIG | {"model": {"name": "restless"}, "recording": {"log_every": 2}}
     whole = dltrain.train(experiment(config), run_dir=tmp_path / "whole", quiet=True)
@@ -137,7 +137,7 @@ def check_whole(run: Path, whole: Path) -> None:
 
 
 def plugins(run: Path) -> Counter:
-    """How often each kind of thing was written under each tag and step, less the clock's."""
+    """Count the summaries of each plug-in, tag and step, without those of time and memory."""
     return Counter(
         (value.metadata.plugin_data.plugin_name, value.tag, event.step)
         for event in events(run)
@@ -146,13 +146,13 @@ def plugins(run: Path) -> Counter:
     )
 
 
-def test_a_resumed_run_has_each_thing_once(interrupted):
+def test_a_resumed_run_has_each_summary_once(interrupted):
     run, whole, summary = interrupted
     assert dltrain.resume(run, quiet=True).weights_sha256 == summary.weights_sha256
     check_whole(run, whole)
 
 
-def test_what_a_killed_process_left_behind_its_checkpoint_is_cut_off(interrupted):
+def test_events_after_the_last_checkpoint_of_a_killed_process_are_truncated(interrupted):
     from torch.utils.tensorboard import SummaryWriter
 
     run, whole, summary = interrupted
@@ -168,7 +168,7 @@ def test_what_a_killed_process_left_behind_its_checkpoint_is_cut_off(interrupted
     check_whole(run, whole)
 
 
-def test_everything_is_in_the_event_files(cnn):
+def test_event_files_contain_every_kind_of_summary(cnn):
     kinds = plugins(cnn)
     for split, steps in (("val", (4, 8)), ("test", (8,))):
         for step in steps:
@@ -226,8 +226,8 @@ def images(run: Path, tag: str) -> list[np.ndarray]:
     ]
 
 
-def test_the_examples_picture_holds_the_samples(cnn):
-    """Nine cells; each shows one bright row, whose place tells the class."""
+def test_the_grid_of_examples_shows_the_samples(cnn):
+    """Each of nine cells shows one bright row, whose position encodes the class."""
     shown = images(cnn, "val/examples")
     assert [picture.shape for picture in shown] == 2 * [(3 * 150 + 4, 3 * 116 + 4, 3)]
     (batch,) = dataset(cnn).validation.batches(64)
@@ -255,7 +255,7 @@ def test_the_examples_picture_holds_the_samples(cnn):
 def test_examples_are_of_all_classes_where_the_split_is_sorted(
     num_classes, most, expected, batch_size
 ):
-    """Each sample's number is its input and its prediction."""
+    """The index of a sample is also its input and its prediction."""
     targets, numbers = torch.tensor(5 * [0] + 3 * [1] + 2 * [2]), torch.arange(10)
     examples = Examples(most, num_classes, ProcessGroup())
     for index in numbers.split(batch_size):
@@ -412,7 +412,7 @@ LINES = [
 ]
 
 
-def test_elsewhere_than_on_a_terminal_there_are_plain_lines(capsys):
+def test_without_a_terminal_there_are_plain_lines(capsys):
     log = io.StringIO()
     show(Progress(log))
     out, err = capsys.readouterr()
@@ -456,7 +456,7 @@ def test_a_terminal_shows_a_bar(monkeypatch, quiet):
             assert f"{line}\r\n" in shown
 
 
-def test_whoever_watched_may_go_away(monkeypatch):
+def test_training_continues_when_standard_error_is_closed(monkeypatch):
     class Gone(io.StringIO):
         def write(self, text):
             raise BrokenPipeError
@@ -487,7 +487,7 @@ def test_a_resumed_run_adds_to_the_log(interrupted):
     assert "going on from " in after[len(before) :]
 
 
-def test_files_that_someone_shortened_are_not_filled_up(tmp_path):
+def test_shortened_files_are_not_lengthened(tmp_path):
     metrics = MetricsFile(tmp_path / "metrics.jsonl")
     metrics.log_scalars(1, 0.5, "train", {"loss": 1.0})
     position = metrics.position()
@@ -509,8 +509,8 @@ def test_files_that_someone_shortened_are_not_filled_up(tmp_path):
     assert (board / "events.out.tfevents.1.host.1.0").read_bytes() == b"abc"
 
 
-def test_a_long_event_file_is_followed_by_one_other(tmp_path, monkeypatch):
-    """Not by another at each checkpoint from then on."""
+def test_a_large_event_file_is_followed_by_exactly_one_other(tmp_path, monkeypatch):
+    """Later checkpoints create no further file."""
     monkeypatch.setattr("dltrain.loggers.tensorboard.MAX_FILE_BYTES", 2000)
     logger = TensorBoard(tmp_path, "", {}, lambda: torch.zeros(1))
     counts = []

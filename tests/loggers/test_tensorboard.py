@@ -1,4 +1,4 @@
-"""What TensorBoard's own plug-ins make of runs: the table, the charts, the projector."""
+"""Runs as TensorBoard's own plug-ins read them: HParams table, charts and projector."""
 
 import json
 import re
@@ -30,7 +30,7 @@ RECORDED = {"recording": {"log_every": 2, "embeddings": 30}}
 
 
 def provider(logdir: Path):
-    """What its plug-ins ask for data, over all runs under a directory."""
+    """Return the data provider of TensorBoard's plug-ins for all runs in a directory."""
     from tensorboard.backend.event_processing import data_provider, plugin_event_multiplexer
 
     multiplexer = plugin_event_multiplexer.EventMultiplexer()
@@ -105,7 +105,7 @@ def layouts(logdir: Path) -> dict[str, dict[str, list[str]]]:
 
 
 class Projected:
-    """The files of the projector, as its config names them."""
+    """The files of the projector that its config refers to."""
 
     def __init__(self, run: Path) -> None:
         from tensorboard.plugins.projector.projector_config_pb2 import ProjectorConfig
@@ -129,7 +129,7 @@ class Projected:
 
 @pytest.fixture
 def two_runs(experiment, tmp_path):
-    """A classifier, done, and an autoencoder that was stopped, in one directory."""
+    """A completed classifier, an autoencoder and an interrupted run, in one directory."""
     write_folder(tmp_path)
     dltrain.train(experiment(CONFIG | RECORDED), run_dir=tmp_path / "runs" / "done", quiet=True)
     other = {
@@ -152,7 +152,7 @@ def two_runs(experiment, tmp_path):
 
 
 def test_the_table_has_every_run_with_its_options_and_metrics(two_runs):
-    """A run of another task has its own columns, and a stopped one what it has reached."""
+    """A run of another task has its own columns, and an interrupted run its last values."""
     from tensorboard.plugins.hparams.api_pb2 import STATUS_SUCCESS, STATUS_UNKNOWN
 
     options, rows = table(two_runs)
@@ -249,8 +249,8 @@ def test_points_are_what_the_last_layer_gets(two_runs):
         }
 
 
-def test_each_point_has_its_picture(two_runs):
-    """A bright row tells the class, as in the data."""
+def test_each_point_has_its_image(two_runs):
+    """The position of a bright row encodes the class, as in the data."""
     shown = Projected(two_runs / "done")
     assert shown.sprite is not None
     assert list(shown.info.sprite.single_image_dim) == [8, 8]
@@ -268,7 +268,7 @@ def test_points_of_an_autoencoder_are_codes(two_runs):
 
 
 def test_a_resumed_run_shows_the_same_points(experiment, tmp_path):
-    """Also one that was stopped after it had written them."""
+    """This includes a run that was interrupted after it had written them."""
     write_folder(tmp_path)
     chosen = experiment(CONFIG | RECORDED)
     dltrain.train(chosen, run_dir=tmp_path / "run", quiet=True)
@@ -302,7 +302,7 @@ def test_points_of_texts_and_values(tmp_path, config, columns):
             assert abs(float(row["target"]) - float(row["prediction"])) < 3
 
 
-def test_a_task_without_points_says_so_at_the_line(call, tmp_path, monkeypatch):
+def test_a_task_without_points_is_an_error_at_the_line_of_the_option(call, tmp_path, monkeypatch):
     write_images(tmp_path / "MNIST" / "raw", 200, 40, 28, 10)
     monkeypatch.chdir(tmp_path)
     words = [TINY / "mnist_gan.yaml", f"data.root={tmp_path}", "data.validation=40"]
@@ -327,7 +327,7 @@ def test_wide_points_keep_their_distances():
     assert narrowed(few) is few
 
 
-def test_big_pictures_become_small_and_cells_stay_cells(tmp_path):
+def test_large_images_are_reduced_and_cells_are_not_split(tmp_path):
     logger = TensorBoard(tmp_path / "tensorboard", "", {}, lambda: torch.zeros(1))
     pictures = torch.zeros(4, 3, 300, 150, dtype=torch.uint8)
     pictures[:, 0] = 200
@@ -343,7 +343,7 @@ def test_big_pictures_become_small_and_cells_stay_cells(tmp_path):
     assert [row["text"] for row in shown.rows] == 4 * [r"a b c\x1b[31m\udcff"]
 
 
-def test_any_text_can_be_a_tag_or_a_page(tmp_path):
+def test_any_text_can_be_a_tag_or_a_figure(tmp_path):
     logger = TensorBoard(tmp_path, "", {}, lambda: torch.zeros(1))
     logger.log_scalars(1, 1.0, "val", {"loss": 1.0, "f1_\x1b[31m\udcff": 0.5})
     pages = [Figure("of/\u202e\udcff", "text", "    \x1b]0;owned\x07\udcff")]

@@ -1,4 +1,4 @@
-"""Training in a notebook: what it shows while it goes on, and the notebook in the docs."""
+"""Live output of training in a notebook, and the notebook in the docs."""
 
 import base64
 import io
@@ -23,10 +23,10 @@ NOTEBOOK = Path(__file__).parents[2] / "docs" / "notebook.ipynb"
 
 
 class Screen(list):
-    """Stands for the place below a cell: what was shown there, one after another."""
+    """Fake output area of a cell: the contents that were shown, one after another."""
 
     def display(self, html):
-        assert not self, "there is one place"
+        assert not self, "there is one output area"
         self.append(html.data)
 
     def update(self, html):
@@ -35,7 +35,7 @@ class Screen(list):
 
     @property
     def charts(self) -> dict[str, str]:
-        """The last ones by title, each checked to be a picture that stands alone."""
+        """The last charts by title, each checked to be a complete SVG file."""
         found = re.findall(r'<img alt="(.*?)" .*?base64,(.*?)">', self[-1])
         charts = {title: base64.b64decode(data).decode() for title, data in found}
         for svg in charts.values():
@@ -46,7 +46,7 @@ class Screen(list):
 
 @pytest.fixture
 def screen(monkeypatch):
-    """Makes this process a notebook's kernel, as far as dltrain can see."""
+    """Make this process look like the kernel of a notebook."""
     from IPython import display
 
     screen = Screen()
@@ -78,7 +78,7 @@ def test_quiet_shows_nothing(screen, experiment, tmp_path):
     assert not screen
 
 
-def test_a_run_that_began_on_a_terminal_goes_on_in_a_notebook(
+def test_a_run_of_a_terminal_can_be_resumed_in_a_notebook(
     experiment, tmp_path, screen, monkeypatch
 ):
     write_folder(tmp_path)
@@ -91,14 +91,14 @@ def test_a_run_that_began_on_a_terminal_goes_on_in_a_notebook(
     assert "done at step 10" in screen[-1]
 
 
-def test_a_run_that_fails_says_so(screen, experiment, tmp_path):
+def test_a_failed_run_shows_its_status(screen, experiment, tmp_path):
     write_folder(tmp_path)
     with pytest.raises(RunError):
         dltrain.train(experiment(CONFIG, "optimizer={name: sgd, lr: 1e30}"), run_dir=tmp_path / "r")
     assert "failed at step" in screen[-1]
 
 
-def test_it_is_drawn_once_a_second_at_most(screen, monkeypatch):
+def test_the_output_is_updated_at_most_once_per_second(screen, monkeypatch):
     clock = SimpleNamespace(monotonic=lambda: clock.now, now=100.0)
     monkeypatch.setattr("dltrain.reporting.notebook.time", clock)
     live = NotebookProgress(io.StringIO())
@@ -110,11 +110,11 @@ def test_it_is_drawn_once_a_second_at_most(screen, monkeypatch):
     assert 9 <= len(screen) <= 11
     live.log_scalars(1000, 1.0, "val", {"loss": float("nan"), "r2": float("nan")})
     live.close()
-    assert list(screen.charts) == ["loss"]  # there is nothing to draw of the other
+    assert list(screen.charts) == ["loss"]  # the other has no finite value
     assert "step 1,000 of 1,000" in screen[-1]
 
 
-def test_time_left_is_that_of_the_steps_so_far(screen, monkeypatch):
+def test_the_remaining_time_is_estimated_from_the_steps_so_far(screen, monkeypatch):
     clock = SimpleNamespace(monotonic=lambda: clock.now, now=100.0)
     monkeypatch.setattr("dltrain.reporting.notebook.time", clock)
     live = NotebookProgress(io.StringIO())
@@ -139,7 +139,7 @@ def test_names_and_lines_are_escaped(screen):
 
 
 @pytest.mark.parametrize("shell", [None, SimpleNamespace()])
-def test_a_terminal_is_no_notebook(monkeypatch, shell):
+def test_a_terminal_is_not_a_notebook(monkeypatch, shell):
     monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell))
     assert not in_kernel()
     monkeypatch.delitem(sys.modules, "IPython")
@@ -150,7 +150,7 @@ def test_a_terminal_is_no_notebook(monkeypatch, shell):
 
 
 def structure(notebook) -> list[list[tuple]]:
-    """Of each code cell, what kinds of outputs it has."""
+    """Return the kinds of outputs of each code cell."""
     return [
         [
             (output.output_type, output.get("name"), tuple(sorted(output.get("data", ()))))
@@ -172,7 +172,7 @@ def test_the_notebook_of_the_docs_runs(tmp_path):
     assert sum(len(outputs) for outputs in structure(kept)) >= 8
 
 
-def test_its_outputs_name_no_place_on_a_machine():
+def test_its_outputs_contain_no_absolute_path():
     text = NOTEBOOK.read_text(encoding="utf-8")
     assert not re.search(r"/(home|root|tmp|work|usr|opt)/|0x[0-9a-f]{6}", text)
     assert "done at step" in text
