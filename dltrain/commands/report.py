@@ -20,9 +20,11 @@ from dltrain.core.protocols import Data, Split
 from dltrain.loggers.jsonl import read_scalars
 from dltrain.reporting.analysis import ClassificationAnalysis, RegressionAnalysis
 from dltrain.reporting.charts import Series
+from dltrain.reporting.content import DetailLevel, Evaluation, ReportedRun
+from dltrain.reporting.curves import charts
 from dltrain.reporting.formatting import format_number
 from dltrain.reporting.html import document, escape, paragraph, section, table
-from dltrain.reporting.sections import DetailLevel, Evaluation, ReportedRun, article, charts
+from dltrain.reporting.sections import article
 from dltrain.rundir.directory import Run
 from dltrain.rundir.provenance import fingerprint
 from dltrain.tasks.supervised import Supervised

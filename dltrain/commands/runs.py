@@ -64,13 +64,13 @@ def find_runs(directory: str | Path) -> Iterator[Run]:
     directory = Path(directory)
     if not directory.is_dir():
         raise RunError(f"{directory}: no such directory; by default runs are in runs/")
-    for place, folders, files in os.walk(directory):
+    for path, folders, files in os.walk(directory):
         folders.sort()
         # Entries of any kind: a run with a directory in place of a file is listed as damaged.
         if {"config.yaml", "metrics.jsonl"} <= {*files, *folders}:
             folders.clear()
-            yield Run(Path(place))
-        elif len(Path(place).parts) > MAX_DEPTH + len(directory.parts):
+            yield Run(Path(path))
+        elif len(Path(path).parts) > MAX_DEPTH + len(directory.parts):
             folders.clear()
 
 

@@ -70,8 +70,8 @@ class Calibration:
         defined = ~probabilities.isnan().any(dim=1)
         confidence, guesses = probabilities[defined].cpu().double().max(dim=1)
         right = (guesses == targets[defined].cpu()).double()
-        place = ((confidence * BINS).ceil().long() - 1).clamp(0, BINS - 1)
-        self.sums.index_add_(1, place, torch.stack([torch.ones_like(right), confidence, right]))
+        bins = ((confidence * BINS).ceil().long() - 1).clamp(0, BINS - 1)
+        self.sums.index_add_(1, bins, torch.stack([torch.ones_like(right), confidence, right]))
 
     @property
     def bins(self) -> list[tuple[int, float, float]]:
@@ -139,8 +139,8 @@ class ClassificationAnalysis:
         counts = self.confusion.matrix.cpu().clone().fill_diagonal_(0)
         best = counts.flatten().topk(min(most, counts.numel()))
         return [
-            (self.names[place // len(self.names)], self.names[place % len(self.names)], count)
-            for count, place in zip(best.values.tolist(), best.indices.tolist(), strict=True)
+            (self.names[cell // len(self.names)], self.names[cell % len(self.names)], count)
+            for count, cell in zip(best.values.tolist(), best.indices.tolist(), strict=True)
             if count
         ]
 

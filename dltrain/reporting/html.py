@@ -99,7 +99,7 @@ article>section:last-child pre,main>section:last-child pre{max-height:none}
 .note{border-left:4px solid var(--s1);padding:.4rem .8rem;background:var(--raised)}
 """
 
-# The page uses its own content only: no script, and nothing from another place.
+# The page uses its own content only: no script, and nothing from another origin.
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, TextIO
 from dltrain.loggers.jsonl import Scalars
 from dltrain.loggers.progress import Progress
 from dltrain.reporting.charts import standalone_line_chart
+from dltrain.reporting.curves import curves
 from dltrain.reporting.html import escape
-from dltrain.reporting.sections import curves
 
 if TYPE_CHECKING:
     from IPython.display import DisplayHandle

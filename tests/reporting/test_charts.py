@@ -4,16 +4,8 @@ import math
 
 import pytest
 
-from dltrain.reporting.charts import (
-    LEFT,
-    RIGHT,
-    WIDTH,
-    Series,
-    downsample,
-    line_chart,
-    scatter_plot,
-    ticks,
-)
+from dltrain.reporting.axes import LEFT, RIGHT, WIDTH, ticks
+from dltrain.reporting.charts import Series, downsample, line_chart, scatter_plot
 
 
 @pytest.mark.parametrize(

@@ -4,9 +4,9 @@ import re
 
 import pytest
 
+from dltrain.reporting.curves import charts, curves
 from dltrain.reporting.formatting import format_bytes, format_number
 from dltrain.reporting.html import tiles
-from dltrain.reporting.sections import charts, curves
 
 
 @pytest.mark.parametrize("count", range(1, 13))
