@@ -130,7 +130,7 @@ def _overview() -> str:
         "",
         "All that a config can name. The same is in the terminal, `dltrain list models cnn`, and "
         "in an editor, through the [JSON Schema](../list.md). "
-        "[Components of your own](../recipes/own-model.md) join them by a decorator.",
+        "[Custom components](../extend/README.md) are registered with a decorator.",
         "",
     ]
     for kind, registry in KINDS.items():
