@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from dltrain.core.registry import OPTIMIZERS as OPTIMIZERS
     from dltrain.core.registry import SCHEDULES as SCHEDULES
     from dltrain.core.registry import TASKS as TASKS
+    from dltrain.loggers.base import Logger as Logger
 else:
     # Type checkers read the imports above. At run time the names come from here, one by one:
     # torch is imported when a name that needs it is first used, so `import dltrain` stays quick.
@@ -88,6 +89,7 @@ else:
         "DataSpec": "dltrain.core.data_spec",
         "Loss": "dltrain.core.protocols",
         "Metric": "dltrain.core.protocols",
+        "Logger": "dltrain.loggers.base",
     }
     __all__ = list(_MODULES)
 

@@ -1,4 +1,4 @@
-"""Every command of the quick start and the recipes runs, on small data."""
+"""Every command of the quick start, the recipes and the pages on extending runs, on small data."""
 
 import os
 import random
@@ -16,7 +16,9 @@ from small_data import write_images, write_text
 from dltrain.config import shipped
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "docs" / "quick-start.md", *sorted((ROOT / "docs" / "recipes").glob("*.md"))]
+RECIPES = sorted((ROOT / "docs" / "recipes").glob("*.md"))
+EXTENDING = sorted((ROOT / "docs" / "extend").glob("*.md"))
+PAGES = [ROOT / "docs" / "quick-start.md", *RECIPES, *EXTENDING]
 BLOCK = re.compile(r'^```(\w+)(?: title="([^"]+)")?\n(.*?)^```', re.MULTILINE | re.DOTALL)
 NOT_HERE = ("python3 -m venv", ". .venv", "pip install", "tensorboard ", "torchrun --nnodes")
 """How commands begin that make an environment, never end, or need a second machine."""
@@ -71,14 +73,14 @@ def commands_of(text: str) -> list[str]:
     return [line for line in lines if line and not line.startswith(NOT_HERE)]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: f"{page.parent.name}-{page.stem}")
 def test_the_commands_of_a_page_run(page, place, call):
     for language, title, text in BLOCK.findall(page.read_text(encoding="utf-8")):
         if title:
             (place / title).write_text(text, encoding="utf-8")
         for line in commands_of(text) if language == "sh" else ():
             words = shlex.split(line.replace("--nproc-per-node 8", "--nproc-per-node 2"))
-            if words[0] in ("torchrun", "bash"):
+            if words[0] in ("torchrun", "bash", "python"):
                 done = subprocess.run(words, capture_output=True, text=True, check=False)
                 assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
                 continue
@@ -95,7 +97,8 @@ def test_the_commands_of_a_page_run(page, place, call):
                 (place / output).write_text(ended.out, encoding="utf-8")
 
 
-def test_the_recipes_are_all_named_in_their_list():
-    listed = (ROOT / "docs" / "recipes" / "README.md").read_text(encoding="utf-8")
-    for page in PAGES[1:]:
+@pytest.mark.parametrize("pages", [RECIPES, EXTENDING], ids=["recipes", "extend"])
+def test_the_pages_of_a_folder_are_all_named_in_its_list(pages):
+    listed = (pages[0].parent / "README.md").read_text(encoding="utf-8")
+    for page in pages:
         assert page.name == "README.md" or f"]({page.name})" in listed
