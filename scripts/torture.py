@@ -52,7 +52,7 @@ def attempt(row, number: int) -> dict:
 
 def table(rows: list, lines: list[dict]) -> str:
     """Markdown: what was injected, what must hold, and how often it did."""
-    text = ["| inject | what must hold | held | cases |", "| --- | --- | --- | --- |"]
+    text = ["| fault | requirement | passed | cases |", "| --- | --- | --- | --- |"]
     for row in rows:
         mine = [line for line in lines if line["row"] == row.name]
         held = sum(line["error"] is None for line in mine)

@@ -629,7 +629,7 @@ def _read_malicious_files(place: str) -> None:
 ROWS = [
     Row(
         name="killed at each file operation of a save",
-        promise="the old or the new checkpoint loads, and saving goes on",
+        promise="the old or the new checkpoint loads, and later saves succeed",
         trial=killed_while_saving,
         pr=MOST_OPERATIONS,
         release=MOST_OPERATIONS,
@@ -637,7 +637,7 @@ ROWS = [
     ),
     Row(
         name="lost power",
-        promise="the newest save that had returned loads, or a newer one",
+        promise="the newest completed save, or a newer one, loads",
         trial=power_lost,
         pr=5,
         release=25,
@@ -645,16 +645,16 @@ ROWS = [
     ),
     Row(
         name="disk full",
-        promise="earlier checkpoints untouched, no rubbish, one or two lines, exit code 1; "
-        "with space again, the outcome is that of an undisturbed run",
+        promise="earlier checkpoints untouched, no leftover files, one or two lines, exit code 1; "
+        "with free space again, the results are those of an undisturbed run",
         trial=disk_refuses,
         pr=12,
         release=len(REFUSALS),
     ),
     Row(
         name="damaged checkpoint files",
-        promise="always found and named; resume takes the newest good one and says so, "
-        "a checkpoint asked for by name is refused",
+        promise="always detected and named; resume uses the newest valid one and reports it, a "
+        "damaged checkpoint requested by name is refused",
         trial=damaged_files,
         pr=10,
         release=130,
@@ -662,7 +662,7 @@ ROWS = [
     ),
     Row(
         name="malicious files",
-        promise="refused by every verb, and no code runs",
+        promise="refused by every command, and no code runs",
         trial=malicious_files,
         pr=len(HOSTILE_PLACES),
         release=len(HOSTILE_PLACES),

@@ -67,7 +67,7 @@ def _steps(path: Path) -> list[int]:
 
 ROWS = [
     Row(
-        "the clock set back or on, by a second, an hour, a day, a year",
+        "the clock set back or forward by a second, an hour, a day, a year",
         "the newest checkpoint is found by its step; TensorBoard shows the whole run",
         shifted,
         pr=len(SHIFTS),

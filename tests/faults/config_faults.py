@@ -771,14 +771,16 @@ NUMBERS = (0, 1e-45, 1e-8, 0.1, 0.25, 0.5, 0.9, 0.999999, 1.0, 2, 3.5, 1e3, 1e30
 ROWS = [
     Row(
         "hostile YAML",
-        "refused in a few lines with exit code 2, in 2 s and 100 MB; nothing imported or written",
+        "refused in a few lines with exit code 2, within 2 s and 100 MB; nothing imported or "
+        "written",
         hostile,
         pr=len(HOSTILE),
         release=len(HOSTILE),
     ),
     Row(
         "configs, mutated",
-        "loads, and what it resolves to loads as the same; or is refused at key and line",
+        "loads, and the resolved config loads to the same experiment; or is refused with key and "
+        "line",
         mutated,
         pr=5,
         release=100,
@@ -786,7 +788,7 @@ ROWS = [
     ),
     Row(
         "configs that load",
-        "`check` returns, or says in words why it can't be trained",
+        "`check` returns, or reports why the config cannot be trained",
         checked,
         pr=3,
         release=50,

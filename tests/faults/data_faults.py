@@ -620,8 +620,8 @@ def bomb_trial(number: int, folder: Path) -> None:
 ROWS = [
     Row(
         "data files, mutated: IDX, CSV, TSV, JSONL, text, PNG, JPEG, CIFAR-10",
-        "refused in one or two lines that name the file, and the line, or read; "
-        "the same data where the file has a checksum or a count",
+        "refused in one or two lines that name the file and the line, or read; identical data "
+        "where the file has a checksum or a count",
         trial,
         pr=100,
         release=1000,

@@ -365,7 +365,7 @@ def signed(path: Path) -> None:
 ROWS: list[Row] = [
     Row(
         name="links, FIFOs, sockets and files in the wrong place of a run directory",
-        promise="refused by every command in one line, in 2 s and 100 MB; nothing outside is "
+        promise="refused by every command in one line, within 2 s and 100 MB; nothing outside is "
         "touched, and other runs are listed",
         trial=hostile_places,
         pr=len(FILES) + len(FOLDERS),
@@ -381,7 +381,7 @@ ROWS: list[Row] = [
     ),
     Row(
         name="JSON and YAML of a run, mutated",
-        promise="each command refuses it in words, or works; never a traceback",
+        promise="each command reports an error or works; never a traceback",
         trial=mutated_files,
         pr=6,
         release=100,

@@ -470,14 +470,15 @@ def archive_trial(number: int, folder: Path) -> None:
 ROWS = [
     Row(
         "downloads: cut, wrong, redirected, endless, lying about ranges, from two processes",
-        "the file appears only with the right digest; what is left goes on; a later try succeeds",
+        "the file appears only with the right digest; partial downloads are resumed; a later "
+        "attempt succeeds",
         download_trial,
         pr=50,
         release=200,
     ),
     Row(
-        "archives with ../, links, devices, bombs and damage",
-        "all of the wanted files or none; nothing else is written",
+        "archives with ../, links, devices, decompression bombs and damage",
+        "all expected files or none; nothing else is written",
         archive_trial,
         pr=25,
         release=200,

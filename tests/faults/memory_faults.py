@@ -115,16 +115,17 @@ def remembered(number: int, folder: Path) -> None:
 
 ROWS = [
     Row(
-        "memory full above k samples, micro_batch: auto",
-        "halves and goes on as a run configured so from the start, bit for bit",
+        "out of memory above k samples, micro_batch: auto",
+        "halves the micro-batch and continues, bitwise identical to a run configured this way "
+        "from the start",
         full,
         pr=10,
         release=31,
     ),
-    Row("memory full at one sample, or without auto", "one line", too_full, pr=2, release=2),
+    Row("out of memory with one sample, or without auto", "one line", too_full, pr=2, release=2),
     Row(
-        "memory full, then resumed",
-        "goes on with the size that was found, bit for bit",
+        "out of memory, then resumed",
+        "continues with the size found before, bitwise identical",
         remembered,
         pr=3,
         release=3,

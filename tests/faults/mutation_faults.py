@@ -278,7 +278,7 @@ def _in_a_notebook() -> str:
 ROWS: list[Row] = [
     Row(
         name="JSON and YAML of runs of every kind of data, and of a sweep, mutated",
-        promise="export, serve, a notebook, sweep and the others refuse it in words, or work",
+        promise="export, serve, a notebook, sweep and other commands report an error or work",
         trial=mutated_runs,
         pr=5,
         release=200,

@@ -174,7 +174,7 @@ def never_best(number: int, folder: Path) -> None:
 ROWS = [
     Row(
         "NaN or infinity in a loss or a gradient, on_nonfinite: stop",
-        "the step is named, no saved number is spoilt, resuming is exact",
+        "the step is named, no saved value is affected, resume is bit-exact",
         stops,
         pr=24,
         release=24,

@@ -312,7 +312,7 @@ def _patiently(process: Started) -> int:
 
 ROWS = [
     Row(
-        "a run directory that can't be made or written, as an ordinary user",
+        "a run directory that cannot be created or written, as an unprivileged user",
         "one line before the first step",
         refused,
         pr=len(PLACES),

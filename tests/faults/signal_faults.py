@@ -159,7 +159,8 @@ def stopped(number: int, folder: Path) -> None:
 ROWS = [
     Row(
         "SIGKILL at random times, 1 to 3 in a run",
-        "the resumed run is the uninterrupted one, bit for bit, in TensorBoard too; no process is "
+        "the resumed run is bitwise identical to the uninterrupted one, in TensorBoard too; no "
+        "process is "
         "left",
         killed,
         pr=12,
@@ -167,8 +168,8 @@ ROWS = [
     ),
     Row(
         "SIGINT or SIGTERM at random times, once or twice in a row",
-        "exit within 10 s with a checkpoint of the last step; a second one ends it at once; "
-        "the resumed run is exact",
+        "exit within 10 s with a checkpoint of the last step; a second signal ends it at once; "
+        "resume is bit-exact",
         stopped,
         pr=10,
         release=50,

@@ -185,7 +185,8 @@ def trial(number: int, folder: Path) -> None:
 
 ROWS = [
     Row(
-        "hostile tables: lone quotes, odd delimiters and line ends, labels like numbers, gaps",
+        "hostile tables: unbalanced quotes, unusual delimiters and line ends, labels like "
+        "numbers, missing cells",
         "each row is read once, its text and label as they are spelled; or refused by the line "
         "where the mistake begins",
         trial,

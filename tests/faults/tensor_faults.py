@@ -126,8 +126,8 @@ def _read_tampered(number: int) -> None:
 
 ROWS = [
     Row(
-        name="tampered tensors under a manifest that is right",
-        promise="refused in one line that names the tensor, found and expected; no crash",
+        name="tampered tensors with a matching manifest",
+        promise="refused in one line with the tensor's name, expected and actual; no crash",
         trial=tampered,
         pr=len(OPTIMIZERS),
         release=50,
