@@ -22,7 +22,7 @@ from dltrain.rundir.git import git_changes, git_state
 PLUGIN = '''
 import torch
 from dltrain import DATA
-from dltrain.data.in_memory import resident_data
+from dltrain.data.in_memory import in_memory_data
 from dltrain.core.data_spec import Column, DataSpec, TableInputs
 from dltrain.core.protocols import Data, DataContext
 
@@ -36,7 +36,7 @@ def numbers(context: DataContext, /, *, path: str) -> Data:
     with open(path) as file:
         x = torch.tensor([float(line) for line in file])[:, None]
     spec = DataSpec((1,), 1, TableInputs((Column("x"),)))
-    return resident_data(
+    return in_memory_data(
         context, spec, {"train": (x, 2 * x)}, source=path, fingerprint=str(x.sum().item())
     )
 '''
