@@ -50,6 +50,10 @@ if TYPE_CHECKING:
     from dltrain.core.registry import OPTIMIZERS as OPTIMIZERS
     from dltrain.core.registry import SCHEDULES as SCHEDULES
     from dltrain.core.registry import TASKS as TASKS
+    from dltrain.core.task import Figure as Figure
+    from dltrain.core.task import Phase as Phase
+    from dltrain.core.task import Task as Task
+    from dltrain.core.task import TaskContext as TaskContext
     from dltrain.loggers.base import Logger as Logger
 else:
     # Type checkers read the imports above. At run time the names come from here, one by one:
@@ -90,6 +94,10 @@ else:
         "Loss": "dltrain.core.protocols",
         "Metric": "dltrain.core.protocols",
         "Logger": "dltrain.loggers.base",
+        "Figure": "dltrain.core.task",
+        "Phase": "dltrain.core.task",
+        "Task": "dltrain.core.task",
+        "TaskContext": "dltrain.core.task",
     }
     __all__ = list(_MODULES)
 

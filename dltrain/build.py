@@ -33,7 +33,7 @@ from dltrain.core.errors import (
 )
 from dltrain.core.paths import data_folder
 from dltrain.core.protocols import Data, DataContext, ProcessGroup
-from dltrain.core.task import Phase, Task, TaskContext, TrainedModel
+from dltrain.core.task import Phase, Task, TaskContext, TrainedModel, task_class
 from dltrain.data.seeding import key
 from dltrain.data.tokenization import verify_tokenizer
 from dltrain.distributed.batch_norm import convert_batch_norm
@@ -196,9 +196,8 @@ def build_task(experiment: Experiment, spec: DataSpec, runtime: Runtime) -> Task
     seed_everything(experiment.seed)
     dtype, device = runtime.precision.dtype, runtime.device
 
-    adapt_spec = getattr(experiment.task.component.builder, "adapt_spec", None)
-    if adapt_spec is not None:
-        spec = _built(experiment, "task", lambda: adapt_spec(spec))
+    if (task_type := task_class(experiment.task.component.builder)) is not None:
+        spec = _built(experiment, "task", lambda: task_type.adapt_spec(spec))
     loss = _built(experiment, "loss", lambda: make_loss(experiment.loss, spec)).to(device, dtype)
     spec = replace(spec, num_outputs=loss.num_outputs)
     model: nn.Module = _built(experiment, "model", lambda: make_model(experiment.model, spec)).to(
@@ -283,7 +282,7 @@ def build_trainer(
         message = f"leaves no batch: the training split has {samples} samples, batch_size is {size}"
         raise experiment.problem("train.drop_last", message)
     num_embeddings = experiment.recording.embeddings if experiment.recording.tensorboard else 0
-    if num_embeddings and not hasattr(task, "embed"):
+    if num_embeddings and not task.implements(Task.embed):
         message = f"task {experiment.task.name!r} has no points to show; set it to false"
         raise experiment.problem("recording.embeddings", message)
     trainer = Trainer(
@@ -453,7 +452,8 @@ def _trained_model(run_dir: str, runtime: Runtime) -> TrainedModel:
     """See `task.TaskContext.trained`."""
     trained = load_trained(run_dir, runtime=runtime, measures=False)
     model = trained.task.model.requires_grad_(False)
-    return TrainedModel(trained.spec, model, getattr(trained.task, "predict", None))
+    predict = trained.task.predict if trained.task.implements(Task.predict) else None
+    return TrainedModel(trained.spec, model, predict)
 
 
 def incompatible_checkpoint(path: Path, run: Run, error: Exception) -> str:

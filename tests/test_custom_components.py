@@ -393,10 +393,10 @@ def test_datasets_resume_bit_for_bit(run):
         ("SCHEDULES", "", "schedule=other", "lambda progress: None", "it returned None for 0"),
         (
             "TASKS",
-            "parts",
+            "context",
             "task=other",
             "nn.Identity()",
-            "a task; it lacks model, phases, scalars, weight",
+            "a dltrain.Task; it returned",
         ),
     ],
 )

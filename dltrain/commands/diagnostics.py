@@ -247,9 +247,8 @@ def of_model(task: Task, data: Data, runtime: Runtime, batch_size: int) -> list[
             )
             findings.append(Finding("dead parameters", message))
     task.model.zero_grad()
-    loss_function = getattr(task, "loss_function", None)
-    if len(task.phases) == 1 and isinstance(loss_function, Loss):
-        findings += _outputs(task.model, loss_function, batch.inputs)
+    if len(task.phases) == 1 and isinstance(task.loss_function, Loss):
+        findings += _outputs(task.model, task.loss_function, batch.inputs)
     return findings
 
 
@@ -299,7 +298,7 @@ def _outputs(model: nn.Module, loss: Loss, inputs: Tensor) -> list[Finding]:
 
 def of_initial_loss(task: Task, data: Data, initial_loss: float) -> list[Finding]:
     """Whether an untrained classifier begins at a guess: ln C for C classes."""
-    loss, classes = getattr(task, "loss_function", None), data.spec.num_classes
+    loss, classes = task.loss_function, data.spec.num_classes
     if not isinstance(loss, CrossEntropy | BinaryCrossEntropy) or len(task.phases) > 1:
         return []
     guess = math.log(max(2, classes))

@@ -14,6 +14,7 @@ from torch import Tensor
 from dltrain.build import Trained, load_trained
 from dltrain.core.data_spec import DataSpec
 from dltrain.core.errors import RunError, UsageError, print_warning
+from dltrain.core.task import Task
 from dltrain.data.input_readers import read_inputs
 
 
@@ -65,13 +66,13 @@ class Predictor:
     ) -> None:
         self.trained: Trained = load_trained(run_dir, checkpoint, device, measures=False, warn=warn)
         self.spec: DataSpec = self.trained.spec
-        self._predict = getattr(self.trained.task, "predict", None)
-        self._transduce = getattr(self.trained.task, "transduce", None)
-        if self._predict is None and self._transduce is None:
+        task = self.trained.task
+        self._gives_texts = task.implements(Task.transduce)
+        if not self._gives_texts and not task.implements(Task.predict):
             name = self.trained.experiment.task.name
             raise UsageError(f"task {name!r} gives no predictions")
         self.gives: Literal["label", "values", "text"] = (
-            "text" if self._transduce else "label" if self.spec.class_names else "values"
+            "text" if self._gives_texts else "label" if self.spec.class_names else "values"
         )
 
     def __call__(self, inputs: Sequence[str | Path]) -> list[Prediction]:
@@ -97,11 +98,11 @@ class Predictor:
             inputs = inputs.to(precision.dtype)
         parts = inputs.split(self.trained.experiment.train.samples_at_once)
         with torch.inference_mode(), precision.autocast():
-            if self._transduce is not None:
-                texts = [text for part in parts for text in self._transduce(part)]
+            task = self.trained.task
+            if self._gives_texts:
+                texts = [text for part in parts for text in task.transduce(part)]
                 return [Prediction(n, text=text) for n, text in zip(names, texts, strict=True)]
-            assert self._predict is not None
-            rows = torch.cat([self._predict(part) for part in parts]).tolist()
+            rows = torch.cat([task.predict(part) for part in parts]).tolist()
         return [self._prediction(name, row) for name, row in zip(names, rows, strict=True)]
 
     def _prediction(self, name: str, row: list[float]) -> Prediction:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from dltrain.build import load_trained
 from dltrain.core.errors import RunError, UsageError
+from dltrain.core.task import Task, task_class
 from dltrain.data.seeding import key, normal
 from dltrain.data.tokenization import Encoder, split_text, written_texts
 from dltrain.rundir.directory import Run
@@ -125,7 +125,8 @@ def stream(
 
 def makes_pictures(run_dir: str | Path) -> bool:
     """Whether a run's task makes pictures, so that `sample_pictures` is for it."""
-    return hasattr(Run.open(run_dir).experiment().task.component.builder, "images")
+    task_type = task_class(Run.open(run_dir).experiment().task.component.builder)
+    return task_type is not None and task_type.implements(Task.generate_images)
 
 
 def sample_pictures(
@@ -159,8 +160,8 @@ def sample_pictures(
     if path.suffix.lower() != ".png":
         raise UsageError(f"{path}: pictures are written to a .png file")
     trained = load_trained(run_dir, checkpoint, device, measures=False)
-    task = cast(Any, trained.task)
-    if not getattr(task, "latent", None):
+    task = trained.task
+    if not task.latent:
         raise UsageError(
             f"the model of {run_dir} makes no new pictures: it has no noise to start from"
         )
@@ -175,7 +176,7 @@ def sample_pictures(
         trained.experiment.train.samples_at_once
     )
     with torch.inference_mode(), trained.runtime.precision.autocast():
-        pixels = torch.cat([task.images(part) for part in parts])
+        pixels = torch.cat([task.generate_images(part) for part in parts])
     sheet = grid(pixels, ROW if interpolate else None)
     try:
         Image.fromarray(sheet.permute(1, 2, 0).numpy()).save(path)

@@ -49,10 +49,14 @@ def read_phases(
     if not isinstance(node, Mapping):
         validator.add("phases", f"expected a mapping, got {shown(node)}", node.position)
         return {}
+    from dltrain.core.task import task_class  # imports torch
+
     task, found = values.get("task"), {}
-    names = getattr(task.component.builder, "phase_names", None) if task else None
-    if task and names is not None:  # a task that does not say is asked when it has been built
-        validator.unknown_keys(node, names, "phases", f"phase of task {task.name!r}")
+    task_type = task_class(task.component.builder) if task else None
+    if task and task_type:  # the phases of a function's task are checked once it has been built
+        validator.unknown_keys(
+            node, task_type.phase_names, "phases", f"phase of task {task.name!r}"
+        )
     for name, own in node.values.items():
         path = f"phases.{name}"
         if not isinstance(own, Mapping):

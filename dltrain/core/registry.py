@@ -211,7 +211,7 @@ LOSSES = Registry("loss", plain=True)
 OPTIMIZERS = Registry("optimizer", "module")
 SCHEDULES = Registry("schedule", None)
 METRICS = Registry("metric", plain=True)
-TASKS = Registry("task", "parts")
+TASKS = Registry("task", "context")
 
 REGISTRIES: dict[str, Registry] = {
     "models": MODELS,

@@ -1,10 +1,11 @@
-"""What a task promises the trainer, and what it is made of."""
+"""The base class of tasks, and the parts that a task is built from."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 from torch import Tensor, nn
 
@@ -18,17 +19,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Phase:
-    """A part of a step with parameters and optimizers of its own.
+    """A part of a training step that has its own parameters and optimizers.
 
     Attributes:
-        name: `main`, or `generator`, say; optimizer states are saved under it.
-        module: What the phase trains.
+        name: Such as `main` or `generator`; optimizer states are saved under this name.
+        module: The module that the phase trains.
         optimizers: Usually one.
         schedule: Progress in [0, 1) to a factor of the learning rate.
-        clip_norm: Gradients are scaled down to this total norm; None leaves them.
-        averaged: Whether `train.ema` averages what the phase trains.
-        called: The parts of `module` that the task calls, where it does not call `module` itself;
-            they are what `train.compile` compiles.
+        clip_norm: Maximum total norm of the gradients; None disables clipping.
+        averaged: Whether `train.ema` averages the parameters of `module`.
+        called: Submodules of `module` that the task calls directly, where it does not call `module`
+            itself. `train.compile` compiles these.
     """
 
     name: str
@@ -40,61 +41,137 @@ class Phase:
     called: tuple[nn.Module, ...] = ()
 
 
-class Task(Protocol):
-    """What one step computes. The loop knows nothing else of models and losses.
+class Task(ABC):
+    """What one training step computes: all that the training loop knows of models and losses.
 
-    A class in `TASKS` may have two attributes more. `phase_names` are those of its phases, so that
-    a config's `phases` can be checked before anything is built. `learns`, a static method, is what
-    the task makes of the data's spec before loss, model and metrics are built from it. A method
-    `embed(batches, num_samples)` gives an `Embedding` of at most so many samples, and one
-    `arguments(batch)` what the model takes where it takes more than a batch's inputs.
+    Subclass it, register the subclass with `@TASKS.register`, and set `model`, `phases` and
+    `scalars` in `__init__`, which receives a `TaskContext`. `weight`, `loss` and `evaluate` are
+    required. The methods `embed`, `predict`, `transduce` and `generate_images` are optional;
+    `implements` tells whether a task has them.
 
     Attributes:
-        model: Everything with parameters or buffers; its `state_dict` is the checkpoint's.
+        phase_names: Names of the phases, so that `phases` in a config can be checked before
+            anything is built.
+        model: The module that has all parameters and buffers; its `state_dict` is saved.
         phases: Run one after another in each step.
+        scalars: Names of the values that `evaluate` returns, and whether higher is better; None
+            where that is unknown.
+        loss_function: The module that computes the loss; None where the task has none.
+        latent: Width of the noise that `generate_images` takes; 0 where the model takes none.
+
+    Example:
+        >>> from dltrain import TASKS, Task
+        >>> @TASKS.register
+        ... class least_squares(Task):
+        ...     def __init__(self, context, /):
+        ...         self.model, self.loss_function = context.model, context.loss
+        ...         self.scalars = {"loss": False}
+        ...         self.phases = (context.make_phase("main", context.model),)
+        ...
+        ...     def weight(self, batch, phase):
+        ...         return len(batch)
+        ...
+        ...     def loss(self, batch, phase):
+        ...         return (self.model(batch.inputs) - batch.targets).square().sum()
+        ...
+        ...     def evaluate(self, batches):
+        ...         sums = [(float(self.loss(b, self.phases[0])), len(b)) for b in batches]
+        ...         return {"loss": sum(s for s, _ in sums) / sum(n for _, n in sums)}
+        >>> least_squares.implements(Task.predict)
+        False
     """
 
+    phase_names: ClassVar[tuple[str, ...]] = ("main",)
     model: nn.Module
     phases: tuple[Phase, ...]
+    scalars: Mapping[str, bool | None]
+    loss_function: Any = None
+    latent: int = 0
 
-    @property
-    def scalars(self) -> Mapping[str, bool | None]:
-        """What `evaluate` gives, and whether higher is better; None where that is unknown."""
-        ...
+    @staticmethod
+    def adapt_spec(spec: DataSpec) -> DataSpec:
+        """Return the spec that loss, model and metrics are built from.
 
+        Args:
+            spec: The spec of the data.
+
+        Raises:
+            UsageError: The task can't use this data.
+        """
+        return spec
+
+    @abstractmethod
     def weight(self, batch: Batch, phase: Phase) -> Tensor | int:
-        """What the whole batch's summed loss is divided by: its samples, or its tokens.
+        """Return the divisor of the whole batch's summed loss: its number of samples or tokens.
 
-        Of several processes each is asked for its share: an int is proportional to the number of
-        samples, a tensor is a sum over them.
+        With several processes, `batch` is the shard of one rank: an int must be proportional to
+        the number of samples, a tensor must be a sum over samples.
         """
-        ...
 
+    @abstractmethod
     def loss(self, batch: Batch, phase: Phase) -> Tensor:
-        """Summed loss of the samples, a scalar on the device."""
-        ...
+        """Return the summed loss of the samples, a scalar on the device."""
 
+    @abstractmethod
     def evaluate(self, batches: Iterator[Batch]) -> dict[str, float]:
-        """Loss and metrics over all samples, each counted by its own weight.
+        """Return the loss and the metrics over all samples, each counted by its own weight.
 
-        Of several processes each gets its share of every batch; see `TaskContext.world`.
+        With several processes, each rank receives its shard of every batch; see
+        `TaskContext.process_group`.
         """
-        ...
 
     def figures(self) -> list[Figure]:
-        """What the last evaluation has to show beside its scalars."""
-        ...
+        """Return the figures of the last evaluation; none by default."""
+        return []
+
+    def arguments(self, batch: Batch) -> tuple[Tensor, ...]:
+        """Return the arguments of the model's forward pass; by default the batch's inputs."""
+        return (batch.inputs,)
+
+    def embed(self, batches: Iterator[Batch], num_samples: int) -> Embedding:
+        """Return the embedding of at most `num_samples` samples (optional)."""
+        raise NotImplementedError
+
+    def predict(self, inputs: Tensor) -> Tensor:
+        """Return predictions for inputs, (batch, *input_shape) (optional).
+
+        Returns:
+            Probabilities (batch, classes), or values (batch, values) in the target's unit.
+        """
+        raise NotImplementedError
+
+    def transduce(self, inputs: Tensor) -> list[str]:
+        """Return an output text for each sequence of inputs, (batch, tokens) int64 (optional)."""
+        raise NotImplementedError
+
+    def generate_images(self, noise: Tensor) -> Tensor:
+        """Return images for noise, (images, latent) (optional).
+
+        Returns:
+            (images, channels, height, width) uint8.
+        """
+        raise NotImplementedError
+
+    @classmethod
+    def implements(cls, method: Callable[..., Any]) -> bool:
+        """Return whether the task overrides an optional method, such as `Task.embed`."""
+        return getattr(cls, method.__name__) is not method
+
+
+def task_class(builder: Callable[..., Any]) -> type[Task] | None:
+    """Return the task class that is registered as a builder; None where it is a function."""
+    return builder if isinstance(builder, type) and issubclass(builder, Task) else None
 
 
 @dataclass(frozen=True)
 class Embedding:
-    """Samples as points, each with what is known of it.
+    """Samples as points, with labels.
 
     Attributes:
         points: (samples, features) float32, on the CPU.
-        columns: What is known of each sample, by name.
-        rows: For each sample the texts in the order of `columns`.
-        pictures: (samples, 3, height, width) uint8, on the CPU; None where there are none.
+        columns: Names of the labels.
+        rows: For each sample one text per column.
+        images: (samples, 3, height, width) uint8, on the CPU; None where inputs are not images.
     """
 
     points: Tensor
@@ -105,12 +182,13 @@ class Embedding:
 
 @dataclass(frozen=True)
 class Figure:
-    """Something to look at.
+    """An image, a curve or a text for TensorBoard and the report.
 
     Attributes:
-        tag: Its name.
-        kind: `image`, (3, height, width) uint8; `pr_curve`, (6, thresholds) float; `text`, a str.
-        content: As `kind` says.
+        tag: Name of the figure.
+        kind: Type of `content`: `image`, (3, height, width) uint8; `pr_curve`, (6, thresholds)
+            float; `text`, a str in Markdown.
+        content: The data of the figure.
     """
 
     tag: str
@@ -119,7 +197,7 @@ class Figure:
 
 
 class PhaseFactory(Protocol):
-    """Gives a phase the optimizer, the schedule and the clipping that the config has for it."""
+    """Build a phase with the optimizer, schedule and gradient clipping that the config chooses."""
 
     def __call__(
         self,
@@ -129,26 +207,25 @@ class PhaseFactory(Protocol):
         averaged: bool = True,
         called: tuple[nn.Module, ...] = (),
     ) -> Phase:
-        """See `Phase`."""
+        """Return the phase; see `Phase` for the arguments."""
         ...
 
 
 @dataclass(frozen=True)
 class TaskContext:
-    """What a task is made of; the builders in `TASKS` get one.
+    """The parts that a task is built from, which `TASKS` passes to the builder of a task.
 
     Attributes:
-        spec: What the data promises, less what the task changed in `learns`.
-        model: On the device.
-        loss: What the config chose; a task says which kind it can use.
-        metrics: Likewise.
-        phase: Makes a phase.
-        trained: The model and the data's spec of a finished run, by its directory, and what turns
-            the model's outputs into predictions.
-        seed: The experiment's.
-        num_images: How many samples a page may show; 0 where there is nobody to look.
-        world: The processes that train together. Each evaluates its share of a batch, and measures
-            all of it, once it has gathered what the others found.
+        spec: The spec of the data, as `Task.adapt_spec` returned it.
+        model: The model, on the device.
+        loss: The loss that the config chooses; a task refuses a type that it can't use.
+        metrics: The metrics that the config chooses.
+        make_phase: Builds a phase.
+        load_trained_model: Loads the model of a finished run, given the run directory.
+        seed: The seed of the experiment.
+        num_images: Maximum number of samples in a figure; 0 disables figures.
+        process_group: The ranks that train together. Each evaluates its shard of a batch and
+            computes metrics over all samples after gathering the results of the other ranks.
     """
 
     spec: DataSpec
@@ -167,9 +244,9 @@ class TrainedModel:
     """The model of a finished run, in evaluation mode.
 
     Attributes:
-        spec: What its data was like.
-        model: On the device, its parameters frozen.
-        predict: (batch, *input_shape) to probabilities or values; None where its task has none.
+        spec: The spec of the run's data.
+        model: The module, on the device, with frozen parameters.
+        predict: See `Task.predict`; None where the run's task has no predictions.
     """
 
     spec: DataSpec

@@ -80,8 +80,8 @@ def may_have_unused_parameters(task: Task) -> bool:
     Torch looks for those in each step then, at the cost of a walk through the autograd graph. For
     classes that come with dltrain or torch it need not.
     """
-    loss = getattr(task, "loss_function", nn.Identity())
-    parts = (task, *task.model.modules(), *loss.modules())
+    loss = task.loss_function
+    parts = (task, *task.model.modules(), *(() if loss is None else loss.modules()))
     return not all(type(part).__module__.startswith(KNOWN_CODE) for part in parts)
 
 

@@ -67,15 +67,17 @@ def interface_of(task: Task, spec: DataSpec, dtype: torch.dtype) -> Interface:
     elif isinstance(task, LanguageModel):
         shape = ("batch", "tokens", task.loss_function.num_outputs)
         predict, outputs = task.model, _floats("logits", shape, "of the token after each")
-    elif (predict := getattr(task, "predict", None)) is None:
+    elif not task.implements(Task.predict):
         raise UsageError(
             f"a model of task {type(task).__name__} can't be exported: it has no single forward "
             "pass from inputs to predictions"
         )
     elif spec.class_names:
         meaning = "of each class, in the order of class_names"
+        predict = task.predict
         outputs = _floats("probabilities", ("batch", spec.num_classes), meaning)
     else:
+        predict = task.predict
         outputs = _floats("values", ("batch", spec.num_outputs), "in the target's own unit")
     preparation = preparation_of(spec, task.model, dtype)
     return Interface(task.model, preparation, predict, outputs)

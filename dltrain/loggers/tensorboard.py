@@ -170,16 +170,14 @@ class TensorBoard(Logger):
         self._status = status
 
     def _graph(self, task: Task) -> None:
-        model, arguments = task.model, getattr(task, "arguments", None)
+        model = task.model
         training = model.training
         model.eval()
         try:
             # add_graph() prints an error before it raises it.
             with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
                 warnings.simplefilter("ignore")
-                batch = self._example()
-                inputs = batch.inputs if arguments is None else arguments(batch)
-                self.writer.add_graph(model, inputs)
+                self.writer.add_graph(model, task.arguments(self._example()))
         except Exception as error:  # a user's model may raise anything while it is traced
             self.writer.add_text(
                 "graph", escape_control_characters(f"The model can't be traced: {error}"), 0

@@ -8,7 +8,7 @@ from math import prod
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from dltrain.core.batch import Batch
 from dltrain.core.data_spec import DataSpec
@@ -16,7 +16,7 @@ from dltrain.core.errors import UsageError
 from dltrain.core.option_types import NonNegativeFloat
 from dltrain.core.protocols import Loss, ProcessGroup
 from dltrain.core.registry import TASKS
-from dltrain.core.task import Embedding, Figure, Phase, TaskContext
+from dltrain.core.task import Embedding, Figure, Phase, Task, TaskContext
 from dltrain.data.seeding import key, normal
 from dltrain.tasks import figures
 from dltrain.tasks.common import (
@@ -34,7 +34,7 @@ ROW = 8
 
 
 @TASKS.register("autoencoder")
-class Autoencoder:
+class Autoencoder(Task):
     """Learns to give its inputs back; any loss and metric for values compares the two.
 
     A variational model also pays for codes that are far from a normal distribution, and the loss is
@@ -47,25 +47,22 @@ class Autoencoder:
             variational model; above 1 it is a beta-VAE (Higgins et al., 2017).
     """
 
-    phase_names: tuple[str, ...] = ("main",)
-
     def __init__(self, context: TaskContext, /, *, kl_weight: NonNegativeFloat = 1.0) -> None:
         self.spec: DataSpec = context.spec
-        self.model: nn.Module = model_of_inputs(context)
+        self.model = model_of_inputs(context)
         self.metrics: Sequence[Any] = context.metrics
         self.loss_function: Loss = comparing_loss(context)
         self.kl_weight = kl_weight
         self.seed: int = context.seed
         self.process_group: ProcessGroup = context.process_group
-        self.latent: int | None = None
         if getattr(context.model, "variational", False):
             self.latent = context.model.latent  # pyright: ignore[reportAttributeAccessIssue]
         own = ["loss", "kl_divergence"] if self.latent else ["loss"]
-        self.scalars: dict[str, bool | None] = scalars_of(context, dict.fromkeys(own, False))
+        self.scalars = scalars_of(context, dict.fromkeys(own, False))
         # A variational model is called in two halves, with the noise between them.
         halves = ("encoder", "decoder") if self.latent else ()
         called = tuple(context.model.get_submodule(name) for name in halves)
-        self.phases: tuple[Phase] = (context.make_phase("main", context.model, called=called),)
+        self.phases = (context.make_phase("main", context.model, called=called),)
         self._num_images = context.num_images if context.spec.inputs.kind == "image" else 0
         self._shown: list[Figure] = []
 
@@ -103,7 +100,7 @@ class Autoencoder:
 
     def _through(self, batch: Batch, seed: int | Tensor) -> tuple[Tensor, Tensor | float]:
         """Outputs (batch, values), and the divergence of each sample's code, (batch,), in nats."""
-        if self.latent is None:
+        if not self.latent:
             return self.model(batch.inputs).flatten(1), 0.0
         code = self.model.encoder(batch.inputs)  # pyright: ignore[reportCallIssue]
         # Half precision has no room for what the exponential gives.
@@ -143,7 +140,7 @@ class Autoencoder:
             count += len(inputs)
         require_weight(count)
         values = {"loss": float(total) / count}
-        if self.latent is not None:
+        if self.latent:
             values["kl_divergence"] = float(divergences) / count
         values |= computed(self.metrics)
         if self._num_images:
@@ -162,10 +159,10 @@ class Autoencoder:
             rows = rows[:-2]
         pictures = figures.to_pixels(self.spec, torch.cat(rows))
         shown = [Figure("reconstructions", "image", figures.grid(pictures, min(ROW, len(rows[0]))))]
-        if self.latent is not None:
+        if self.latent:
             index = torch.arange(self._num_images, device=pairs.device)
             noise = normal(key(self.seed, 1), index, self.latent).to(pairs)
-            shown.append(Figure("samples", "image", figures.grid(self.images(noise))))
+            shown.append(Figure("samples", "image", figures.grid(self.generate_images(noise))))
         return shown
 
     def embed(self, batches: Iterator[Batch], num_samples: int) -> Embedding:
@@ -175,7 +172,7 @@ class Autoencoder:
             encoder = getattr(self.model, "encoder", None)
             if encoder is None:
                 return features_and_outputs(self.model, batch.inputs)
-            code = encoder(batch.inputs)[:, : self.latent]
+            code = encoder(batch.inputs)[:, : self.latent or None]
             return code, code
 
         return embedding_of(
@@ -189,6 +186,6 @@ class Autoencoder:
         """Rows of inputs, each over what became of them; samples of a variational model."""
         return self._shown
 
-    def images(self, noise: Tensor) -> Tensor:
+    def generate_images(self, noise: Tensor) -> Tensor:
         """(pictures, latent) to (pictures, channels, height, width) uint8."""
         return figures.to_pixels(self.spec, self.model.decoder(noise))  # pyright: ignore[reportCallIssue]

@@ -15,7 +15,7 @@ from dltrain.core.errors import OptionError, UsageError
 from dltrain.core.paths import ConfigPath
 from dltrain.core.protocols import ProcessGroup
 from dltrain.core.registry import TASKS
-from dltrain.core.task import Figure, Phase, TaskContext
+from dltrain.core.task import Figure, Phase, Task, TaskContext
 from dltrain.data.seeding import key, normal, uniform
 from dltrain.losses.adversarial import AdversarialLoss
 from dltrain.losses.supervised import at_least_float32
@@ -29,7 +29,7 @@ DISCRIMINATOR, GENERATOR = "discriminator", "generator"
 
 
 @TASKS.register("gan")
-class Gan:
+class Gan(Task):
     """Learns to make samples like the data's: a generator against a discriminator.
 
     Each step trains both once, the discriminator first, on noise of its own. A batch's noise is a
@@ -39,7 +39,7 @@ class Gan:
         judge: Directory of a finished run of a classifier on such data, which the metrics ask.
     """
 
-    phase_names: tuple[str, ...] = (DISCRIMINATOR, GENERATOR)
+    phase_names = (DISCRIMINATOR, GENERATOR)
 
     def __init__(self, context: TaskContext, /, *, judge: ConfigPath | None = None) -> None:
         if not isinstance(context.loss, AdversarialLoss):
@@ -60,15 +60,13 @@ class Gan:
         self.metrics: Sequence[Any] = context.metrics
         self.generator: nn.Module = model.generator
         self.discriminator: nn.Module = model.discriminator
-        self.latent: int = model.latent
+        self.latent = model.latent
         self.loss_function: AdversarialLoss = context.loss
         self.seed: int = context.seed
         self.process_group: ProcessGroup = context.process_group
         own = {"discriminator_loss": False, "generator_loss": False}
-        self.scalars: dict[str, bool | None] = scalars_of(
-            context, {**own, "real_score": True, "fake_score": True}
-        )
-        self.phases: tuple[Phase, Phase] = (
+        self.scalars = scalars_of(context, {**own, "real_score": True, "fake_score": True})
+        self.phases = (
             context.make_phase(DISCRIMINATOR, self.discriminator, averaged=False),
             context.make_phase(GENERATOR, self.generator),
         )
@@ -169,7 +167,7 @@ class Gan:
         """What the generator made of the same noise at the last evaluation."""
         return [] if self._shown is None else [Figure("samples", "image", self._shown)]
 
-    def images(self, noise: Tensor) -> Tensor:
+    def generate_images(self, noise: Tensor) -> Tensor:
         """(pictures, latent) to (pictures, channels, height, width) uint8."""
         return figures.to_pixels(self.spec, self.generator(noise))
 

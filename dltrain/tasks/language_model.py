@@ -7,14 +7,14 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from dltrain.core.batch import Batch
 from dltrain.core.data_spec import DataSpec, TextInputs
 from dltrain.core.errors import UsageError
 from dltrain.core.protocols import Loss, ProcessGroup
 from dltrain.core.registry import TASKS
-from dltrain.core.task import Figure, Phase, TaskContext
+from dltrain.core.task import Figure, Phase, Task, TaskContext
 from dltrain.data.tokenization import written_texts
 from dltrain.tasks.common import (
     comparing_loss,
@@ -34,25 +34,23 @@ SAMPLE_TOKENS = 200
 
 
 @TASKS.register("language_model")
-class LanguageModel:
+class LanguageModel(Task):
     """Learns the next token of a text; every token counts alike, padding not at all.
 
     `perplexity` and `bits_per_token` are those of the plain cross-entropy of the softmax, whatever
     label smoothing or class weights the loss has.
     """
 
-    phase_names: tuple[str, ...] = ("main",)
-
     def __init__(self, context: TaskContext, /) -> None:
         assert isinstance(context.spec.inputs, TextInputs)
         self.spec: DataSpec = context.spec
         self.inputs: TextInputs = context.spec.inputs
-        self.model: nn.Module = model_of_inputs(context)
+        self.model = model_of_inputs(context)
         self.loss_function: Loss = comparing_loss(context)
         self.metrics: Sequence[Any] = context.metrics
         own = {"loss": False, "perplexity": False, "bits_per_token": False}
-        self.scalars: dict[str, bool | None] = scalars_of(context, own)
-        self.phases: tuple[Phase] = (context.make_phase("main", context.model),)
+        self.scalars = scalars_of(context, own)
+        self.phases = (context.make_phase("main", context.model),)
         self.process_group: ProcessGroup = context.process_group
         self._shows_text = context.num_images > 0
         self._shown: str | None = None

@@ -15,7 +15,7 @@ from dltrain.core.data_spec import DataSpec, TextInputs
 from dltrain.core.errors import OptionError, UsageError
 from dltrain.core.protocols import Loss, ProcessGroup
 from dltrain.core.registry import TASKS
-from dltrain.core.task import Figure, Phase, TaskContext
+from dltrain.core.task import Figure, Phase, Task, TaskContext
 from dltrain.data.tokenization import text_of
 from dltrain.metrics.ratio import widest_float
 from dltrain.models.seq2seq import Seq2SeqLstm
@@ -24,7 +24,7 @@ from dltrain.tasks.token_loss import summed_token_loss, token_weight
 
 
 @TASKS.register("seq2seq")
-class Seq2Seq:
+class Seq2Seq(Task):
     """Learns output sequences for input sequences; every output token counts alike.
 
     In training the model sees the right tokens before each one; `exact_match` counts the sequences
@@ -32,21 +32,18 @@ class Seq2Seq:
     NaN where scores are.
     """
 
-    phase_names: tuple[str, ...] = ("main",)
-
     def __init__(self, context: TaskContext, /) -> None:
         if not all(hasattr(context.model, name) for name in ("encode", "decode")):
             raise OptionError("model", "task 'seq2seq' needs model 'seq2seq_lstm'")
         assert isinstance(context.spec.inputs, TextInputs)
         self.inputs: TextInputs = context.spec.inputs
-        self.model: Seq2SeqLstm = cast(Seq2SeqLstm, context.model)
+        self.model = context.model
+        self.network: Seq2SeqLstm = cast(Seq2SeqLstm, context.model)
         self.end: int = len(context.spec.class_names) - 1
         self.loss_function: Loss = comparing_loss(context)
         self.metrics: Sequence[Any] = context.metrics
-        self.scalars: dict[str, bool | None] = scalars_of(
-            context, {"loss": False, "exact_match": True}
-        )
-        self.phases: tuple[Phase] = (context.make_phase("main", context.model),)
+        self.scalars = scalars_of(context, {"loss": False, "exact_match": True})
+        self.phases = (context.make_phase("main", context.model),)
         self._num_shown = context.num_images
         self.process_group: ProcessGroup = context.process_group
         self._shown: list[str] = []
@@ -125,12 +122,12 @@ class Seq2Seq:
             inputs: (batch, tokens) int64.
             length: Where to stop if no sequence has ended.
         """
-        memory, state = self.model.encode(inputs)
+        memory, state = self.network.encode(inputs)
         token = inputs.new_full((len(inputs), 1), self.end)
         valid = inputs != self.inputs.padding
         written = []
         for _ in range(length):
-            logits, state = self.model.decode(token, memory, valid, state)
+            logits, state = self.network.decode(token, memory, valid, state)
             token = logits.argmax(dim=2)
             written.append(token)
         return torch.cat(written, dim=1)

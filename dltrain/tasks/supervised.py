@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from dltrain.core.batch import Batch
 from dltrain.core.data_spec import DataSpec
 from dltrain.core.protocols import Loss, ProcessGroup
 from dltrain.core.registry import TASKS
-from dltrain.core.task import Embedding, Figure, Phase, TaskContext
+from dltrain.core.task import Embedding, Figure, Phase, Task, TaskContext
 from dltrain.metrics.classification import ConfusionMatrix, predicted_classes
 from dltrain.tasks import figures
 from dltrain.tasks.common import (
@@ -30,17 +30,15 @@ PR_THRESHOLDS = 127
 
 
 @TASKS.register("supervised")
-class Supervised:
+class Supervised(Task):
     """Learns targets from inputs: classes or values, as the data and the loss say."""
 
-    phase_names: tuple[str, ...] = ("main",)
-
     def __init__(self, context: TaskContext, /) -> None:
-        self.model: nn.Module = model_of_inputs(context)
+        self.model = model_of_inputs(context)
         self.metrics: Sequence[Any] = context.metrics
         self.loss_function: Loss = comparing_loss(context)
-        self.scalars: dict[str, bool | None] = scalars_of(context, {"loss": False})
-        self.phases: tuple[Phase] = (context.make_phase("main", context.model),)
+        self.scalars = scalars_of(context, {"loss": False})
+        self.phases = (context.make_phase("main", context.model),)
         self.spec: DataSpec = context.spec
         self.process_group: ProcessGroup = context.process_group
         self._shown = _Shown(context.spec, context.num_images, context.process_group)

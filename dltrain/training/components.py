@@ -15,7 +15,7 @@ from dltrain.core.data_spec import DataSpec
 from dltrain.core.errors import OptionError, UsageError, user_code_line
 from dltrain.core.protocols import Data, DataContext, Loss, Metric
 from dltrain.core.registry import Choice
-from dltrain.core.task import Task, TaskContext
+from dltrain.core.task import Task, TaskContext, task_class
 from dltrain.data.torch_datasets import as_data
 from dltrain.losses.adapted import as_loss
 from dltrain.losses.adversarial import AdversarialLoss
@@ -133,13 +133,18 @@ def make_task(choice: Choice, parts: TaskContext) -> Task:
     """Build a task.
 
     Raises:
-        UsageError: The builder returned something that lacks attributes of a task.
+        UsageError: The builder returned no task, or one without a required attribute.
     """
     built = _build(choice, parts)
-    wanted = ("model", "phases", "scalars", "weight", "loss", "evaluate", "figures")
-    missing = [name for name in wanted if not hasattr(built, name)]
-    if missing:
-        raise _wrong(choice, _type(built), f"a task; it lacks {', '.join(missing)}")
+    if not isinstance(built, Task):
+        raise _wrong(choice, _type(built), "a dltrain.Task")
+    for name in ("model", "phases", "scalars"):
+        if not hasattr(built, name):
+            raise _wrong(choice, _type(built), f"a dltrain.Task whose __init__ sets {name!r}")
+    names = tuple(phase.name for phase in built.phases)
+    if task_class(choice.component.builder) and names != built.phase_names:
+        expected = f"a dltrain.Task with the phases of phase_names, {', '.join(built.phase_names)}"
+        raise _wrong(choice, f"one with {', '.join(names) or 'none'}", expected)
     return built
 
 

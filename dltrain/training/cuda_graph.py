@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from dltrain.config.settings import TrainSettings
 from dltrain.core.batch import Batch
@@ -79,8 +79,8 @@ def cuda_graph_blocker(
 ) -> str | None:
     """Why steps can't be recorded; None where they can."""
     optimizers = [optimizer for phase in task.phases for optimizer in phase.optimizers]
-    loss = getattr(task, "loss_function", nn.Identity())
-    modules = (*task.model.modules(), *loss.modules())
+    loss = task.loss_function
+    modules = (*task.model.modules(), *(() if loss is None else loss.modules()))
     kinds = {type(part) for part in (task, split, *modules, *optimizers)}
     foreign = sorted(k.__qualname__ for k in kinds if not k.__module__.startswith(OWN))
     on_device = all(map(_on_device, optimizers))

@@ -485,11 +485,10 @@ class Trainer:
 
     def _embed(self, split: Split) -> None:
         """Shows samples as the model sees them; only where the task can, which `build.py` asks."""
-        embed = getattr(self.task, "embed")  # noqa: B009
         size, rank_slice = self.settings.samples_at_once, self.process_group.rank_slice
         some = evenly_spaced_batches(split, self.num_embeddings, size, rank_slice)
         with self._evaluating(some) as batches, torch.compiler.set_stance("force_eager"):
-            embedding = embed(batches, self.num_embeddings)
+            embedding = self.task.embed(batches, self.num_embeddings)
         for logger in self.loggers:
             logger.log_embedding(self.state.step, embedding)
 

@@ -37,6 +37,7 @@ from dltrain.config.settings import (
 from dltrain.config.tree import plain
 from dltrain.core.errors import DltrainError, UsageError
 from dltrain.core.registry import METRICS, REGISTRIES, TASKS, Registry
+from dltrain.core.task import task_class
 
 plugins.register_builtins()
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -629,7 +630,7 @@ def meaningful_trees() -> Any:
             if kind == "metrics":
                 tree["metrics"] = draw(st.lists(component("metrics", METRICS), max_size=3))
             elif kind == "phases":
-                names = getattr(TASKS[tree["task"]["name"]].builder, "phase_names")  # noqa: B009
+                names = task_class(TASKS[tree["task"]["name"]].builder).phase_names
                 own = {
                     "optimizer": component("optimizer", COMPONENTS["optimizer"]),
                     "schedule": component("schedule", COMPONENTS["schedule"]),
