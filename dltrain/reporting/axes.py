@@ -44,7 +44,8 @@ class Axes:
     """
 
     def __init__(self, xs: Sequence[float], ys: Sequence[float], *, tight: bool = False) -> None:
-        self.x_ticks, self.y_ticks = ticks(min(xs), max(xs)), ticks(min(ys), max(ys))
+        self.x_ticks: list[float] = ticks(min(xs), max(xs))
+        self.y_ticks: list[float] = ticks(min(ys), max(ys))
         self._low, self._high = self.x_ticks[0], self.x_ticks[-1]
         if tight and min(xs) < max(xs):
             self._low, self._high = min(xs), max(xs)
