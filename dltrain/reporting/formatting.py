@@ -4,12 +4,12 @@ from __future__ import annotations
 
 
 def format_number(value: float, digits: int = 5) -> str:
-    """Round to significant digits, without an exponent where the number has at most 12 digits.
+    """Round to significant digits, without an exponent for numbers below a billion.
 
     >>> format_number(396891.4), format_number(0.1227, 3), format_number(2.28e-11)
     ('396,891', '0.123', '2.28e-11')
     """
-    return f"{value:,.0f}" if 10 ** (digits - 1) <= abs(value) < 1e12 else f"{value:.{digits}g}"
+    return f"{value:,.0f}" if 10 ** (digits - 1) <= abs(value) < 1e9 else f"{value:.{digits}g}"
 
 
 def format_bytes(count: int) -> str:
