@@ -16,7 +16,7 @@ from PIL import Image
 from samples import gather
 
 from dltrain.core.errors import DataError, OptionError
-from dltrain.data import streaming
+from dltrain.data import streaming, worker_reader
 from dltrain.data.augment import Augment
 from dltrain.data.image_decoding import decode_image
 
@@ -178,19 +178,19 @@ def stops_at_the_third(number):
 
 def test_a_worker_that_stops_before_its_batch_is_fetched_ends_the_run(monkeypatch):
     """The worker itself hands the batch over, on a request that has no deadline of its own."""
-    started = streaming._started
+    start = worker_reader.start_iterator
 
     def once_stopped(loader):
-        arriving = started(loader)
+        iterator = start(loader)
         (worker,) = multiprocessing.active_children()
         while Path(f"/proc/{worker.pid}/stat").read_text().rpartition(")")[2].split()[0] != "T":
             time.sleep(0.01)
         rescue = threading.Timer(60, worker.kill)  # without a watchdog the test would never end
         rescue.daemon = True
         rescue.start()
-        return arriving
+        return iterator
 
-    monkeypatch.setattr(streaming, "_started", once_stopped)
+    monkeypatch.setattr(worker_reader, "start_iterator", once_stopped)
     split = streaming.Streaming(
         stops_at_the_third,
         torch.zeros(6, dtype=torch.int64),
