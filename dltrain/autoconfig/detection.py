@@ -15,13 +15,10 @@ from dltrain.autoconfig.texts import of_corpus, of_sst2, of_texts
 from dltrain.core.errors import DataError, UsageError, shorten
 from dltrain.data.idx import TRAIN_FILES, missing
 from dltrain.data.image_decoding import SUFFIXES
-from dltrain.data.table import (
-    Table,
-    likely_layout,
-    number,
-    read_table,
-)
-from dltrain.data.text import JSONL_SUFFIXES, SST2_FILES, scan_jsonl
+from dltrain.data.jsonl import JSONL_SUFFIXES, scan_jsonl
+from dltrain.data.sst2 import FILES as SST2_FILES
+from dltrain.data.table import Table, number
+from dltrain.data.table_reading import likely_layout, read_table
 from dltrain.data.utf8 import one_line_end, read_utf8
 
 TABLES = (".csv", ".tsv")

@@ -22,8 +22,9 @@ from dltrain.autoconfig.training import (
 from dltrain.core.data_spec import TextInputs
 from dltrain.core.errors import DataError, shorten
 from dltrain.data.labels import in_order
+from dltrain.data.sst2 import FILES as SST2_FILES
+from dltrain.data.sst2 import read_sst2
 from dltrain.data.table import Table
-from dltrain.data.text import SST2_FILES, read_sst2
 from dltrain.data.tokenization import split_text
 from dltrain.data.utf8 import one_line_end, read_utf8
 

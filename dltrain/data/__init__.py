@@ -8,9 +8,11 @@ from dltrain.data import (
     idx,
     image_folder,
     mnist,
-    text,
+    sst2,
+    text_csv,
     toy,
     toy_digits,
+    toy_text,
 )
 
 __all__ = [
@@ -21,7 +23,9 @@ __all__ = [
     "idx",
     "image_folder",
     "mnist",
-    "text",
+    "sst2",
+    "text_csv",
     "toy",
     "toy_digits",
+    "toy_text",
 ]

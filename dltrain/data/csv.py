@@ -14,7 +14,8 @@ from dltrain.core.registry import DATA
 from dltrain.data.columns import table_data
 from dltrain.data.labels import in_order, no_number, numbers_of, warn_of_spellings
 from dltrain.data.splits import HoldoutSize
-from dltrain.data.table import Delimiter, Table, number, read_table
+from dltrain.data.table import Table, number
+from dltrain.data.table_reading import Delimiter, read_table
 
 MAX_AUTO_CLASSES = 20
 """Whole numbers of more values than this are no classes, unless `target_kind` says so."""

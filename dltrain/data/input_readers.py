@@ -16,15 +16,9 @@ from dltrain.core.option_types import Quote
 from dltrain.data.columns import encode
 from dltrain.data.image_decoding import decode_image
 from dltrain.data.images import ImageTransform
-from dltrain.data.table import (
-    DELIMITERS,
-    Layout,
-    Table,
-    read_header,
-    read_table,
-    usual_quote,
-)
-from dltrain.data.text import JSONL_SUFFIXES, read_jsonl
+from dltrain.data.jsonl import JSONL_SUFFIXES, read_jsonl
+from dltrain.data.table import Table
+from dltrain.data.table_reading import DELIMITERS, Layout, read_header, read_table, usual_quote
 from dltrain.data.tokenization import Encoder
 from dltrain.data.utf8 import decoded, read_utf8, text_lines
 

@@ -56,3 +56,15 @@ def text_lines(text: str) -> list[str]:
     """The lines of a text, without their ends; see `one_line_end`. The last need not have one."""
     lines = one_line_end(text).split("\n")
     return lines if lines[-1] else lines[:-1]
+
+
+def read_lines(path: Path) -> list[str]:
+    """Return a file's lines without their ends; see `one_line_end`.
+
+    Raises:
+        DataError: The file can't be read, is not UTF-8, or is empty.
+    """
+    lines = one_line_end(read_utf8(path)).rstrip("\n").split("\n")
+    if lines == [""]:
+        raise DataError(f"{path}: has no lines")
+    return lines

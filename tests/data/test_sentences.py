@@ -14,8 +14,8 @@ from dltrain.core.errors import DataError, OptionError
 from dltrain.core.protocols import DataContext
 from dltrain.data.input_readers import read_texts
 from dltrain.data.length_buckets import LengthBuckets
-from dltrain.data.text import toy_text
 from dltrain.data.tokenization import Encoder, build_vocabulary, split_text
+from dltrain.data.toy_text import toy_text
 
 
 def sequences(count, longest=30):

@@ -8,8 +8,8 @@ import pytest
 
 from dltrain.core.errors import DataError, OptionError
 from dltrain.data.input_readers import read_new_table
-from dltrain.data.table import Layout, likely_layout, read_table
-from dltrain.data.text import read_sst2
+from dltrain.data.sst2 import read_sst2
+from dltrain.data.table_reading import Layout, likely_layout, read_table
 
 FILM = [f"the film was {('good', 'bad')[n % 2]}" for n in range(30)]
 

@@ -165,7 +165,7 @@ def test_the_benchmarks_reading_of_the_data_is_dltrains(bench, sst2_root, mnist_
 
     from dltrain.core.protocols import DataContext
     from dltrain.data.mnist import mnist
-    from dltrain.data.text import sst2
+    from dltrain.data.sst2 import sst2
 
     assert prepare(sst2_root, tmp_path / "data", None) == {"mnist": 60_000, "sst2": 6920}
     context = DataContext(tmp_path / "data")
