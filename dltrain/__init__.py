@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from dltrain.core.registry import OPTIMIZERS as OPTIMIZERS
     from dltrain.core.registry import SCHEDULES as SCHEDULES
     from dltrain.core.registry import TASKS as TASKS
+    from dltrain.core.registry import Limits as Limits
     from dltrain.core.task import Figure as Figure
     from dltrain.core.task import Phase as Phase
     from dltrain.core.task import Task as Task
@@ -87,6 +88,7 @@ else:
         "OPTIMIZERS": "dltrain.core.registry",
         "SCHEDULES": "dltrain.core.registry",
         "TASKS": "dltrain.core.registry",
+        "Limits": "dltrain.core.registry",
         "Batch": "dltrain.core.batch",
         "Data": "dltrain.core.protocols",
         "DataContext": "dltrain.core.protocols",

@@ -64,6 +64,7 @@ from dltrain.training.device import (
     set_random_state,
 )
 from dltrain.training.ema import averaged_parameters
+from dltrain.training.limits import require_supported
 from dltrain.training.single_sample import single_sample_error
 from dltrain.training.trainer import Trainer
 
@@ -105,9 +106,8 @@ def build_runtime(experiment: Experiment, process_group: ProcessGroup | None = N
         retain_freed_memory()
     make_deterministic(settings.deterministic)
     torch.set_float32_matmul_precision(settings.matmul_precision)
+    require_supported(experiment, precision.name, process_group.world_size)
     shards = settings.distributed == "fsdp" and process_group.world_size > 1
-    if process_group.world_size > 1:
-        _refuse_together(experiment, precision, shards)
     return Runtime(device, precision, process_group, shards)
 
 
@@ -119,34 +119,6 @@ def _device(name: str, process_group: ProcessGroup) -> torch.device:
     if device.type != "cuda" or device.index is not None:
         raise UsageError(f"device {name!r}: several processes need 'cpu', or 'cuda', one GPU each")
     return resolve_device(f"cuda:{process_group.local_rank}")
-
-
-def _refuse_together(experiment: Experiment, precision: Precision, shards: bool) -> None:
-    """Raises a ConfigError at the line of what several processes can't do together."""
-    if experiment.train.micro_batch == "auto":
-        raise experiment.problem(
-            "train.micro_batch",
-            "'auto' is for one process: the others would not know of a slice that was halved; "
-            "give a number of samples",
-        )
-    if not shards:
-        return
-    optimizers = {"optimizer": experiment.optimizer}
-    for name, phase in experiment.phases.items():
-        optimizers[f"phases.{name}.optimizer"] = phase.optimizer
-    for path, optimizer in optimizers.items():
-        if optimizer.name == "muon":
-            message = "'muon' needs whole matrices, and with fsdp each process has a part of them"
-            raise experiment.problem(path, f"{message}; use 'adamw', or train.distributed: ddp")
-    if experiment.task.name == "gan":
-        message = "task 'gan' trains with ddp only: its two sides use each other's weights"
-        raise experiment.problem("train.distributed", message)
-    if precision.name == "fp16":
-        message = "fp16 scales losses, which fsdp can't do here; use bf16"
-        raise experiment.problem("train.precision", message)
-    if experiment.recording.histograms:
-        message = "with fsdp no process has all weights; set it to false"
-        raise experiment.problem("recording.histograms", message)
 
 
 def build_data(
@@ -203,9 +175,6 @@ def build_task(experiment: Experiment, spec: DataSpec, runtime: Runtime) -> Task
     model: nn.Module = _built(experiment, "model", lambda: make_model(experiment.model, spec)).to(
         device, dtype
     )
-    if runtime.is_sharded and getattr(model, "variational", False):
-        message = "a variational autoencoder trains with ddp only: its two halves are called apart"
-        raise experiment.problem("train.distributed", message)
     if runtime.process_group.world_size > 1:
         model = convert_batch_norm(model, runtime.process_group)
     # Batches of texts are each as long as their longest.
@@ -252,7 +221,11 @@ def _phase(
     called: tuple[nn.Module, ...] = (),
 ) -> Phase:
     """See `task.PhaseFactory`."""
-    if runtime.is_sharded:  # before an optimizer takes hold of the parameters
+    if runtime.is_sharded and called:
+        message = f"FSDP gathers the parameters of phase {name!r} when its module is called, "
+        message += f"and task {experiment.task.name!r} calls parts of it instead; use ddp"
+        raise experiment.problem("train.distributed", message)
+    if runtime.is_sharded:  # before an optimizer refers to the parameters
         apply_fsdp(module, runtime.device)
     chosen = experiment.phase(name)
     is_common = chosen.optimizer == experiment.optimizer

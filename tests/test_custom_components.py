@@ -347,6 +347,61 @@ def test_datasets_resume_bit_for_bit(run):
     assert "all of them identical" in out
 
 
+TASK = """
+from dltrain import Task
+
+@TASKS.register
+class least_squares(Task):
+    def __init__(self, context, /, *, scale: float = 1.0):
+        self.model, self.scale = context.model, scale
+        self.scalars = {"loss": False}
+        self.phases = (context.make_phase("main", context.model),)
+
+    @staticmethod
+    def adapt_spec(spec):
+        return spec
+
+    def weight(self, batch, phase):
+        return len(batch)
+
+    def loss(self, batch, phase):
+        targets = nn.functional.one_hot(batch.targets, 2)
+        return self.scale * (self.model(batch.inputs) - targets).square().sum()
+
+    def evaluate(self, batches):
+        sums = [(float(self.loss(batch, self.phases[0])), len(batch)) for batch in batches]
+        return {"loss": sum(one for one, _ in sums) / sum(size for _, size in sums)}
+"""
+
+
+def test_a_subclass_of_task_trains(run):
+    code, _, error = run(TASK, "task=least_squares", "task.scale=0.5", command="train")
+    assert code == 0, error
+    assert {"train/loss", "val/loss", "test/loss"} <= summary()["metrics"].keys()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "choice", "expected"),
+    [
+        ("def evaluate", "def measure", "seed=0", "abstract method"),
+        ("self.scalars", "self.named", "seed=0", "a dltrain.Task whose __init__ sets 'scalars'"),
+        ('"main"', '"other"', "seed=0", "with the phases of phase_names, main; it returned one"),
+        ("self.model,", "self.model,", "phases={other: {}}", "unknown phase of task"),
+        (
+            "self.model,",
+            "self.model,",
+            "recording={tensorboard: true, embeddings: 5}",
+            "has no points to show",
+        ),
+    ],
+)
+def test_what_a_task_lacks_is_named(run, old, new, choice, expected):
+    code, _, error = run(TASK.replace(old, new), "task=least_squares", choice)
+    assert code == 2
+    assert expected in error
+    assert "Traceback" not in error
+
+
 # --------------------------------------------------------------------------------- what is refused
 
 

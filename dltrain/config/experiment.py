@@ -115,11 +115,19 @@ class Experiment:
     tree: Mapping = field(compare=False, repr=False)
 
     @property
+    def choices(self) -> dict[str, Choice]:
+        """Every component that the config names, by its dotted path."""
+        found: dict[str, Choice] = {key: getattr(self, key) for key in COMPONENTS}
+        found |= {f"metrics.{number}": metric for number, metric in enumerate(self.metrics)}
+        for name, phase in self.phases.items():
+            found[f"phases.{name}.optimizer"] = phase.optimizer
+            found[f"phases.{name}.schedule"] = phase.schedule
+        return found
+
+    @property
     def components(self) -> list[Component]:
-        """Every component that it names."""
-        phases = [c for phase in self.phases.values() for c in (phase.optimizer, phase.schedule)]
-        chosen = [getattr(self, key) for key in COMPONENTS]
-        return [choice.component for choice in (*chosen, *self.metrics, *phases)]
+        """Every component that the config names."""
+        return [choice.component for choice in self.choices.values()]
 
     def phase(self, name: str) -> PhaseChoices:
         """What a phase of the task is trained with."""

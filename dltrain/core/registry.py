@@ -71,6 +71,30 @@ def _documented_parameters(doc: str) -> dict[str, str]:
 
 
 @dataclass(frozen=True)
+class Limits:
+    """What a component does not support, with the reason; a config that needs it is refused.
+
+    Attributes:
+        fsdp: Why the component does not support sharded parameters, `train.distributed: fsdp`.
+        distributed: Why it does not support more than one process.
+        fp16: Why it does not support `train.precision: fp16`.
+
+    Example:
+        >>> from dltrain import Limits, OPTIMIZERS
+        >>> @OPTIMIZERS.register(limits=Limits(fsdp="it reads each parameter as a whole"))
+        ... def row_norm_sgd(module, /, *, lr: float = 0.1):
+        ...     ...
+    """
+
+    fsdp: str | None = None
+    distributed: str | None = None
+    fp16: str | None = None
+
+
+NO_LIMITS = Limits()
+
+
+@dataclass(frozen=True)
 class Component:
     """A registered builder."""
 
@@ -78,6 +102,7 @@ class Component:
     name: str
     builder: Callable[..., Any]
     builds: bool = True
+    limits: Limits = NO_LIMITS
 
     @cached_property
     def options(self) -> tuple[Option, ...]:
@@ -133,26 +158,32 @@ class Registry(Mapping[str, Component]):
         self._components: dict[str, Component] = {}
 
     @overload
-    def register(self, target: B, /) -> B: ...
+    def register(self, target: B, /, *, limits: Limits = ...) -> B: ...
     @overload
-    def register(self, target: str, /) -> Callable[[B], B]: ...
-    def register(self, target: Any, /) -> Any:
-        """Registers a function or class under its own name: `@R.register` or `@R.register("x")`.
+    def register(
+        self, target: str | None = None, /, *, limits: Limits = ...
+    ) -> Callable[[B], B]: ...
+    def register(self, target: Any = None, /, *, limits: Limits = NO_LIMITS) -> Any:
+        """Register a function or class: `@R.register`, or `@R.register("name", limits=...)`.
+
+        Args:
+            target: The builder, which is registered under its own name, or another name for it.
+            limits: What the component does not support.
 
         Raises:
             ValueError: The name is taken.
             TypeError: An option has no type annotation or is not keyword-only, or the positional
                 arguments are not those of a builder of this kind.
         """
-        if isinstance(target, str):
-            return lambda builder: self._add(target, builder)
-        return self._add(target.__name__, target)
+        if target is None or isinstance(target, str):
+            return lambda builder: self._add(target or builder.__name__, builder, limits)
+        return self._add(target.__name__, target, limits)
 
-    def _add(self, name: str, builder: B) -> B:
+    def _add(self, name: str, builder: B, limits: Limits) -> B:
         if name in self._components:
             raise ValueError(f"there is a {self.kind} named {name!r} already")
         builds = self._check_signature(name, builder)
-        component = Component(self.kind, name, builder, builds)
+        component = Component(self.kind, name, builder, builds, limits)
         _ = component.options  # a missing annotation is the author's error: say so at import
         self._components[name] = component
         return builder

@@ -14,7 +14,7 @@ from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimize
 
 from dltrain.core.errors import UsageError
 from dltrain.core.option_types import NonNegativeFloat, PositiveFloat, Probability
-from dltrain.core.registry import OPTIMIZERS
+from dltrain.core.registry import OPTIMIZERS, Limits
 
 Groups = list[dict[str, Any]]
 
@@ -128,7 +128,9 @@ def rmsprop(
     )
 
 
-@OPTIMIZERS.register
+@OPTIMIZERS.register(
+    limits=Limits(fsdp="it orthogonalizes whole matrices, and a rank has only a shard of each")
+)
 def muon(
     module: nn.Module,
     /,

@@ -14,7 +14,7 @@ from dltrain.core.data_spec import DataSpec
 from dltrain.core.errors import OptionError, UsageError
 from dltrain.core.paths import ConfigPath
 from dltrain.core.protocols import ProcessGroup
-from dltrain.core.registry import TASKS
+from dltrain.core.registry import TASKS, Limits
 from dltrain.core.task import Figure, Phase, Task, TaskContext
 from dltrain.data.seeding import key, normal, uniform
 from dltrain.losses.adversarial import AdversarialLoss
@@ -28,7 +28,9 @@ from dltrain.tasks.judge import Judge
 DISCRIMINATOR, GENERATOR = "discriminator", "generator"
 
 
-@TASKS.register("gan")
+@TASKS.register(
+    "gan", limits=Limits(fsdp="generator and discriminator use the parameters of each other")
+)
 class Gan(Task):
     """Learns to make samples like the data's: a generator against a discriminator.
 

@@ -1,10 +1,13 @@
 """Which part of a batch is whose, and what several processes refuse."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import experiments
 import pytest
 import torch
 
-from dltrain.build import build_runtime
+from dltrain.build import build_data, build_runtime, build_task
 from dltrain.config import ConfigError
 from dltrain.core.batch import Batch, RankSlice
 from dltrain.core.protocols import ProcessGroup
@@ -42,7 +45,9 @@ def test_the_parts_that_count_are_the_batch_and_evenly_cut(samples, size):
     [
         (["train.micro_batch=auto"], "train.micro_batch"),
         (["train.distributed=fsdp", "optimizer={name: muon}"], "optimizer"),
+        (["train.distributed=fsdp", "phases={main: {optimizer: muon}}"], "phases.main.optimizer"),
         (["train.distributed=fsdp", "recording.histograms=true"], "recording.histograms"),
+        (["train.distributed=fsdp", "task=gan"], "task"),
     ],
 )
 def test_what_several_processes_cannot_do_is_refused_at_its_line(experiment, changes, line):
@@ -51,3 +56,14 @@ def test_what_several_processes_cannot_do_is_refused_at_its_line(experiment, cha
     with pytest.raises(ConfigError) as refused:
         build_runtime(chosen, Pair())
     assert [problem.path for problem in refused.value.problems] == [line]
+
+
+def test_fsdp_is_refused_for_a_task_that_calls_parts_of_a_module(experiment):
+    experiments.write(Path.cwd())
+    chosen = experiment({**experiments.COMMON, **experiments.TWO["codes"]})
+    chosen = replace(chosen, train=replace(chosen.train, distributed="fsdp"))
+    runtime = build_runtime(chosen, Pair())
+    data = build_data(chosen, runtime, print)
+    with pytest.raises(ConfigError, match="calls parts of it instead; use ddp") as refused:
+        build_task(chosen, data.spec, runtime)
+    assert [problem.path for problem in refused.value.problems] == ["train.distributed"]
