@@ -27,11 +27,11 @@ if TYPE_CHECKING:
     from dltrain.commands.profile import profile as profile
     from dltrain.commands.report import report as report
     from dltrain.commands.reproduce import reproduce as reproduce
+    from dltrain.commands.resume import resume as resume
     from dltrain.commands.runs import runs as runs
     from dltrain.commands.sample import sample as sample
     from dltrain.commands.serve import serve as serve
     from dltrain.commands.sweep import sweep as sweep
-    from dltrain.commands.train import resume as resume
     from dltrain.commands.train import train as train
     from dltrain.commands.tune_batch import tune_batch as tune_batch
     from dltrain.commands.tune_lr import tune_lr as tune_lr
@@ -75,7 +75,7 @@ else:
         "sample": "dltrain.commands.sample",
         "serve": "dltrain.commands.serve",
         "sweep": "dltrain.commands.sweep",
-        "resume": "dltrain.commands.train",
+        "resume": "dltrain.commands.resume",
         "train": "dltrain.commands.train",
         "tune_batch": "dltrain.commands.tune_batch",
         "tune_lr": "dltrain.commands.tune_lr",

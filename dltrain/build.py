@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,8 @@ from dltrain.checkpoints.store import (
     load_checkpoint_state,
     num_bytes,
 )
-from dltrain.config import HARMLESS, LENGTH, ROUNDING, ConfigError, Experiment, changes
+from dltrain.config import ConfigError, Experiment
 from dltrain.config.problems import did_you_mean
-from dltrain.config.user_code import code_changes, code_of, is_loaded
 from dltrain.core.data_spec import DataSpec, contradiction, spec_from_json
 from dltrain.core.errors import (
     DltrainError,
@@ -39,8 +38,8 @@ from dltrain.data.tokenization import verify_tokenizer
 from dltrain.distributed.batch_norm import convert_batch_norm
 from dltrain.distributed.fsdp import apply_fsdp
 from dltrain.loggers import Logger
+from dltrain.rundir.changes import changes_since_training, incompatible_checkpoint
 from dltrain.rundir.directory import Run
-from dltrain.rundir.provenance import plugin_paths
 from dltrain.training.checkpoint_checks import check_tensors
 from dltrain.training.compilation import compile_task
 from dltrain.training.components import (
@@ -65,25 +64,9 @@ from dltrain.training.device import (
 )
 from dltrain.training.ema import averaged_parameters
 from dltrain.training.limits import require_supported
-from dltrain.training.single_sample import single_sample_error
+from dltrain.training.runtime import Runtime
 from dltrain.training.trainer import Trainer
-
-
-@dataclass(frozen=True)
-class Runtime:
-    """Where, in which numbers and with whom an experiment computes.
-
-    Attributes:
-        device: Of this process.
-        numerics: Which numbers.
-        world: The processes that train together.
-        shards: Whether each of them has a part of the weights only.
-    """
-
-    device: torch.device
-    precision: Precision
-    process_group: ProcessGroup = field(default_factory=ProcessGroup)
-    is_sharded: bool = False
+from dltrain.training.validation import validate_settings
 
 
 def build_runtime(experiment: Experiment, process_group: ProcessGroup | None = None) -> Runtime:
@@ -245,20 +228,14 @@ def build_trainer(
     checkpoints: CheckpointStore,
     loggers: Sequence[Logger] = (),
 ) -> Trainer:
-    """Puts the trainer together.
+    """Build the trainer.
 
     Raises:
-        ConfigError: A monitored scalar does not exist.
+        ConfigError: See `validate_settings`.
     """
-    samples, size = len(data.train), experiment.train.batch_size
-    if experiment.train.drop_last and samples < size:
-        message = f"leaves no batch: the training split has {samples} samples, batch_size is {size}"
-        raise experiment.problem("train.drop_last", message)
+    validate_settings(experiment, data, task, runtime)
     num_embeddings = experiment.recording.embeddings if experiment.recording.tensorboard else 0
-    if num_embeddings and not task.implements(Task.embed):
-        message = f"task {experiment.task.name!r} has no points to show; set it to false"
-        raise experiment.problem("recording.embeddings", message)
-    trainer = Trainer(
+    return Trainer(
         task,
         data,
         precision=runtime.precision,
@@ -272,42 +249,6 @@ def build_trainer(
         num_embeddings=int(num_embeddings),
         process_group=runtime.process_group,
     )
-    if experiment.train.cuda_graph == "on" and trainer.cuda_graph_blocker is not None:
-        raise experiment.problem(
-            "train.cuda_graph", f"no graph of a step: {trainer.cuda_graph_blocker}"
-        )
-    monitored = {"checkpoint.best": experiment.checkpoint.best}
-    if experiment.early_stop:
-        monitored["early_stop.monitor"] = experiment.early_stop.monitor
-    for path, name in monitored.items():
-        if name is not None and name not in trainer.monitorable_scalars:
-            raise experiment.problem(path, not_monitored(trainer, name))
-    return trainer
-
-
-def not_monitored(trainer: Trainer, name: str) -> str:
-    """Say why a scalar can't choose a checkpoint, or end a run."""
-    if name in trainer.undirected_scalars:
-        return (
-            f"it is not known whether a higher {name!r} is better: "
-            "set the attribute higher_is_better of the metric's function or object"
-        )
-    known = ", ".join(trainer.monitorable_scalars)
-    hint = did_you_mean(name, trainer.monitorable_scalars)
-    return f"this run has no scalar {name!r}; it has {known}{hint}"
-
-
-def require_no_single_sample_batch(experiment: Experiment, trainer: Trainer) -> None:
-    """Raises a ConfigError where some step will have a slice of one sample that the model refuses.
-
-    Batch normalization of rows does, for instance. All ranks call this together.
-    """
-    error = single_sample_error(trainer)
-    if error is not None:
-        key = "micro_batch" if experiment.train.micro_batch else "batch_size"
-        hint = "set train.drop_last: true, or choose another train.batch_size"
-        hint += " or train.micro_batch" if experiment.train.micro_batch else ""
-        raise experiment.problem(f"train.{key}", f"{error}; {hint}")
 
 
 @dataclass(frozen=True)
@@ -360,7 +301,7 @@ def load_trained(
     run = Run.open(run_dir)
     chosen = [f"train.device={device}"] if device else []
     experiment = run.experiment([*chosen, *overrides])
-    found = _changes(run, experiment, overrides)
+    changes = changes_since_training(run, experiment, overrides)
     if not measures:
         experiment = replace(experiment, metrics=())
     checkpoints = run.checkpoints()
@@ -389,36 +330,9 @@ def load_trained(
         raise RunError(incompatible_checkpoint(path, run, error)) from error
     task.model.eval()
     if runtime.process_group.is_main:
-        for change in found:
+        for change in changes:
             warn(f"warning: {change}; results may differ")
-    return Trained(experiment, spec, task, runtime, path, found)
-
-
-def _changes(run: Run, experiment: Experiment, overrides: Sequence[str]) -> list[str]:
-    """See `Trained.changes`."""
-    try:
-        record = run.record()
-    except RunError as error:
-        return [f"{error}: it can't be told whether config and code are those of the training"]
-    chosen = [override.partition("=")[0] for override in overrides]
-    but = (*HARMLESS, *ROUNDING, *LENGTH, *chosen)
-    edits = changes(record["config"], experiment.to_dict(), but)
-    return [*(f"{run.config_path}: {edit}" for edit in edits), *changed_code(experiment, record)]
-
-
-def current_code(experiment: Experiment, plugins: Iterable[Path]) -> dict[str, str]:
-    """The user's own code in an experiment; see `code_of`."""
-    return code_of((component.builder for component in experiment.components), plugins)
-
-
-def changed_code(experiment: Experiment, record: Mapping[str, Any]) -> list[str]:
-    """How the user's own code differs from what a run was trained with, a line each."""
-    return code_changes(record["code"], current_code(experiment, loaded_plugins(record)))
-
-
-def loaded_plugins(record: Mapping[str, Any]) -> list[Path]:
-    """Those of a run's plug-ins that this process has loaded; no other file is opened."""
-    return [path for path in plugin_paths(record) if is_loaded(path)]
+    return Trained(experiment, spec, task, runtime, path, changes)
 
 
 def _trained_model(run_dir: str, runtime: Runtime) -> TrainedModel:
@@ -427,12 +341,6 @@ def _trained_model(run_dir: str, runtime: Runtime) -> TrainedModel:
     model = trained.task.model.requires_grad_(False)
     predict = trained.task.predict if trained.task.implements(Task.predict) else None
     return TrainedModel(trained.spec, model, predict)
-
-
-def incompatible_checkpoint(path: Path, run: Run, error: Exception) -> str:
-    """Says that a checkpoint belongs to another model or optimizer than the config now has."""
-    told = shorten(" ".join(str(error).split()), 300)
-    return f"{path} does not fit what {run.config_path} builds now: {told}"
 
 
 def _built(experiment: Experiment, path: str, make: Callable[[], Any]) -> Any:

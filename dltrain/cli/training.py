@@ -99,7 +99,7 @@ def resume(
     """
     with _told_once():
         load_plugins(plugins)
-        from dltrain.commands.train import resume as resume_command
+        from dltrain.commands.resume import resume as resume_command
         from dltrain.rundir.directory import Run
 
         Run.open(run).experiment()

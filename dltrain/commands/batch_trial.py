@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from dltrain.build import Runtime, build_data, build_runtime, build_task, build_trainer
+from dltrain.build import build_data, build_runtime, build_task, build_trainer
 from dltrain.checkpoints.store import CheckpointStore
 from dltrain.config import ConfigError, Experiment, load
 from dltrain.config.plugins import load_plugin
@@ -28,6 +28,7 @@ from dltrain.core.batch import Batch
 from dltrain.core.errors import DltrainError, RunError, describe_error, print_warning
 from dltrain.core.protocols import Data
 from dltrain.training.device import is_out_of_memory, peak_memory_bytes
+from dltrain.training.runtime import Runtime
 from dltrain.training.trainer import Trainer
 
 MOST_SECONDS = 2.0

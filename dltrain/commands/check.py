@@ -11,14 +11,7 @@ from pathlib import Path
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from dltrain.build import (
-    Runtime,
-    build_data,
-    build_runtime,
-    build_task,
-    build_trainer,
-    require_no_single_sample_batch,
-)
+from dltrain.build import build_data, build_runtime, build_task, build_trainer
 from dltrain.checkpoints.store import CheckpointStore
 from dltrain.commands import diagnostics
 from dltrain.commands.diagnostics import Finding
@@ -26,6 +19,8 @@ from dltrain.config import Experiment
 from dltrain.core.batch import Batch
 from dltrain.core.errors import DltrainError, RunError, describe_error, print_warning
 from dltrain.core.task import Phase, Task
+from dltrain.training.runtime import Runtime
+from dltrain.training.validation import validate
 
 
 @dataclass(frozen=True)
@@ -84,9 +79,9 @@ def check(experiment: Experiment, *, overfit: int | None = None) -> Check:
     for finding in findings:
         if finding.kind == "labels":
             raise RunError(finding.message)
+    validate(experiment, data, task, runtime)
     with tempfile.TemporaryDirectory() as scratch:
         trainer = build_trainer(experiment, data, task, runtime, CheckpointStore(Path(scratch)))
-        require_no_single_sample_batch(experiment, trainer)
         batch = next(data.train.batches(experiment.train.batch_size, epoch=0))
         micro_batch = experiment.train.micro_batch
         part = next(batch.split(None if micro_batch == "auto" else micro_batch))

@@ -12,7 +12,6 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from dltrain.build import Runtime
 from dltrain.checkpoints.store import load_checkpoint
 from dltrain.config import Experiment
 from dltrain.core.data_spec import TableInputs, TextInputs
@@ -21,6 +20,7 @@ from dltrain.core.task import Task
 from dltrain.data.length_buckets import LengthBuckets
 from dltrain.data.streaming import Streaming
 from dltrain.losses.supervised import BinaryCrossEntropy, CrossEntropy
+from dltrain.training.runtime import Runtime
 from dltrain.training.trainer import Trainer
 
 MOST_SAMPLES, MOST_READ = 20_000, 1_000

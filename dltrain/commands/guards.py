@@ -1,4 +1,4 @@
-"""What holds around training: signals, the collector of cycles, and errors put in words."""
+"""What surrounds training: signals, garbage collection, and descriptions of errors."""
 
 from __future__ import annotations
 
@@ -8,16 +8,19 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from dltrain.build import Runtime
 from dltrain.config.settings import TrainSettings
 from dltrain.core.errors import DltrainError, RunError, describe_error
 from dltrain.rundir.directory import Run
 from dltrain.training.device import is_out_of_memory
+from dltrain.training.runtime import Runtime
 from dltrain.training.trainer import Trainer
 
 
-def in_words(error: Exception, trainer: Trainer, runtime: Runtime) -> Exception:
-    """What training failed of, as an error of the run; a disk's is put in words further out."""
+def describe_failure(error: Exception, trainer: Trainer, runtime: Runtime) -> Exception:
+    """Return an error of training as a RunError that says at which step it happened.
+
+    Errors of dltrain, of a disk (see `disk_errors`) and of another rank are returned unchanged.
+    """
     if isinstance(error, DltrainError | OSError) or runtime.process_group.is_peer_failure(error):
         return error
     step = trainer.state.step
@@ -29,15 +32,15 @@ def in_words(error: Exception, trainer: Trainer, runtime: Runtime) -> Exception:
     return RunError(f"{place} fails: {describe_error(error)}")
 
 
-def _smaller_batches(settings: TrainSettings, evaluates: bool, processes: int) -> str:
-    """What is left to try where the memory is full; nothing that is set already."""
+def _smaller_batches(settings: TrainSettings, evaluates: bool, world_size: int) -> str:
+    """Return what to try after running out of memory, other than what the config has already."""
     if evaluates:
         size, key = settings.samples_at_once, "train.evaluate_batch_size"
     else:
         size, key = settings.batch_size, "train.micro_batch"
         if settings.micro_batch == "auto":  # it has been halved already
             return "make the model or its inputs smaller"
-        if settings.micro_batch is None and processes == 1:
+        if settings.micro_batch is None and world_size == 1:
             return "try train.micro_batch=auto"
         size = min(size, settings.micro_batch or size)
     if size == 1:
@@ -47,30 +50,34 @@ def _smaller_batches(settings: TrainSettings, evaluates: bool, processes: int) -
 
 @contextmanager
 def disk_errors(run: Run) -> Iterator[None]:
-    """A full disk can refuse any write, also those of recorders as they close."""
+    """Turn an OSError into a RunError that says how to continue.
+
+    A full disk can refuse any write, also those of loggers as they close.
+    """
     try:
         yield
     except OSError as error:
         message = f"{error.filename or run.directory}: {error.strerror or error}"
         if run.checkpoints().all():
-            way_on = "earlier checkpoints are untouched, go on with: "
-            way_on += f"dltrain resume {run.directory}"
+            hint = "earlier checkpoints are untouched, resume with: "
+            hint += f"dltrain resume {run.directory}"
         else:
-            way_on = f"nothing was saved yet, {start_again(run)}"
-        raise RunError(f"{message}; {way_on}") from error
+            hint = f"nothing was saved yet, {restart_hint(run)}"
+        raise RunError(f"{message}; {hint}") from error
 
 
-def start_again(run: Run) -> str:
-    """The command for a run of which nothing was saved."""
+def restart_hint(run: Run) -> str:
+    """Return the command that restarts a run without a checkpoint."""
     words = ["dltrain train", shlex.quote(str(run.config_path)), run.plugin_options()]
-    return f"start again with: {' '.join(filter(None, words))}"
+    return f"restart with: {' '.join(filter(None, words))}"
 
 
 @contextmanager
-def collector_spared() -> Iterator[None]:
-    """Python's collector of cycles passes over all that has been imported and built before.
+def spared_from_gc() -> Iterator[None]:
+    """Keep Python's garbage collector from visiting the objects that exist already.
 
-    Going through it takes a hundred steps of a small network, again and again.
+    Visiting all that has been imported and built takes as long as a hundred steps of a small
+    network, again and again.
     """
     gc.freeze()
     try:
@@ -80,8 +87,8 @@ def collector_spared() -> Iterator[None]:
 
 
 @contextmanager
-def signals(trainer: Trainer) -> Iterator[None]:
-    """SIGINT and SIGTERM ask the trainer to stop; the second one ends the process at once."""
+def handle_signals(trainer: Trainer) -> Iterator[None]:
+    """Let SIGINT and SIGTERM ask the trainer to stop; the second one ends the process at once."""
 
     def handle(number: int, _frame: object) -> None:
         if trainer.stop_signal is not None:
@@ -92,13 +99,14 @@ def signals(trainer: Trainer) -> Iterator[None]:
     numbers = (signal.SIGINT, signal.SIGTERM)
     try:
         before = {number: signal.signal(number, handle) for number in numbers}
-    except ValueError:  # not the main thread: whoever called has the signals
+    except ValueError:  # not the main thread: signals belong to the caller
         yield
         return
     try:
         yield
     finally:
-        # A launcher that sees one process end asks the others to: they may say how it was first.
+        # A launcher that sees one process end signals the others, which may still have to report
+        # how they were interrupted first.
         if trainer.process_group.world_size == 1:
             for number, handler in before.items():
                 signal.signal(number, handler)

@@ -1,4 +1,4 @@
-"""Run a finished run again from its record, and compare the outcomes bit for bit."""
+"""Train a finished run again from its record, and compare the results bit by bit."""
 
 from __future__ import annotations
 
@@ -7,41 +7,38 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
-from dltrain.build import Runtime, changed_code
 from dltrain.checkpoints.store import load_checkpoint, num_bytes
-from dltrain.commands.train import (
-    device_of,
-    refuse_another_config,
-    refuse_other_data,
-    train_if,
-)
-from dltrain.config import LENGTH, ROUNDING
-from dltrain.config import changes as changed
+from dltrain.commands.fit import Inputs, read_inputs, training_process_group
+from dltrain.commands.resume import resume_run
+from dltrain.commands.train import existing_run, start_run
+from dltrain.config import LENGTH, ROUNDING, Experiment
+from dltrain.config import changes as config_changes
 from dltrain.core.errors import RunError, print_warning
 from dltrain.core.paths import as_paths
-from dltrain.core.protocols import Data
 from dltrain.loggers.jsonl import read_scalars
 from dltrain.rundir import input_files
+from dltrain.rundir.changes import changed_code, refuse_changed_config, refuse_changed_data
 from dltrain.rundir.directory import Run
 from dltrain.rundir.git import git_changes
-from dltrain.rundir.provenance import data_record, differences
+from dltrain.rundir.provenance import differences
 
-CLOCK = "system/"
-"""Scalars of throughput and memory, which are not compared."""
+SYSTEM = "system/"
+"""Prefix of the scalars of throughput and memory, which are not compared."""
 
 
 @dataclass(frozen=True)
 class ScalarDifference:
-    """A value that is not the same.
+    """A value that differs between the two runs.
 
     Attributes:
         name: SPLIT/NAME.
-        step: At which it was recorded.
-        before: Of the original; None where it was not finite, or not recorded.
-        now: Of the new run, likewise.
+        step: Step at which it was recorded.
+        before: Value of the original; None where it was not finite, or not recorded.
+        now: Value of the new run; None likewise.
     """
 
     name: str
@@ -52,11 +49,11 @@ class ScalarDifference:
 
 @dataclass(frozen=True)
 class WeightDifference:
-    """By how much the last weights differ.
+    """Difference between the final weights of the two runs.
 
     Attributes:
-        name: Of the tensor with the largest difference.
-        largest: Absolute difference between two numbers; None where one is not finite.
+        name: Name of the tensor with the largest difference.
+        largest: Largest absolute difference between two values; None where one is not finite.
     """
 
     name: str
@@ -65,22 +62,23 @@ class WeightDifference:
 
 @dataclass(frozen=True)
 class Reproduction:
-    """Whether a run came out again.
+    """Comparison of a run with its reproduction.
 
     Attributes:
-        original: The run that was run again.
-        run: The new run's directory.
-        identical: Whether weights and scalars have the same bits.
-        weights_sha256: Of the original's final weights, and of the new run's.
-        weights: By how much they differ; None where they don't, or the last checkpoints are gone.
-        scalars: Values compared: all in `metrics.jsonl` but those of the clock and the memory.
-        differing: How many of them are not the same.
-        first: The first that is not, by step.
-        largest: The largest absolute difference between two values, both finite.
-        tolerance: The largest difference as a share of the larger of the two values; None where
-            one of them was not finite or not recorded. All values agree to within it.
-        changes: In what the new run was started otherwise: versions, device, threads, code.
-        notes: What else is to be known of the comparison.
+        original: The original run.
+        run: Directory of the new run.
+        identical: Whether weights and scalars are bitwise identical.
+        weights_sha256: Hashes of the original's final weights and of the new run's.
+        weights: Difference of the weights; None where there is none, or where the last checkpoints
+            are gone.
+        scalars: Number of compared values: all in `metrics.jsonl` except for time and memory.
+        differing: Number of values that differ.
+        first: The first value that differs, by step.
+        largest: The largest absolute difference between two finite values.
+        tolerance: The largest relative difference, as a fraction of the larger of the two values;
+            None where one of them was not finite or not recorded. All values agree within it.
+        changes: Differences in versions, device, threads and code at the start of the new run.
+        notes: Remarks on the comparison.
     """
 
     original: str
@@ -105,67 +103,65 @@ def reproduce(
     quiet: bool = False,
     plugins: Sequence[str | Path] = (),
 ) -> Reproduction:
-    """Trains what a run has trained, in a new run directory, and compares.
+    """Train what a run has trained, in a new run directory, and compare the results.
 
-    Config, data and code are those that the record names. Nothing is checked out or downloaded for
-    it: what is not as it was, is told.
+    Config, data and code are those that the record names. Nothing is checked out or downloaded:
+    differences are reported.
 
     Args:
-        original: A run that is done.
-        run_dir: The new run's place; the next free number under `runs/NAME/` if not given.
-        exact: Refuse where versions, device, threads or code are not those of the original; else
-            a line says so.
-        quiet: Whether to show nothing but errors.
-        plugins: The files of the user's own components, which have been loaded.
+        original: Directory of a run with status `done`.
+        run_dir: Directory of the new run (default: the next free number under `runs/NAME/`).
+        exact: Whether to fail where versions, device, threads or code differ from those of the
+            original; otherwise a line reports each difference.
+        quiet: Whether to show errors only.
+        plugins: Files of the user's own components, which have been loaded.
+
+    Returns:
+        How the new run compares with the original.
 
     Raises:
-        ConfigError: The config does not hold any more, or its components are not there.
+        ConfigError: The config is no longer valid, or its components are not available.
         DataError: The data is missing or damaged.
-        RunError: There is no outcome to compare with, the data is not what it was, or the new run
-            failed.
-        InterruptedRunError: A signal stopped the new run.
+        RunError: The original has no final results, the data has changed, or the new run failed.
+        InterruptedRunError: A signal interrupted the new run.
     """
     run, plugins = Run.open(original), as_paths(plugins)
-    run_dir = None if run_dir is None else Path(run_dir)
     experiment = run.experiment()
     ended, record = run.summary(), run.record()
     if ended is None or ended.status != "done":
         raise RunError(
             f"{original} is not done, so there is no outcome to compare with; "
-            f"go on with: dltrain resume {original}"
+            f"resume with: dltrain resume {original}"
         )
-    refuse_another_config(experiment, record, (*ROUNDING, *LENGTH))
-    changes = [*map(str, changed(record["config"], experiment.to_dict()))]
+    refuse_changed_config(experiment, record, (*ROUNDING, *LENGTH))
+    changes = [*map(str, config_changes(record["config"], experiment.to_dict()))]
     notes: list[str] = []
-
-    def accept(runtime: Runtime, data: Data) -> None:
-        found = input_files.read(run.directory)
-        if found is None:
-            notes.append("no inputs.json: the data is compared by its fingerprint alone")
-            changes.extend(changed_code(experiment, record))
-        else:
-            of_data = input_files.changes(found.data, data.files)
-            if of_data.changed:
-                shown = "; ".join(of_data.changed[:3])
-                more = f"; and {rest} more" if (rest := len(of_data.changed) - 3) > 0 else ""
-                raise RunError(f"the data is not what {original} was trained on: {shown}{more}")
-            of_plugins = input_files.changes(found.plugins, plugins)
-            of_code = of_plugins.changed + of_plugins.others
-            changes.extend(of_code or changed_code(experiment, record))
-            notes.extend([*of_data.others, *filter(None, [found.note])])
-        described = data_record(experiment.data.name, data, ())
-        refuse_other_data(run, record["data"], described)
-        changes.extend(differences(record, device_of(runtime)) + git_changes(record["git"]))
-        if changes and exact:
-            raise RunError(f"can't reproduce {original} exactly: {'; '.join(changes)}")
-        if not quiet:
-            for line in changes:
-                print_warning(f"warning: {line}; results may differ")
-
     folder = record["data_folder"]
-    summary = train_if(accept, experiment, run_dir, quiet, plugins, folder=folder)
+    with training_process_group(experiment) as process_group:
+        existing, has_checkpoint = existing_run(experiment, run_dir, process_group)
+        if existing is not None and has_checkpoint:
+            summary = resume_run(existing, experiment, process_group, quiet=quiet)
+        else:
+            inputs = read_inputs(experiment, process_group, quiet=quiet, recorded_folder=folder)
+            more, notes = _input_changes(run, experiment, record, inputs, plugins)
+            changes += more
+            if changes and exact:
+                differing = "; ".join(changes)
+                raise RunError(f"can't reproduce {original} bitwise identically: {differing}")
+            for line in () if quiet else changes:
+                print_warning(f"warning: {line}; results may differ")
+            summary = start_run(
+                experiment,
+                inputs,
+                existing,
+                run_dir=run_dir,
+                quiet=quiet,
+                plugins=plugins,
+                recorded_folder=folder,
+            )
     again = Run(Path(summary.run))
-    scalars, differing = _compared(run, again)
+    scalars, differing = _compare_scalars(run, again)
+    finite = [scalar for scalar in differing if _has_both(scalar)]
     hashes = ended.weights_sha256, summary.weights_sha256
     same = not differing and hashes[0] == hashes[1]
     if not same and record["device"]["type"] != "cpu" and not experiment.train.deterministic:
@@ -175,22 +171,56 @@ def reproduce(
         run=summary.run,
         identical=same,
         weights_sha256=hashes,
-        weights=None if hashes[0] == hashes[1] else _weights_apart(run, again),
+        weights=None if hashes[0] == hashes[1] else _weight_difference(run, again),
         scalars=scalars,
         differing=len(differing),
-        first=min(differing, key=lambda one: one.step, default=None),
-        largest=max((_apart(one)[0] for one in differing if _has_both(one)), default=0.0),
-        tolerance=max((_apart(one)[1] for one in differing), default=0.0)
-        if all(map(_has_both, differing))
+        first=min(differing, key=lambda scalar: scalar.step, default=None),
+        largest=max((_distance(scalar)[0] for scalar in finite), default=0.0),
+        tolerance=max((_distance(scalar)[1] for scalar in finite), default=0.0)
+        if len(finite) == len(differing)
         else None,
         changes=changes,
         notes=notes,
     )
 
 
-def _compared(one: Run, other: Run) -> tuple[int, list[ScalarDifference]]:
-    """How many values there are, and those whose bits differ, in the order they were recorded."""
-    before, now = _values(one), _values(other)
+def _input_changes(
+    run: Run,
+    experiment: Experiment,
+    record: dict[str, Any],
+    inputs: Inputs,
+    plugins: Sequence[Path],
+) -> tuple[list[str], list[str]]:
+    """Compare data, code and environment with those of the original.
+
+    Returns:
+        What differs, and remarks on the comparison.
+
+    Raises:
+        RunError: The data has changed.
+    """
+    recorded = input_files.read(run.directory)
+    if recorded is None:
+        notes = ["no inputs.json: the data is compared by its fingerprint alone"]
+        changes = changed_code(experiment, record)
+    else:
+        data_files = input_files.changes(recorded.data, inputs.data.files)
+        if data_files.changed:
+            shown = "; ".join(data_files.changed[:3])
+            more = f"; and {rest} more" if (rest := len(data_files.changed) - 3) > 0 else ""
+            raise RunError(f"the data is not what {run.directory} was trained on: {shown}{more}")
+        plugin_files = input_files.changes(recorded.plugins, plugins)
+        changes = plugin_files.changed + plugin_files.others
+        changes = changes or changed_code(experiment, record)
+        notes = [*data_files.others, *filter(None, [recorded.note])]
+    refuse_changed_data(run, record["data"], inputs.data_record())
+    environment = differences(record, inputs.device_record())
+    return [*changes, *environment, *git_changes(record["git"])], notes
+
+
+def _compare_scalars(original: Run, again: Run) -> tuple[int, list[ScalarDifference]]:
+    """Return the number of values, and those that differ in any bit, in recorded order."""
+    before, now = _values(original), _values(again)
     places = dict.fromkeys([*before, *now])
     differing = [
         ScalarDifference(*place, before.get(place), now.get(place))
@@ -204,7 +234,7 @@ def _values(run: Run) -> dict[tuple[str, int], float | None]:
     return {
         (name, step): value
         for name, points in read_scalars(run.metrics_path).items()
-        if not name.startswith(CLOCK)
+        if not name.startswith(SYSTEM)
         for step, value in points
     }
 
@@ -213,32 +243,35 @@ def _bits(value: float | None) -> bytes | None:
     return None if value is None else struct.pack("<d", value)
 
 
-def _has_both(one: ScalarDifference) -> bool:
-    return one.before is not None and one.now is not None
+def _has_both(scalar: ScalarDifference) -> bool:
+    return scalar.before is not None and scalar.now is not None
 
 
-def _apart(one: ScalarDifference) -> tuple[float, float]:
-    """The absolute difference, and its share of the larger value."""
-    assert one.before is not None
-    assert one.now is not None
-    distance, size = abs(one.before - one.now), max(abs(one.before), abs(one.now))
+def _distance(scalar: ScalarDifference) -> tuple[float, float]:
+    """Return the absolute difference, and its fraction of the larger value."""
+    assert scalar.before is not None
+    assert scalar.now is not None
+    distance = abs(scalar.before - scalar.now)
+    size = max(abs(scalar.before), abs(scalar.now))
     return distance, distance / size if size else 0.0
 
 
-def _weights_apart(one: Run, other: Run) -> WeightDifference | None:
-    """By the last checkpoints of both; None where they can't be read, or are not alike."""
+def _weight_difference(original: Run, again: Run) -> WeightDifference | None:
+    """Compare the last checkpoints; None where they can't be read or have other tensors."""
     try:
-        now = load_checkpoint(other.checkpoints().find("latest")).model
-        before = load_checkpoint(one.checkpoints().find("latest"), num_bytes(now)).model
+        now = load_checkpoint(again.checkpoints().find("latest")).model
+        before = load_checkpoint(original.checkpoints().find("latest"), num_bytes(now)).model
     except RunError:
         return None
     if {n: t.shape for n, t in before.items()} != {n: t.shape for n, t in now.items()}:
         return None
-    apart = {name: _largest_between(before[name], now[name]) for name in before}
-    worst = max(apart, key=lambda name: apart[name] if math.isfinite(apart[name]) else math.inf)
-    return WeightDifference(worst, apart[worst] if math.isfinite(apart[worst]) else None)
+    largest = {name: _largest_difference(before[name], now[name]) for name in before}
+    worst = max(
+        largest, key=lambda name: largest[name] if math.isfinite(largest[name]) else math.inf
+    )
+    return WeightDifference(worst, largest[worst] if math.isfinite(largest[worst]) else None)
 
 
-def _largest_between(before: Tensor, now: Tensor) -> float:
+def _largest_difference(before: Tensor, now: Tensor) -> float:
     distances = (before.double() - now.double()).abs().flatten()
     return distances.max().item() if len(distances) else 0.0

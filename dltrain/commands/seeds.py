@@ -8,7 +8,8 @@ from pathlib import Path
 
 from dltrain.checkpoints.untrusted_files import DirectoryLayout, verify
 from dltrain.commands.compare import Group, compare
-from dltrain.commands.train import resume, train
+from dltrain.commands.resume import resume
+from dltrain.commands.train import train
 from dltrain.config import HARMLESS, ROUNDING, Experiment, changes
 from dltrain.core.errors import UsageError
 from dltrain.rundir.directory import Run, Summary, next_directory, run_folder

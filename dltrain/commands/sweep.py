@@ -10,18 +10,12 @@ from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
-from dltrain.build import (
-    build_data,
-    build_runtime,
-    build_task,
-    build_trainer,
-    changed_code,
-    not_monitored,
-)
+from dltrain.build import build_data, build_runtime, build_task
 from dltrain.checkpoints.atomic_files import write_atomically
-from dltrain.checkpoints.store import CheckpointStore
 from dltrain.commands.launch import is_launched
-from dltrain.commands.train import resume, train
+from dltrain.commands.resume import resume
+from dltrain.commands.train import train
+from dltrain.config.settings import steps_in
 from dltrain.core.errors import (
     DltrainError,
     InterruptedRunError,
@@ -29,12 +23,15 @@ from dltrain.core.errors import (
     UsageError,
     print_warning,
 )
+from dltrain.rundir.changes import changed_code
 from dltrain.rundir.directory import Summary, run_folder
 from dltrain.sweeps.plan import Plan, read_plan
 from dltrain.sweeps.pruning import Pruning
 from dltrain.sweeps.results import Outcome, TrialInfo, page, ranked, short, trial_infos
 from dltrain.sweeps.study import Search, Taken, held, verify_sweep
 from dltrain.sweeps.workers import end_with_parent, run_workers
+from dltrain.training.monitoring import monitorable_scalars
+from dltrain.training.validation import monitor_error, validate_settings
 
 BEST = "best.yaml"
 MOST_LISTED = 5
@@ -89,7 +86,7 @@ def sweep(
         try:
             run_workers(words, min(jobs, plan.trials))
         except (RunError, InterruptedRunError) as error:
-            error.add_note("go on with the same command")
+            error.add_note("resume with the same command")
             raise
         return _found(search)
 
@@ -128,11 +125,13 @@ def _search(plan: Plan, directory: Path | None, space: Path, quiet: bool) -> Sea
     say = (lambda _text: None) if quiet else print_warning
     data = build_data(unmonitored, runtime, say)
     task = build_task(unmonitored, data.spec, runtime)
-    trainer = build_trainer(unmonitored, data, task, runtime, CheckpointStore(Path()))
-    if plan.metric not in trainer.monitorable_scalars:
-        raise plan.no_such_metric(not_monitored(trainer, str(plan.metric)))
-    evaluations = math.ceil(trainer.total_steps / trainer.evaluate_every)
-    return Search(directory, plan, trainer.monitorable_scalars[plan.metric], evaluations)
+    validate_settings(unmonitored, data, task, runtime)
+    metric, settings, samples = str(plan.metric), experiment.train, len(data.train)
+    if (error := monitor_error(task, data, metric)) is not None:
+        raise plan.no_such_metric(error)
+    every = steps_in(settings.evaluate, settings.steps_per_epoch(samples))
+    evaluations = math.ceil(settings.total_steps(samples) / every)
+    return Search(directory, plan, monitorable_scalars(task, data)[metric], evaluations)
 
 
 def _warn_of_other_code(search: Search, quiet: bool) -> None:
@@ -167,7 +166,7 @@ def _work(search: Search, plugins: Sequence[Path], quiet: bool) -> None:
             if not quiet:
                 print_warning(_line(search, trials[taken.number], best))
     except InterruptedRunError as error:
-        error.__notes__ = ["go on with the same command"]
+        error.__notes__ = ["resume with the same command"]
         raise
 
 

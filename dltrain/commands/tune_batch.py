@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from dltrain.build import Runtime, build_runtime
+from dltrain.build import build_runtime
 from dltrain.commands.batch_trial import (
     Plan,
     Trial,
@@ -18,6 +18,7 @@ from dltrain.commands.batch_trial import (
 from dltrain.config import Experiment
 from dltrain.core.errors import RunError, UsageError
 from dltrain.data.cache import free_bytes
+from dltrain.training.runtime import Runtime
 
 SHARE = 0.5
 """Of the memory that is available, on a CPU, where no budget is given."""

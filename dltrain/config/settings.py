@@ -105,6 +105,20 @@ class TrainSettings:
     distributed: Literal["ddp", "fsdp"] = "ddp"
     timeout: Annotated[float, Field(gt=0, le=86400)] = 600.0
 
+    def batches_per_epoch(self, num_samples: int) -> int:
+        """Return the number of batches that a training split of this size gives."""
+        full, rest = divmod(num_samples, self.batch_size)
+        return full + (rest > 0 and not self.drop_last)
+
+    def steps_per_epoch(self, num_samples: int) -> int:
+        """Return the number of optimizer steps in an epoch."""
+        batches = self.batches_per_epoch(num_samples)
+        return min(batches, self.overfit or batches)
+
+    def total_steps(self, num_samples: int) -> int:
+        """Return the number of optimizer steps of the whole run."""
+        return self.steps or (self.epochs or 0) * self.steps_per_epoch(num_samples)
+
     @property
     def samples_at_once(self) -> int:
         """In evaluation."""

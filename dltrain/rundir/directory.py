@@ -177,7 +177,7 @@ class Run:
             held = cls(directory or Path())
             if error.filename != str(held.config_path):
                 raise RunError(f"{error.filename}: is in the way of the run directory") from error
-            way_on = f"go on with: dltrain resume {directory}"
+            way_on = f"resume with: dltrain resume {directory}"
             if not held.checkpoints().all():
                 way_on = f"nothing is saved of it; if it does not run: dltrain rm {directory}"
             raise RunError(f"{directory} holds a run already; {way_on}") from error

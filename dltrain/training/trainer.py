@@ -45,6 +45,7 @@ from dltrain.training.device import (
 from dltrain.training.ema import ExponentialMovingAverage
 from dltrain.training.loss_scaling import LossScaling, can_decide_on_device
 from dltrain.training.micro_batches import MicroBatches
+from dltrain.training.monitoring import loss_name, monitorable_scalars
 from dltrain.training.nonfinite import NonFiniteGuard
 from dltrain.training.rollback import StepRollback
 from dltrain.training.state import TrainerState, Window
@@ -95,14 +96,11 @@ class Trainer:
         self.log_every = log_every
         self.num_embeddings = num_embeddings
 
-        full, rest = divmod(len(data.train), settings.batch_size)
-        self.batches_per_epoch: int = full + (rest > 0 and not settings.drop_last)
-        batches = self.batches_per_epoch
-        self.steps_per_epoch: int = min(batches, settings.overfit or batches)
-        self.samples_per_epoch: int = min(
-            len(data.train), self.steps_per_epoch * settings.batch_size
-        )
-        self.total_steps: int = settings.steps or (settings.epochs or 0) * self.steps_per_epoch
+        samples = len(data.train)
+        self.batches_per_epoch: int = settings.batches_per_epoch(samples)
+        self.steps_per_epoch: int = settings.steps_per_epoch(samples)
+        self.samples_per_epoch: int = min(samples, self.steps_per_epoch * settings.batch_size)
+        self.total_steps: int = settings.total_steps(samples)
         self.evaluate_every: int = steps_in(settings.evaluate, self.steps_per_epoch)
         self.save_every: int = steps_in(checkpoint_settings.every, self.steps_per_epoch)
         self.monitor: str | None = checkpoint_settings.best
@@ -437,18 +435,8 @@ class Trainer:
 
     @property
     def monitorable_scalars(self) -> dict[str, bool]:
-        """Every scalar that can choose, and whether higher is better."""
-        train = {self._loss_name(phase): False for phase in self.task.phases}
-        scalars = self.task.scalars if self.data.validation is not None else {}
-        return {
-            **{f"train/{name}": higher for name, higher in train.items()},
-            **{f"val/{name}": higher for name, higher in scalars.items() if higher is not None},
-        }
-
-    @property
-    def undirected_scalars(self) -> set[str]:
-        """Scalars of which it is not known whether higher is better; they can't choose."""
-        return {f"val/{name}" for name, higher in self.task.scalars.items() if higher is None}
+        """See `monitoring.monitorable_scalars`."""
+        return monitorable_scalars(self.task, self.data)
 
     def evaluate(self, split: Split, name: str) -> dict[str, float]:
         """Loss and metrics over a whole split, with the averaged weights where EMA is on."""
@@ -499,7 +487,7 @@ class Trainer:
         state, values = self.state, {}
         for phase in self.task.phases:
             loss, weight, norm = state.take(phase.name)
-            name = self._loss_name(phase)
+            name = loss_name(self.task, phase)
             if weight:
                 values[name] = loss / weight
                 values[name.replace("loss", "gradient_norm")] = norm
@@ -525,9 +513,6 @@ class Trainer:
                 "peak_memory_bytes": peak_memory_bytes(self.device),
             },
         )
-
-    def _loss_name(self, phase: Phase) -> str:
-        return "loss" if len(self.task.phases) == 1 else f"{phase.name}_loss"
 
     def _update_best_and_early_stopping(self) -> bool:
         """Compares with the best values so far; whether this step's checkpoint is the best."""

@@ -387,7 +387,7 @@ def test_a_run_directory_is_used_once(call, trained, folder):
     before = (trained / "config.yaml").read_bytes()
     ended = call("train", "config.yaml", "--run-dir", trained)
     assert (ended.code, ended.out) == (1, "")
-    told = f"{trained} holds a run already; go on with: dltrain resume {trained}\n"
+    told = f"{trained} holds a run already; resume with: dltrain resume {trained}\n"
     assert ended.err == told
     assert (trained / "config.yaml").read_bytes() == before
     assert not (folder / "runs").exists()
@@ -622,7 +622,7 @@ def test_a_signal_stops_the_run_after_a_checkpoint(call, stop, whole, name, numb
     assert (process.wait(), process.out) == (128 + number, "")
     assert process.err.splitlines()[-2:] == [
         f"stopped by signal {int(number)}",
-        f"go on with: dltrain resume {name}",
+        f"resume with: dltrain resume {name}",
     ]
     assert "Traceback" not in process.err
     summary = json.loads(Path(name, "summary.json").read_text())
@@ -640,7 +640,7 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint(call, stop, whole):
     assert not Path("kill", "summary.json").exists()
     resumed = call("resume", "kill", "--json", "--plugin", WAITING)
     assert resumed.code == 0
-    assert "going on from kill/checkpoints/step-0000000006" in resumed.err
+    assert "resuming from kill/checkpoints/step-0000000006" in resumed.err
     assert strict_json(resumed.out)["weights_sha256"] == whole[0]
     assert recorded(Path("kill")) == whole[1]
 

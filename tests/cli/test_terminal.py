@@ -136,7 +136,7 @@ PRINTERS = {
     "cli/terminal.py",
     "core/errors.py",
     "loggers/progress.py",  # to the log
-    "commands/train.py",  # to the log
+    "commands/fit.py",  # to the log
     "commands/batch_trial.py",  # JSON in ASCII, for the process that has started it
 }
 

@@ -125,7 +125,7 @@ def test_what_changes_the_rounding_is_noted_or_refused_by_exact(interrupted, cal
     edit(interrupted, "train.micro_batch", 16)
     ended = call("resume", interrupted, "--exact")
     assert ended.code == 1
-    assert "can't go on bit for bit: train.micro_batch was null and is 16" in ended.err
+    assert "can't resume bitwise identically: train.micro_batch was null and is 16" in ended.err
     ended = call("resume", interrupted)
     assert ended.code == 0
     assert "note: train.micro_batch was null and is 16; results may differ" in ended.err

@@ -293,7 +293,7 @@ def test_other_versions_and_threads_are_told_or_refused(folder, call):
     ]
     ended = call("reproduce", run, "--exact", "--run-dir", "exact")
     assert (ended.code, ended.out) == (1, "")
-    assert "can't reproduce runs/one exactly: device threads was 77" in ended.err
+    assert "can't reproduce runs/one bitwise identically: device threads was 77" in ended.err
     assert not Path("exact").exists()
 
 

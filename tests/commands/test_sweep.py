@@ -199,7 +199,7 @@ def test_a_killed_sweep_keeps_what_is_finished_and_goes_on_with_the_rest(folder)
 
     found = swept(space, *overrides, pruner="none")
     assert Path("found/trials/0000/metrics.jsonl").read_bytes() == before
-    assert "going on from" in Path("found/trials/0001/log.txt").read_text()
+    assert "resuming from" in Path("found/trials/0001/log.txt").read_text()
     assert [(t.values, t.value) for t in found.trials] == [
         (t.values, t.value) for t in whole.trials
     ]
@@ -217,7 +217,7 @@ def test_a_signal_stops_a_sweep_after_a_checkpoint(folder):
     process.signal(signal.SIGTERM)
     (folder / "go").touch()
     assert process.wait() == 128 + signal.SIGTERM
-    assert process.err.splitlines()[-1] == "go on with the same command"
+    assert process.err.splitlines()[-1] == "resume with the same command"
     assert Run(folder / "runs/config/sweep-sweep/trials/0000").state == "stopped"
 
 

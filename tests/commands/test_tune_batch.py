@@ -77,8 +77,8 @@ def pretended_gpu(monkeypatch):
 
 
 def a_cpu():
-    from dltrain.build import Runtime
     from dltrain.training.device import resolve_precision
+    from dltrain.training.runtime import Runtime
 
     device = torch.device("cpu")
     return Runtime(device, resolve_precision("fp32", device))

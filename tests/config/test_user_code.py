@@ -170,7 +170,7 @@ def test_resuming_with_other_code_is_refused_by_exact_or_kept_in_mind(fresh, int
     change()
     ended = fresh("resume", "run", "--plugin", "p.py", "--exact")
     assert (ended.code, ended.out) == (1, "")
-    assert "can't go on bit for bit: p.py is not the code of the training" in ended.err
+    assert "can't resume bitwise identically: p.py is not the code of the training" in ended.err
     ended = fresh("resume", "run", "--plugin", "p.py")
     assert ended.code == 0
     assert "warning: p.py is not the code of the training" in ended.err

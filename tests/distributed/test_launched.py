@@ -65,7 +65,7 @@ def checkpoints(run: Path) -> list[int]:
 def test_stopped_or_killed_anywhere_a_run_ends_with_the_same_bits(folder):
     words = (*TRAIN, *TWO, "--run-dir", "stopped", "--json")
     code, out, err = dltrain(folder, *words, fault="interrupt:1:5")
-    told = "stopped by signal 15\ngo on with: dltrain resume stopped"
+    told = "stopped by signal 15\nresume with: dltrain resume stopped"
     assert (code, out, err[-len(told) - 1 : -1]) == (143, "", told)
     assert checkpoints(folder / "stopped") == [3, 5]
     resume = ("resume", "stopped", "--plugin", PLUGIN, *TWO, "--quiet", "--json")
@@ -77,7 +77,7 @@ def test_stopped_or_killed_anywhere_a_run_ends_with_the_same_bits(folder):
 
     code, out, err = restarted(folder, *TRAIN, fault="kill:1:8")
     assert code == 0, err
-    assert "going on from runs/config/0001/checkpoints/step-0000000006" in err
+    assert "resuming from runs/config/0001/checkpoints/step-0000000006" in err
     again = folder / "runs" / "config" / "0001"
     assert [path.name for path in again.parent.iterdir()] == ["0001"]
     assert summary(again)["weights_sha256"] == resumed["weights_sha256"]
@@ -100,7 +100,7 @@ def test_stopped_or_killed_anywhere_a_run_ends_with_the_same_bits(folder):
             "full:0:5",
             [3],
             "full/checkpoints/.step-0000000006.*.part/model.safetensors: No space left on device; "
-            "earlier checkpoints are untouched, go on with: dltrain resume full",
+            "earlier checkpoints are untouched, resume with: dltrain resume full",
             "No space left on device",
         ),
     ],

@@ -489,7 +489,7 @@ def _in_full(
         assert good.name in way_on
     code, out, err = in_this_process("resume", "run", "--json")
     assert code == 0, err
-    assert f"going on from {good}" in err
+    assert f"resuming from {good}" in err
     for path in newer:
         assert path.name in err
     assert json.loads(out)["weights_sha256"] == trained()[1]

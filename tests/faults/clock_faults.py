@@ -48,7 +48,7 @@ def shifted(number: int, folder: Path) -> None:
         dltrain.resume(run, quiet=True)
     finally:
         time.time = real
-    assert "going on from" in (run / "log.txt").read_text()
+    assert "resuming from" in (run / "log.txt").read_text()
     assert "step-0000000007" in (run / "log.txt").read_text()
     assert outcome(run) == outcome(folder / "whole")
     # TensorBoard reads the files by name: their steps must rise from one to the next.

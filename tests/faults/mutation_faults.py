@@ -260,7 +260,7 @@ def _in_a_notebook() -> str:
     place = mock.Mock()
     place.display = place.update = lambda html: shown.write(html.data)
     with (
-        mock.patch("dltrain.commands.train.in_kernel", return_value=True),
+        mock.patch("dltrain.commands.fit.in_kernel", return_value=True),
         _few_steps(),
         mock.patch("IPython.display.DisplayHandle", return_value=place),
         redirect_stdout(out),

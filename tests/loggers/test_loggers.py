@@ -484,7 +484,7 @@ def test_a_resumed_run_adds_to_the_log(interrupted):
     dltrain.resume(run, quiet=True)
     after = (run / "log.txt").read_text()
     assert after.startswith(before)
-    assert "going on from " in after[len(before) :]
+    assert "resuming from " in after[len(before) :]
 
 
 def test_shortened_files_are_not_lengthened(tmp_path):

@@ -187,13 +187,13 @@ def test_a_run_that_was_killed_before_its_first_checkpoint(call, folder):
     told, way_on = ended.err.splitlines()
     assert "holds no good checkpoint to go on from" in told
     again = f"dltrain train {folder / 'run' / 'config.yaml'}"
-    assert way_on == f"start again with: {again}"
+    assert way_on == f"restart with: {again}"
     assert call(*again.split()[1:]).code == 0
     other = json.loads(next(folder.glob("runs/*/*/record.json")).read_text())
     record = other | {"plugins": ["my model.py"], "directory": str(folder)}
     (folder / "run" / "record.json").write_text(json.dumps(record))
     told = call("resume", folder / "run").err.splitlines()[-1]
-    assert told == f"start again with: {again} --plugin '{folder / 'my model.py'}'"
+    assert told == f"restart with: {again} --plugin '{folder / 'my model.py'}'"
 
 
 def test_a_directory_that_could_not_be_made_a_run_is_free_again(folder, monkeypatch):
@@ -219,7 +219,7 @@ def test_paths_of_every_kind(call, experiment, tmp_path):
     run = place / "the run 一"
     ended = call("train", config, "--run-dir", run)
     assert ended.code == 143
-    assert f"go on with: dltrain resume {run}" in ended.err
+    assert f"resume with: dltrain resume {run}" in ended.err
     resumed = call("resume", run, "--json")
     assert resumed.code == 0
     assert json.loads(resumed.out)["run"] == str(run)

@@ -10,6 +10,7 @@ from trainers import assert_same_outcome, stopped_and_resumed, trainer_of, weigh
 import dltrain
 from dltrain.config import ConfigError
 from dltrain.data.length_buckets import LengthBuckets
+from dltrain.training.runtime import Runtime
 from dltrain.training.single_sample import single_sample_error
 
 CONFIG = {
@@ -23,6 +24,11 @@ CONFIG = {
     "recording": {"log_every": 1, "tensorboard": False},
 }
 NORMALISED = CONFIG | {"model": {"name": "mlp", "hidden": [8], "batch_norm": True}}
+
+
+def error_of(trainer) -> str | None:
+    runtime = Runtime(trainer.device, trainer.precision, trainer.process_group)
+    return single_sample_error(trainer.settings, trainer.data, trainer.task, runtime)
 
 
 @pytest.mark.parametrize("cuda_graph", [False, True])
@@ -137,14 +143,14 @@ def test_a_last_batch_of_one_sample_is_refused_at_its_line(experiment, tmp_path,
 )
 def test_it_is_refused_where_training_comes_to_it(experiment, tmp_path, options, refused):
     trainer = trainer_of(experiment(NORMALISED, *options), tmp_path)
-    assert (single_sample_error(trainer) is not None) == refused
+    assert (error_of(trainer) is not None) == refused
 
 
 @pytest.mark.parametrize("config", [CONFIG, NORMALISED])
 def test_looking_leaves_the_trainer_as_it_was(experiment, tmp_path, config):
     trainer = trainer_of(experiment(config, "model.dropout=0.2"), tmp_path)
     before = trainer.snapshot().to_cpu_copy()
-    assert (single_sample_error(trainer) is None) == (config is CONFIG)
+    assert (error_of(trainer) is None) == (config is CONFIG)
     after = trainer.snapshot().to_cpu_copy()
     for kind in ("model", "optimizer", "rng"):
         one, other = getattr(before, kind), getattr(after, kind)
@@ -154,13 +160,13 @@ def test_looking_leaves_the_trainer_as_it_was(experiment, tmp_path, config):
 def test_a_model_without_normalization_makes_no_pass_more(experiment, tmp_path):
     trainer = trainer_of(experiment(CONFIG), tmp_path)
     trainer.task.model.register_forward_hook(lambda *_: pytest.fail("a forward pass"))
-    assert single_sample_error(trainer) is None
+    assert error_of(trainer) is None
 
 
 def test_what_fails_on_every_batch_is_left_to_the_first_step(experiment, tmp_path):
     trainer = trainer_of(experiment(NORMALISED), tmp_path)
     trainer.task.loss = lambda batch, phase: 1 / 0
-    assert single_sample_error(trainer) is None
+    assert error_of(trainer) is None
 
 
 # ----------------------------------------------------------------------- errors of evaluations
