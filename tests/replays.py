@@ -90,7 +90,8 @@ def stand_in(monkeypatch, record: bool = True) -> list[GraphRecorder]:
         guarded(guard, *arguments, **options)
         guard.asks_each_step = False  # as on a GPU
 
-    monkeypatch.setattr("dltrain.training.trainer.cuda_graph_blocker", cuda_graph_blocker)
+    for module in ("trainer", "validation"):
+        monkeypatch.setattr(f"dltrain.training.{module}.cuda_graph_blocker", cuda_graph_blocker)
     monkeypatch.setattr(cuda_graph, "GraphRecorder", recorder)
     monkeypatch.setattr(NonFiniteGuard, "__init__", remembers)
     if not record:

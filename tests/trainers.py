@@ -14,7 +14,7 @@ from dltrain.checkpoints.store import CheckpointStore
 from dltrain.config import Experiment
 from dltrain.core.errors import InterruptedRunError
 from dltrain.loggers import Logger
-from dltrain.rundir.directory import Summary
+from dltrain.rundir.summary import Summary
 from dltrain.training.trainer import Trainer
 
 

@@ -16,7 +16,8 @@ from dltrain.core.jsonable import to_csv
 from dltrain.core.paths import as_paths
 from dltrain.reporting.formatting import format_number
 from dltrain.reporting.html import document, paragraph, table
-from dltrain.rundir.directory import Run, Summary
+from dltrain.rundir.directory import Run
+from dltrain.rundir.summary import Summary
 
 
 @dataclass(frozen=True)

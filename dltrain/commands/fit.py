@@ -29,7 +29,7 @@ from dltrain.loggers import Logger, MetricsFile, Progress, TensorBoard
 from dltrain.reporting.notebook import NotebookProgress, in_kernel
 from dltrain.rundir import input_files
 from dltrain.rundir.changes import current_code
-from dltrain.rundir.directory import Run, Status, Summary
+from dltrain.rundir.directory import Run
 from dltrain.rundir.provenance import (
     data_record,
     device_record,
@@ -38,6 +38,7 @@ from dltrain.rundir.provenance import (
     plugin_paths,
     unlike_ranks,
 )
+from dltrain.rundir.summary import Status, Summary
 from dltrain.training.device import global_settings_restored, peak_memory_bytes
 from dltrain.training.runtime import Runtime
 from dltrain.training.trainer import Trainer

@@ -13,7 +13,7 @@ from dltrain.core.errors import UsageError
 from dltrain.data.python_inputs import read_objects
 from dltrain.loggers.jsonl import read_scalars
 from dltrain.rundir.directory import Run as RunDirectory
-from dltrain.rundir.directory import Summary
+from dltrain.rundir.summary import Summary
 
 if TYPE_CHECKING:
     import pandas

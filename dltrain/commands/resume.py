@@ -35,8 +35,9 @@ from dltrain.rundir.changes import (
     refuse_changed_config,
     refuse_changed_data,
 )
-from dltrain.rundir.directory import Run, Summary
+from dltrain.rundir.directory import Run
 from dltrain.rundir.provenance import differences
+from dltrain.rundir.summary import Summary
 
 
 def resume(

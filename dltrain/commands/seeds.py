@@ -12,7 +12,8 @@ from dltrain.commands.resume import resume
 from dltrain.commands.train import train
 from dltrain.config import HARMLESS, ROUNDING, Experiment, changes
 from dltrain.core.errors import UsageError
-from dltrain.rundir.directory import Run, Summary, next_directory, run_folder
+from dltrain.rundir.directory import Run, next_directory, run_folder
+from dltrain.rundir.summary import Summary
 
 LAYOUT = DirectoryLayout({}, [], closed=["seed-[0-9]+"])
 """A directory of runs that differ in their seed."""

@@ -24,7 +24,8 @@ from dltrain.core.errors import (
     print_warning,
 )
 from dltrain.rundir.changes import changed_code
-from dltrain.rundir.directory import Summary, run_folder
+from dltrain.rundir.directory import run_folder
+from dltrain.rundir.summary import Summary
 from dltrain.sweeps.plan import Plan, read_plan
 from dltrain.sweeps.pruning import Pruning
 from dltrain.sweeps.results import Outcome, TrialInfo, page, ranked, short, trial_infos

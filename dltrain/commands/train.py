@@ -24,8 +24,9 @@ from dltrain.core.protocols import ProcessGroup
 from dltrain.distributed.process_group import launch, restarts
 from dltrain.loggers import Logger
 from dltrain.rundir.changes import current_code
-from dltrain.rundir.directory import Run, Summary
+from dltrain.rundir.directory import Run
 from dltrain.rundir.provenance import Record
+from dltrain.rundir.summary import Summary
 from dltrain.training.validation import validate
 
 

@@ -1,1 +1,1 @@
-"""The run directory and what it records."""
+"""The run directory, and what it records of a run."""

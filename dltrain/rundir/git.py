@@ -1,4 +1,4 @@
-"""The commit and the uncommitted changes that a run was started with, and whether they are here."""
+"""Commit and uncommitted changes that a run was started with, compared with the current ones."""
 
 from __future__ import annotations
 
@@ -11,15 +11,21 @@ MOST_DIFF_BYTES = 1_000_000
 
 
 def git_state() -> dict[str, Any] | None:
-    """Commit and uncommitted changes of the working directory; None outside a repository."""
+    """Return commit and uncommitted changes of the working directory; None outside a repository."""
     commit = _git("rev-parse", "HEAD")
     return None if commit is None else {"commit": commit.strip(), "diff": _diff("HEAD")}
 
 
 def git_changes(before: Mapping[str, Any] | None) -> list[str]:
-    """In what the tracked files here are not those that `git_state` told of, a line each.
+    """Return how the tracked files differ from those that a run was started with.
 
-    Nothing is checked out, and nothing else is changed.
+    Nothing is checked out or changed.
+
+    Args:
+        before: What `git_state` returned at the start of the run.
+
+    Returns:
+        Lines that describe the difference; none if there is no difference.
     """
     if before is None:
         return []
@@ -31,8 +37,8 @@ def git_changes(before: Mapping[str, Any] | None) -> list[str]:
     then, now = before["diff"], _diff(before["commit"])
     if then is None or now is None or max(map(_size, (then, now))) >= MOST_DIFF_BYTES:
         return [f"the changes since commit {commit} are too many to be compared"]
-    was, is_ = _by_file(then), _by_file(now)
-    names = sorted(name for name in was.keys() | is_.keys() if was.get(name) != is_.get(name))
+    old, new = _by_file(then), _by_file(now)
+    names = sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
     if not names:
         return []
     return [f"code is not as it was at commit {commit}, with its changes: {', '.join(names)}"]
@@ -47,14 +53,14 @@ def _size(diff: str) -> int:
 
 
 def _by_file(diff: str) -> dict[str, str]:
-    """The part of a diff that belongs to each file."""
+    """Return the part of a diff that belongs to each file."""
     parts = re.split(r"^diff --git (.*)\n", diff, flags=re.MULTILINE)[1:]
     headers, bodies = parts[::2], parts[1::2]
     return {h.rpartition(" b/")[2]: body for h, body in zip(headers, bodies, strict=True)}
 
 
 def _git(*arguments: str) -> str | None:
-    """What git answers; None where it fails, or is not there."""
+    """Return the output of a git command; None if it fails or git is not installed."""
     try:
         result = subprocess.run(  # noqa: S603
             ["git", *arguments],  # noqa: S607

@@ -1,4 +1,4 @@
-"""Which files a run read, `inputs.json`: written while it trains, compared when it is rerun."""
+"""Files that a run has read, `inputs.json`: written during training, compared on reproduction."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from dltrain.core.errors import RunError, shorten
 
 NAME = "inputs.json"
 MOST_HASHED_BYTES = 256 * 2**20
-"""Inputs that are larger together are known by size and time of change."""
+"""Total size above which files are compared by size and time of modification, not by hash."""
 MOST_FILES = 100_000
-"""Where there are more, none is listed."""
+"""Number of files above which none is listed."""
 CHUNK_BYTES = 1 << 20
 POLL_SECONDS = 0.02
 
@@ -31,10 +31,10 @@ class InputFile:
     """A file that a run read.
 
     Attributes:
-        path: Absolute.
-        bytes: Its size; None where it was gone before it could be looked at.
-        modified: When it was last changed, in ISO 8601, UTC.
-        sha256: Of its content; None where the inputs are large.
+        path: Absolute path.
+        bytes: Size; None if the file was removed before it was recorded.
+        modified: Time of the last modification, in ISO 8601, UTC.
+        sha256: Hash of the content; None where the inputs are large.
     """
 
     path: str
@@ -43,10 +43,10 @@ class InputFile:
     sha256: str | None
 
     def change(self, path: Path) -> str | None:
-        """In what a file now is another than this one; None where nothing shows.
+        """Return how a file differs from the recorded one; None if no difference is known.
 
         Raises:
-            OSError: It can't be read.
+            OSError: The file can't be read.
         """
         if self.bytes is None:
             return None
@@ -68,12 +68,12 @@ class InputFile:
 
 @dataclass(frozen=True)
 class InputFiles:
-    """What a run read; `inputs.json`.
+    """All files that a run has read; the content of `inputs.json`.
 
     Attributes:
-        data: The data's files.
-        plugins: The files of the user's own components.
-        note: What is not as it usually is: that there are no hashes, or no files.
+        data: Files of the data.
+        plugins: Files of the user's own components.
+        note: Says why there are no hashes, or no files of data; None otherwise.
     """
 
     data: list[InputFile]
@@ -88,11 +88,11 @@ _FILE = typed_dict_of(InputFiles, data=_FILES, plugins=_FILES)
 
 @dataclass(frozen=True)
 class Changes:
-    """How files differ from what was recorded, a line each.
+    """Differences between recorded and current files, one line per file.
 
     Attributes:
-        changed: Read then and now, and not the same.
-        others: Read then or now, but not both.
+        changed: Files read then and now, with different content.
+        others: Files read either then or now.
     """
 
     changed: list[str]
@@ -101,37 +101,37 @@ class Changes:
 
 @contextmanager
 def recorded(
-    directory: Path, data: Sequence[Path], plugins: Sequence[Path], begun: Callable[[], bool]
+    directory: Path, data: Sequence[Path], plugins: Sequence[Path], started: Callable[[], bool]
 ) -> Iterator[None]:
-    """Writes `inputs.json` while a run trains in this context, unless it is there already.
+    """Write `inputs.json` while a run trains in this context, unless the file exists.
 
-    A thread does it, which begins when the first step has been taken. Where the training ends
-    before, the context waits; where it fails, there may be no such file.
+    A thread writes it after the first step. If the training ends earlier than the thread, the
+    context waits for it; if the training fails, there may be no such file.
 
     Args:
-        directory: The run's.
-        data: The data's files.
-        plugins: The files of the user's own components.
-        begun: Whether a step has been taken.
+        directory: The run directory.
+        data: Files of the data.
+        plugins: Files of the user's own components.
+        started: Whether a step has been taken.
     """
     if (directory / NAME).exists():
         yield
         return
-    ended, given_up = Event(), Event()
+    ended, cancelled = Event(), Event()
 
     def work() -> None:
-        while not begun() and not ended.wait(POLL_SECONDS):
+        while not started() and not ended.wait(POLL_SECONDS):
             pass
-        found = _look(data, plugins, given_up)
-        if not given_up.is_set():
-            write_atomically(directory / NAME, json.dumps(asdict(found), indent=1).encode())
+        files = _input_files(data, plugins, cancelled)
+        if not cancelled.is_set():
+            write_atomically(directory / NAME, json.dumps(asdict(files), indent=1).encode())
 
     background = BackgroundWriter()
     background.submit(work)
     try:
         yield
     except BaseException:
-        given_up.set()
+        cancelled.set()
         raise
     finally:
         ended.set()
@@ -140,93 +140,95 @@ def recorded(
 
 
 def read(directory: Path) -> InputFiles | None:
-    """What a run has recorded; None where it has not, as those of earlier versions.
+    """Return what a run has recorded; None without a record, as in runs of earlier versions.
 
     Raises:
         RunError: The file can't be read, or a path in it is not absolute.
     """
     try:
-        found = read_json(directory / NAME, _FILE, FILES[NAME])
+        content = read_json(directory / NAME, _FILE, FILES[NAME])
     except FileNotFoundError:
         return None
-    data, plugins = ([InputFile(**file) for file in found[key]] for key in ("data", "plugins"))
+    data, plugins = ([InputFile(**file) for file in content[key]] for key in ("data", "plugins"))
     for file in (*data, *plugins):
         if not Path(file.path).is_absolute():
             message = f"damaged: {shorten(file.path)!r} is not an absolute path"
             raise RunError(f"{directory / NAME}: {message}")
-    return InputFiles(data, plugins, found["note"])
+    return InputFiles(data, plugins, content["note"])
 
 
 def changes(before: Sequence[InputFile], now: Sequence[Path]) -> Changes:
-    """Looks at each file that was recorded, and at each that is read now.
+    """Compare each recorded file with the file that is read now.
 
-    A file is the same by its path, or, where all lie in another folder, by its path from there.
+    Files are matched by their paths. Those that lie in another folder than before are matched by
+    their paths relative to the folder that holds all of them.
 
     Raises:
         RunError: A file can't be read.
     """
-    left = {str(path.absolute()): path for path in now}
-    pairs = [(file, left.pop(file.path)) for file in before if file.path in left]
-    met = {file.path for file, _ in pairs}
-    gone = [file for file in before if file.path not in met]
-    moved = dict(zip(_names(list(left)), left.values(), strict=True))
-    names = _names([file.path for file in gone])
-    pairs += [(f, moved.pop(name)) for f, name in zip(gone, names, strict=True) if name in moved]
-    met = {file.path for file, _ in pairs}
-    others = [f"{file.path}: was read, and is not now" for file in before if file.path not in met]
+    rest = {str(path.absolute()): path for path in now}
+    pairs = [(file, rest.pop(file.path)) for file in before if file.path in rest]
+    matched = {file.path for file, _ in pairs}
+    missing = [file for file in before if file.path not in matched]
+    moved = dict(zip(_relative(list(rest)), rest.values(), strict=True))
+    names = _relative([file.path for file in missing])
+    pairs += [(f, moved.pop(name)) for f, name in zip(missing, names, strict=True) if name in moved]
+    matched = {file.path for file, _ in pairs}
+    unmatched = [file.path for file in before if file.path not in matched]
+    others = [f"{path}: was read, and is not now" for path in unmatched]
     others += [f"{path}: is read, and was not before" for path in moved.values()]
     try:
-        found = [file.change(path) for file, path in pairs]
+        changed = [file.change(path) for file, path in pairs]
     except OSError as error:
         raise RunError(f"{error.filename}: can't be read: {error.strerror}") from error
-    return Changes([line for line in found if line is not None], others)
+    return Changes([line for line in changed if line is not None], others)
 
 
-def _names(paths: Sequence[str]) -> list[str]:
-    """Paths from the folder that holds all of them."""
+def _relative(paths: Sequence[str]) -> list[str]:
+    """Return paths relative to the folder that holds all of them."""
     if not paths:
         return []
     folder = os.path.commonpath([Path(path).parent for path in paths])
     return [os.path.relpath(path, folder) for path in paths]
 
 
-def _look(data: Sequence[Path], plugins: Sequence[Path], given_up: Event) -> InputFiles:
+def _input_files(data: Sequence[Path], plugins: Sequence[Path], cancelled: Event) -> InputFiles:
     if len(data) > MOST_FILES:
         note = f"{len(data):,} files of data, too many to be listed"
-        return InputFiles([], _entries(plugins, True, given_up), note)
-    total = sum(entry.bytes or 0 for entry in _entries(data, False, given_up))
+        return InputFiles([], _entries(plugins, True, cancelled), note)
+    total = sum(entry.bytes or 0 for entry in _entries(data, False, cancelled))
     hashed = total <= MOST_HASHED_BYTES
     note = f"{total / 2**20:,.0f} MB of data: known by size and time of change, not by SHA-256"
     return InputFiles(
-        _entries(data, hashed, given_up),
-        _entries(plugins, True, given_up),
+        _entries(data, hashed, cancelled),
+        _entries(plugins, True, cancelled),
         None if hashed else note,
     )
 
 
-def _entries(paths: Sequence[Path], hashed: bool, given_up: Event) -> list[InputFile]:
-    return [_entry(path.absolute(), hashed, given_up) for path in paths if not given_up.is_set()]
+def _entries(paths: Sequence[Path], hashed: bool, cancelled: Event) -> list[InputFile]:
+    return [_entry(path.absolute(), hashed, cancelled) for path in paths if not cancelled.is_set()]
 
 
-def _entry(path: Path, hashed: bool, given_up: Event) -> InputFile:
+def _entry(path: Path, hashed: bool, cancelled: Event) -> InputFile:
     try:
-        found = path.stat()
-        sha256 = _sha256(path, given_up) if hashed else None
-        return InputFile(str(path), found.st_size, _time(found), sha256)
-    except OSError:  # it was read before: the run has what it needs
+        status = path.stat()
+        sha256 = _sha256(path, cancelled) if hashed else None
+        return InputFile(str(path), status.st_size, _time(status), sha256)
+    except OSError:  # the run has read the file already, and needs no more of it
         return InputFile(str(path), None, None, None)
 
 
-def _time(found: os.stat_result) -> str:
-    return datetime.fromtimestamp(found.st_mtime, UTC).isoformat()
+def _time(status: os.stat_result) -> str:
+    return datetime.fromtimestamp(status.st_mtime, UTC).isoformat()
 
 
-def _sha256(path: Path, given_up: Event | None = None) -> str:
-    """Of a plain file, which may be reached through links; a record can name anything."""
+def _sha256(path: Path, cancelled: Event | None = None) -> str:
+    """Hash a regular file, reached through links or not; a record can name any kind of file."""
     digest = hashlib.sha256()
     with open_named(path) as file:
         while chunk := file.read(CHUNK_BYTES):
             digest.update(chunk)
-            if given_up is not None and given_up.is_set():
+            if cancelled is not None and cancelled.is_set():
                 break
     return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""What a run ran with: versions, device, data, commit; and what of it is not as it was."""
+"""What a run was started with: versions, device, data and commit; and what differs now."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class DataRecord(TypedDict):
 
 
 class DeviceRecord(TypedDict):
-    """Where a run computes; runs of earlier versions were of one process."""
+    """Device, precision and processes of a run; earlier versions did not record the processes."""
 
     type: str
     name: str
@@ -50,7 +50,7 @@ class DeviceRecord(TypedDict):
 
 
 class Timings(TypedDict):
-    """Seconds that a start took."""
+    """Seconds that reading the data and building the model took."""
 
     data_seconds: float
     build_seconds: float
@@ -66,30 +66,30 @@ class GitRecord(TypedDict):
 
 
 class LaunchRecord(TypedDict):
-    """See `world.launch`."""
+    """See `process_group.launch`."""
 
     id: str | None
     launcher: list[str | int]
 
 
 def plugin_paths(record: Mapping[str, Any]) -> list[Path]:
-    """Where the files of the user's own components are, as a record has them."""
+    """Return the paths of the user's own components that a record names."""
     return [Path(record["directory"]) / file for file in record["plugins"]]
 
 
 def versions() -> dict[str, str | None]:
-    """Of everything that decides a result."""
-    return {**_deciding_versions(), "platform": platform.platform()}
+    """Return the versions of everything that affects results."""
+    return {**_package_versions(), "platform": platform.platform()}
 
 
 def facts_of_rank(config: Mapping[str, Any], code: Mapping[str, str]) -> dict[str, str]:
-    """What must be the same in all ranks, by name: config, packages, the user's own code.
+    """Return by name what must be the same on all ranks: config, packages, the user's own code.
 
     Args:
         config: Values by dotted key.
-        code: See `user_code.code_of`; files are known by their names, wherever they lie.
+        code: Hashes; see `user_code.code_of`. Files are compared by name, in any folder.
     """
-    packages = {name: str(version) for name, version in _deciding_versions().items()}
+    packages = {name: str(version) for name, version in _package_versions().items()}
     for name in ("pillow", "tokenizers", "torchvision"):
         with suppress(metadata.PackageNotFoundError):
             packages[name] = metadata.version(name)
@@ -101,10 +101,10 @@ def facts_of_rank(config: Mapping[str, Any], code: Mapping[str, str]) -> dict[st
 
 
 def unlike_ranks(facts: Sequence[Mapping[str, str]]) -> list[str]:
-    """In what ranks differ, a line each.
+    """Return how ranks differ, one line per difference.
 
     Args:
-        facts: Of each rank.
+        facts: What `facts_of_rank` returned on each rank.
     """
     lines = []
     for name in dict.fromkeys(name for own in facts for name in own):
@@ -112,15 +112,15 @@ def unlike_ranks(facts: Sequence[Mapping[str, str]]) -> list[str]:
         for rank, own in enumerate(facts):
             ranks.setdefault(own.get(name, "not set"), []).append(str(rank))
         if len(ranks) > 1:
-            told = " and ".join(
+            values = " and ".join(
                 f"{shorten(value)} in rank {', '.join(members)}" for value, members in ranks.items()
             )
-            lines.append(f"{name} is {told}")
+            lines.append(f"{name} is {values}")
     return lines
 
 
-def _deciding_versions() -> dict[str, str | None]:
-    """Of what decides its bits."""
+def _package_versions() -> dict[str, str | None]:
+    """Return the versions that affect results bitwise."""
     return {
         "dltrain": __version__,
         "python": platform.python_version(),
@@ -131,7 +131,7 @@ def _deciding_versions() -> dict[str, str | None]:
 
 
 def device_record(device: torch.device, precision: str, processes: int = 1) -> dict[str, Any]:
-    """The device by name, how many threads torch uses, and how many processes train together."""
+    """Return the name of the device, precision, number of torch threads and of processes."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name()
     return {
         "type": str(device),
@@ -143,27 +143,27 @@ def device_record(device: torch.device, precision: str, processes: int = 1) -> d
 
 
 def cpu_name() -> str:
-    """The processor's model, as far as the system tells."""
+    """Return the processor's model, if the system reports it."""
     try:
         info = Path("/proc/cpuinfo").read_text()
     except OSError:
         return platform.processor()
-    found = re.search(r"^model name\s*: (.+)$", info, re.MULTILINE)
-    return found[1] if found else platform.processor() or platform.machine()
+    match = re.search(r"^model name\s*: (.+)$", info, re.MULTILINE)
+    return match[1] if match else platform.processor() or platform.machine()
 
 
 def differences(record: dict[str, Any], device: dict[str, Any]) -> list[str]:
-    """What decides bits and is not as it was when the run started, a line each.
+    """Return what affects results bitwise and differs from the start of the run, a line each.
 
     Args:
-        record: What `Run.record` gives.
-        device: What `device_record` gives now.
+        record: What `Run.record` returns.
+        device: What `device_record` returns now.
     """
-    # Runs of earlier versions were of one process.
+    # Earlier versions trained in one process and did not record it.
     before = {f"device {k}": value for k, value in {"processes": 1, **record["device"]}.items()}
     now = {f"device {key}": value for key, value in device.items()}
     before |= record["versions"]
-    now |= _deciding_versions()
+    now |= _package_versions()
     return [
         f"{name} was {before.get(name)} and is {now[name]}"
         for name in now
@@ -172,7 +172,7 @@ def differences(record: dict[str, Any], device: dict[str, Any]) -> list[str]:
 
 
 def data_record(name: str, data: Data, notices: Sequence[str]) -> dict[str, Any]:
-    """Name, source, sizes and fingerprint of the data."""
+    """Return name, source, notices, sizes of the splits and fingerprint of the data."""
     source = Path(data.source)
     return {
         "name": name,
@@ -184,7 +184,7 @@ def data_record(name: str, data: Data, notices: Sequence[str]) -> dict[str, Any]
 
 
 def fingerprint(data: Data) -> str:
-    """SHA-256, in hexadecimal, over the samples and over which of them each split has."""
+    """Return a SHA-256, in hexadecimal, of the samples and of their assignment to splits."""
     parts = [data.fingerprint, data.split_fingerprint, _sizes(data)]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
@@ -196,24 +196,24 @@ def _sizes(data: Data) -> dict[str, int]:
 
 @dataclass(frozen=True)
 class Record:
-    """What a run ran with; `record.json`.
+    """What a run was started with; the content of `record.json`.
 
     Attributes:
         config: The resolved config, as `Experiment.to_dict` returns it.
-        code: The user's own code, as `code_of` returns it: at the start, and whenever the run was
-            resumed with other code.
-        data: Name, source, sizes, fingerprint.
-        device: Its name, the precision, torch's threads, the processes.
+        code: Hashes of the user's own code, as `code_of` returns them: at the start, and each time
+            the run was resumed with other code.
+        data: Name, source, sizes and fingerprint of the data.
+        device: Name of the device, precision, number of torch threads and of processes.
         plugins: Files of the user's own components.
         timings: Seconds that reading the data and building the model took; `summary.json` has
             those of training.
-        versions: Of everything that decides a result.
-        command: The words on the command line.
+        versions: Versions of everything that affects results.
+        command: Words of the command line.
         directory: The working directory.
         data_folder: The common data folder.
-        git: Its commit and uncommitted changes; None outside a repository.
-        started: When, in ISO 8601.
-        launch: What `world.launch` says of the launcher that started it; None without one.
+        git: Commit and uncommitted changes; None outside a repository.
+        started: Time of the start, in ISO 8601.
+        launch: The launcher, as `process_group.launch` describes it; None without one.
     """
 
     config: dict[str, Any]

@@ -23,7 +23,8 @@ import dltrain
 from dltrain.cli import cli
 from dltrain.config import ConfigError
 from dltrain.core.registry import REGISTRIES
-from dltrain.rundir.directory import Run, Summary
+from dltrain.rundir.directory import Run
+from dltrain.rundir.summary import Summary
 from dltrain.training.trainer import Trainer
 
 WAITING = Path(__file__).parents[1] / "waiting_plugin.py"

@@ -192,7 +192,7 @@ def test_an_error_of_an_evaluation_names_it(experiment, tmp_path, call, monkeypa
 
     monkeypatch.setattr(Supervised, "evaluate", fail)
     called = call("train", "config.yaml", "--run-dir", "run", "--quiet")
-    told = f"the evaluation after step {where} fails: {__file__}:184: ValueError: can't be compared"
+    told = f"the evaluation after step {where} fails: {__file__}:190: ValueError: can't be compared"
     assert (called.code, called.err.strip()) == (1, told)
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["error"] == told
 
