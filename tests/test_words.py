@@ -66,7 +66,7 @@ IDENTIFIERS = {
     "put_back": "restore",
     "put_back_where": "restore_where",
     "read_by_main": "read_on_main",
-    "refuse_lone_samples": "require_no_single_sample_batch",
+    "refuse_lone_samples": "single_sample_error",
     "resident_data": "in_memory_data",
     "resident_images": "in_memory_images",
     "resolve_numerics": "resolve_precision",

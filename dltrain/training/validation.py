@@ -25,7 +25,7 @@ def validate(experiment: Experiment, data: Data, task: Task, runtime: Runtime) -
         ConfigError: A setting does not fit the data, the task or the device.
     """
     validate_settings(experiment, data, task, runtime)
-    _require_no_single_sample_batch(experiment, data, task, runtime)
+    _refuse_single_sample_batch(experiment, data, task, runtime)
 
 
 def validate_settings(experiment: Experiment, data: Data, task: Task, runtime: Runtime) -> None:
@@ -70,7 +70,7 @@ def monitor_error(task: Task, data: Data, name: str) -> str | None:
     return f"this run has no scalar {name!r}; it has {known}{hint}"
 
 
-def _require_no_single_sample_batch(
+def _refuse_single_sample_batch(
     experiment: Experiment, data: Data, task: Task, runtime: Runtime
 ) -> None:
     """Raise a ConfigError if a step will have a slice of one sample that the model rejects.
