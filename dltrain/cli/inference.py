@@ -149,14 +149,14 @@ def sample(run: Path, plugins: Sequence[Path], as_json: bool, **options: Any) ->
     from dltrain.commands import sample as command
 
     given = {name: value for name, value in options.items() if value is not None}
-    drawn = command.makes_pictures(run)
+    drawn = command.generates_images(run)
     for name in TEXT_OPTIONS if drawn else PICTURE_OPTIONS:
         if name in given:
             word = {**TEXT_OPTIONS, **PICTURE_OPTIONS}[name]
             kind = "pictures" if drawn else "text"
             raise click.UsageError(f"{word} can't be used here: {run} makes {kind}")
     if drawn:
-        result = command.sample_pictures(run, **given)
+        result = command.sample_images(run, **given)
         show(result, as_json, lambda: echo(result.path))
         return
     if as_json:

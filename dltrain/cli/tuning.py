@@ -161,7 +161,7 @@ def tune_batch(
         memory_bytes=memory_bytes,
         steps=steps,
         plugins=plugins,
-        say=say,
+        on_trial=say,
     )
     show(result, as_json, lambda: _print_batch_size(result, config))
 

@@ -1,4 +1,4 @@
-"""Steps with a batch of some size: in this process on a GPU, in one of its own on a CPU."""
+"""Trial steps with a batch size: in this process on a GPU, in a process of its own on a CPU."""
 
 from __future__ import annotations
 
@@ -32,22 +32,22 @@ from dltrain.training.runtime import Runtime
 from dltrain.training.trainer import Trainer
 
 MOST_SECONDS = 2.0
-"""Steps are measured for about so long."""
+"""Approximate limit of the time for measuring steps."""
 POLL_SECONDS = 0.01
-FULL, FULL_AT_ONCE, WRONG_CONFIG = 75, 76, 77
-"""Exit codes of a trial's process: the budget did not do for the batch, or for anything."""
+OUT_OF_MEMORY, DATA_TOO_LARGE, WRONG_CONFIG = 75, 76, 77
+"""Exit codes of a trial's process: the budget is too small for the batch, or for the data."""
 
 
 @dataclass(frozen=True)
 class Trial:
-    """A few steps with one size of the batch, or of its slices.
+    """Result of a few steps with one size of the batch, or of its slices.
 
     Attributes:
-        size: Samples.
-        fits: Whether the memory was enough.
-        memory_bytes: The most that was in use: of the process, or of the GPU's allocator; None
-            where it did not fit.
-        samples_per_second: Of training steps; None where it did not fit.
+        size: Number of samples.
+        fits: Whether the memory was sufficient.
+        memory_bytes: Peak memory of the process, or of the GPU's allocator; None if the size does
+            not fit.
+        samples_per_second: Throughput of training steps; None if the size does not fit.
     """
 
     size: int
@@ -58,13 +58,13 @@ class Trial:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a trial is of: it is handed to the process that makes it.
+    """What to try; passed to the process that runs the trial.
 
     Attributes:
         setting: `batch_size` or `micro_batch`.
-        size: Its value.
-        steps: To be measured, at most.
-        memory_bytes: What the trial may have; None where a GPU's own memory is the limit.
+        size: Value of the setting.
+        steps: Maximum number of steps to measure.
+        memory_bytes: Budget of the trial; None where a GPU's own memory is the limit.
     """
 
     setting: str
@@ -72,27 +72,27 @@ class Plan:
     steps: int
     memory_bytes: int | None
 
-    def of(self, experiment: Experiment) -> Experiment:
-        """The experiment with this size; no step is recorded as a graph, which takes memory."""
+    def apply(self, experiment: Experiment) -> Experiment:
+        """Return the experiment with this size, and without CUDA graphs, which take memory."""
         changed: dict[str, Any] = {"micro_batch": None, self.setting: self.size}
         return replace(experiment, train=replace(experiment.train, cuda_graph="off", **changed))
 
 
-MakeTrial = Callable[[Plan], tuple[Trial, int | None]]
-"""Gives the trial, and how many training samples there are, where that came out."""
+RunTrial = Callable[[Plan], tuple[Trial, int | None]]
+"""Runs a trial; returns it, and the number of training samples if it is known."""
 
 
-def of_memory(memory_bytes: int | None) -> str:
-    """A budget in words, for the end of a phrase; none where there is none."""
+def budget_suffix(memory_bytes: int | None) -> str:
+    """Return a budget for the end of a message; empty without one."""
     return "" if memory_bytes is None else f", {memory_bytes / 2**20:,.0f} MiB"
 
 
-def trials_on_gpu(experiment: Experiment, runtime: Runtime) -> MakeTrial:
-    """Makes trials in this process, one after another."""
+def trials_on_gpu(experiment: Experiment, runtime: Runtime) -> RunTrial:
+    """Return a function that runs trials in this process."""
     data = build_data(experiment, runtime, print_warning)
 
-    def make(plan: Plan) -> tuple[Trial, int | None]:
-        gc.collect()  # of a trial that failed, its frames hold what has to be freed
+    def run(plan: Plan) -> tuple[Trial, int | None]:
+        gc.collect()  # the frames of a failed trial hold memory that has to be freed
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(runtime.device)
         try:
@@ -103,17 +103,17 @@ def trials_on_gpu(experiment: Experiment, runtime: Runtime) -> MakeTrial:
             if not is_out_of_memory(error):
                 raise RunError(f"a step fails: {describe_error(error)}") from error
             trial = Trial(plan.size, fits=False)
-        taken = torch.cuda.max_memory_reserved(runtime.device)
-        if plan.memory_bytes is not None and taken > plan.memory_bytes:
+        reserved = torch.cuda.max_memory_reserved(runtime.device)
+        if plan.memory_bytes is not None and reserved > plan.memory_bytes:
             trial = Trial(trial.size, fits=False)
         return trial, len(data.train)
 
-    return make
+    return run
 
 
 def _steps(plan: Plan, experiment: Experiment, data: Data, runtime: Runtime) -> Trial:
-    """Takes steps, evaluates a batch, and copies what a checkpoint holds, as training does."""
-    experiment = plan.of(experiment)
+    """Take steps, evaluate a batch, and copy the state for a checkpoint, as training does."""
+    experiment = plan.apply(experiment)
     task = build_task(experiment, data.spec, runtime)
     with tempfile.TemporaryDirectory() as place:
         trainer = build_trainer(experiment, data, task, runtime, CheckpointStore(Path(place)))
@@ -138,30 +138,30 @@ def _steps(plan: Plan, experiment: Experiment, data: Data, runtime: Runtime) -> 
 def _measured(
     steps: int, trainer: Trainer, batches: Iterator[Batch], runtime: Runtime
 ) -> tuple[float, int]:
-    """Seconds, and samples trained in them."""
-    _wait(runtime)
+    """Return the time of the steps in seconds, and the number of samples."""
+    _synchronize(runtime)
     samples, started = 0, time.perf_counter()
     for batch in islice(batches, steps):
         trainer.train_step(batch)
         samples += len(batch)
-        _wait(runtime)
+        _synchronize(runtime)
         if time.perf_counter() - started > MOST_SECONDS:
             break
     return time.perf_counter() - started, samples
 
 
-def _wait(runtime: Runtime) -> None:
+def _synchronize(runtime: Runtime) -> None:
     if runtime.device.type == "cuda":
         torch.cuda.synchronize(runtime.device)
 
 
-# -------------------------------------------------------------------------- a process for a trial
+# -------------------------------------------------------------------------- one process per trial
 
 
-def trials_in_processes(experiment: Experiment, plugins: Sequence[str | Path]) -> MakeTrial:
-    """Makes each trial in a process of its own."""
+def trials_in_processes(experiment: Experiment, plugins: Sequence[str | Path]) -> RunTrial:
+    """Return a function that runs each trial in a process of its own."""
 
-    def make(plan: Plan) -> tuple[Trial, int | None]:
+    def run(plan: Plan) -> tuple[Trial, int | None]:
         with tempfile.TemporaryDirectory() as place:
             config = Path(place) / "config.yaml"
             config.write_text(experiment.to_yaml(), encoding="utf-8")
@@ -173,33 +173,33 @@ def trials_in_processes(experiment: Experiment, plugins: Sequence[str | Path]) -
                 text=True,
             )
         if ended.returncode == 0:
-            found = json.loads(ended.stdout.splitlines()[-1])
-            return Trial(**found["trial"]), found["samples"]
-        if ended.returncode == FULL_AT_ONCE:
+            result = json.loads(ended.stdout.splitlines()[-1])
+            return Trial(**result["trial"]), result["samples"]
+        if ended.returncode == DATA_TOO_LARGE:
             raise RunError(
-                f"the data alone does not fit into the memory{of_memory(plan.memory_bytes)}"
+                f"the data alone does not fit into the memory{budget_suffix(plan.memory_bytes)}"
             )
-        if ended.returncode in (FULL, -signal.SIGKILL):  # the system's own guard may be quicker
+        if ended.returncode in (OUT_OF_MEMORY, -signal.SIGKILL):  # the system may kill it earlier
             return Trial(plan.size, fits=False), None
-        if ended.returncode == WRONG_CONFIG:  # told at the line of the user's own file
+        if ended.returncode == WRONG_CONFIG:  # reported at the line of the user's own file
             raise experiment.problem(*json.loads(ended.stdout.splitlines()[-1]))
         raise RunError(ended.stderr.strip() or f"a trial ended with exit code {ended.returncode}")
 
-    return make
+    return run
 
 
 def _trial_process(config: str, words: str, *plugins: str) -> None:
-    """What such a process does."""
-    plan, begun = Plan(**json.loads(words)), threading.Event()
+    """Run a trial in this process, and print its result as JSON."""
+    plan, has_data = Plan(**json.loads(words)), threading.Event()
     assert plan.memory_bytes is not None
-    threading.Thread(target=_guard, args=(plan.memory_bytes, begun), daemon=True).start()
+    threading.Thread(target=_guard, args=(plan.memory_bytes, has_data), daemon=True).start()
     try:
         for plugin in plugins:
             load_plugin(Path(plugin))
         experiment = load(config)
         runtime = build_runtime(experiment)
         data = build_data(experiment, runtime, lambda _: None)
-        begun.set()
+        has_data.set()
         trial = _steps(plan, experiment, data, runtime)
     except ConfigError as error:
         print(json.dumps([error.problems[0].path, error.problems[0].message]))
@@ -209,19 +209,19 @@ def _trial_process(config: str, words: str, *plugins: str) -> None:
         sys.exit(error.exit_code)
     except Exception as error:  # a model may raise anything
         if is_out_of_memory(error):
-            sys.exit(FULL)
+            sys.exit(OUT_OF_MEMORY)
         print_warning(f"a step fails: {describe_error(error)}")
         sys.exit(RunError.exit_code)
     if trial.memory_bytes is not None and trial.memory_bytes > plan.memory_bytes:
-        sys.exit(FULL)  # it was quicker than the guard
+        sys.exit(OUT_OF_MEMORY)  # the guard was slower
     print(json.dumps({"trial": asdict(trial), "samples": len(data.train)}))
 
 
-def _guard(memory_bytes: int, begun: threading.Event) -> None:
-    """Ends the process as soon as it has had more than the budget."""
+def _guard(memory_bytes: int, has_data: threading.Event) -> None:
+    """End the process as soon as its peak memory exceeds the budget."""
     while peak_memory_bytes(torch.device("cpu")) <= memory_bytes:
         time.sleep(POLL_SECONDS)
-    os._exit(FULL if begun.is_set() else FULL_AT_ONCE)
+    os._exit(OUT_OF_MEMORY if has_data.is_set() else DATA_TOO_LARGE)
 
 
 if __name__ == "__main__":

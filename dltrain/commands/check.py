@@ -1,4 +1,4 @@
-"""Everything that can be known of an experiment before its first step."""
+"""Check an experiment: everything that is known before and with its first step."""
 
 from __future__ import annotations
 
@@ -13,8 +13,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from dltrain.build import build_data, build_runtime, build_task, build_trainer
 from dltrain.checkpoints.store import CheckpointStore
-from dltrain.commands import diagnostics
-from dltrain.commands.diagnostics import Finding
+from dltrain.commands.data_diagnostics import diagnose_data
+from dltrain.commands.diagnostics import (
+    diagnose_checkpoints,
+    diagnose_initial_loss,
+    diagnose_model,
+    overfit_batch,
+)
+from dltrain.commands.findings import Finding
 from dltrain.config import Experiment
 from dltrain.core.batch import Batch
 from dltrain.core.errors import DltrainError, RunError, describe_error, print_warning
@@ -25,24 +31,24 @@ from dltrain.training.validation import validate
 
 @dataclass(frozen=True)
 class Check:
-    """What is known.
+    """Properties of an experiment that is ready to train.
 
     Attributes:
-        parameters: Numbers in the model.
-        trainable_parameters: Those that training changes.
-        flops_per_sample: Of a forward pass, of each phase, multiplications and additions counted
-            apart; matrix products and convolutions alone.
-        memory_bytes: Expected at the first step: weights, gradients, optimizer states, averages,
-            and what the backward pass keeps of a (micro-)batch. Without torch itself and the data.
-        steps_per_epoch: Optimizer steps.
-        total_steps: Optimizer steps of the whole run.
-        sizes: Samples of each split.
-        source: Where the data came from.
-        device: Where it would be trained.
-        precision: In which numbers.
-        initial_loss: Of the first batch.
-        overfit_loss: Of the first batch, after training on it; None where that was not asked for.
-        findings: What looks wrong though it can be trained.
+        parameters: Number of parameters of the model.
+        trainable_parameters: Number of parameters that require a gradient.
+        flops_per_sample: FLOPs of a forward pass of all phases. Matrix products and convolutions
+            only; a multiplication and an addition count as two.
+        memory_bytes: Expected memory at the first step: weights, gradients, optimizer states, EMA
+            weights, and activations of a (micro-)batch. Without torch itself and the data.
+        steps_per_epoch: Number of optimizer steps in an epoch.
+        total_steps: Number of optimizer steps of the whole run.
+        sizes: Number of samples of each split.
+        source: Source of the data.
+        device: Device on which the experiment would be trained.
+        precision: Precision in which it would be trained.
+        initial_loss: Loss of the first batch.
+        overfit_loss: Loss of the first batch after training on it; None if not requested.
+        findings: What looks wrong, although the experiment can be trained.
     """
 
     parameters: int
@@ -61,21 +67,21 @@ class Check:
 
 
 def check(experiment: Experiment, *, overfit: int | None = None) -> Check:
-    """Builds everything and takes one batch through model, loss, backward, optimizer and metrics.
+    """Build everything, and take one optimizer step and one evaluation of a batch.
 
     Args:
-        experiment: What `dltrain.load` gave.
-        overfit: Steps to train on one batch, to see whether the model can learn it.
+        experiment: The experiment; see `dltrain.load`.
+        overfit: Number of steps to train on one batch, to test whether the model can learn it.
 
     Raises:
-        ConfigError: A part does not fit; the message has the line.
+        ConfigError: The experiment can't be trained as its config says; the message has the line.
         DataError: The data is missing or damaged.
         RunError: The first step, or the evaluation after it, fails.
     """
     runtime = build_runtime(experiment)
     data = build_data(experiment, runtime, print_warning)
     task = build_task(experiment, data.spec, runtime)
-    findings = diagnostics.of_data(data, experiment)
+    findings = diagnose_data(data, experiment)
     for finding in findings:
         if finding.kind == "labels":
             raise RunError(finding.message)
@@ -85,9 +91,9 @@ def check(experiment: Experiment, *, overfit: int | None = None) -> Check:
         batch = next(data.train.batches(experiment.train.batch_size, epoch=0))
         micro_batch = experiment.train.micro_batch
         part = next(batch.split(None if micro_batch == "auto" else micro_batch))
-        with _told("the first step"):
+        with _as_run_error("the first step"):
             task.model.train()
-            findings += diagnostics.of_model(task, data, runtime, experiment.train.batch_size)
+            findings += diagnose_model(task, data, runtime, experiment.train.batch_size)
             forward = [_forward(task, phase, part, runtime) for phase in task.phases]
             trainer.train_step(batch)
         loss, weight, _ = trainer.state.take(task.phases[0].name)
@@ -95,19 +101,19 @@ def check(experiment: Experiment, *, overfit: int | None = None) -> Check:
             raise RunError("the first step would be skipped: its loss or gradient is not finite")
         task.model.eval()
         with (
-            _told("the evaluation after it"),
+            _as_run_error("the evaluation after it"),
             torch.inference_mode(),
             runtime.precision.autocast(),
         ):
             task.evaluate(iter([batch]))
         initial_loss = loss / weight
-        findings += diagnostics.of_initial_loss(task, data, initial_loss)
-        findings += diagnostics.of_saving(trainer, experiment.checkpoint.keep, Path("runs"))
-        total_steps, learnt = trainer.total_steps, None
+        findings += diagnose_initial_loss(task, data, initial_loss)
+        findings += diagnose_checkpoints(trainer, experiment.checkpoint.keep, Path("runs"))
+        total_steps, overfit_loss = trainer.total_steps, None
         if overfit is not None:
-            with _told("training on one batch"):
-                learnt, found = diagnostics.overfit(trainer, overfit)
-            findings += found
+            with _as_run_error("training on one batch"):
+                overfit_loss, more = overfit_batch(trainer, overfit)
+            findings += more
     model = task.model
     states = sum(
         value.numel() * value.element_size()
@@ -134,24 +140,24 @@ def check(experiment: Experiment, *, overfit: int | None = None) -> Check:
         device=str(runtime.device),
         precision=runtime.precision.name,
         initial_loss=initial_loss,
-        overfit_loss=learnt,
+        overfit_loss=overfit_loss,
         findings=findings,
     )
 
 
 @contextmanager
-def _told(what: str) -> Iterator[None]:
-    """What torch, or a model, makes of parts that don't fit, as an error of the run."""
+def _as_run_error(action: str) -> Iterator[None]:
+    """Turn any error, such as torch's for shapes that don't match, into a RunError."""
     try:
         yield
     except DltrainError:
         raise
     except Exception as error:  # a model may raise anything
-        raise RunError(f"{what} fails: {describe_error(error)}") from error
+        raise RunError(f"{action} fails: {describe_error(error)}") from error
 
 
 def _forward(task: Task, phase: Phase, part: Batch, runtime: Runtime) -> tuple[int, int]:
-    """FLOPs of a phase's forward pass, and bytes kept for its backward pass."""
+    """Return FLOPs of a phase's forward pass, and bytes saved for its backward pass."""
     kept = 0
 
     def count(tensor: torch.Tensor) -> torch.Tensor:
@@ -160,8 +166,8 @@ def _forward(task: Task, phase: Phase, part: Batch, runtime: Runtime) -> tuple[i
         return tensor
 
     counter = FlopCounterMode(display=False)
-    # Which module an operation belongs to is not asked for, and a loss that takes a gradient itself
-    # is more than the counter's own tracker of modules can bear.
+    # The counter's own tracker of modules fails on a loss that computes a gradient itself, and
+    # FLOPs by module are not needed.
     counter.mod_tracker = _NoModules()  # pyright: ignore[reportAttributeAccessIssue]
     with (
         counter,

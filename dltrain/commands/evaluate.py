@@ -1,4 +1,4 @@
-"""Metrics of a trained model on a split."""
+"""Evaluate a trained model on a split."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ SplitName = Literal["train", "val", "test"]
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What came out.
+    """Result of an evaluation.
 
     Attributes:
-        checkpoint: Where the weights came from.
-        split: Which samples.
-        samples: How many.
-        metrics: Loss and metrics.
+        checkpoint: Path of the checkpoint.
+        split: Name of the split.
+        samples: Number of samples.
+        metrics: Loss and metrics by name.
     """
 
     checkpoint: str
@@ -40,7 +40,13 @@ def evaluate(
     checkpoint: str | None = None,
     device: str | None = None,
 ) -> Evaluation:
-    """Loss and metrics of a run's model over a split, without augmentation.
+    """Compute loss and metrics of a run's model over a split, without augmentation.
+
+    Args:
+        run_dir: Directory of the run.
+        split: Name of the split.
+        checkpoint: Name of a checkpoint; see `load_trained`.
+        device: Device to use instead of the config's.
 
     Raises:
         RunError: There is no such checkpoint.

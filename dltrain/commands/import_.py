@@ -1,4 +1,4 @@
-"""Weights from a PyTorch file, which is a pickle, to safetensors, which can't run code."""
+"""Convert weights from a PyTorch file, a pickle, to safetensors, which can't run code."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from dltrain.checkpoints.store import to_saveable
 from dltrain.core.errors import RunError, UsageError, shorten
 
 KEYS = ("state_dict", "model")
-"""Under which a file may hold its weights among other things."""
+"""Keys under which a file may hold its weights among other things."""
 
 
 @dataclass(frozen=True)
 class Imported:
-    """What was written.
+    """Result of an import.
 
     Attributes:
         path: The safetensors file.
-        tensors: How many.
-        values: How many numbers in all of them.
-        bytes: The file's length.
+        tensors: Number of tensors.
+        values: Number of values in all tensors.
+        bytes: Size of the file.
     """
 
     path: str
@@ -38,15 +38,15 @@ class Imported:
 
 
 def import_weights(source: str | Path, output: str | Path) -> Imported:
-    """Reads a state_dict with `torch.load(weights_only=True)`, and with nothing else.
+    """Read a state_dict, by `torch.load(weights_only=True)` only, and write it as safetensors.
 
     Args:
-        source: A file of `torch.save`: a state_dict, or a dict that has one under `state_dict` or
+        source: File of `torch.save`: a state_dict, or a dict that has one under `state_dict` or
             `model`.
-        output: The safetensors file to write; replaced where there is one.
+        output: The safetensors file to write; an existing file is replaced.
 
     Raises:
-        RunError: The file can't be read so, or holds something else, or `output` can't be written.
+        RunError: The file can't be read, or holds something else, or `output` can't be written.
         UsageError: `output` is no `.safetensors` file.
     """
     source, output = Path(source), Path(output)
@@ -56,7 +56,7 @@ def import_weights(source: str | Path, output: str | Path) -> Imported:
     try:
         content = safetensors.torch.save(to_saveable(tensors))
     except Exception as error:  # sparse, quantized, of a kind that safetensors lacks
-        raise RunError(f"{source}: can't be written as safetensors: {_told(error)}") from error
+        raise RunError(f"{source}: can't be written as safetensors: {_describe(error)}") from error
     try:
         write_atomically(output, content)
     except OSError as error:
@@ -68,12 +68,12 @@ def import_weights(source: str | Path, output: str | Path) -> Imported:
 def _loaded(source: Path) -> Any:
     try:
         with warnings.catch_warnings(), open_named(source) as file:
-            warnings.simplefilter("ignore")  # of what an old or a scripted file is like
+            warnings.simplefilter("ignore")  # about old and scripted files
             return torch.load(file, map_location="cpu", weights_only=True)
     except OSError as error:
         raise RunError(f"{source}: can't be read: {error.strerror or error}") from error
-    except Exception as error:  # a stranger's bytes lead to all kinds of them
-        raise RunError(f"{source}: no file of tensors alone: {_told(error)}") from error
+    except Exception as error:  # bytes of an unknown file may raise anything
+        raise RunError(f"{source}: no file of tensors alone: {_describe(error)}") from error
 
 
 def _tensors(source: Path, loaded: Any) -> dict[str, Tensor]:
@@ -84,12 +84,12 @@ def _tensors(source: Path, loaded: Any) -> dict[str, Tensor]:
         raise RunError(f"{source}: holds no state_dict, but {type(loaded).__name__}")
     for name, value in loaded.items():
         if not isinstance(name, str) or not isinstance(value, Tensor):
-            found = f"{shorten(repr(name))} is {type(value).__name__}"
-            raise RunError(f"{source}: holds no state_dict: {found}, not a tensor")
+            entry = f"{shorten(repr(name))} is {type(value).__name__}"
+            raise RunError(f"{source}: holds no state_dict: {entry}, not a tensor")
     return dict(loaded)
 
 
-def _told(error: Exception) -> str:
-    """The first sentence; torch goes on with how to read such a file less safely."""
+def _describe(error: Exception) -> str:
+    """Return the first sentence; those that follow explain how to read the file less safely."""
     line = str(error).partition("\n")[0].partition(". ")[0]
     return f"{type(error).__name__}: {shorten(line)}" if line else type(error).__name__

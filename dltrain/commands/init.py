@@ -1,4 +1,4 @@
-"""A config for the user's own data."""
+"""Write a config for the user's own data."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Literal
 from dltrain.autoconfig import Hints, render, suggest
 from dltrain.checkpoints.atomic_files import write_atomically
 from dltrain.commands.check import Check, check
-from dltrain.commands.diagnostics import Finding
+from dltrain.commands.findings import Finding
 from dltrain.config import ConfigError, load
 from dltrain.config.plugins import register_builtins
 from dltrain.config.problems import did_you_mean
@@ -28,15 +28,15 @@ _SCHEMA_COMMENT = "yaml-language-server:"
 
 @dataclass(frozen=True)
 class Init:
-    """What was written, and why.
+    """The config that was written, and the reasons for it.
 
     Attributes:
-        config: The file.
-        kind: What the data is, such as `a table`.
-        seen: What was found in it, by subject.
-        doubts: What could be otherwise, each with the option that decides it.
-        sizes: Samples of each split.
-        parameters: Numbers in the proposed model.
+        config: Path of the config.
+        kind: Kind of the data, such as `a table`.
+        seen: What was recognized in the data, by subject.
+        doubts: What may be meant differently, each with the option that decides it.
+        sizes: Number of samples of each split.
+        parameters: Number of parameters of the proposed model.
         findings: What `dltrain check` finds wrong with the data.
     """
 
@@ -95,40 +95,40 @@ def init(
     task: Literal["classification", "regression"] | None = None,
     force: bool = False,
 ) -> Init:
-    """Looks at data, and writes a commented config that `check` has tried.
+    """Inspect data, and write a commented config that `check` accepts.
 
     Args:
-        path: Of a folder of pictures, a folder with MNIST's files, or a file: a table, texts with
-            labels, or running text.
-        output: The config; NAME.yaml in the working directory if not given.
-        target: The column to predict; guessed if not given.
-        text: The columns that hold text, none if empty; guessed if not given.
-        task: Whether the target is a class or a value; guessed if not given.
-        force: Whether a file that is there may be replaced.
+        path: Folder of images, folder with MNIST's files, or file: a table, texts with labels, or
+            plain text.
+        output: Config to write (default: NAME.yaml in the working directory).
+        target: Column to predict (default: guessed).
+        text: Columns that hold text, none if empty (default: guessed).
+        task: Whether the target is a class or a value (default: guessed).
+        force: Whether to replace an existing file.
 
     Raises:
-        DataError: The data can't be used as it is; nothing is written.
-        UsageError: The output is there already, or an option does not fit the data.
+        DataError: The data can't be used unchanged; nothing is written.
+        UsageError: The output exists, or an option does not fit the data.
     """
     path = Path(path)
     name = to_directory_name(path.absolute().stem if path.is_file() else path.absolute().name)
     config = Path(output) if output is not None else Path(f"{name}.yaml")
     _refuse_existing(config, force)
     register_builtins()
-    found = suggest(path, Hints(target, None if text is None else tuple(text), task))
+    suggestion = suggest(path, Hints(target, None if text is None else tuple(text), task))
     head = [
         *_schema_line(config),
-        f"Written by `dltrain init {shlex.quote(str(path))}`, with what it saw there as comments.",
+        f"Written by `dltrain init {shlex.quote(str(path))}`, with what it found there as comments.",
         "What a key can be: `dltrain list KIND NAME`, such as `dltrain list models mlp`.",
     ]
-    content = render({"name": name, "seed": 0, **found.config}, head)
+    content = render({"name": name, "seed": 0, **suggestion.config}, head)
     checked = _check(content, config.name)
     _write(config, content)
     return Init(
         str(config),
-        found.kind,
-        dict(found.seen),
-        list(found.doubts),
+        suggestion.kind,
+        dict(suggestion.seen),
+        list(suggestion.doubts),
         checked.sizes,
         checked.parameters,
         checked.findings,
@@ -137,7 +137,7 @@ def init(
 
 def _refuse_existing(config: Path, force: bool) -> None:
     if os.path.lexists(config) and not force:
-        raise UsageError(f"{config}: is there already; --force replaces it, -o FILE names another")
+        raise UsageError(f"{config}: already exists; --force replaces it, -o FILE names another")
     if not config.parent.is_dir():
         raise UsageError(f"{config}: there is no folder {config.parent}")
 
@@ -150,18 +150,18 @@ def _write(config: Path, content: str) -> None:
 
 
 def _check(content: str, name: str) -> Check:
-    """`dltrain check` of a config that is not there yet."""
+    """Check a config that is not written yet."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / name
         file.write_text(content, encoding="utf-8")
         try:
             return check(load(file))
-        except ConfigError as error:  # its lines are of a file that the user never sees
+        except ConfigError as error:  # its line numbers refer to a temporary file
             raise DataError("; ".join(problem.message for problem in error.problems)) from error
 
 
 def _schema_line(config: Path) -> list[str]:
-    """The line by which editors find the schema, if it lies beside the config or above it."""
+    """Return the comment that names the schema, if it lies beside the config or above it."""
     folder = config.absolute().parent
     for place in (folder, *folder.parents):
         if (place / SCHEMA).is_file():

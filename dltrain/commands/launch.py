@@ -1,4 +1,4 @@
-"""Several processes of one command on this machine, started by torch's own launcher."""
+"""Run a command in several processes on this machine, with torch's own launcher."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from dltrain.core.errors import print_warning
 
 
 def is_launched() -> bool:
-    """Whether a launcher, torchrun or `launch`, has started this process already."""
+    """Return whether a launcher, torchrun or `launch`, has started this process."""
     return "TORCHELASTIC_RUN_ID" in os.environ
 
 
 def launch(processes: int) -> int:
-    """Runs this process's own command line in several processes, and waits for their end.
+    """Run this process's own command line in several processes, and wait for them.
 
     Args:
-        processes: How many; a GPU each where there are GPUs. They share the machine's cores.
+        processes: Number of processes. Each uses one GPU if there are GPUs; they share the cores.
 
     Returns:
-        The exit code for this process: that of the first to fail, which has told why.
+        Exit code for this process: that of the first process to fail, which has printed its error.
     """
     import torch
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    # Where the user has not said how many threads torch is to have, all would take all cores.
+    # Without a number of threads from the user, each process would use all cores.
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, torch.get_num_threads() // processes)))
-    logging.disable(logging.CRITICAL)  # the processes tell what is to be told
+    logging.disable(logging.CRITICAL)  # the processes print their own errors
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
@@ -47,11 +47,11 @@ def launch(processes: int) -> int:
     except SignalException as error:
         return 128 + error.sigval
     except ChildFailedError as error:
-        # The launcher itself ends by SIGTERM those that are left when one has failed.
+        # The launcher itself sends SIGTERM to the rest when one process has failed.
         for rank, failure in error.failures.items():
             if failure.exitcode < 0 and failure.exitcode != -signal.SIGTERM:
-                what = f"process {rank} of {processes} was ended by signal {-failure.exitcode}"
-                print_warning(what)
+                cause = f"signal {-failure.exitcode}"
+                print_warning(f"process {rank} of {processes} was ended by {cause}")
         _, first = error.get_first_failure()
         return max(first.exitcode, 1)
     return 0

@@ -1,4 +1,4 @@
-"""Components, the other sections of a config, and their options."""
+"""List components, the other sections of a config, and their options."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ KINDS: dict[str, Registry] = {**REGISTRIES, "sections": SECTIONS}
 
 @dataclass(frozen=True)
 class ListedOption:
-    """An option as a reader wants it.
+    """An option of a component, described for a reader.
 
     Attributes:
-        name: The key.
+        name: Key of the option.
         type: What it accepts, in words.
-        default: None where there is none, and where it is null.
+        default: Default value; None if there is none, or if it is null.
         required: Whether a config must have it.
         doc: What it does.
-        options: Keys of the value, where it is a mapping, such as `augment`.
+        options: Keys of the value, if it is a mapping, such as `augment`.
     """
 
     name: str
@@ -60,11 +60,11 @@ class Listed:
 
 
 def list_components(kind: str | None = None, name: str | None = None) -> list[Listed]:
-    """The components of a kind, or one of them.
+    """Return the components of a kind, or one of them.
 
     Args:
-        kind: `models`, `data`, `losses`, …, `sections`; every kind if not given.
-        name: One of them.
+        kind: `models`, `data`, `losses`, …, `sections` (default: every kind).
+        name: Name of one component (default: all components of the kind).
 
     Raises:
         UsageError: There is no such kind, or no such component.
@@ -95,7 +95,7 @@ def _listed(component: Component) -> Listed:
 
 
 def _listed_options(builder: Callable[..., Any]) -> tuple[ListedOption, ...]:
-    """The options of a component, or the keys of a mapping that is an option's value."""
+    """Return the options of a component, or the keys of an option's value that is a mapping."""
     return tuple(
         ListedOption(
             option.name,
@@ -111,7 +111,7 @@ def _listed_options(builder: Callable[..., Any]) -> tuple[ListedOption, ...]:
 
 
 def type_name(annotation: Any) -> str:
-    """A type in plain words: `int > 0`, `list of int`, `relu | gelu`."""
+    """Return a type in plain words: `int > 0`, `list of int`, `relu | gelu`."""
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is typing.Annotated:
         return f"{type_name(arguments[0])} {', '.join(_bounds(arguments[1:]))}".rstrip()

@@ -1,4 +1,4 @@
-"""A run from Python: its figures as a table, and its model ready to be asked."""
+"""A run in Python: its metrics as a table, and its model ready for predictions."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Run:
-    """A run, begun or ended; `Run.load` gives one.
+    """A run, in progress or ended; see `Run.load`.
 
     Attributes:
-        directory: Its place.
+        directory: Path of the run directory.
     """
 
     directory: Path
 
     @classmethod
     def load(cls, path: str | Path) -> Run:
-        """The run in a directory.
+        """Return the run in a directory.
 
         Raises:
-            RunError: It holds no run.
+            RunError: The directory holds no run.
         """
         return cls(RunDirectory.open(path).directory)
 
@@ -45,12 +45,12 @@ class Run:
 
     @property
     def summary(self) -> Summary | None:
-        """How it ended; None while it has not."""
+        """The content of `summary.json`; None before the run has ended."""
         return self._run.summary()
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        """The resolved config, nothing left to default; needs none of the components it names.
+        """The resolved config with all defaults; needs none of the components it names.
 
         Raises:
             RunError: It can't be read.
@@ -59,9 +59,9 @@ class Run:
 
     @property
     def metrics(self) -> pandas.DataFrame:
-        """Every scalar so far: a row a step, a column for each SPLIT/NAME.
+        """All scalars so far: one row per step, one column for each SPLIT/NAME.
 
-        NaN where a scalar was not recorded at a step, or was not finite. `.dropna()` on one column
+        A value is NaN if the scalar was not recorded at a step, or was not finite. `.dropna()` on one column
         gives its curve: `run.metrics["val/loss"].dropna().plot()`.
 
         Raises:
@@ -81,12 +81,12 @@ class Run:
         return table.sort_index()
 
     def model(self, *, checkpoint: str | None = None, device: str | None = None) -> Model:
-        """The trained model, loaded once and asked as often as one likes.
+        """Load the trained model, once for any number of predictions.
 
         Args:
-            checkpoint: `best`, `latest`, or the name of one of the run's checkpoints; by default
-                the best where one is marked, else the latest.
-            device: Instead of the config's.
+            checkpoint: `best`, `latest`, or the name of one of the run's checkpoints (default: the
+                best where one is marked, else the latest).
+            device: Device to use instead of the config's.
 
         Raises:
             RunError: There is no such checkpoint.
@@ -100,10 +100,10 @@ class Run:
 
 
 class Model:
-    """Gives predictions for objects; see `Run.model`.
+    """A trained model that predicts Python objects; see `Run.model`.
 
     Attributes:
-        predictor: The model for files, and what it is made of: `predictor.trained.task.model`.
+        predictor: The predictor for files; `predictor.trained.task.model` is the module.
     """
 
     def __init__(self, predictor: Predictor) -> None:
@@ -116,16 +116,16 @@ class Model:
     def __call__(self, inputs: Any) -> Any: ...
 
     def __call__(self, inputs: Any) -> Prediction | list[Prediction]:
-        """A prediction for one input, or a list of them for a list, or for the rows of a DataFrame.
+        """Predict one input, or each input of a list or row of a DataFrame.
 
         Args:
-            inputs: Of a model of pictures each a path, a picture of Pillow, or an array of uint8,
-                (height, width) or (height, width, channels); an array of four dimensions is a list
-                of pictures. Of a model of texts each a str. Of a model of tables each a mapping
-                with a value for every column that the model was trained on.
+            inputs: One input or a list. For a model of images, each is a path, a Pillow image, or
+                a uint8 array, (height, width) or (height, width, channels); an array of four
+                dimensions is a list of images. For a model of texts, each is a str. For a model of
+                tables, each is a mapping with a value for every column of the training data.
 
         Raises:
-            DataError: An input can't be read as what the model was trained on.
+            DataError: An input does not fit what the model was trained on.
         """
         if hasattr(inputs, "to_dict") and hasattr(inputs, "columns"):
             inputs = inputs.to_dict("records")  # a DataFrame; pandas need not be imported for it

@@ -1,4 +1,4 @@
-"""Labels, values or texts for new inputs."""
+"""Predict labels, values or texts for new inputs."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from dltrain.data.input_readers import read_inputs
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a model says of one input.
+    """Prediction for one input.
 
     Attributes:
-        input: The file, and the row in a table.
+        input: Name of the file, and of the row in a table.
         label: The most probable class; None for regression.
-        probabilities: By class; None for regression.
-        values: What regression gives, in the target's own unit; None for classification.
-        text: What a model of sequences writes; None for the others.
+        probabilities: Probability by class; None for regression.
+        values: Values of a regression, in the target's own unit; None for classification.
+        text: Output of a sequence-to-sequence model; None for other models.
     """
 
     input: str
@@ -38,18 +38,18 @@ class Prediction:
 
 
 class Predictor:
-    """A run's model, loaded once and asked as often as one likes, by one thread at a time.
+    """A run's model, loaded once for any number of predictions by one thread at a time.
 
     Args:
-        run_dir: The run.
-        checkpoint: See `load_trained`.
-        device: Instead of the config's.
+        run_dir: Directory of the run.
+        checkpoint: Name of a checkpoint; see `load_trained`.
+        device: Device to use instead of the config's.
         warn: See `load_trained`.
 
     Attributes:
         trained: The model with its weights.
-        spec: What its data was like.
-        gives: Which of a `Prediction`'s parts it gives: `label`, with probabilities, or another.
+        spec: Specification of the data that it was trained on.
+        gives: Field that its `Prediction`s have: `label`, with probabilities, `values` or `text`.
 
     Raises:
         RunError: There is no such checkpoint.
@@ -76,7 +76,7 @@ class Predictor:
         )
 
     def __call__(self, inputs: Sequence[str | Path]) -> list[Prediction]:
-        """Predictions for image files, the rows of CSV files, or texts; see `predict`.
+        """Predict image files, the rows of CSV files, or texts; see `predict`.
 
         Raises:
             DataError: A file can't be read.
@@ -85,12 +85,12 @@ class Predictor:
         return self.of_tensor(*read_inputs(self.spec, inputs))
 
     def of_tensor(self, inputs: Tensor, names: Sequence[str]) -> list[Prediction]:
-        """Predictions for inputs that have been read already.
+        """Predict inputs that have been read already.
 
         Args:
-            inputs: As `read_inputs` gives them: (samples, *input_shape) float32, normalised, or
+            inputs: What `read_inputs` returns: (samples, *input_shape) float32, normalized, or
                 (samples, tokens) int64.
-            names: What to call each of them.
+            names: Name of each input.
         """
         precision = self.trained.runtime.precision
         inputs = inputs.to(self.trained.runtime.device)
@@ -106,7 +106,7 @@ class Predictor:
         return [self._prediction(name, row) for name, row in zip(names, rows, strict=True)]
 
     def _prediction(self, name: str, row: list[float]) -> Prediction:
-        """What the model gave for one input: (classes,) probabilities, or (values,)."""
+        """Return the prediction for an output: (classes,) probabilities, or (values,)."""
         classes = self.spec.class_names
         if not classes:
             return Prediction(name, values=row)
@@ -126,10 +126,15 @@ def predict(
     checkpoint: str | None = None,
     device: str | None = None,
 ) -> list[Prediction]:
-    """Predictions for image files, the rows of CSV files, or texts, read as training's data was.
+    """Predict image files, the rows of CSV files, or texts, which are read like training data.
 
-    An input of a text model is a text, a file with one text per line, a table with the text columns
-    that training had, or `-`: standard input. See `is_file` for which str is a file.
+    Args:
+        run_dir: Directory of the run.
+        inputs: Files or texts. An input of a text model is a text, a file with one text per line,
+            a table with the text columns of the training data, or `-` for standard input; see
+            `is_file` for which str is a file.
+        checkpoint: Name of a checkpoint; see `load_trained`.
+        device: Device to use instead of the config's.
 
     Raises:
         RunError: There is no such checkpoint.

@@ -1,4 +1,4 @@
-"""Where the time of a training step goes."""
+"""Profile the parts of a training step."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from dltrain.training.trainer import Trainer
 Part = Literal["data", "forward", "backward", "optimizer", "logging", "other"]
 MOST_OPERATORS = 15
 SLOW_DATA = 0.3
-"""The share of a step from which the way of the data is said to be the bottleneck."""
+"""Fraction of a step from which loading data counts as the bottleneck."""
 
 
 @dataclass(frozen=True)
@@ -34,10 +34,10 @@ class Operator:
     """One of torch's operators.
 
     Attributes:
-        name: As torch calls it.
-        calls: In all profiled steps.
-        seconds: Spent in it alone, less what it calls, in all profiled steps.
-        share: Of all operators' time.
+        name: Name of the operator in torch.
+        calls: Number of calls in all profiled steps.
+        seconds: Time in the operator itself, without its callees, in all profiled steps.
+        share: Fraction of the time of all operators.
     """
 
     name: str
@@ -48,17 +48,17 @@ class Operator:
 
 @dataclass(frozen=True)
 class Profile:
-    """Where the time goes.
+    """Result of profiling.
 
     Attributes:
-        steps: How many were measured, after some that were not.
-        samples_per_second: While they were measured.
-        parts: Seconds a step: waiting for the `data`; `forward`, `backward`, `optimizer` with
+        steps: Number of measured steps, after the warmup.
+        samples_per_second: Throughput of these steps.
+        parts: Seconds per step: waiting for the `data`; `forward`, `backward`, `optimizer` with
             clipping; `logging`, all that follows a step; `other`.
-        operators: Those that take the most time.
-        device: Where.
-        trace: A file for ui.perfetto.dev or chrome://tracing.
-        advice: What it means.
+        operators: Operators that take the most time.
+        device: Device of the model.
+        trace: Trace file for ui.perfetto.dev or chrome://tracing.
+        advice: Summary, and what to change.
     """
 
     steps: int
@@ -73,18 +73,19 @@ class Profile:
 def profile(
     experiment: Experiment, trace: str | Path, *, steps: int = 50, warmup: int = 10
 ) -> Profile:
-    """Trains for some steps with a stopwatch, and for some more under torch's profiler.
+    """Measure the time of some training steps, and trace as many under torch's profiler.
 
-    On a GPU each part of a step is waited for, so a step takes longer than in training.
+    On a GPU the device is synchronized after each part of a step, so a step takes longer than in
+    training.
 
     Args:
-        experiment: What `dltrain.load` gave.
-        trace: Where the profiler's trace goes; replaced if it is there.
-        steps: To measure, each time.
-        warmup: To take first, unmeasured.
+        experiment: The experiment; see `dltrain.load`.
+        trace: File for the profiler's trace; an existing file is replaced.
+        steps: Number of steps to measure, and to trace.
+        warmup: Number of unmeasured steps before.
 
     Raises:
-        ConfigError: Something in the config can't work.
+        ConfigError: The experiment can't be trained as its config says.
         DataError: The data is missing or damaged.
         RunError: A step fails, or the trace can't be written.
     """
@@ -108,8 +109,8 @@ def profile(
             parts, seconds, samples = _measured(trainer, batches, steps, warmup)
             operators = _operators(trainer, batches, steps, trace)
         except RuntimeError as error:
-            full = "the memory is full: " if is_out_of_memory(error) else ""
-            raise RunError(f"a step fails: {full}{describe_error(error)}") from error
+            cause = "out of memory: " if is_out_of_memory(error) else ""
+            raise RunError(f"a step fails: {cause}{describe_error(error)}") from error
         finally:
             trainer.checkpoint_manager.drain()
             for logger in loggers:
@@ -128,17 +129,17 @@ def profile(
 def _measured(
     trainer: Trainer, batches: Iterator[Batch], steps: int, warmup: int
 ) -> tuple[dict[Part, float], float, int]:
-    """Seconds a step of each part, seconds in all, and samples."""
+    """Return seconds per step of each part, total seconds, and number of samples."""
     spent: dict[str, float] = dict.fromkeys(("forward", "backward", "optimizer", "logging"), 0.0)
     waited = 0.0
 
     def timed(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(function)
         def call(*arguments: Any, **options: Any) -> Any:
-            _wait(trainer.device)
+            _synchronize(trainer.device)
             before = time.perf_counter()
             result = function(*arguments, **options)
-            _wait(trainer.device)
+            _synchronize(trainer.device)
             spent[name] += time.perf_counter() - before
             return result
 
@@ -157,18 +158,18 @@ def _measured(
     try:
         for number in range(warmup + steps):
             if number == warmup:
-                trainer.log()  # what the first scalars load is no part of a step
-                _wait(trainer.device)
+                trainer.log()  # imports for the first scalars are not part of a step
+                _synchronize(trainer.device)
                 spent.update(dict.fromkeys(spent, 0.0))
                 waited, samples, started = 0.0, 0, time.perf_counter()
             before = time.perf_counter()
             batch = next(batches)
-            _wait(trainer.device)
+            _synchronize(trainer.device)
             waited += time.perf_counter() - before
             samples += len(batch)
             trainer.train_step(batch)
             trainer._after_step()
-        _wait(trainer.device)
+        _synchronize(trainer.device)
         seconds = time.perf_counter() - started
     finally:
         for owner, method, _ in watched:
@@ -183,7 +184,7 @@ def _measured(
 def _operators(
     trainer: Trainer, batches: Iterator[Batch], steps: int, trace: Path
 ) -> list[Operator]:
-    os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # it tells of GPUs that are not there
+    os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # it warns of missing GPUs
     from torch.profiler import ProfilerActivity, record_function
     from torch.profiler import profile as torch_profile
 
@@ -203,24 +204,24 @@ def _operators(
         raise RunError(f"{trace}: can't be written: {error}") from error
     key = "self_device_time_total" if on_gpu else "self_cpu_time_total"
     own = ("data", "step", "logging")
-    found = [event for event in profiler.key_averages() if event.key not in own]
-    total = sum(getattr(event, key) for event in found) or 1
-    found.sort(key=lambda event: getattr(event, key), reverse=True)
+    events = [event for event in profiler.key_averages() if event.key not in own]
+    total = sum(getattr(event, key) for event in events) or 1
+    events.sort(key=lambda event: getattr(event, key), reverse=True)
     return [
         Operator(event.key, event.count, getattr(event, key) / 1e6, getattr(event, key) / total)
-        for event in found[:MOST_OPERATORS]
+        for event in events[:MOST_OPERATORS]
     ]
 
 
-def _wait(device: torch.device) -> None:
+def _synchronize(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def _advice(parts: dict[Part, float], experiment: Experiment) -> str:
     total = sum(parts.values())
-    share = {name: seconds / total for name, seconds in parts.items()}
-    if share["data"] >= SLOW_DATA:
+    fraction = {name: seconds / total for name, seconds in parts.items()}
+    if fraction["data"] >= SLOW_DATA:
         options = experiment.data.options
         ways = ["fewer or cheaper augmentations"] if options.get("augment") else []
         if "cache" in options and options["cache"] == "none":
@@ -229,7 +230,7 @@ def _advice(parts: dict[Part, float], experiment: Experiment) -> str:
             ways.insert(0, f"more data.workers than {options['workers']}")
         hint = f": try {', '.join(ways)}" if ways else ""
         return f"{share['data']:.0%} of a step waits for the data{hint}"
-    if share["logging"] >= 0.1:
+    if fraction["logging"] >= 0.1:
         return f"{share['logging']:.0%} of a step is logging: a larger recording.log_every"
-    computing = share["forward"] + share["backward"]
+    computing = fraction["forward"] + fraction["backward"]
     return f"the model takes {computing:.0%} of a step, and the data {share['data']:.0%}"

@@ -1,4 +1,4 @@
-"""New text from a language model, new pictures from a generator."""
+"""Generate text with a language model, or images with a GAN or a variational autoencoder."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from dltrain.tasks.figures import grid
 from dltrain.tasks.language_model import LanguageModel, seeded
 
 ROW = 8
-"""Pictures in a row that goes from one to another."""
+"""Number of images in a row of an interpolation."""
 
 
 @dataclass(frozen=True)
 class Piece:
-    """The next bit of a text: `number` says of which, counted from 0."""
+    """The next piece of a text; `number` is the index of the text, from 0."""
 
     number: int
     text: str
 
 
 @dataclass(frozen=True)
-class Pictures:
-    """A PNG file with that many pictures side by side."""
+class ImageGrid:
+    """A PNG file with `count` images side by side."""
 
     path: str
     count: int
@@ -40,7 +40,7 @@ class Pictures:
 
 @dataclass(frozen=True)
 class Sample:
-    """A text that the model wrote, without the prompt."""
+    """A generated text, without the prompt."""
 
     prompt: str
     text: str
@@ -58,7 +58,7 @@ def sample(
     checkpoint: str | None = None,
     device: str | None = None,
 ) -> list[Sample]:
-    """Whole texts; see `stream`."""
+    """Generate whole texts; see `stream`."""
     texts = [""] * num_samples
     for piece in stream(
         run_dir,
@@ -87,23 +87,23 @@ def stream(
     checkpoint: str | None = None,
     device: str | None = None,
 ) -> Iterator[Piece]:
-    """Writes texts on from a prompt, one after another, token by token.
+    """Generate texts from a prompt, one after another, token by token.
 
     Args:
-        run_dir: The run of a language model.
-        prompt: What the texts begin with.
-        num_samples: How many texts.
-        num_tokens: Tokens in each, the prompt's not counted.
-        temperature: Above 0; lower is more predictable.
-        top_k: Draw from the most probable tokens only; None from all.
-        seed: Decides all of it; a text does not depend on how many come after it.
-        checkpoint: See `load_trained`.
-        device: Instead of the config's.
+        run_dir: Directory of the run of a language model.
+        prompt: Beginning of the texts.
+        num_samples: Number of texts.
+        num_tokens: Number of tokens in each text, in addition to the prompt.
+        temperature: Sampling temperature, above 0; lower is more predictable.
+        top_k: Number of most probable tokens to draw from; None for all.
+        seed: Random seed; a text does not depend on the number of texts after it.
+        checkpoint: Name of a checkpoint; see `load_trained`.
+        device: Device to use instead of the config's.
 
     Raises:
         RunError: There is no such checkpoint.
         UsageError: The run's task is no language model, or the prompt has a token that the training
-            text lacked.
+            text does not have.
     """
     trained = load_trained(run_dir, checkpoint, device, measures=False)
     task = trained.task
@@ -123,13 +123,13 @@ def stream(
     return pieces()
 
 
-def makes_pictures(run_dir: str | Path) -> bool:
-    """Whether a run's task makes pictures, so that `sample_pictures` is for it."""
+def generates_images(run_dir: str | Path) -> bool:
+    """Return whether a run's task generates images, so that `sample_images` works."""
     task_type = task_class(Run.open(run_dir).experiment().task.component.builder)
     return task_type is not None and task_type.implements(Task.generate_images)
 
 
-def sample_pictures(
+def sample_images(
     run_dir: str | Path,
     output: str | Path | None = None,
     *,
@@ -138,38 +138,39 @@ def sample_pictures(
     seed: int = 0,
     checkpoint: str | None = None,
     device: str | None = None,
-) -> Pictures:
-    """Writes a grid of pictures that a run's generator makes.
+) -> ImageGrid:
+    """Write a grid of generated images.
 
     Args:
-        run_dir: The run of a GAN, or of a variational autoencoder.
-        output: The PNG file; `samples.png` in the run directory if not given.
-        num_samples: How many pictures.
-        interpolate: Each row goes from one picture to another, along the arc between their noises.
-        seed: Decides all of it; a picture does not depend on how many come after it.
-        checkpoint: See `load_trained`.
-        device: Instead of the config's.
+        run_dir: Directory of the run of a GAN or of a variational autoencoder.
+        output: PNG file (default: `samples.png` in the run directory).
+        num_samples: Number of images.
+        interpolate: Whether each row interpolates between two images, along the arc between their
+            latent vectors.
+        seed: Random seed; an image does not depend on the number of images after it.
+        checkpoint: Name of a checkpoint; see `load_trained`.
+        device: Device to use instead of the config's.
 
     Raises:
         RunError: There is no such checkpoint, or the file can't be written.
-        UsageError: The run's task makes no pictures, or `output` is no PNG file.
+        UsageError: The run's task generates no images, or `output` is no PNG file.
     """
     from PIL import Image
 
     path = Path(run_dir, "samples.png") if output is None else Path(output)
     if path.suffix.lower() != ".png":
-        raise UsageError(f"{path}: pictures are written to a .png file")
+        raise UsageError(f"{path}: images are written to a .png file")
     trained = load_trained(run_dir, checkpoint, device, measures=False)
     task = trained.task
     if not task.latent:
         raise UsageError(
-            f"the model of {run_dir} makes no new pictures: it has no noise to start from"
+            f"the model of {run_dir} generates no images: it has no latent noise to start from"
         )
     index = torch.arange(num_samples, device=trained.runtime.device)
     if interpolate:
-        row, place = index // ROW, (index % ROW)[:, None] / (ROW - 1)
-        begin, end = (normal(key(seed), 2 * row + side, task.latent) for side in (0, 1))
-        noise = _along_the_arc(begin, end, place)
+        row, position = index // ROW, (index % ROW)[:, None] / (ROW - 1)
+        start, end = (normal(key(seed), 2 * row + side, task.latent) for side in (0, 1))
+        noise = _slerp(start, end, position)
     else:
         noise = normal(key(seed), index, task.latent)
     parts = noise.to(trained.runtime.precision.dtype).split(
@@ -182,27 +183,31 @@ def sample_pictures(
         Image.fromarray(sheet.permute(1, 2, 0).numpy()).save(path)
     except OSError as error:
         raise RunError(f"{path}: can't be written: {error.strerror or error}") from error
-    return Pictures(str(path), num_samples)
+    return ImageGrid(str(path), num_samples)
 
 
-def _along_the_arc(one: Tensor, other: Tensor, place: Tensor) -> Tensor:
-    """Points between vectors, (n, size), that keep their length (Shoemake's slerp, 1985).
+def _slerp(start: Tensor, end: Tensor, position: Tensor) -> Tensor:
+    """Interpolate spherically between vectors, (n, size) (slerp; Shoemake, 1985).
 
-    A straight line would pass nearer to the origin than noise of many dimensions ever comes.
+    A straight line would pass nearer to the origin than noise of many dimensions ever is.
+
+    Args:
+        start: (n, size).
+        end: (n, size).
+        position: (n, 1), from 0 to 1.
     """
-    cosine = torch.nn.functional.cosine_similarity(one, other, dim=1)[:, None]
+    cosine = torch.nn.functional.cosine_similarity(start, end, dim=1)[:, None]
     angle = torch.arccos(cosine.clamp(-0.9999, 0.9999))
-    return (torch.sin((1 - place) * angle) * one + torch.sin(place * angle) * other) / torch.sin(
-        angle
-    )
+    weighted = torch.sin((1 - position) * angle) * start + torch.sin(position * angle) * end
+    return weighted / torch.sin(angle)
 
 
 def _prompt_tokens(task: LanguageModel, prompt: str) -> list[int]:
     tokens = Encoder(task.inputs).running(prompt)
     if task.inputs.unknown in tokens:
-        place = tokens.index(task.inputs.unknown)
+        position = tokens.index(task.inputs.unknown)
         if task.inputs.tokenizer == "file":
-            raise UsageError(f"token {place} of the prompt is unknown to the tokenizer")
-        unknown = split_text(prompt, task.inputs)[place]
+            raise UsageError(f"token {position} of the prompt is unknown to the tokenizer")
+        unknown = split_text(prompt, task.inputs)[position]
         raise UsageError(f"the prompt has {unknown!r}, which the training text never had")
     return tokens or [task.start_token]

@@ -1,4 +1,4 @@
-"""JSON Schema of config files."""
+"""The JSON Schema of config files."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dltrain.config.plugins import load_entry_points, register_builtins
 
 
 def schema() -> dict[str, Any]:
-    """A JSON Schema (draft 2020-12) of every key and component, for editors."""
+    """Return a JSON Schema (draft 2020-12) of every key and component, for editors."""
     register_builtins()
     load_entry_points()
     return json_schema()

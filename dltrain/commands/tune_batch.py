@@ -1,4 +1,4 @@
-"""The largest batch that fits into the memory, found by steps that are really taken."""
+"""Find the largest batch that fits into memory, with real training steps."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dltrain.build import build_runtime
 from dltrain.commands.batch_trial import (
     Plan,
     Trial,
-    of_memory,
+    budget_suffix,
     trials_in_processes,
     trials_on_gpu,
 )
@@ -20,30 +20,29 @@ from dltrain.core.errors import RunError, UsageError
 from dltrain.data.cache import free_bytes
 from dltrain.training.runtime import Runtime
 
-SHARE = 0.5
-"""Of the memory that is available, on a CPU, where no budget is given."""
+DEFAULT_FRACTION = 0.5
+"""Default budget on a CPU, as a fraction of the available memory."""
 RESERVE = 1 / 16
-"""Of the budget, for what a run has beside steps: recorders, and files being written."""
+"""Fraction of the budget kept for what a run needs besides steps: loggers and file writing."""
 PRECISION = 16
-"""The search ends where the next size to try would be less than a sixteenth larger."""
+"""The search ends when the next size to try is larger by less than 1/16."""
 
 
 @dataclass(frozen=True)
 class BatchSize:
-    """What the trials found.
+    """Result of the search.
 
     Attributes:
         setting: `train.batch_size` or `train.micro_batch`.
         suggestion: The largest size that fits.
-        configured: Samples in a batch, as the config has it.
-        samples: Training samples: no batch is larger.
-        fast_from: The smallest size tried that trains 95% of the samples a second that the best
-            of them does.
-        trials: By size.
-        device: Where.
+        configured: Batch size of the config.
+        samples: Number of training samples; no batch is larger.
+        fast_from: The smallest size tried whose throughput is at least 95% of the best one.
+        trials: All trials, sorted by size.
+        device: Device of the trials.
         memory_bytes: The budget; None where a GPU's own memory is the limit.
-        limited_by: What stands in the way of a larger size: `memory`, `samples` where the batch is
-            the whole training split, or `batch_size` where a slice is the whole batch.
+        limited_by: What limits the size: `memory`, `samples` where the batch is the whole training
+            split, or `batch_size` where a slice is the whole batch.
     """
 
     setting: str
@@ -64,26 +63,26 @@ def tune_batch(
     memory_bytes: int | None = None,
     steps: int = 5,
     plugins: Sequence[str | Path] = (),
-    say: Callable[[Trial], None] = lambda _: None,
+    on_trial: Callable[[Trial], None] = lambda _: None,
 ) -> BatchSize:
-    """Trains a throw-away model for a few steps with batches of different sizes.
+    """Train a temporary model for a few steps with batches of different sizes.
 
-    The configured size is tried first; it is doubled while it fits, or halved until it does, and
-    then what lies between is searched by bisection. On a GPU that is done until the memory is
-    full. On a CPU each trial is a process of its own, which ends as soon as it has more than the
-    budget: the machine's memory is never filled. A sixteenth of the budget is left to what a run
-    has beside its steps.
+    The configured size is tried first. It is doubled while it fits, or halved until it fits, and
+    the sizes between are searched by bisection. On a GPU a size does not fit if torch runs out of
+    memory. On a CPU each trial runs in a process of its own, which ends as soon as it exceeds the
+    budget, so the machine never runs out of memory. 1/16 of the budget is kept for what a run
+    needs besides its steps.
 
     Args:
-        experiment: What `dltrain.load` gave.
-        micro_batch: Whether to look for the slices of the configured batch, at most all of it.
-        memory_bytes: The budget; by default a GPU's memory, or half of what is available to a CPU.
-        steps: To be measured of each size, after one to warm up.
-        plugins: The files of the user's own components, for the processes.
-        say: Hears of each trial.
+        experiment: The experiment; see `dltrain.load`.
+        micro_batch: Whether to tune `train.micro_batch`, at most the configured batch.
+        memory_bytes: The budget (default: a GPU's memory, or half of a CPU's available memory).
+        steps: Number of measured steps for each size, after one for warmup.
+        plugins: Files of the user's own components, for the processes.
+        on_trial: Called with each trial.
 
     Raises:
-        ConfigError: Something in the config can't work.
+        ConfigError: The experiment can't be trained as its config says.
         DataError: The data is missing or damaged.
         RunError: Not even one sample fits, or a step fails for another reason.
     """
@@ -93,26 +92,26 @@ def tune_batch(
     memory_bytes = memory_bytes or _budget(runtime)
     allowed = None if memory_bytes is None else int((1 - RESERVE) * memory_bytes)
     if runtime.device.type == "cuda":
-        make = trials_on_gpu(experiment, runtime)
+        run_trial = trials_on_gpu(experiment, runtime)
     else:
-        make = trials_in_processes(experiment, plugins)
+        run_trial = trials_in_processes(experiment, plugins)
     samples = configured
 
     def attempt(size: int) -> Trial:
         nonlocal samples
-        trial, found = make(Plan(setting, size, steps, allowed))
-        samples = found or samples
-        say(trial)
+        trial, num_samples = run_trial(Plan(setting, size, steps, allowed))
+        samples = num_samples or samples
+        on_trial(trial)
         return trial
 
-    def most() -> int:
+    def maximum() -> int:
         return min(configured, samples) if micro_batch else samples
 
-    trials = search(attempt, configured, most)
+    trials = search(attempt, configured, maximum)
     fitting = [trial for trial in trials if trial.fits]
     if not fitting:
         raise RunError(
-            f"not even one sample fits into the memory{of_memory(memory_bytes)}: make the model or "
+            f"not even one sample fits into the memory{budget_suffix(memory_bytes)}: make the model or "
             "its inputs smaller, or give more"
         )
     speeds = {trial.size: trial.samples_per_second or 0.0 for trial in fitting}
@@ -140,7 +139,7 @@ def _limit(
 
 
 def _budget(runtime: Runtime) -> int | None:
-    """Where none is given."""
+    """Return the default budget."""
     if runtime.device.type == "cuda":
         return None
     if runtime.device.type != "cpu":
@@ -148,16 +147,16 @@ def _budget(runtime: Runtime) -> int | None:
     free = free_bytes(runtime.device)
     if free is None:
         raise UsageError("this system does not tell what memory is free: give --memory")
-    return int(SHARE * free)
+    return int(DEFAULT_FRACTION * free)
 
 
-def search(attempt: Callable[[int], Trial], start: int, most: Callable[[], int]) -> list[Trial]:
-    """Trials by size: doubling, or halving, from `start`; then bisection.
+def search(attempt: Callable[[int], Trial], start: int, maximum: Callable[[], int]) -> list[Trial]:
+    """Double, or halve, a size from `start` on; then bisect. Return the trials by size.
 
     Args:
-        attempt: Makes a trial.
+        attempt: Runs a trial of a size.
         start: The first size.
-        most: No larger one is tried; asked after the first trial.
+        maximum: Returns the largest size to try; called after the first trial.
     """
     trials: dict[int, Trial] = {}
 
@@ -168,8 +167,8 @@ def search(attempt: Callable[[int], Trial], start: int, most: Callable[[], int])
 
     if fits(start):
         low, high = start, None
-        while high is None and low < most():
-            size = min(2 * low, most())
+        while high is None and low < maximum():
+            size = min(2 * low, maximum())
             low, high = (size, None) if fits(size) else (low, size)
     else:
         low, high = start // 2, start

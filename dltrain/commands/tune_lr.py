@@ -1,4 +1,4 @@
-"""Which learning rate to train with: the range test."""
+"""Find a learning rate with a range test."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ from dltrain.training.device import random_state, set_random_state
 from dltrain.training.trainer import Trainer
 
 SMOOTHING, DIVERGED = 0.9, 3.0
-"""Share of the past in the smoothed loss; how much above its lowest it may rise."""
+"""Smoothing factor of the loss; factor above its minimum at which the test ends."""
 FALLEN, FALLEN_AT_END = 0.95, 0.5
-"""The loss has fallen where it is below this fraction of the untrained model's; where it is lowest
-at the highest rate, below the second."""
+"""Fractions of the untrained model's loss below which the loss counts as fallen; the second one if
+the minimum is at the highest rate."""
 SAFETY = 10.0
-"""The suggestion is so far below the rate at which the loss is lowest."""
+"""Factor by which the suggestion is below the rate at which the loss is lowest."""
 
 
 @dataclass(frozen=True)
 class LearningRate:
-    """What a range test found.
+    """Result of a range test.
 
     Attributes:
-        suggestion: For `optimizer.lr`, one significant digit.
-        lowest_at: The rate at which the smoothed loss is the smallest fraction of the untrained
+        suggestion: Value for `optimizer.lr`, one significant digit.
+        lowest_at: Rate at which the smoothed loss is the smallest fraction of the untrained
             model's on the same batches.
-        rates: Of each step.
-        losses: Smoothed, of each step, before the step.
-        configured: What the config has now.
-        picture: An HTML page with the curve.
+        rates: Learning rate of each step.
+        losses: Smoothed loss before each step.
+        configured: Learning rate of the config.
+        picture: HTML page with the curve.
     """
 
     suggestion: float
@@ -54,31 +54,32 @@ class LearningRate:
 
 def tune_lr(
     experiment: Experiment,
-    picture: str | Path,
+    page: str | Path,
     *,
     steps: int = 200,
     lowest: float = 1e-6,
     highest: float = 3.0,
 ) -> LearningRate:
-    """Trains a throw-away model while the rate grows, by the same factor each step.
+    """Train a temporary model while the learning rate grows exponentially.
 
     Smith, "Cyclical Learning Rates for Training Neural Networks", 2017. The loss falls while the
-    rate is large enough to learn and small enough not to leap; the suggestion is a tenth of the
-    rate at which the smoothed loss is lowest, as a fraction of the untrained model's loss on the
-    same batches. Where it never falls there is no suggestion, and the error says why. With several
-    optimizers the rates of all of them grow together.
+    rate is large enough to learn and small enough to remain stable. The suggestion is a tenth of
+    the rate at which the smoothed loss is lowest, as a fraction of the untrained model's loss on
+    the same batches. If the loss never falls, there is no suggestion, and the error gives the
+    reason. With several optimizers the rates of all of them grow together.
 
     Args:
-        experiment: What `dltrain.load` gave.
-        picture: Where the page goes; replaced if it is there.
-        steps: Of training, if the loss does not rise to three times its lowest before.
-        lowest: The first rate.
-        highest: The last.
+        experiment: The experiment; see `dltrain.load`.
+        page: HTML file to write; an existing file is replaced.
+        steps: Maximum number of steps; the test ends earlier if the loss rises to three times its
+            minimum.
+        lowest: First learning rate.
+        highest: Last learning rate.
 
     Raises:
-        ConfigError: Something in the config can't work.
+        ConfigError: The experiment can't be trained as its config says.
         DataError: The data is missing or damaged.
-        RunError: No rate made the loss fall.
+        RunError: The loss falls at no rate.
         UsageError: The task has more than one phase.
     """
     runtime = build_runtime(experiment)
@@ -105,12 +106,12 @@ def tune_lr(
         raise RunError(_no_fall(experiment, rates, losses, shares, data.spec.num_classes == 0))
     suggestion = _one_digit(rates[found] / SAFETY)
     rates = rates[: len(losses)]
-    write_atomically(Path(picture), _page(rates, losses, suggestion, configured).encode())
-    return LearningRate(suggestion, rates[found], rates, losses, configured, str(picture))
+    write_atomically(Path(page), _page(rates, losses, suggestion, configured).encode())
+    return LearningRate(suggestion, rates[found], rates, losses, configured, str(page))
 
 
 def _untrained(trainer: Trainer, steps: int) -> list[float]:
-    """Smoothed losses of the first batches with the weights as they are; nothing is changed."""
+    """Return smoothed losses of the first batches with unchanged weights; nothing is changed."""
     (phase,) = trainer.task.phases
     random = random_state()
     buffers = [(buffer, buffer.clone()) for buffer in trainer.task.model.buffers()]
@@ -130,40 +131,40 @@ def _untrained(trainer: Trainer, steps: int) -> list[float]:
 
 
 def _smoothed(losses: Iterable[float]) -> list[float]:
-    """Their moving average, corrected for its start from zero."""
-    average, found = 0.0, []
+    """Return the exponential moving average of losses, with bias correction."""
+    average, smoothed = 0.0, []
     for number, loss in enumerate(losses, start=1):
         average = SMOOTHING * average + (1 - SMOOTHING) * loss
-        found.append(average / (1 - SMOOTHING**number))
-    return found
+        smoothed.append(average / (1 - SMOOTHING**number))
+    return smoothed
 
 
 def _no_fall(
     experiment: Experiment,
     rates: list[float],
     losses: list[float],
-    shares: list[float],
+    fractions: list[float],
     has_values: bool,
 ) -> str:
-    """Why there is no suggestion."""
+    """Return the reason why there is no suggestion."""
     if not losses:
         return (
-            f"no suggestion: the loss is not finite at the first step, at rate {rates[0]:g}; look "
-            "at the data and the loss"
+            f"no suggestion: the loss is not finite at the first step, at rate {rates[0]:g}; check "
+            "the data and the loss"
         )
     last = rates[len(losses) - 1]
     message = f"no suggestion: no rate made the loss fall enough, from {rates[0]:g} to {last:g}; "
     if len(losses) < len(rates):
         message += f"it is {losses[0]:.4g} untrained and only rises: "
-        return f"{message}look at the loss and the data"
-    message += f"it is {losses[0]:.4g} untrained, and at best {min(shares):.1%} of that; "
+        return f"{message}check the loss and the data"
+    message += f"it is {losses[0]:.4g} untrained, and at best {min(fractions):.1%} of that; "
     if has_values and experiment.data.options.get("standardise_target") is False:
         return f"{message}targets so large need data.standardise_target=true"
     return f"{message}are inputs and targets of the order of 1, and are layers frozen?"
 
 
 def _losses(trainer: Trainer, factors: list[float]) -> list[float]:
-    """Smoothed losses of steps at these multiples of the configured rates, until it goes wrong."""
+    """Return smoothed losses of steps at multiples of the configured rates, until training diverges."""
     (phase,) = trainer.task.phases
     groups = [group for optimizer in phase.optimizers for group in optimizer.param_groups]
     configured = [group["lr"] for group in groups]
@@ -194,7 +195,7 @@ def _one_digit(value: float) -> float:
 
 
 def _page(rates: list[float], losses: list[float], suggestion: float, configured: float) -> str:
-    top = 1.5 * losses[0]  # what rises above tells nothing, and would flatten the rest
+    top = 1.5 * losses[0]  # larger values carry no information, and would flatten the curve
     points = [(math.log10(rate), min(loss, top)) for rate, loss in zip(rates, losses, strict=True)]
     chart = line_chart(
         "Loss while the learning rate grows",

@@ -89,8 +89,8 @@ def test_a_hint_does_not_recommend_what_is_set(fails, overrides, hint):
 @pytest.mark.parametrize(
     ("overrides", "advice"),
     [
-        ([], "; use f1 or auroc, and think of class weights in the loss"),
-        (["metrics=[f1]"], "; think of class weights in the loss"),
+        ([], "; use f1 or auroc, and consider class weights in the loss"),
+        (["metrics=[f1]"], "; consider class weights in the loss"),
         (["loss.class_weights=balanced"], "; use f1 or auroc"),
         (["metrics=[auroc]", "loss.class_weights=balanced"], ""),
     ],

@@ -12,7 +12,7 @@ from small_data import write_text
 from small_runs import write_folder
 
 import dltrain
-from dltrain.commands.sample import sample, sample_pictures, stream
+from dltrain.commands.sample import sample, sample_images, stream
 from dltrain.core.errors import UsageError
 
 CONFIG = {
@@ -126,11 +126,11 @@ def test_pictures_come_as_a_grid(call, gan, tmp_path):
     assert (called.code, called.out) == (0, f"{tmp_path / 'grid.png'}\n")
     twelve = cells(tmp_path / "grid.png", 4)
     assert len({cell.tobytes() for cell in twelve}) == 12
-    again = sample_pictures(gan, tmp_path / "again.png", num_samples=4, seed=3)
+    again = sample_images(gan, tmp_path / "again.png", num_samples=4, seed=3)
     assert again.count == 4
     first = cells(tmp_path / "again.png", 2)
     assert all(np.array_equal(a, b) for a, b in zip(twelve, first, strict=False))
-    sample_pictures(gan, tmp_path / "other.png", num_samples=4, seed=4)
+    sample_images(gan, tmp_path / "other.png", num_samples=4, seed=4)
     assert not np.array_equal(cells(tmp_path / "other.png", 2)[0], first[0])
 
 
@@ -141,9 +141,9 @@ def test_without_a_file_the_grid_goes_into_the_run(call, gan):
 
 
 def test_rows_turn_from_one_picture_into_another(gan, tmp_path):
-    sample_pictures(gan, tmp_path / "rows.png", num_samples=24, interpolate=True, seed=1)
+    sample_images(gan, tmp_path / "rows.png", num_samples=24, interpolate=True, seed=1)
     rows = cells(tmp_path / "rows.png", 8)
-    sample_pictures(gan, tmp_path / "ends.png", num_samples=6, seed=1)
+    sample_images(gan, tmp_path / "ends.png", num_samples=6, seed=1)
     ends = [cell.astype(int) for cell in cells(tmp_path / "ends.png", 3)]
     for row in range(3):
         line = [cell.astype(int) for cell in rows[8 * row : 8 * row + 8]]
@@ -157,7 +157,7 @@ def test_rows_turn_from_one_picture_into_another(gan, tmp_path):
     ("run", "words", "message"),
     [
         ("gan", ["--prompt", "x"], "--prompt can't be used here: .* makes pictures"),
-        ("gan", ["-o", "grid.gif"], "grid.gif: pictures are written to a .png file"),
+        ("gan", ["-o", "grid.gif"], "grid.gif: images are written to a .png file"),
         ("letters", ["-o", "grid.png"], "--output can't be used here: .* makes text"),
         ("letters", ["--interpolate"], "--interpolate can't be used here"),
     ],

@@ -108,7 +108,7 @@ def test_the_search_finds_what_fits_and_tries_little_beyond(start, room):
 
 def test_a_full_memory_is_found_and_the_next_trial_has_its_room_again(hungry, pretended_gpu):
     heard = []
-    found = dltrain.tune_batch(hungry("model.most=100"), say=heard.append)
+    found = dltrain.tune_batch(hungry("model.most=100"), on_trial=heard.append)
     assert [(trial.size, trial.fits) for trial in found.trials] == [
         *((64, True), (96, True), (100, True)),
         *((104, False), (112, False), (128, False)),

@@ -122,7 +122,7 @@ def test_an_example_is_written_to_be_edited(call, folder):
     refused = call("init", "--example", "mnist_mlp")
     assert (refused.code, refused.err) == (
         2,
-        "mnist_mlp.yaml: is there already; --force replaces it, -o FILE names another\n",
+        "mnist_mlp.yaml: already exists; --force replaces it, -o FILE names another\n",
     )
     assert is_mine(dltrain.load("mnist_mlp"))
     assert call("init", "--example", "mnist_mlp", "--force").code == 0

@@ -152,7 +152,7 @@ FUNCTIONS += [
     for name, value in vars(module).items()
     if inspect.isfunction(value) and value.__module__ == module.__name__ and name[0] != "_"
 ]
-PATHS_AS_CODE = {"work", "of_saving"}
+PATHS_AS_CODE = {"work", "diagnose_checkpoints"}
 """Functions that other modules call with paths that are paths already."""
 
 

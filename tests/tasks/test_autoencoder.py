@@ -10,7 +10,7 @@ from trainers import assert_same_outcome, stopped_and_resumed, trainer_of, weigh
 from dltrain import train
 from dltrain.build import load_trained
 from dltrain.commands.check import check
-from dltrain.commands.sample import sample_pictures
+from dltrain.commands.sample import sample_images
 from dltrain.config import ConfigError
 from dltrain.core.errors import UsageError
 from dltrain.data.seeding import key, normal
@@ -143,7 +143,7 @@ def test_any_number_of_pictures_can_be_shown(make, tmp_path, count):
 
 def test_a_variational_model_makes_new_pictures(make, tmp_path):
     train(make(*VARIATIONAL), run_dir=tmp_path / "run", quiet=True)
-    result = sample_pictures(tmp_path / "run", num_samples=9)
+    result = sample_images(tmp_path / "run", num_samples=9)
     with Image.open(result.path) as sheet:
         assert sheet.size == (3 * 58 + 2, 3 * 58 + 2)
     trained = load_trained(tmp_path / "run")
@@ -152,8 +152,8 @@ def test_a_variational_model_makes_new_pictures(make, tmp_path):
 
 def test_a_plain_one_does_not(make, tmp_path):
     train(make(), run_dir=tmp_path / "run", quiet=True)
-    with pytest.raises(UsageError, match="makes no new pictures"):
-        sample_pictures(tmp_path / "run")
+    with pytest.raises(UsageError, match="generates no images"):
+        sample_images(tmp_path / "run")
 
 
 @pytest.mark.parametrize(
