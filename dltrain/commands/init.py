@@ -118,7 +118,7 @@ def init(
     suggestion = suggest(path, Hints(target, None if text is None else tuple(text), task))
     head = [
         *_schema_line(config),
-        f"Written by `dltrain init {shlex.quote(str(path))}`, with what it found there as comments.",
+        f"Written by `dltrain init {shlex.quote(str(path))}`, with what it found as comments.",
         "What a key can be: `dltrain list KIND NAME`, such as `dltrain list models mlp`.",
     ]
     content = render({"name": name, "seed": 0, **suggestion.config}, head)

@@ -61,8 +61,8 @@ class Run:
     def metrics(self) -> pandas.DataFrame:
         """All scalars so far: one row per step, one column for each SPLIT/NAME.
 
-        A value is NaN if the scalar was not recorded at a step, or was not finite. `.dropna()` on one column
-        gives its curve: `run.metrics["val/loss"].dropna().plot()`.
+        A value is NaN if the scalar was not recorded at a step, or was not finite. `.dropna()` on
+        one column gives its curve: `run.metrics["val/loss"].dropna().plot()`.
 
         Raises:
             UsageError: pandas is not installed.

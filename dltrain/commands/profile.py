@@ -229,8 +229,8 @@ def _advice(parts: dict[Part, float], experiment: Experiment) -> str:
         if "workers" in options:
             ways.insert(0, f"more data.workers than {options['workers']}")
         hint = f": try {', '.join(ways)}" if ways else ""
-        return f"{share['data']:.0%} of a step waits for the data{hint}"
+        return f"{fraction['data']:.0%} of a step waits for the data{hint}"
     if fraction["logging"] >= 0.1:
-        return f"{share['logging']:.0%} of a step is logging: a larger recording.log_every"
+        return f"{fraction['logging']:.0%} of a step is logging: a larger recording.log_every"
     computing = fraction["forward"] + fraction["backward"]
-    return f"the model takes {computing:.0%} of a step, and the data {share['data']:.0%}"
+    return f"the model takes {computing:.0%} of a step, and the data {fraction['data']:.0%}"

@@ -111,8 +111,8 @@ def tune_batch(
     fitting = [trial for trial in trials if trial.fits]
     if not fitting:
         raise RunError(
-            f"not even one sample fits into the memory{budget_suffix(memory_bytes)}: make the model or "
-            "its inputs smaller, or give more"
+            f"not even one sample fits into the memory{budget_suffix(memory_bytes)}: make the "
+            "model or its inputs smaller, or give more"
         )
     speeds = {trial.size: trial.samples_per_second or 0.0 for trial in fitting}
     fast = min(size for size, speed in speeds.items() if speed >= 0.95 * max(speeds.values()))

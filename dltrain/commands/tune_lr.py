@@ -164,7 +164,7 @@ def _no_fall(
 
 
 def _losses(trainer: Trainer, factors: list[float]) -> list[float]:
-    """Return smoothed losses of steps at multiples of the configured rates, until training diverges."""
+    """Return smoothed losses of steps at multiples of the configured rates, until divergence."""
     (phase,) = trainer.task.phases
     groups = [group for optimizer in phase.optimizers for group in optimizer.param_groups]
     configured = [group["lr"] for group in groups]
