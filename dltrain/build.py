@@ -52,7 +52,6 @@ from dltrain.training.components import (
     make_task,
 )
 from dltrain.training.device import (
-    Precision,
     benchmark_convolutions,
     make_deterministic,
     random_state,
