@@ -20,6 +20,14 @@ os.fsync = os.fstat  # no test loses power, and a disk takes milliseconds for ea
 PLUGIN = Path(__file__).parent / "plugin.py"
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Give each worker tests in a row, so that it builds the fixtures of a module only once."""
+    from xdist.scheduler import WorkStealingScheduling
+
+    return WorkStealingScheduling(config, log) if config.option.dist == "load" else None
+
+
 def real_data(name: str, *files: str) -> Path:
     """The folder of real data; without these files a test is skipped, or fails where it must not.
 
