@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from math import prod
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dltrain.core.batch import Batch
 from dltrain.core.data_spec import DataSpec
@@ -49,20 +49,20 @@ class Autoencoder(Task):
 
     def __init__(self, context: TaskContext, /, *, kl_weight: NonNegativeFloat = 1.0) -> None:
         self.spec: DataSpec = context.spec
-        self.model = model_of_inputs(context)
+        self.model: nn.Module = model_of_inputs(context)
         self.metrics: Sequence[Any] = context.metrics
         self.loss_function: Loss = comparing_loss(context)
         self.kl_weight = kl_weight
         self.seed: int = context.seed
         self.process_group: ProcessGroup = context.process_group
         if getattr(context.model, "variational", False):
-            self.latent = context.model.latent  # pyright: ignore[reportAttributeAccessIssue]
+            self.latent = context.model.latent
         own = ["loss", "kl_divergence"] if self.latent else ["loss"]
-        self.scalars = scalars_of(context, dict.fromkeys(own, False))
+        self.scalars: Mapping[str, bool | None] = scalars_of(context, dict.fromkeys(own, False))
         # A variational model is called in two halves, with the noise between them.
         halves = ("encoder", "decoder") if self.latent else ()
         called = tuple(context.model.get_submodule(name) for name in halves)
-        self.phases = (context.make_phase("main", context.model, called=called),)
+        self.phases: tuple[Phase, ...] = (context.make_phase("main", context.model, called=called),)
         self._num_images = context.num_images if context.spec.inputs.kind == "image" else 0
         self._shown: list[Figure] = []
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -41,7 +41,7 @@ class Gan(Task):
         judge: Directory of a finished run of a classifier on such data, which the metrics ask.
     """
 
-    phase_names = (DISCRIMINATOR, GENERATOR)
+    phase_names: ClassVar[tuple[str, ...]] = (DISCRIMINATOR, GENERATOR)
 
     def __init__(self, context: TaskContext, /, *, judge: ConfigPath | None = None) -> None:
         if not isinstance(context.loss, AdversarialLoss):
@@ -58,17 +58,19 @@ class Gan(Task):
             raise OptionError("model", "task 'gan' needs model 'gan_mlp' or 'dcgan'")
         model = cast(Adversaries, context.model)
         self.spec: DataSpec = context.spec
-        self.model = model
+        self.model: nn.Module = context.model
         self.metrics: Sequence[Any] = context.metrics
         self.generator: nn.Module = model.generator
         self.discriminator: nn.Module = model.discriminator
-        self.latent = model.latent
+        self.latent: int = model.latent
         self.loss_function: AdversarialLoss = context.loss
         self.seed: int = context.seed
         self.process_group: ProcessGroup = context.process_group
         own = {"discriminator_loss": False, "generator_loss": False}
-        self.scalars = scalars_of(context, {**own, "real_score": True, "fake_score": True})
-        self.phases = (
+        self.scalars: Mapping[str, bool | None] = scalars_of(
+            context, {**own, "real_score": True, "fake_score": True}
+        )
+        self.phases: tuple[Phase, ...] = (
             context.make_phase(DISCRIMINATOR, self.discriminator, averaged=False),
             context.make_phase(GENERATOR, self.generator),
         )

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dltrain.core.batch import Batch
 from dltrain.core.data_spec import DataSpec, TextInputs
@@ -45,12 +45,12 @@ class LanguageModel(Task):
         assert isinstance(context.spec.inputs, TextInputs)
         self.spec: DataSpec = context.spec
         self.inputs: TextInputs = context.spec.inputs
-        self.model = model_of_inputs(context)
+        self.model: nn.Module = model_of_inputs(context)
         self.loss_function: Loss = comparing_loss(context)
         self.metrics: Sequence[Any] = context.metrics
         own = {"loss": False, "perplexity": False, "bits_per_token": False}
-        self.scalars = scalars_of(context, own)
-        self.phases = (context.make_phase("main", context.model),)
+        self.scalars: Mapping[str, bool | None] = scalars_of(context, own)
+        self.phases: tuple[Phase, ...] = (context.make_phase("main", context.model),)
         self.process_group: ProcessGroup = context.process_group
         self._shows_text = context.num_images > 0
         self._shown: str | None = None

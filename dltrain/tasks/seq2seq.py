@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import takewhile
 from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dltrain.core.batch import Batch
 from dltrain.core.data_spec import DataSpec, TextInputs
@@ -37,13 +37,15 @@ class Seq2Seq(Task):
             raise OptionError("model", "task 'seq2seq' needs model 'seq2seq_lstm'")
         assert isinstance(context.spec.inputs, TextInputs)
         self.inputs: TextInputs = context.spec.inputs
-        self.model = context.model
+        self.model: nn.Module = context.model
         self.network: Seq2SeqLstm = cast(Seq2SeqLstm, context.model)
         self.end: int = len(context.spec.class_names) - 1
         self.loss_function: Loss = comparing_loss(context)
         self.metrics: Sequence[Any] = context.metrics
-        self.scalars = scalars_of(context, {"loss": False, "exact_match": True})
-        self.phases = (context.make_phase("main", context.model),)
+        self.scalars: Mapping[str, bool | None] = scalars_of(
+            context, {"loss": False, "exact_match": True}
+        )
+        self.phases: tuple[Phase, ...] = (context.make_phase("main", context.model),)
         self._num_shown = context.num_images
         self.process_group: ProcessGroup = context.process_group
         self._shown: list[str] = []

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from dltrain.core.batch import Batch
 from dltrain.core.data_spec import DataSpec
@@ -34,11 +34,11 @@ class Supervised(Task):
     """Learns targets from inputs: classes or values, as the data and the loss say."""
 
     def __init__(self, context: TaskContext, /) -> None:
-        self.model = model_of_inputs(context)
+        self.model: nn.Module = model_of_inputs(context)
         self.metrics: Sequence[Any] = context.metrics
         self.loss_function: Loss = comparing_loss(context)
-        self.scalars = scalars_of(context, {"loss": False})
-        self.phases = (context.make_phase("main", context.model),)
+        self.scalars: Mapping[str, bool | None] = scalars_of(context, {"loss": False})
+        self.phases: tuple[Phase, ...] = (context.make_phase("main", context.model),)
         self.spec: DataSpec = context.spec
         self.process_group: ProcessGroup = context.process_group
         self._shown = _Shown(context.spec, context.num_images, context.process_group)
