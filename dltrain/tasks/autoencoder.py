@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from math import prod
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -56,7 +56,7 @@ class Autoencoder(Task):
         self.seed: int = context.seed
         self.process_group: ProcessGroup = context.process_group
         if getattr(context.model, "variational", False):
-            self.latent = context.model.latent
+            self.latent: int = cast(Any, context.model).latent
         own = ["loss", "kl_divergence"] if self.latent else ["loss"]
         self.scalars: Mapping[str, bool | None] = scalars_of(context, dict.fromkeys(own, False))
         # A variational model is called in two halves, with the noise between them.
