@@ -1,4 +1,4 @@
-"""An experiment's parts, put together: the only place that wires. A trained one, too."""
+"""Build the parts of an experiment and connect them, and load trained models."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -18,18 +17,10 @@ from dltrain.checkpoints.store import (
     load_checkpoint_state,
     num_bytes,
 )
-from dltrain.config import ConfigError, Experiment
+from dltrain.config import Experiment
 from dltrain.config.problems import did_you_mean
 from dltrain.core.data_spec import DataSpec, contradiction, spec_from_json
-from dltrain.core.errors import (
-    DltrainError,
-    OptionError,
-    RunError,
-    UsageError,
-    describe_error,
-    print_warning,
-    shorten,
-)
+from dltrain.core.errors import RunError, UsageError, print_warning, shorten
 from dltrain.core.paths import data_folder
 from dltrain.core.protocols import Data, DataContext, ProcessGroup
 from dltrain.core.task import Phase, Task, TaskContext, TrainedModel, task_class
@@ -43,6 +34,7 @@ from dltrain.rundir.directory import Run
 from dltrain.training.checkpoint_checks import check_tensors
 from dltrain.training.compilation import compile_task
 from dltrain.training.components import (
+    build_at,
     make_data,
     make_loss,
     make_metric,
@@ -69,19 +61,20 @@ from dltrain.training.validation import validate_settings
 
 
 def build_runtime(experiment: Experiment, process_group: ProcessGroup | None = None) -> Runtime:
-    """Finds the device and sets up the process for it.
+    """Find the device, and apply the experiment's process-wide settings of torch.
 
     Args:
-        experiment: What it is for.
-        world: The processes that train together, each with a GPU of its own where there are GPUs.
+        experiment: The experiment.
+        process_group: Ranks that train together, each on a GPU of its own if there are GPUs
+            (default: this process alone).
 
     Raises:
-        ConfigError: This machine lacks it, can't compute in that precision, or the config asks for
-            what several processes can't do together.
+        ConfigError: The machine lacks the device, the device lacks the precision, or a component
+            or setting does not support several processes.
     """
     settings, process_group = experiment.train, process_group or ProcessGroup()
-    device = _built(experiment, "train.device", lambda: _device(settings.device, process_group))
-    precision = _built(
+    device = build_at(experiment, "train.device", lambda: _device(settings.device, process_group))
+    precision = build_at(
         experiment, "train.precision", lambda: resolve_precision(settings.precision, device)
     )
     if settings.keep_memory:
@@ -89,12 +82,12 @@ def build_runtime(experiment: Experiment, process_group: ProcessGroup | None = N
     make_deterministic(settings.deterministic)
     torch.set_float32_matmul_precision(settings.matmul_precision)
     require_supported(experiment, precision.name, process_group.world_size)
-    shards = settings.distributed == "fsdp" and process_group.world_size > 1
-    return Runtime(device, precision, process_group, shards)
+    is_sharded = settings.distributed == "fsdp" and process_group.world_size > 1
+    return Runtime(device, precision, process_group, is_sharded)
 
 
 def _device(name: str, process_group: ProcessGroup) -> torch.device:
-    """See `resolve_device`; of several processes, each has the GPU of its number."""
+    """See `resolve_device`; each of several ranks uses the GPU of its local rank."""
     device = resolve_device(name)
     if process_group.world_size == 1 or device.type == "cpu":
         return device
@@ -106,69 +99,74 @@ def _device(name: str, process_group: ProcessGroup) -> torch.device:
 def build_data(
     experiment: Experiment,
     runtime: Runtime,
-    say: Callable[[str], None],
-    folder: str | None = None,
+    warn: Callable[[str], None],
+    recorded_folder: str | None = None,
 ) -> Data:
-    """Reads, or downloads, the data.
+    """Read the data, or download it.
 
     Args:
-        experiment: What it is for.
-        machine: Where batches are wanted.
-        say: Prints a line that the user must not miss.
-        folder: The common data folder that a run has recorded; see `data_folder`.
+        experiment: The experiment.
+        runtime: Device and dtype of the batches.
+        warn: Called with each line that the user should read.
+        recorded_folder: Common data folder that a run has recorded; see `data_folder`.
 
     Raises:
-        DataError: It is missing or damaged.
-        ConfigError: The config asks for something that this data can't give, or a split is empty.
+        DataError: The data is missing or damaged.
+        ConfigError: An option does not fit the data, or a split is empty.
     """
     context = DataContext(
-        root=data_folder(folder),
+        root=data_folder(recorded_folder),
         seed=experiment.seed,
         device=runtime.device,
         dtype=runtime.precision.dtype,
-        warn=say,
+        warn=warn,
     )
-    data = _built(experiment, "data", lambda: make_data(experiment.data, context))
+    data = build_at(experiment, "data", lambda: make_data(experiment.data, context))
     for name in ("train", "validation", "test"):
         split = getattr(data, name)
         if split is not None and not len(split):
             none = "" if name == "train" else "; a source without this split gives None for it"
             message = f"data {experiment.data.name!r} has no samples in its {name} split{none}"
             raise experiment.problem("data", message)
-    if (wrong := contradiction(data.spec)) is not None:
-        message = f"data {experiment.data.name!r} gives a spec that contradicts itself: {wrong}"
+    if (error := contradiction(data.spec)) is not None:
+        message = f"data {experiment.data.name!r} gives a spec that contradicts itself: {error}"
         raise experiment.problem("data", message)
     return data
 
 
 def build_task(experiment: Experiment, spec: DataSpec, runtime: Runtime) -> Task:
-    """Builds loss, model, optimizers and metrics; the weights are decided by the seed.
+    """Build loss, model, optimizers and metrics, with weights that depend on the seed only.
+
+    Args:
+        experiment: The experiment.
+        spec: Specification of the data.
+        runtime: Device, precision and process group.
 
     Raises:
-        ConfigError: The parts don't fit each other or the data.
+        ConfigError: The components don't fit each other or the data.
     """
     seed_everything(experiment.seed)
     dtype, device = runtime.precision.dtype, runtime.device
 
     if (task_type := task_class(experiment.task.component.builder)) is not None:
-        spec = _built(experiment, "task", lambda: task_type.adapt_spec(spec))
-    loss = _built(experiment, "loss", lambda: make_loss(experiment.loss, spec)).to(device, dtype)
+        spec = build_at(experiment, "task", lambda: task_type.adapt_spec(spec))
+    loss = build_at(experiment, "loss", lambda: make_loss(experiment.loss, spec)).to(device, dtype)
     spec = replace(spec, num_outputs=loss.num_outputs)
-    model: nn.Module = _built(experiment, "model", lambda: make_model(experiment.model, spec)).to(
+    model: nn.Module = build_at(experiment, "model", lambda: make_model(experiment.model, spec)).to(
         device, dtype
     )
     if runtime.process_group.world_size > 1:
         model = convert_batch_norm(model, runtime.process_group)
-    # Batches of texts are each as long as their longest.
+    # Each batch of texts is as long as its longest text.
     benchmark_convolutions(spec.inputs.kind != "text")
     if spec.inputs.kind == "image":
-        # Convolutions on CPUs and tensor cores work channels-last inside; this spares conversions.
+        # Convolutions on CPUs and tensor cores compute in channels-last; this saves conversions.
         model = model.to(memory_format=torch.channels_last)
     metrics = [
-        _built(experiment, f"metrics.{i}", lambda choice=choice: make_metric(choice, spec))
+        build_at(experiment, f"metrics.{i}", lambda choice=choice: make_metric(choice, spec))
         for i, choice in enumerate(experiment.metrics)
     ]
-    parts = TaskContext(
+    context = TaskContext(
         spec=spec,
         model=model,
         loss=loss,
@@ -180,9 +178,9 @@ def build_task(experiment: Experiment, spec: DataSpec, runtime: Runtime) -> Task
         process_group=runtime.process_group,
     )
     random = random_state()
-    task: Task = _built(experiment, "task", lambda: make_task(experiment.task, parts))
-    set_random_state(random)  # another run's model, built for this task, leaves no trace
-    if runtime.process_group.rank_slice.rank > 0:  # the weights are alike; dropout is to differ
+    task: Task = build_at(experiment, "task", lambda: make_task(experiment.task, context))
+    set_random_state(random)  # a task may load another run's model, which draws random numbers
+    if runtime.process_group.rank_slice.rank > 0:  # same weights, different dropout
         seed_everything(key(experiment.seed, runtime.process_group.rank_slice.rank))
     if experiment.train.compile:
         compile_task(task)
@@ -212,10 +210,10 @@ def _phase(
     chosen = experiment.phase(name)
     is_common = chosen.optimizer == experiment.optimizer
     path = "optimizer" if is_common else f"phases.{name}.optimizer"
-    optimizers = _built(experiment, path, lambda: make_optimizers(chosen.optimizer, module))
+    optimizers = build_at(experiment, path, lambda: make_optimizers(chosen.optimizer, module))
     is_common = chosen.schedule == experiment.schedule
     path = "schedule" if is_common else f"phases.{name}.schedule"
-    schedule = _built(experiment, path, lambda: make_schedule(chosen.schedule))
+    schedule = build_at(experiment, path, lambda: make_schedule(chosen.schedule))
     return Phase(name, module, optimizers, schedule, chosen.clip_norm, averaged, called)
 
 
@@ -255,12 +253,12 @@ class Trained:
     """A model with a checkpoint's weights, in evaluation mode.
 
     Attributes:
-        experiment: What it was trained as.
-        spec: What its data was like.
-        task: The model and what it is used for.
-        machine: Where it is.
-        checkpoint: Where the weights came from.
-        changes: What of the config and of the user's own code is not as in training.
+        experiment: The experiment that trained it.
+        spec: Specification of the training data.
+        task: The task, which holds the model.
+        runtime: Device and precision.
+        checkpoint: Path of the checkpoint.
+        changes: How the config and the user's own code differ from those of the training.
     """
 
     experiment: Experiment
@@ -277,31 +275,31 @@ def load_trained(
     device: str | None = None,
     *,
     runtime: Runtime | None = None,
-    measures: bool = True,
+    with_metrics: bool = True,
     overrides: Sequence[str] = (),
     warn: Callable[[str], None] = print_warning,
 ) -> Trained:
-    """Builds the model and loads its weights; averaged ones where EMA was on.
+    """Build a run's model and load its weights, the EMA weights if there are any.
 
     Args:
-        run_dir: The run.
-        checkpoint: `best`, `latest`, or the name of one of the run's checkpoints; by default the
-            best where one is marked, else the latest.
-        device: Instead of the config's.
-        machine: Where to compute, if the process has been set up for it already.
-        measures: Whether the metrics, and what they need, are wanted too.
-        overrides: KEY=VALUE, of what does not change the model.
-        warn: Receives a line for each of `Trained.changes`.
+        run_dir: Directory of the run.
+        checkpoint: `best`, `latest`, or the name of one of the run's checkpoints (default: the
+            best where one is marked, else the latest).
+        device: Device to use instead of the config's.
+        runtime: Runtime to use, if the process has one already (default: that of the config).
+        with_metrics: Whether to build the metrics too.
+        overrides: KEY=VALUE of settings that do not affect the model.
+        warn: Called with a line for each of `Trained.changes`.
 
     Raises:
-        RunError: There is no such checkpoint, it is damaged, or the model is another one by now;
-            never falls back to another checkpoint.
+        RunError: There is no such checkpoint, it is damaged, or it does not fit the model. No
+            other checkpoint is tried.
     """
     run = Run.open(run_dir)
     chosen = [f"train.device={device}"] if device else []
     experiment = run.experiment([*chosen, *overrides])
     changes = changes_since_training(run, experiment, overrides)
-    if not measures:
+    if not with_metrics:
         experiment = replace(experiment, metrics=())
     checkpoints = run.checkpoints()
     try:
@@ -335,28 +333,8 @@ def load_trained(
 
 
 def _trained_model(run_dir: str, runtime: Runtime) -> TrainedModel:
-    """See `task.TaskContext.trained`."""
-    trained = load_trained(run_dir, runtime=runtime, measures=False)
+    """See `TaskContext.load_trained_model`."""
+    trained = load_trained(run_dir, runtime=runtime, with_metrics=False)
     model = trained.task.model.requires_grad_(False)
     predict = trained.task.predict if trained.task.implements(Task.predict) else None
     return TrainedModel(trained.spec, model, predict)
-
-
-def _built(experiment: Experiment, path: str, make: Callable[[], Any]) -> Any:
-    """What `make` gives; a mistake in the config is told at the line of its key."""
-    try:
-        return make()
-    except OptionError as error:
-        # A task is made of the whole config: its options are keys from the top.
-        key = error.option if path == "task" else f"{path}.{error.option}"
-        raise experiment.problem(key, str(error)) from error
-    except ConfigError:
-        raise
-    except UsageError as error:
-        raise experiment.problem(path, str(error)) from error
-    except DltrainError:
-        raise
-    except Exception as error:
-        # Torch's own, for a size that no memory holds, say; or that of a user's own component.
-        message = describe_error(error).partition("\n")[0]
-        raise experiment.problem(path, f"can't be built: {message}") from error

@@ -1,4 +1,4 @@
-"""A run's model as a file for other programs, checked against the model itself."""
+"""Export a run's model as a file for other programs, verified against the model itself."""
 
 from __future__ import annotations
 
@@ -46,32 +46,32 @@ from dltrain.rundir.provenance import fingerprint
 from dltrain.training.checkpoint_checks import check_tensors
 
 TOLERANCE = 1e-4
-"""Largest difference from the model, as a share of the largest value: rounding, and no more."""
+"""Largest difference from the model, as a fraction of the largest value: rounding only."""
 INT8_TOLERANCE = 0.1
-"""Of a quantised file from the trained model, in the same way: what eight bits may cost."""
+"""Largest difference of a quantized file from the trained model, likewise."""
 NUM_SAMPLES = 100
 INT8_NUM_SAMPLES = 1000
-"""That are compared by default."""
+"""Default numbers of samples to compare."""
 
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written.
+    """Result of an export.
 
     Attributes:
-        path: The file.
-        card: The model card beside it, Markdown.
-        format: The file's.
-        bytes: Its length.
-        checkpoint: Where the weights came from.
-        inputs: Name, dtype, shape and meaning of what goes in.
-        outputs: Of what comes out.
-        comparison: With the model as it was trained, on real samples.
-        tolerance: The largest difference that was allowed there.
-        quantized: What is in eight bits; None without `quantize`.
-        exactness: How the file compares with the quantised model, as torchao computes it, where at
+        path: The exported file.
+        card: Model card beside the file, in Markdown.
+        format: Format of the file.
+        bytes: Size of the file.
+        checkpoint: Path of the checkpoint.
+        inputs: Name, dtype, shape and meaning of the input.
+        outputs: Name, dtype, shape and meaning of the output.
+        comparison: Comparison with the trained model on real samples.
+        tolerance: Largest difference that was allowed.
+        quantized: Quantized layers; None without `quantize`.
+        exactness: Comparison of the file with the quantized model as torchao computes it, where at
             most `TOLERANCE` is allowed; None without `quantize`.
-        notes: What to know beside.
+        notes: Remarks.
     """
 
     path: str
@@ -98,30 +98,31 @@ def export(
     tolerance: float | None = None,
     samples: int | None = None,
 ) -> Exported:
-    """Writes a run's model as a file that takes raw inputs, and a model card beside it.
+    """Write a run's model as a file that takes raw inputs, and a model card beside it.
 
-    Normalisation, and the loss's function from outputs to predictions, are part of the file. It is
-    compared with the model on samples of the run's data, in batches of different sizes, before it
-    is written: a file that differs is not.
+    Normalization, and the function from outputs to predictions, are part of the file. Before it is
+    written, the file is compared with the model on samples of the run's data, in batches of
+    different sizes. A file that differs is not written.
 
     Args:
-        run_dir: The run.
+        run_dir: Directory of the run.
         to: `onnx`, `pt2` for `torch.export.load`, or `safetensors`: weights without the network.
-        output: The file, with the format's ending; `exports/model.FORMAT` in the run if not given.
-        checkpoint: See `load_trained`.
-        quantize: `int8` keeps the weights of linear layers in eight bits; see `by_torchao`.
-        tolerance: The largest difference from the trained model that is allowed, as a share of the
-            largest prediction, or of 1 where all are smaller; None for `TOLERANCE`, and for
-            `INT8_TOLERANCE` with `quantize`.
-        samples: How many are compared, at least, of those that the split has; None for
-            `NUM_SAMPLES`, and with `quantize` for `INT8_NUM_SAMPLES`, where predictions are classes
-            or values.
+        output: File to write, with the suffix of the format (default: `exports/model.FORMAT` in
+            the run directory).
+        checkpoint: Name of a checkpoint; see `load_trained`.
+        quantize: `int8` stores the weights of linear layers in eight bits; see `by_torchao`.
+        tolerance: Largest allowed difference from the trained model, as a fraction of the largest
+            prediction, or of 1 where all are smaller (default: `TOLERANCE`, and `INT8_TOLERANCE`
+            with `quantize`).
+        samples: Minimum number of samples to compare, if the split has as many (default:
+            `NUM_SAMPLES`; with `quantize` `INT8_NUM_SAMPLES` where predictions are classes or
+            values).
 
     Raises:
         RunError: There is no such checkpoint, the model can't be exported, or the file differs.
         DataError: The run's data is missing.
-        UsageError: The task's model can't be exported, none of its layers can be quantised, a
-            library is missing, or `output` has another ending.
+        UsageError: The task's model can't be exported, none of its layers can be quantized, a
+            library is missing, or `output` has another suffix.
     """
     run, path = Run.open(run_dir), _path(run_dir, to, output)
     if to == "onnx":
@@ -130,8 +131,8 @@ def export(
         require_torchao()
     trained = _loaded(run, checkpoint)
     interface = _interface(trained)
-    of_torchao = by_torchao(interface.model) if quantize else {}
-    quantized = described(interface.model, of_torchao) if quantize else None
+    layers = by_torchao(interface.model) if quantize else {}
+    quantized = described(interface.model, layers) if quantize else None
     record, ended = run.record(), run.summary()
     data = build_data(
         trained.experiment,
@@ -142,22 +143,22 @@ def export(
     split = data.test or data.validation or data.train
     if samples is None:
         samples = _num_samples(interface, quantize)
-    taken = split, math.ceil(samples / BATCH_SIZE), trained.experiment.seed
-    found = references(interface, *taken)
-    about = description(interface, trained.spec, _of_run(run, trained))
+    chosen = split, math.ceil(samples / BATCH_SIZE), trained.experiment.seed
+    expected = references(interface, *chosen)
+    about = description(interface, trained.spec, _run_description(run, trained))
     if to == "safetensors":
-        about |= _to_build(run, trained)
+        about |= _build_description(run, trained)
     if quantized is not None:
         about["quantized"] = asdict(quantized)
-    example = max((reference.raw for reference in found), key=len)
-    with replace_modules(interface.model, int8_layers(of_torchao)):
-        content, use = _made(trained, interface, to, about, example)
+    example = max((reference.raw for reference in expected), key=len)
+    with replace_modules(interface.model, int8_layers(layers)):
+        content, use = _exported(trained, interface, to, about, example)
     exactness = None
     if quantized is not None:
-        with replace_modules(interface.model, of_torchao):
-            exactness = compare(use, references(interface, *taken))
-        _check(exactness, TOLERANCE, "the quantised model", "")
-    comparison = compare(use, found)
+        with replace_modules(interface.model, layers):
+            exactness = compare(use, references(interface, *chosen))
+        _check(exactness, TOLERANCE, "the quantized model", "")
+    comparison = compare(use, expected)
     if tolerance is None:
         tolerance = TOLERANCE if quantize is None else INT8_TOLERANCE
     _check(comparison, tolerance, "the model", " (--tolerance)")
@@ -173,11 +174,11 @@ def export(
         exactness=exactness,
         changes=trained.changes,
     )
-    place = path.with_name(f"{path.name}.md")
+    card_path = path.with_name(f"{path.name}.md")
     try:
         make_directory(path.parent)
         write_atomically(path, content)
-        write_atomically(place, card.encode())
+        write_atomically(card_path, card.encode())
     except OSError as error:
         raise RunError(f"{path}: can't be written: {error.strerror or error}") from error
     notes = []
@@ -185,7 +186,7 @@ def export(
         notes.append(f"checked on {data.source}, which is not the data that the run was trained on")
     return Exported(
         path=str(path),
-        card=str(place),
+        card=str(card_path),
         format=to,
         bytes=len(content),
         checkpoint=str(trained.checkpoint),
@@ -200,14 +201,14 @@ def export(
 
 
 def read_exported(path: Path | str) -> tuple[nn.Module, dict[str, Any]]:
-    """The model in a safetensors file of `export`, and the file's description.
+    """Load the model from a safetensors file of `export`.
 
     Returns:
-        A module from raw inputs to predictions, in evaluation mode, and what the file says.
+        A module from raw inputs to predictions, in evaluation mode, and the file's description.
 
     Raises:
-        RunError: It is no such file.
-        ConfigError: A component of the run is not registered here.
+        RunError: The file is no safetensors file of `export`.
+        ConfigError: A component of the run is not registered.
     """
     try:
         content = read_named(path)
@@ -216,8 +217,8 @@ def read_exported(path: Path | str) -> tuple[nn.Module, dict[str, Any]]:
     try:
         weights, about = read_safetensors(content)
         config, spec = about["config"], spec_from_json(about["spec"])
-        in_eight = list(about["quantized"]["layers"]) if "quantized" in about else []
-    except Exception as error:  # a stranger's bytes lead to all kinds of them
+        int8_names = list(about["quantized"]["layers"]) if "quantized" in about else []
+    except Exception as error:  # bytes of an unknown file may raise anything
         raise RunError(f"{path}: no safetensors file of dltrain export") from error
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "config.yaml")
@@ -226,7 +227,7 @@ def read_exported(path: Path | str) -> tuple[nn.Module, dict[str, Any]]:
     runtime = build_runtime(experiment)
     task = build_task(experiment, spec, runtime)
     interface = interface_of(task, spec, runtime.precision.dtype)
-    with_int8_layers(interface.model, in_eight)
+    with_int8_layers(interface.model, int8_names)
     try:
         check_tensors("model", weights, task.model.state_dict())
     except ValueError as error:
@@ -243,27 +244,27 @@ def _path(run_dir: Path | str, to: Format, output: Path | str | None) -> Path:
 
 
 def _loaded(run: Run, checkpoint: str | None) -> Trained:
-    """On the CPU, in the precision of the weights."""
-    precise = run.experiment().train.precision
-    changed = ["train.compile=false", f"train.precision={'fp64' if precise == 'fp64' else 'fp32'}"]
-    return load_trained(run.directory, checkpoint, "cpu", measures=False, overrides=changed)
+    """Load a run's model on the CPU, in the precision of its weights."""
+    precision = "fp64" if run.experiment().train.precision == "fp64" else "fp32"
+    overrides = ["train.compile=false", f"train.precision={precision}"]
+    return load_trained(run.directory, checkpoint, "cpu", with_metrics=False, overrides=overrides)
 
 
 def _interface(trained: Trained) -> Interface:
     interface = interface_of(trained.task, trained.spec, trained.runtime.precision.dtype)
-    # Channels-last is how they were trained, and means nothing to a file.
+    # Training uses channels-last, which has no meaning in a file.
     interface.to(memory_format=torch.contiguous_format)  # pyright: ignore[reportCallIssue]
     return interface.eval().requires_grad_(False)
 
 
 def _num_samples(interface: Interface, quantize: Method | None) -> int:
-    """To compare. All predictions are kept, and those that are pictures or texts are large."""
+    """Return how many samples to compare: all predictions are kept; images and texts are large."""
     is_small = interface.outputs.name in ("probabilities", "values")
     return INT8_NUM_SAMPLES if quantize is not None and is_small else NUM_SAMPLES
 
 
-def _of_run(run: Run, trained: Trained) -> dict[str, Any]:
-    """What a file says of the run."""
+def _run_description(run: Run, trained: Trained) -> dict[str, Any]:
+    """Return the part of a file's description that identifies the run."""
     config = trained.experiment.to_dict()
     return {
         "name": trained.experiment.name,
@@ -274,8 +275,8 @@ def _of_run(run: Run, trained: Trained) -> dict[str, Any]:
     }
 
 
-def _to_build(run: Run, trained: Trained) -> dict[str, Any]:
-    """What it takes to build the network again."""
+def _build_description(run: Run, trained: Trained) -> dict[str, Any]:
+    """Return the part of a file's description that is needed to rebuild the network."""
     return {
         "network": str(trained.task.model),
         "spec": spec_to_json(trained.spec),
@@ -283,10 +284,10 @@ def _to_build(run: Run, trained: Trained) -> dict[str, Any]:
     }
 
 
-def _made(
+def _exported(
     trained: Trained, interface: Interface, to: Format, about: dict[str, Any], example: Tensor
 ) -> tuple[bytes, Use]:
-    """The file's bytes, and what they hold as a function."""
+    """Return the file's bytes, and its model as a function."""
     if to == "onnx":
         content = to_onnx(interface, example, about)
         return content, run_onnx(content)
@@ -300,9 +301,9 @@ def _made(
         return content, read_exported(file)[0]
 
 
-def _check(found: Comparison, allowed: float, model: str, option: str) -> None:
-    if not found.largest_difference <= allowed:
+def _check(comparison: Comparison, allowed: float, model: str, option: str) -> None:
+    if not comparison.largest_difference <= allowed:
         raise RunError(
             f"nothing written: the file would differ from {model} by "
-            f"{found.largest_difference:.2e}, and {allowed:g} is allowed{option}"
+            f"{comparison.largest_difference:.2e}, and {allowed:g} is allowed{option}"
         )

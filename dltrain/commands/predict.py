@@ -64,7 +64,9 @@ class Predictor:
         device: str | None = None,
         warn: Callable[[str], None] = print_warning,
     ) -> None:
-        self.trained: Trained = load_trained(run_dir, checkpoint, device, measures=False, warn=warn)
+        self.trained: Trained = load_trained(
+            run_dir, checkpoint, device, with_metrics=False, warn=warn
+        )
         self.spec: DataSpec = self.trained.spec
         task = self.trained.task
         self._gives_texts = task.implements(Task.transduce)

@@ -105,7 +105,7 @@ def stream(
         UsageError: The run's task is no language model, or the prompt has a token that the training
             text does not have.
     """
-    trained = load_trained(run_dir, checkpoint, device, measures=False)
+    trained = load_trained(run_dir, checkpoint, device, with_metrics=False)
     task = trained.task
     if not isinstance(task, LanguageModel):
         raise UsageError(
@@ -160,7 +160,7 @@ def sample_images(
     path = Path(run_dir, "samples.png") if output is None else Path(output)
     if path.suffix.lower() != ".png":
         raise UsageError(f"{path}: images are written to a .png file")
-    trained = load_trained(run_dir, checkpoint, device, measures=False)
+    trained = load_trained(run_dir, checkpoint, device, with_metrics=False)
     task = trained.task
     if not task.latent:
         raise UsageError(

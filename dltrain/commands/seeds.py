@@ -1,4 +1,4 @@
-"""Train an experiment with several seeds: a group, whose spread says how much chance there is."""
+"""Train an experiment with several seeds, to measure how much results depend on chance."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from dltrain.rundir.directory import Run, next_directory, run_folder
 from dltrain.rundir.summary import Summary
 
 LAYOUT = DirectoryLayout({}, [], closed=["seed-[0-9]+"])
-"""A directory of runs that differ in their seed."""
+"""Layout of a directory of runs that differ in their seed only."""
 
 
 @dataclass(frozen=True)
 class Seeds:
-    """Runs that differ in their seed.
+    """Runs that differ in their seed only.
 
     Attributes:
-        directory: Holds a run directory for each, `seed-N`.
-        summaries: How each ended.
-        groups: What `compare` makes of them: one, unless the directory held others.
+        directory: Directory that holds a run directory per seed, `seed-N`.
+        summaries: Summary of each run.
+        groups: Groups of `compare`: one, unless the directory has other runs too.
     """
 
     directory: str
@@ -41,27 +41,28 @@ def train_seeds(
     quiet: bool = False,
     plugins: Sequence[str | Path] = (),
 ) -> Seeds:
-    """Trains one after another; those that a stopped call has finished are left as they are.
+    """Train one run after another.
 
-    One that was stopped goes on; one that was killed before it had saved anything starts over.
+    Runs in the directory that are done are kept, interrupted runs are resumed, and runs that were
+    killed before their first checkpoint are restarted.
 
     Args:
-        experiments: One for each seed.
-        directory: Where; the next free number under `runs/NAME/` if not given.
-        quiet: Whether to show nothing but errors.
+        experiments: One experiment per seed.
+        directory: Directory of the runs (default: the next free number under `runs/NAME/`).
+        quiet: Whether to show errors only.
         plugins: Files of the user's own components, for the record.
 
     Raises:
         UsageError: The directory holds seeds of another config; nothing was trained.
-        RunError: A run failed; later ones are not begun. Or the directory holds what it should not;
-            see `run_files.verify`.
-        InterruptedRunError: A signal stopped one, after a checkpoint.
+        RunError: A run failed, and later ones were not started. Or the directory has a file that
+            no run has; see `untrusted_files.verify`.
+        InterruptedRunError: A signal interrupted a run, after a checkpoint.
     """
     if directory is None:
         directory = next_directory(run_folder(experiments[0].name))
     else:
         directory = Path(directory)
-        _refuse_others(directory, experiments[0])
+        _refuse_other_config(directory, experiments[0])
     summaries = []
     for experiment in experiments:
         run = Run(directory / f"seed-{experiment.seed}")
@@ -73,23 +74,23 @@ def train_seeds(
     return Seeds(str(directory), summaries, compare([directory]))
 
 
-def _refuse_others(directory: Path, experiment: Experiment) -> None:
-    """Raises a UsageError where a seed that is there already is one of another config.
+def _refuse_other_config(directory: Path, experiment: Experiment) -> None:
+    """Raise a UsageError where an existing seed has another config.
 
-    And a RunError where the directory, or a run in it, holds what it should not.
+    Raises a RunError where the directory, or a run in it, has a file that no run has.
     """
     verify(directory, LAYOUT)
-    for place in sorted(directory.glob("seed-*")):
-        run, seed = Run(place), place.name.removeprefix("seed-")
+    for path in sorted(directory.glob("seed-*")):
+        run, seed = Run(path), path.name.removeprefix("seed-")
         if not seed.isdecimal():
             continue
         run.verify()
         if not any(run.checkpoints().all()):
-            continue  # it starts over
+            continue  # it is restarted
         now = {**experiment.to_dict(), "seed": int(seed)}
-        if found := changes(run.record()["config"], now, (*HARMLESS, *ROUNDING)):
-            described = ", ".join(map(str, found))
+        if edits := changes(run.record()["config"], now, (*HARMLESS, *ROUNDING)):
+            described = ", ".join(map(str, edits))
             raise UsageError(
-                f"{directory} holds seeds of another config ({place.name}: {described}); "
+                f"{directory} holds seeds of another config ({path.name}: {described}); "
                 "choose another --run-dir"
             )

@@ -1,4 +1,4 @@
-"""Search over a config's values: many trials, each a run, and the best one's config."""
+"""Search over values of a config: many trials, each a run, and the config of the best one."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from dltrain.training.validation import monitor_error, validate_settings
 
 BEST = "best.yaml"
 MOST_LISTED = 5
-"""Trials in a line."""
+"""Maximum number of trials in a line."""
 
 
 def sweep(
@@ -49,38 +49,39 @@ def sweep(
     plugins: Sequence[str | Path] = (),
     quiet: bool = False,
 ) -> Outcome:
-    """Trains trials of a config until there are as many as the sweep's file says.
+    """Train trials of a config, up to the number in the sweep's file.
 
-    Called again it goes on: trials that have ended stay, those whose process was killed are
-    resumed from their checkpoints, or done again where they have none.
+    The same call resumes a sweep: trials that have ended are kept, and those whose process was
+    killed are resumed from their checkpoints, or restarted if they have none.
 
     Args:
-        config: What is swept over.
+        config: Config to vary.
         space: The sweep's file.
-        overrides: `key=value` of the config.
-        run_dir: Where; `runs/NAME/sweep-FILE` if not given.
-        jobs: How many processes; they share the threads. More than one import the plug-ins anew.
+        overrides: `key=value` to apply to the config.
+        run_dir: Directory of the sweep (default: `runs/NAME/sweep-FILE`).
+        jobs: Number of processes; they share the threads. Several processes import the plug-ins
+            again.
         plugins: Files of the user's own components, which have been loaded.
-        quiet: Whether to show nothing but errors.
+        quiet: Whether to show errors only.
 
     Raises:
-        ConfigError: A file is wrong, or a value in it; no trial was begun.
-        DataError: The data is missing or damaged; no trial was begun.
-        UsageError: Optuna is not there, or the directory holds another sweep.
-        RunError: No trial came to its end, a process was killed, or the directory holds what no
-            sweep has; see `run_files.verify`.
-        InterruptedRunError: A signal stopped it, after a checkpoint.
+        ConfigError: A file, or a value in it, is not valid; no trial was started.
+        DataError: The data is missing or damaged; no trial was started.
+        UsageError: Optuna is not installed, or the directory holds another sweep.
+        RunError: No trial was completed, a process was killed, or the directory has a file that no
+            sweep has; see `untrusted_files.verify`.
+        InterruptedRunError: A signal interrupted the sweep, after a checkpoint.
     """
     plan = _plan(Path(config), Path(space), overrides)
     run_dir = None if run_dir is None else Path(run_dir)
     plugins = [Path(plugin) for plugin in plugins]
     if jobs == 1:
         with _search(plan, run_dir, Path(space), quiet) as search:
-            _warn_of_other_code(search, quiet)
+            _warn_of_changed_code(search, quiet)
             _work(search, plugins, quiet)
-            return _found(search)
+            return _outcome(search)
     with closing(_search(plan, run_dir, Path(space), quiet)) as search:
-        _warn_of_other_code(search, quiet)
+        _warn_of_changed_code(search, quiet)
         words = ["sweep", str(config), str(space), *overrides, "--run-dir", str(search.directory)]
         words += [word for path in plugins for word in ("--plugin", str(path))]
         words += ["--worker", *(["--quiet"] if quiet else [])]
@@ -89,7 +90,7 @@ def sweep(
         except (RunError, InterruptedRunError) as error:
             error.add_note("resume with the same command")
             raise
-        return _found(search)
+        return _outcome(search)
 
 
 def work(
@@ -101,7 +102,7 @@ def work(
     plugins: Sequence[Path],
     quiet: bool,
 ) -> None:
-    """Trains trials as one of several processes; see `sweep`."""
+    """Train trials as one of several processes; see `sweep`."""
     end_with_parent()
     with _search(_plan(config, space, overrides), run_dir, space, quiet) as search:
         _work(search, plugins, quiet)
@@ -116,15 +117,15 @@ def _plan(config: Path, space: Path, overrides: Sequence[str]) -> Plan:
 
 
 def _search(plan: Plan, directory: Path | None, space: Path, quiet: bool) -> Search:
-    """Looks at the data and at what is recorded, before there is a directory."""
+    """Validate the experiment and the recorded trials before a directory is created."""
     experiment = plan.experiment(plan.first)
     directory = directory or run_folder(experiment.name) / f"sweep-{space.stem}"
     verify_sweep(directory)
-    # Without the metric, which may not be there: the sweep's file is to blame for it.
+    # Without the metric: if it does not exist, the error is in the sweep's file.
     unmonitored = replace(experiment, checkpoint=replace(experiment.checkpoint, best=None))
     runtime = build_runtime(unmonitored)
-    say = (lambda _text: None) if quiet else print_warning
-    data = build_data(unmonitored, runtime, say)
+    warn = (lambda _text: None) if quiet else print_warning
+    data = build_data(unmonitored, runtime, warn)
     task = build_task(unmonitored, data.spec, runtime)
     validate_settings(unmonitored, data, task, runtime)
     metric, settings, samples = str(plan.metric), experiment.train, len(data.train)
@@ -135,22 +136,22 @@ def _search(plan: Plan, directory: Path | None, space: Path, quiet: bool) -> Sea
     return Search(directory, plan, monitorable_scalars(task, data)[metric], evaluations)
 
 
-def _warn_of_other_code(search: Search, quiet: bool) -> None:
+def _warn_of_changed_code(search: Search, quiet: bool) -> None:
     if not quiet:
-        for change in _other_code(search):
+        for change in _changed_code(search):
             print_warning(f"warning: {change}; results may differ")
 
 
-def _other_code(search: Search) -> list[str]:
-    """How the user's own code differs from what trials were trained with, a line each."""
-    found: dict[str, list[int]] = {}
+def _changed_code(search: Search) -> list[str]:
+    """Return how the user's own code differs from that of the trials, one line per difference."""
+    trials: dict[str, list[int]] = {}
     for trial in search.trials():
         run = search.run_of(trial.number)
         if run.record_path.exists():
             for change in changed_code(run.experiment(), run.record()):
-                found.setdefault(change, []).append(trial.number)
+                trials.setdefault(change, []).append(trial.number)
     lines = []
-    for change, numbers in found.items():
+    for change, numbers in trials.items():
         listed = ", ".join(map(str, numbers[:MOST_LISTED]))
         more = f" and {len(numbers) - MOST_LISTED} more" if len(numbers) > MOST_LISTED else ""
         lines.append(f"trial{'s' if len(numbers) > 1 else ''} {listed}{more}: {change}")
@@ -158,7 +159,7 @@ def _other_code(search: Search) -> list[str]:
 
 
 def _work(search: Search, plugins: Sequence[Path], quiet: bool) -> None:
-    """Trains one trial after another until none is left."""
+    """Train one trial after another until none is left."""
     try:
         while (taken := search.take()) is not None:
             _train(search, taken, plugins)
@@ -176,7 +177,7 @@ def _train(search: Search, taken: Taken, plugins: Sequence[Path]) -> None:
         summary = _summary(search, taken, plugins)
     except InterruptedRunError:
         raise
-    except DltrainError as error:  # others may do better
+    except DltrainError as error:  # other trials may succeed
         search.finish(taken, "FAIL", error=str(error))
         return
     best = summary.best
@@ -190,7 +191,7 @@ def _train(search: Search, taken: Taken, plugins: Sequence[Path]) -> None:
 
 
 def _summary(search: Search, taken: Taken, plugins: Sequence[Path]) -> Summary:
-    """Of the trial's run, which is begun, gone on with, or over."""
+    """Start or resume the trial's run, unless it has ended, and return its summary."""
     run = taken.run
     ended = run.summary()
     if ended is not None and ended.status != "stopped":
@@ -207,30 +208,30 @@ def _summary(search: Search, taken: Taken, plugins: Sequence[Path]) -> Summary:
 
 
 def _line(search: Search, trial: TrialInfo, best: TrialInfo | None) -> str:
-    """How a trial ended."""
+    """Return a line that describes how a trial ended."""
     value = "" if trial.value is None else f"  {search.metric} {trial.value:.5g}"
-    drawn = "  ".join(f"{key}={short(value)}" for key, value in trial.values.items())
+    values = "  ".join(f"{key}={short(value)}" for key, value in trial.values.items())
     mark = "  (the best so far)" if trial == best else ""
     error = f"  {trial.error.splitlines()[0]}" if trial.error else ""
-    return f"trial {trial.number:<3} {trial.state:7}{value}  {drawn}{mark}{error}"
+    return f"trial {trial.number:<3} {trial.state:7}{value}  {values}{mark}{error}"
 
 
 def _write_best(search: Search, trials: Sequence[TrialInfo]) -> TrialInfo | None:
-    """Keeps `best.yaml` what it should be; the best trial, if there is one."""
+    """Write the config of the best trial to `best.yaml`; return the trial, if there is one."""
     best = next(iter(ranked(trials, search.higher_is_better)), None)
     if best is not None:
-        told = f"# Trial {best.number} of {search.directory}: {search.metric} {best.value:.6g}\n"
+        comment = f"# Trial {best.number} of {search.directory}: {search.metric} {best.value:.6g}\n"
         config = search.run_of(best.number).config_text().encode()
         with held(search.directory / "lock"):
-            write_atomically(search.directory / BEST, told.encode() + config)
+            write_atomically(search.directory / BEST, comment.encode() + config)
     return best
 
 
-def _found(search: Search) -> Outcome:
-    """Writes the page about all trials.
+def _outcome(search: Search) -> Outcome:
+    """Write the page about all trials.
 
     Raises:
-        RunError: None came to its end.
+        RunError: No trial was completed.
     """
     trials = trial_infos(search)
     best = _write_best(search, trials)
@@ -246,7 +247,7 @@ def _found(search: Search) -> Outcome:
         config=str(search.directory / BEST),
         report=str(search.directory / "report.html"),
         importance=search.importance(),
-        notices=_other_code(search),
+        notices=_changed_code(search),
     )
     content = page(outcome, search.plan.dimensions, search.run_of(best.number).config_text())
     write_atomically(Path(outcome.report), content.encode(errors="replace"))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack, nullcontext
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, nullcontext, suppress
 from pathlib import Path
+from typing import Any
 
 from dltrain.build import build_task, build_trainer
 from dltrain.commands.fit import (
@@ -19,12 +20,13 @@ from dltrain.commands.fit import (
 from dltrain.commands.guards import disk_errors
 from dltrain.commands.resume import resume_run
 from dltrain.config import Experiment
+from dltrain.core.errors import RunError
 from dltrain.core.paths import as_paths, data_folder
 from dltrain.core.protocols import ProcessGroup
 from dltrain.distributed.process_group import launch, restarts
 from dltrain.loggers import Logger
 from dltrain.rundir.changes import current_code
-from dltrain.rundir.directory import Run
+from dltrain.rundir.directory import Run, run_folder
 from dltrain.rundir.provenance import Record
 from dltrain.rundir.summary import Summary
 from dltrain.training.validation import validate
@@ -88,11 +90,38 @@ def existing_run(
     restarted = process_group.all_reduce_max(restarts()) > 0
     directory = None if run_dir is None else Path(run_dir)
     run = process_group.broadcast_object(
-        lambda: Run.find_existing(launch(), restarted, experiment.name, directory)
+        lambda: _find_existing(launch(), restarted, experiment.name, directory)
     )
     if run is None:
         return None, False
     return run, process_group.broadcast_object(lambda: bool(run.checkpoints().all()))
+
+
+def _find_existing(
+    launched: Mapping[str, Any] | None, restarted: bool, name: str, directory: Path | None
+) -> Run | None:
+    """Return the run that a launch started before its ranks were restarted, if any.
+
+    Args:
+        launched: Launch of this process, as `process_group.launch` describes it; without one no
+            run is found.
+        restarted: Whether a rank has been restarted. Only then the id of the launch counts, because
+            an earlier launch may have had the same id.
+        name: Name of the experiment.
+        directory: The run directory, if it is not under `runs/NAME/`.
+    """
+    if launched is None:
+        return None
+    folders = [directory] if directory else sorted(run_folder(name).glob("*"), reverse=True)
+    for run in map(Run, folders):
+        with suppress(RunError):  # a directory without a run, or with a damaged one
+            ended, recorded = run.summary(), run.record()["launch"] or {}
+            same_id = launched["id"] is not None and recorded.get("id") == launched["id"]
+            unfinished = restarted or ended is None or ended.status != "done"
+            same_launcher = recorded.get("launcher") == launched["launcher"]
+            if (restarted and same_id) or (unfinished and same_launcher):
+                return run
+    return None
 
 
 def start_run(

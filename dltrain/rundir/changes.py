@@ -41,7 +41,7 @@ def changes_since_training(
     try:
         record = run.record()
     except RunError as error:
-        return [f"{error}: it can't be told whether config and code are those of the training"]
+        return [f"{error}: config and code can't be compared with those of the training"]
     chosen = [override.partition("=")[0] for override in overrides]
     edits = changes(
         record["config"], experiment.to_dict(), (*HARMLESS, *ROUNDING, *LENGTH, *chosen)

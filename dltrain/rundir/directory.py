@@ -151,37 +151,6 @@ class Run:
         verify(self.directory)
         self.checkpoints().verify_sizes()
 
-    @classmethod
-    def find_existing(
-        cls,
-        launched: Mapping[str, Any] | None,
-        restarted: bool,
-        name: str,
-        directory: Path | None,
-    ) -> Run | None:
-        """Return the run that this launch has started before its ranks were restarted, if any.
-
-        Args:
-            launched: Launch of this process, as `process_group.launch` describes it; with None no
-                run is found.
-            restarted: Whether a rank has been restarted. Only then the id of the launch counts,
-                because another launch may have had the same id before.
-            name: Name of the experiment.
-            directory: The run directory, if it is not under `runs/NAME/`.
-        """
-        if launched is None:
-            return None
-        folders = [directory] if directory else sorted(run_folder(name).glob("*"), reverse=True)
-        for run in map(cls, folders):
-            with suppress(RunError):  # no run, or a damaged one, belongs to another launch
-                ended, recorded = run.summary(), run.record()["launch"] or {}
-                same_id = launched["id"] is not None and recorded.get("id") == launched["id"]
-                unfinished = restarted or ended is None or ended.status != "done"
-                same_launcher = recorded.get("launcher") == launched["launcher"]
-                if (restarted and same_id) or (unfinished and same_launcher):
-                    return run
-        return None
-
     def discard_unsaved(self) -> None:
         """Make the directory available for a new run, if this run has no checkpoint.
 

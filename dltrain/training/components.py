@@ -10,9 +10,16 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
+from dltrain.config import ConfigError, Experiment
 from dltrain.config.user_code import definition_of
 from dltrain.core.data_spec import DataSpec
-from dltrain.core.errors import OptionError, UsageError, user_code_line
+from dltrain.core.errors import (
+    DltrainError,
+    OptionError,
+    UsageError,
+    describe_error,
+    user_code_line,
+)
 from dltrain.core.protocols import Data, DataContext, Loss, Metric
 from dltrain.core.registry import Choice
 from dltrain.core.task import Task, TaskContext, task_class
@@ -21,6 +28,35 @@ from dltrain.losses.adapted import as_loss
 from dltrain.losses.adversarial import AdversarialLoss
 from dltrain.metrics.adapted import as_metric
 from dltrain.metrics.generation import GeneratorMetric
+
+
+def build_at(experiment: Experiment, path: str, build: Callable[[], Any]) -> Any:
+    """Return what `build` returns; report its errors at the line of a key of the config.
+
+    Args:
+        experiment: The experiment.
+        path: Dotted key of the component in the config.
+        build: Builds the component.
+
+    Raises:
+        ConfigError: A component can't be built.
+    """
+    try:
+        return build()
+    except OptionError as error:
+        # A task uses the whole config: its options are keys from the top.
+        key = error.option if path == "task" else f"{path}.{error.option}"
+        raise experiment.problem(key, str(error)) from error
+    except ConfigError:
+        raise
+    except UsageError as error:
+        raise experiment.problem(path, str(error)) from error
+    except DltrainError:
+        raise
+    except Exception as error:
+        # From torch, for a size that exceeds the memory, or from a user's own component.
+        message = describe_error(error).partition("\n")[0]
+        raise experiment.problem(path, f"can't be built: {message}") from error
 
 
 def make_data(choice: Choice, context: DataContext) -> Data:

@@ -72,7 +72,7 @@ class Branches(Fickle):
 
 @MODELS.register
 def convolution(spec, /):
-    """No layer of it can be quantised."""
+    """No layer of it can be quantized."""
     return nn.Sequential(nn.Conv2d(1, spec.num_outputs, 8), nn.Flatten())
 
 @MODELS.register
@@ -289,7 +289,7 @@ def test_the_cards_example_runs_as_it_stands(run, to):
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    names = load_trained(Path(run), measures=False).spec.class_names
+    names = load_trained(Path(run), with_metrics=False).spec.class_names
     assert done.stdout.strip() in (names or ["torch.Size([1, 1])"])
     record = json.loads(Path(run, "record.json").read_text())
     summary = json.loads(Path(run, "summary.json").read_text())
@@ -552,11 +552,11 @@ def test_eight_bits_that_cost_too_much_or_are_not_exact(call):
         "export", run, "--to", "pt2", "-o", "a.pt2", "--quantize", "int8", "--tolerance", 9
     )
     assert ended.code == 1
-    assert re.search(r"differ from the quantised model by \S+, and 0.0001 is allowed$", ended.err)
+    assert re.search(r"differ from the quantized model by \S+, and 0.0001 is allowed$", ended.err)
     assert not Path("a.pt2").exists()
 
 
-def test_only_layers_that_torchao_supports_are_quantised(call):
+def test_only_layers_that_torchao_supports_are_quantized(call):
     class Doubled(nn.Linear):
         def forward(self, inputs):
             return 2 * super().forward(inputs)
