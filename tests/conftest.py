@@ -1,4 +1,4 @@
-"""What tests share."""
+"""Fixtures for all tests."""
 
 import os
 import sys
@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 import yaml
 
-# Before torch is loaded: the suite runs in one process per core, and its models are small.
+# Set before torch is imported: the suite runs one process per core, and its models are small.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import dltrain
 from dltrain.config.plugins import load_plugin
 from dltrain.data.idx import TEST_FILES, TRAIN_FILES
 
-os.fsync = os.fstat  # no test loses power, and a disk takes milliseconds for each of many calls
+os.fsync = os.fstat  # no test simulates power loss on a real disk, and each call takes milliseconds
 
 PLUGIN = Path(__file__).parent / "plugin.py"
 
@@ -29,9 +29,9 @@ def pytest_xdist_make_scheduler(config, log):
 
 
 def real_data(name: str, *files: str) -> Path:
-    """The folder of real data; without these files a test is skipped, or fails where it must not.
+    """Return the folder of real data, or skip the test if files are missing.
 
-    Any file may be packed, as FILE.gz.
+    Each file may be compressed as FILE.gz. With DLTRAIN_REQUIRE_DATA the test fails instead.
     """
     root = Path(os.environ.get("DLTRAIN_DATA", "data"))
     if not all((root / file).is_file() or (root / f"{file}.gz").is_file() for file in files):
@@ -44,25 +44,25 @@ def real_data(name: str, *files: str) -> Path:
 
 @pytest.fixture(scope="session")
 def mnist_root() -> Path:
-    """The folder that holds the whole of MNIST."""
+    """Folder with all files of MNIST."""
     return real_data("MNIST", *(f"MNIST/raw/{name}" for name in TRAIN_FILES + TEST_FILES))
 
 
 @pytest.fixture(scope="session")
 def sst2_root() -> Path:
-    """The folder that holds SST-2."""
+    """Folder with SST-2."""
     return real_data("SST-2", *(f"sst2/{name}.tsv" for name in ("train", "dev", "test")))
 
 
 @pytest.fixture(scope="session")
 def shakespeare_root() -> Path:
-    """The folder that holds tiny Shakespeare."""
+    """Folder with tiny Shakespeare."""
     return real_data("tiny Shakespeare", "tinyshakespeare.txt")
 
 
 @pytest.fixture
 def experiment(tmp_path, monkeypatch):
-    """Makes an experiment from a mapping, in a working directory of its own."""
+    """Function that builds an experiment from a mapping, in a temporary working directory."""
     monkeypatch.chdir(tmp_path)
     load_plugin(PLUGIN)
 
@@ -75,8 +75,8 @@ def experiment(tmp_path, monkeypatch):
 
 
 @dataclass(frozen=True)
-class Called:
-    """What a command gave: exit code, standard output, standard error."""
+class CommandResult:
+    """Exit code, standard output and standard error of a command."""
 
     code: int
     out: str
@@ -85,17 +85,17 @@ class Called:
 
 @pytest.fixture
 def call(monkeypatch, capsys):
-    """Runs a command line in this process, through the real entry point."""
+    """Function that runs a command line in this process through the real entry point."""
     from dltrain.cli import main
 
-    def call(*words: object) -> Called:
+    def call(*words: object) -> CommandResult:
         monkeypatch.setattr(sys, "argv", ["dltrain", *map(str, words)])
         capsys.readouterr()
         code = 0
         try:
             main()
-        except SystemExit as ended:
-            code = ended.code
-        return Called(code, *capsys.readouterr())
+        except SystemExit as error:
+            code = error.code
+        return CommandResult(code, *capsys.readouterr())
 
     return call

@@ -1,4 +1,4 @@
-"""Components with faults, for `check` to find."""
+"""Components with faults that `check` must detect."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ class Faulty(nn.Module):
 
 @MODELS.register
 def faulty(spec: DataSpec, /, *, fault: str = "none") -> nn.Module:
-    """A network with a fault."""
+    """Build a network with a fault."""
     return Faulty(spec, fault)
 
 
 @DATA.register
 def mislabelled(context: DataContext, /, *, label: int = 7):
-    """Spirals with a label that is no class."""
+    """Build spirals with a label outside the classes."""
     data = toy_spirals(context)
     data.train.targets[5] = label
     return data

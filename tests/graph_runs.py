@@ -1,4 +1,4 @@
-"""Runs whose steps can be recorded, with everything on that a step can do."""
+"""Configs of runs whose steps can be captured as CUDA graphs, with all features of a step."""
 
 CLASSIFIER = {
     "seed": 3,
@@ -20,11 +20,11 @@ CLASSIFIER = {
     "checkpoint": {"every": "3 steps", "best": "val/loss"},
     "recording": {"log_every": 2, "tensorboard": False},
 }
-"""103 pictures for training: four steps an epoch, the last of seven pictures."""
+"""Config with 103 training images: four steps per epoch, the last with seven images."""
 
 RUNS = {
     "classifier": CLASSIFIER,
-    "one slice, and no weights of classes": CLASSIFIER
+    "one micro-batch, no class weights": CLASSIFIER
     | {"loss": "cross_entropy", "train": {**CLASSIFIER["train"], "micro_batch": None}},
     "sgd": CLASSIFIER | {"optimizer": {"name": "sgd", "lr": 0.05}},
     "variational autoencoder": CLASSIFIER

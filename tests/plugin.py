@@ -1,4 +1,4 @@
-"""Components for tests: everything that makes exact resuming hard, and faults on command."""
+"""Components for tests: models with hidden random state, and models that fail on request."""
 
 import os
 import random
@@ -13,7 +13,7 @@ from dltrain.models.gan import gan_mlp
 
 
 class Restless(nn.Module):
-    """Uses every random generator, batch statistics, and misbehaves at chosen training steps."""
+    """Use every random generator and batch statistics, and fail in chosen training steps."""
 
     def __init__(self, spec: DataSpec, stop_at: int, signal_at_evaluation: int, nan_at: list[int]):
         super().__init__()
@@ -27,7 +27,7 @@ class Restless(nn.Module):
             nn.Linear(16, spec.num_outputs),
         )
         self.stop_at, self.signal_at_evaluation, self.nan_at = stop_at, signal_at_evaluation, nan_at
-        self.calls = 0  # in checkpoints, yet no buffer: a step that is undone does not repeat it
+        self.calls = 0  # saved, but not a buffer, so that rolling back a step keeps it
         self.evaluations = 0
 
     def _save_to_state_dict(self, destination, prefix, keep_vars):
@@ -62,18 +62,18 @@ def restless(
     signal_at_evaluation: int = 0,
     nan_at: tuple[int, ...] = (),
 ) -> nn.Module:
-    """A model that makes resuming hard.
+    """Build a model that draws from every random generator and can interrupt its run.
 
     Args:
-        stop_at: Sends SIGTERM to its own process in this forward pass of training.
-        signal_at_evaluation: The same in this forward pass of evaluation.
-        nan_at: Forward passes of training whose outputs are NaN.
+        stop_at: Training forward pass that sends SIGTERM to the process; 0 for none.
+        signal_at_evaluation: Evaluation forward pass that sends SIGTERM; 0 for none.
+        nan_at: Training forward passes with NaN outputs.
     """
     return Restless(spec, stop_at, signal_at_evaluation, list(nan_at))
 
 
-class Quitter(nn.Module):
-    """Adds dropout to a discriminator, and sends SIGTERM in a chosen training pass."""
+class InterruptingDiscriminator(nn.Module):
+    """Add dropout to a discriminator and send SIGTERM in a chosen training pass."""
 
     def __init__(self, net: nn.Module, stop_at: int):
         super().__init__()
@@ -90,11 +90,11 @@ class Quitter(nn.Module):
 
 @MODELS.register
 def restless_gan(spec: DataSpec, /, *, stop_at: int = 0) -> nn.Module:
-    """A small GAN with dropout.
+    """Build a small GAN with dropout.
 
     Args:
-        stop_at: Sends SIGTERM to its own process in this training pass of the discriminator.
+        stop_at: Training pass of the discriminator that sends SIGTERM to the process; 0 for none.
     """
     model = gan_mlp(spec, latent=5, hidden=(12,))
-    model.discriminator = Quitter(model.discriminator, stop_at)
+    model.discriminator = InterruptingDiscriminator(model.discriminator, stop_at)
     return model

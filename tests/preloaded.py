@@ -1,11 +1,11 @@
-"""What the processes of `processes.py` have imported before they are forked."""
+"""Imports of the server process from which `processes.py` forks."""
 
 import gc
 import os
 
 import hypothesis.strategies  # noqa: F401
 import PIL.Image
-import torch._dynamo  # the first optimizer imports it, which takes as long as all the rest
+import torch._dynamo  # imported by the first optimizer, and as slow as all other imports together
 import torch.utils.tensorboard  # noqa: F401
 
 import dltrain.cli
@@ -16,4 +16,4 @@ os.fsync = os.fstat  # as in conftest.py
 PIL.Image.preinit()
 register_builtins()
 load_entry_points()
-gc.freeze()  # no collection in a fork looks at all that again
+gc.freeze()  # garbage collection in a fork skips all objects created so far

@@ -1,4 +1,4 @@
-"""A stand-in for CUDA graphs on the CPU: operations are recorded, and repeated without Python."""
+"""Emulation of CUDA graphs on the CPU: operations are recorded and replayed without Python."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from dltrain.training import cuda_graph
 from dltrain.training.nonfinite import NonFiniteGuard
 
 
-class Replayed(TorchDispatchMode):
-    """Remembers each operation with the tensors that it was given; `replay` does them again.
+class RecordedOperations(TorchDispatchMode):
+    """Record each operation with its arguments, and repeat them in `replay`.
 
-    As in a CUDA graph, nothing but the contents of memory differs from one time to the next: each
-    result is written where it was when the operation was recorded. Unlike there, operations are
-    carried out while they are recorded.
+    As in a CUDA graph, replays differ only in the contents of memory: each result is written to
+    the memory that it had when the operation was recorded. Unlike a CUDA graph, operations also
+    run while they are recorded.
     """
 
     def __init__(self) -> None:
@@ -37,13 +37,13 @@ class Replayed(TorchDispatchMode):
         for operation, args, kwargs, results in self.done:
             again = operation(*args, **kwargs)
             for new, old in zip(tree_leaves(again), tree_leaves(results), strict=True):
-                # A view, or what was changed in place, is in its place already.
+                # A view or the result of an in-place operation has this memory already.
                 if isinstance(old, Tensor) and new.data_ptr() != old.data_ptr():
                     old.copy_(new)
 
 
 class GraphRecorder:
-    """See `cuda_graph.GraphRecorder`; counts what it was asked for."""
+    """Replacement of `cuda_graph.GraphRecorder` that counts its calls."""
 
     def __init__(self) -> None:
         self.runs = self.records = self.replays = 0
@@ -55,14 +55,14 @@ class GraphRecorder:
 
     def record(self, work: Callable[[], None]) -> Callable[[], None]:
         self.records += 1
-        recording, first = Replayed(), True
+        recording, first = RecordedOperations(), True
         with recording:
             work()
 
         def replay() -> None:
             nonlocal first
             self.replays += 1
-            if not first:  # it was carried out as it was recorded
+            if not first:  # the operations ran while they were recorded
                 with torch.no_grad():
                     recording.replay()
             first = False
@@ -70,30 +70,31 @@ class GraphRecorder:
         return replay
 
 
-def stand_in(monkeypatch, record: bool = True) -> list[GraphRecorder]:
-    """Steps are recorded on the CPU too, or only ever run as those before a recording.
+def emulate_cuda_graphs(monkeypatch, record: bool = True) -> list[GraphRecorder]:
+    """Capture steps on the CPU too; with `record=False`, only run warm-up steps.
 
     Returns:
-        The recorders that were made.
+        The recorders, which are added as trainers create them.
     """
-    made = []
-    possible, guarded = cuda_graph.cuda_graph_blocker, NonFiniteGuard.__init__
+    recorders = []
+    original_blocker, original_init = cuda_graph.cuda_graph_blocker, NonFiniteGuard.__init__
 
     def cuda_graph_blocker(settings, precision, task, split, device, process_group):
-        return possible(settings, precision, task, split, torch.device("cuda"), process_group)
+        cuda = torch.device("cuda")
+        return original_blocker(settings, precision, task, split, cuda, process_group)
 
     def recorder(device):
-        made.append(GraphRecorder())
-        return made[-1]
+        recorders.append(GraphRecorder())
+        return recorders[-1]
 
-    def remembers(guard, *arguments, **options):
-        guarded(guard, *arguments, **options)
-        guard.asks_each_step = False  # as on a GPU
+    def init_as_on_gpu(guard, *arguments, **options):
+        original_init(guard, *arguments, **options)
+        guard.asks_each_step = False
 
     for module in ("trainer", "validation"):
         monkeypatch.setattr(f"dltrain.training.{module}.cuda_graph_blocker", cuda_graph_blocker)
     monkeypatch.setattr(cuda_graph, "GraphRecorder", recorder)
-    monkeypatch.setattr(NonFiniteGuard, "__init__", remembers)
+    monkeypatch.setattr(NonFiniteGuard, "__init__", init_as_on_gpu)
     if not record:
         monkeypatch.setattr(cuda_graph, "WARM_UP", math.inf)
-    return made
+    return recorders

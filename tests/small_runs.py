@@ -1,4 +1,4 @@
-"""A run that takes a tenth of a second: 173 small pictures, a small network, ten steps."""
+"""A run of a tenth of a second: 173 small images, a small network, ten steps."""
 
 import json
 from pathlib import Path
@@ -21,19 +21,19 @@ CONFIG = {
 
 
 def write_folder(folder: Path) -> None:
-    """`config.yaml`, with its data in `images`."""
+    """Write `config.yaml` and its data, in `images`."""
     write_images(folder / "images", train=133, test=40, side=8, classes=3)
     (folder / "config.yaml").write_text(yaml.safe_dump(CONFIG, sort_keys=False))
 
 
-def recorded(run: Path) -> list[dict]:
-    """The lines of metrics.jsonl, less what the clock decides."""
+def read_metric_lines(run: Path) -> list[dict]:
+    """Return the lines of metrics.jsonl, except those that depend on time."""
     lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     return [line for line in map(json.loads, lines) if line["split"] != "system"]
 
 
 def rewrite_config(run: Path, *replacements: tuple[str, str]) -> None:
-    """Edits a run's config as if the run had been started with it."""
+    """Edit the config of a run as if the run had been started with it."""
     text = (run / "config.yaml").read_text(encoding="utf-8")
     for old, new in replacements:
         text = text.replace(old, new)

@@ -1,4 +1,4 @@
-"""Trainers of an experiment, and runs that are stopped on the way."""
+"""Trainers of experiments, and interrupted runs."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from dltrain.rundir.summary import Summary
 from dltrain.training.trainer import Trainer
 
 
-def trainer_of(experiment: Experiment, tmp_path: Path, loggers: Sequence[Logger] = ()) -> Trainer:
-    """Its trainer, with checkpoints in the folder."""
+def trainer_for(experiment: Experiment, tmp_path: Path, loggers: Sequence[Logger] = ()) -> Trainer:
+    """Build the trainer of an experiment, with its checkpoints in the folder."""
     runtime = build_runtime(experiment)
     data = build_data(experiment, runtime, print)
     task = build_task(experiment, data.spec, runtime)
@@ -28,30 +28,30 @@ def trainer_of(experiment: Experiment, tmp_path: Path, loggers: Sequence[Logger]
 
 
 def weights(module: torch.nn.Module) -> torch.Tensor:
-    """All parameters in one row."""
+    """Return all parameters as one vector."""
     return torch.cat([p.detach().flatten() for p in module.parameters()])
 
 
-def stopped_and_resumed(
+def interrupt_and_resume(
     experiment: Experiment, run: Path, step: int, monkeypatch: pytest.MonkeyPatch
 ) -> Summary:
-    """Trains, asks to stop after a step, and goes on to the end."""
+    """Interrupt training after a step, then resume it to the end."""
     original = Trainer._after_step
 
-    def stop(trainer):
+    def interrupt(trainer):
         if trainer.state.step == step:
             trainer.stop_signal = 15
         original(trainer)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "_after_step", stop)
+        patch.setattr(Trainer, "_after_step", interrupt)
         with pytest.raises(InterruptedRunError):
             train(experiment, run_dir=run, quiet=True)
     return resume(run, quiet=True)
 
 
-def assert_same_outcome(one: Summary, other: Summary) -> None:
-    """Weights and scalars, less what the clock decides."""
+def assert_equal_outcomes(one: Summary, other: Summary) -> None:
+    """Assert equal weights and scalars, except scalars that depend on time."""
     assert one.weights_sha256 == other.weights_sha256
     assert {k: v for k, v in one.metrics.items() if not k.startswith("system/")} == {
         k: v for k, v in other.metrics.items() if not k.startswith("system/")

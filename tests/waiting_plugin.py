@@ -1,4 +1,4 @@
-"""A model that waits in a chosen step, so that a test can send a signal to its process there."""
+"""A model that waits in a chosen step, so that a test can send a signal to its process."""
 
 import math
 import os
@@ -12,7 +12,7 @@ from dltrain import MODELS, DataSpec
 
 
 class Waiting(nn.Module):
-    """Waits in training step WAIT_IN_STEP of the process until the file WAIT_FOR is there."""
+    """Wait in training step WAIT_IN_STEP of the process until the file WAIT_FOR exists."""
 
     def __init__(self, spec: DataSpec) -> None:
         super().__init__()
@@ -34,5 +34,5 @@ class Waiting(nn.Module):
 
 @MODELS.register
 def waiting(spec: DataSpec, /) -> nn.Module:
-    """A small network that can be made to wait."""
+    """Build a small network that waits in step WAIT_IN_STEP."""
     return Waiting(spec)

@@ -1,4 +1,4 @@
-"""A web server on this machine that does wrong what it is told to."""
+"""A local web server with configurable faults."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 class Server(ThreadingHTTPServer):
-    """Serves some bytes under every address.
+    """Serve the same bytes for every path.
 
     Attributes:
-        url: Its own address.
-        content: The bytes.
-        etag: Their entity tag.
-        redirect: Where `/redirect` leads to.
-        ranges: Whether it can send a part.
-        ignores_if_range: Whether it sends a part of another file than the one asked for.
-        cuts: After how many bytes of its body each of the next answers breaks off.
-        faults: What answers the next requests instead.
-        requests: The path and the range of each request.
+        url: Address of the server.
+        content: Bytes to serve.
+        etag: Entity tag of the content.
+        redirect: Target of `/redirect`.
+        ranges: Whether range requests are supported.
+        ignores_if_range: Whether a range is sent although `If-Range` names another entity tag.
+        cuts: Number of body bytes after which each of the next responses is cut.
+        faults: Functions that answer the next requests instead.
+        requests: Path and range of each request.
     """
 
     daemon_threads = True
@@ -35,12 +35,12 @@ class Server(ThreadingHTTPServer):
         self.requests: list[tuple[str, str | None]] = []
 
     def handle_error(self, request, client_address) -> None:
-        """A client that hangs up is no error of the server's."""
+        """Ignore clients that disconnect."""
 
 
 @contextmanager
 def serving(content: bytes) -> Iterator[Server]:
-    """A server, in a thread."""
+    """Run a server in a thread."""
     with Server(content) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
@@ -52,14 +52,14 @@ def serving(content: bytes) -> Iterator[Server]:
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Serves `server.content`, and does wrong what the server says."""
+    """Serve `server.content` with the faults that the server is configured with."""
 
     server: Server
 
     def do_GET(self):
         server = self.server
-        asked = self.headers.get("Range")
-        server.requests.append((self.path, asked))
+        requested = self.headers.get("Range")
+        server.requests.append((self.path, requested))
         if server.faults:
             return server.faults.pop(0)(self)
         if self.path == "/missing":
@@ -71,8 +71,8 @@ class Handler(BaseHTTPRequestHandler):
             return None
         start = 0
         same = self.headers.get("If-Range") == server.etag or server.ignores_if_range
-        if asked and server.ranges and same:
-            start = int(asked.removeprefix("bytes=").removesuffix("-"))
+        if requested and server.ranges and same:
+            start = int(requested.removeprefix("bytes=").removesuffix("-"))
             if start >= len(server.content):
                 return self.send_error(416)
         body = server.content[start:]

@@ -4,7 +4,7 @@ import threading
 
 import pytest
 import torch
-from trainers import trainer_of
+from trainers import trainer_for
 
 from dltrain import resume, train
 from dltrain.checkpoints.background import BackgroundWriter
@@ -52,7 +52,7 @@ CONFIG = {
 
 def test_a_checkpoint_holds_the_moment_at_which_it_was_asked_for(experiment, tmp_path, monkeypatch):
     """The thread is kept from writing until the training has gone on for some steps."""
-    trainer = trainer_of(experiment(CONFIG), tmp_path)
+    trainer = trainer_for(experiment(CONFIG), tmp_path)
     go, write = threading.Event(), CheckpointStore.save
 
     def late(self, step, snapshot):

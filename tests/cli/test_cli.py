@@ -15,9 +15,9 @@ import click
 import pytest
 import yaml
 from click.testing import CliRunner
-from processes import Started, command_line
+from processes import ChildProcess, command_line
 from small_data import write_images
-from small_runs import recorded, rewrite_config, write_folder
+from small_runs import read_metric_lines, rewrite_config, write_folder
 
 import dltrain
 from dltrain.cli import cli
@@ -537,7 +537,7 @@ def test_a_model_that_cannot_be_traced_trains_all_the_same(call, folder, plugin,
 def test_a_full_disk_is_told_in_a_line(folder):
     """A limit on the size of files stands for it; TensorBoard writes from a thread of its own."""
     words = ["train", "config.yaml", "recording.tensorboard=true", "--run-dir", "run"]
-    started = Started("train", folder, command_line, *words, file_bytes=40_000)
+    started = ChildProcess("train", folder, command_line, *words, file_bytes=40_000)
     assert (started.wait(), started.out) == (1, "")
     assert "Traceback" not in started.err
     last = started.err.splitlines()[-1]
@@ -572,7 +572,7 @@ def waiting(tmp_path_factory):
     processes = {}
     for name in STOPS:
         words = ["config.yaml", "model=waiting", "--plugin", WAITING, "--run-dir", name]
-        processes[name] = Started(
+        processes[name] = ChildProcess(
             name,
             place,
             command_line,
@@ -590,7 +590,7 @@ def stop(waiting, monkeypatch):
     place, processes = waiting
     monkeypatch.chdir(place)
 
-    def stop(name: str, number: int) -> Started:
+    def stop(name: str, number: int) -> ChildProcess:
         process = processes[name]
         process.wait_for("waiting")
         while not (place / name / "checkpoints" / "step-0000000006").exists():
@@ -614,7 +614,7 @@ def whole(waiting):
     chosen = [f"data.root={place / 'images'}", "model=waiting"]
     experiment = dltrain.load(place / "config.yaml", chosen)
     summary = dltrain.train(experiment, run_dir=place / "whole", quiet=True)
-    return summary.weights_sha256, recorded(place / "whole")
+    return summary.weights_sha256, read_metric_lines(place / "whole")
 
 
 @pytest.mark.parametrize(("name", "number"), [("term", signal.SIGTERM), ("int", signal.SIGINT)])
@@ -632,7 +632,7 @@ def test_a_signal_stops_the_run_after_a_checkpoint(call, stop, whole, name, numb
     resumed = call("resume", name, "--json", "--plugin", WAITING)
     assert resumed.code == 0
     assert strict_json(resumed.out)["weights_sha256"] == whole[0]
-    assert recorded(Path(name)) == whole[1]
+    assert read_metric_lines(Path(name)) == whole[1]
 
 
 def test_a_killed_run_goes_on_from_its_last_checkpoint(call, stop, whole):
@@ -643,7 +643,7 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint(call, stop, whole):
     assert resumed.code == 0
     assert "resuming from kill/checkpoints/step-0000000006" in resumed.err
     assert strict_json(resumed.out)["weights_sha256"] == whole[0]
-    assert recorded(Path("kill")) == whole[1]
+    assert read_metric_lines(Path("kill")) == whole[1]
 
 
 def test_a_run_in_use_is_left_alone_and_a_second_signal_ends_it_at_once(call, stop):
@@ -678,6 +678,6 @@ def interrupted_twice():
 
 
 def test_a_second_signal_ends_the_run_by_itself_while_its_summary_is_written(folder):
-    process = Started("twice", folder, interrupted_twice)
+    process = ChildProcess("twice", folder, interrupted_twice)
     assert process.wait() == -signal.SIGINT, process.err
     assert list(Path("run", "checkpoints").glob("step-*"))

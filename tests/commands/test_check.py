@@ -4,7 +4,7 @@ import math
 from pathlib import Path
 
 import pytest
-from small_runs import recorded, write_folder
+from small_runs import read_metric_lines, write_folder
 
 import dltrain
 from dltrain.commands.check import check
@@ -44,7 +44,9 @@ def test_the_first_loss_is_that_of_the_first_batch(load):
     experiment = load("recording.log_every=1", "model=linear")
     found = check(experiment)
     dltrain.train(experiment, quiet=True)
-    first = next(line for line in recorded(Path("runs/config/0001")) if line["name"] == "loss")
+    first = next(
+        line for line in read_metric_lines(Path("runs/config/0001")) if line["name"] == "loss"
+    )
     assert found.initial_loss == pytest.approx(first["value"], rel=1e-6)
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from small_runs import CONFIG, recorded, write_folder
+from small_runs import CONFIG, read_metric_lines, write_folder
 
 import dltrain
 from dltrain.config import ConfigError
@@ -141,13 +141,13 @@ def test_the_length_of_an_unfinished_run_may_change(interrupted, call):
 
 def test_no_change_is_made_to_a_finished_run(interrupted, call):
     dltrain.resume(interrupted, quiet=True)
-    before = recorded(interrupted)
+    before = read_metric_lines(interrupted)
     assert call("resume", interrupted).code == 0
     edit(interrupted, "train.epochs", 9)
     ended = call("resume", interrupted)
     assert (ended.code, ended.out) == (2, "")
     assert "train.epochs: was 4 when the run was started, and is 9" in ended.err
-    assert recorded(interrupted) == before
+    assert read_metric_lines(interrupted) == before
 
 
 def test_an_edited_run_is_not_reproduced(tmp_path, monkeypatch, call):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from processes import Started, command_line
+from processes import ChildProcess, command_line
 from small_runs import write_folder
 
 import dltrain
@@ -38,7 +38,7 @@ def folder(tmp_path, monkeypatch):
 
 
 def killed(folder: Path, name: str, *words: object) -> None:
-    process = Started("killed", folder, die_while_writing, name, *words)
+    process = ChildProcess("killed", folder, die_while_writing, name, *words)
     assert process.wait() == -signal.SIGKILL
     assert any(name in path for path in parts(folder)) or "step-" in name
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_data import write_pictures
+from small_data import write_color_images
 
 import dltrain
 from dltrain import profile
@@ -63,7 +63,7 @@ class Clock:
 
 @pytest.mark.parametrize("slow", ["images", "model"])
 def test_slow_images_are_told_from_a_slow_model(experiment, tmp_path, monkeypatch, slow):
-    write_pictures(tmp_path / "my_images", 20)
+    write_color_images(tmp_path / "my_images", 20)
     clock, read, forward = Clock(), _Reader.__call__, torch.nn.Flatten.forward
     image, model = (0.024, 0.004) if slow == "images" else (0.001, 0.036)
     monkeypatch.setattr("dltrain.commands.profile.time", clock)

@@ -11,7 +11,7 @@ from threading import Event
 import pytest
 import yaml
 from small_data import write_images
-from small_runs import CONFIG, recorded, rewrite_config, write_folder
+from small_runs import CONFIG, read_metric_lines, rewrite_config, write_folder
 
 import dltrain
 from dltrain.core.errors import RunError
@@ -84,11 +84,11 @@ def test_a_run_comes_out_again(folder, call):
     assert ended.code == 0
     assert ended.out.splitlines()[-1] == "runs/config/0001 is identical to runs/one"
     assert Run(run).summary().weights_sha256 in ended.out
-    assert recorded(Path("runs/config/0001")) == recorded(run)
+    assert read_metric_lines(Path("runs/config/0001")) == read_metric_lines(run)
     assert {path: path.read_bytes() for path in before} == before  # it is left as it was
     result = json.loads(call("reproduce", run, "--json", "--quiet", "--run-dir", "two").out)
     assert result["run"] == "two"
-    assert result["scalars"] == len(recorded(run))
+    assert result["scalars"] == len(read_metric_lines(run))
     assert (result["identical"], result["tolerance"], result["changes"]) == (True, 0.0, [])
 
 
@@ -113,7 +113,7 @@ def test_where_it_differs_and_by_how_much(folder, call):
     ended = call("reproduce", run, "--json", "--quiet", "--run-dir", "two")
     assert ended.code == 1
     found = json.loads(ended.out)
-    pairs = list(zip(recorded(run), recorded(Path("two")), strict=True))
+    pairs = list(zip(read_metric_lines(run), read_metric_lines(Path("two")), strict=True))
     different = [(a, b) for a, b in pairs if a["value"] != b["value"]]
     distances = [abs(a["value"] - b["value"]) for a, b in different]
     shares = [

@@ -20,7 +20,7 @@ import pytest
 import yaml
 from browser import chromium
 from PIL import Image
-from processes import Started, command_line
+from processes import ChildProcess, command_line
 from small_runs import CONFIG, write_folder
 
 import dltrain
@@ -64,10 +64,10 @@ def start(folder, tmp_path):
     """Starts a service on a free port; returns its process and its address."""
     processes = []
 
-    def start(*words: object, run: Path = folder / "run") -> tuple[Started, str]:
+    def start(*words: object, run: Path = folder / "run") -> tuple[ChildProcess, str]:
         name = tmp_path.name + str(len(processes))
         line = ("serve", run, "--port", 0, *words)
-        process = Started(name, folder, command_line, *line)
+        process = ChildProcess(name, folder, command_line, *line)
         processes.append(process)
         deadline = time.monotonic() + 600
         while not (found := re.search(r"on (http://\S+)\n", _err(process))):
@@ -81,7 +81,7 @@ def start(folder, tmp_path):
         process.end()
 
 
-def _err(process: Started) -> str:
+def _err(process: ChildProcess) -> str:
     try:
         return process.err
     except FileNotFoundError:  # it has not opened it yet
@@ -251,7 +251,7 @@ def test_quiet_prints_errors_only(folder, tmp_path, call):
         assert (ended.code, ended.out) == (1, "")
         assert "Address already in use" in ended.err
     words = ("serve", folder / "run", "--port", port, "--quiet")
-    process = Started("quiet", tmp_path, command_line, *words)
+    process = ChildProcess("quiet", tmp_path, command_line, *words)
     address, deadline = f"http://127.0.0.1:{port}/healthz", time.monotonic() + 600
     while True:
         with suppress(httpx.TransportError):
@@ -321,7 +321,7 @@ def test_the_demo_page_shows_the_prediction_of_a_drawing(start, folder, tmp_path
         )
         (body,) = tab.value("sent")
         tab.open(f"{url}/docs")
-        assert tab.complaints == []
+        assert tab.console_messages == []
     (image,) = json.loads(body)["images"]
     (tmp_path / "drawn.png").write_bytes(base64.b64decode(image.partition(",")[2]))
     (expected,) = dltrain.predict(folder / "run", [tmp_path / "drawn.png"])
@@ -357,7 +357,7 @@ def test_a_row_is_predicted_with_the_keyboard(start, folder, tmp_path, width):
         bottom = tab.value("document.querySelector('.label').getBoundingClientRect().bottom")
         assert bottom <= 300, "the result is not visible"
         assert tab.value("document.documentElement.scrollWidth") <= width
-        assert tab.complaints == []
+        assert tab.console_messages == []
 
 
 @needs_chromium
@@ -377,4 +377,4 @@ def test_digits_drawn_with_the_mouse_are_recognized(start, tmp_path, mnist_root)
         assert draw(tab, ring) == "0"
         assert draw(tab, [(0.5, 0.15), (0.5, 0.5), (0.5, 0.85)]) == "1"
         assert draw(tab, [(0.25, 0.2), (0.75, 0.2), (0.6, 0.5), (0.45, 0.85)]) == "7"
-        assert tab.complaints == []
+        assert tab.console_messages == []

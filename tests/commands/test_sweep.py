@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from processes import Started, command_line, processes_in, wait_for_the_end_of_all_in
-from small_runs import recorded, write_folder
+from processes import ChildProcess, command_line, processes_in_folder, wait_until_all_exit
+from small_runs import read_metric_lines, write_folder
 
 import dltrain
 from dltrain.commands import sweep as command
@@ -49,11 +49,11 @@ def swept(space: dict, *overrides: str, **settings):
 def test_quiet_prints_errors_only(folder, jobs):
     path = write_sweep(SPACE, trials=2)
     words = ("sweep", "config.yaml", path, "--quiet", "--jobs", jobs)
-    done = Started("done", folder, command_line, *words, "--run-dir", "found")
+    done = ChildProcess("done", folder, command_line, *words, "--run-dir", "found")
     assert (done.wait(), done.out, done.err) == (0, "", "")
     worse = write_sweep({"optimizer.lr": {"float": [1e20, 1e30], "log": True}}, trials=2)
     words = ("sweep", "config.yaml", worse, "--quiet", "--jobs", jobs, "--run-dir", "failed")
-    failed = Started("failed", folder, command_line, *words)
+    failed = ChildProcess("failed", folder, command_line, *words)
     assert (failed.wait(), failed.out) == (1, "")
     assert failed.err.startswith("no trial came to its end\ntrial 0: ")
 
@@ -189,7 +189,7 @@ def test_a_killed_sweep_keeps_what_is_finished_and_goes_on_with_the_rest(folder)
     write_sweep(space, pruner="none")
     words = ("config.yaml", "sweep.yaml", *overrides, "--run-dir", "found", "--plugin", WAITING)
     environment = {"WAIT_IN_STEP": "8", "WAIT_FOR": str(folder / "never"), "OMP_NUM_THREADS": "1"}
-    process = Started("killed", folder, command_line, "sweep", *words, environment=environment)
+    process = ChildProcess("killed", folder, command_line, "sweep", *words, environment=environment)
     process.wait_for("waiting")
     while not Path("found/trials/0001/checkpoints/step-0000000006").exists():
         assert process.running, process.err  # a thread writes it while the step waits
@@ -204,7 +204,7 @@ def test_a_killed_sweep_keeps_what_is_finished_and_goes_on_with_the_rest(folder)
         (t.values, t.value) for t in whole.trials
     ]
     for one, other in zip(found.trials, whole.trials, strict=True):
-        assert recorded(Path(one.run)) == recorded(Path(other.run))
+        assert read_metric_lines(Path(one.run)) == read_metric_lines(Path(other.run))
     assert list(Path("found/workers").iterdir()) == []
 
 
@@ -212,7 +212,9 @@ def test_a_signal_stops_a_sweep_after_a_checkpoint(folder):
     write_sweep({"optimizer.lr": SPACE["optimizer.lr"]})
     words = ("config.yaml", "sweep.yaml", "model=waiting", "--plugin", WAITING)
     environment = {"WAIT_IN_STEP": "8", "WAIT_FOR": str(folder / "go"), "OMP_NUM_THREADS": "1"}
-    process = Started("stopped", folder, command_line, "sweep", *words, environment=environment)
+    process = ChildProcess(
+        "stopped", folder, command_line, "sweep", *words, environment=environment
+    )
     process.wait_for("waiting")
     process.signal(signal.SIGTERM)
     (folder / "go").touch()
@@ -237,16 +239,16 @@ def test_two_processes_share_a_study(call):
 
 
 def test_processes_end_with_the_one_that_started_them(folder):
-    others = processes_in(folder)
+    others = processes_in_folder(folder)
     write_sweep({"optimizer.lr": SPACE["optimizer.lr"]}, trials=60, pruner="none")
     words = ("config.yaml", "sweep.yaml", "model=waiting", "--plugin", WAITING, "--jobs", "2")
     environment = {"WAIT_IN_STEP": "8", "WAIT_FOR": str(folder / "go"), "OMP_NUM_THREADS": "1"}
     words += ("--run-dir", "found", "--quiet")
-    started = Started("parent", folder, command_line, "sweep", *words, environment=environment)
+    started = ChildProcess("parent", folder, command_line, "sweep", *words, environment=environment)
     started.wait_for("waiting")
     started.end()
     (folder / "go").touch()
-    wait_for_the_end_of_all_in(folder, but=others)
+    wait_until_all_exit(folder, except_for=others)
     assert 0 < len(list(Path("found/trials").iterdir())) < 60
 
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from small_data import write_images, write_pictures, write_text
+from small_data import write_color_images, write_images, write_text
 
 from dltrain import DATA, DataContext
 from dltrain.config.plugins import register_builtins
@@ -37,7 +37,7 @@ def fingerprint(tmp_path, monkeypatch):
     Path("texts.csv").write_text(TEXTS)
     write_text(Path("text.txt"), 60)
     write_images(Path("images"), train=133, test=40, side=8, classes=3)
-    write_pictures(Path("pictures"), 20)
+    write_color_images(Path("pictures"), 20)
 
     def make(name: str, seed: int = 0, **options) -> str:
         build = DATA[name].builder
@@ -65,7 +65,7 @@ def test_another_seed_of_the_cut_is_other_data(fingerprint, name):
 
 def test_a_picture_moved_to_another_split_is_other_data(fingerprint):
     for split in ("train", "val", "test"):
-        write_pictures(Path("split") / split, 6)
+        write_color_images(Path("split") / split, 6)
     before = fingerprint("image_folder", root="split")
     moved = next(Path("split/train").rglob("*.png"))
     moved.rename(Path("split/val") / moved.parent.name / "moved.png")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from small_data import write_images, write_pictures, write_text
+from small_data import write_color_images, write_images, write_text
 
 COMMON = {
     "checkpoint": {"every": "3 steps"},
@@ -144,7 +144,7 @@ TWO = {
 def write(folder: Path) -> None:
     """Data, `two/NAME.yaml` for two processes and `four/NAME.yaml` for four."""
     write_images(folder / "images", train=133, test=40, side=8, classes=3)
-    write_pictures(folder / "my_images", 20)
+    write_color_images(folder / "my_images", 20)
     write_text(folder / "text.txt", 60)
     for name, configs in (("two", TWO), ("four", FOUR)):
         (folder / name).mkdir()

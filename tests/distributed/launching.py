@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from processes import Started
+from processes import ChildProcess
 from torch.distributed import TCPStore
 from torch.distributed.run import main as torchrun_main
 
@@ -41,7 +41,7 @@ def in_ranks(
         **variables,
     }
     ranks = [
-        Started(
+        ChildProcess(
             f"rank{rank}",
             folder,
             run,
@@ -53,7 +53,7 @@ def in_ranks(
     return ended(*ranks)
 
 
-def ended(*processes: Started) -> list[Ended]:
+def ended(*processes: ChildProcess) -> list[Ended]:
     """How processes end; none is left, also where one of them hangs."""
     try:
         codes = [process.wait() for process in processes]

@@ -10,7 +10,7 @@ import pytest
 import torch
 import trials
 from launching import ended, in_ranks
-from processes import Started
+from processes import ChildProcess
 
 from dltrain.config.plugins import load_plugin
 from dltrain.core.protocols import ProcessGroup
@@ -29,7 +29,7 @@ def outcomes(tmp_path_factory) -> dict[int, dict[str, Any]]:
         out = folder / f"{processes}.pt"
         arguments = (trials.main, folder / configs, out)
         if processes == 1:
-            outcome = ended(Started("alone", folder, *arguments))
+            outcome = ended(ChildProcess("alone", folder, *arguments))
         else:
             outcome = in_ranks(folder, processes, *arguments)
         for code, _, err in outcome:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 from launching import Ended, ended, standalone, torchrun
-from processes import Started, command_line
+from processes import ChildProcess, command_line
 from small_data import write_images
 
 PLUGIN = Path(__file__).parent / "faulty_plugin.py"
@@ -28,13 +28,17 @@ NO_FAULT = "none:0:0"
 
 def dltrain(folder: Path, *words: object, fault: str = NO_FAULT) -> Ended:
     """Run `dltrain WORDS`, of which `--processes` makes the launcher of new processes."""
-    return ended(Started("dltrain", folder, command_line, *words, environment={"FAULT": fault}))[0]
+    return ended(
+        ChildProcess("dltrain", folder, command_line, *words, environment={"FAULT": fault})
+    )[0]
 
 
 def restarted(folder: Path, *words: object, fault: str = NO_FAULT) -> Ended:
     """Run `dltrain WORDS` in two processes of torchrun, which starts them once more."""
     words = standalone(2, "-m", "dltrain", *words, restarts=1)
-    return ended(Started("torchrun", folder, torchrun, *words, environment={"FAULT": fault}))[0]
+    return ended(ChildProcess("torchrun", folder, torchrun, *words, environment={"FAULT": fault}))[
+        0
+    ]
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import safetensors.torch
 import tampered
 import yaml
 from launching import ended, in_ranks
-from processes import Started, command_line
+from processes import ChildProcess, command_line
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,7 @@ def test_a_run_with_it_is_refused_in_one_line(folder):
     manifest["files"][path.name] = signed
     (newest / "manifest.json").write_text(json.dumps(manifest))
     words = ("resume", "run", "--processes", 2, "--quiet")
-    ((code, out, err),) = ended(Started("resumed", folder, command_line, *words))
+    ((code, out, err),) = ended(ChildProcess("resumed", folder, command_line, *words))
     assert (code, out) == (1, "")
     (line,) = err.splitlines()
     assert f"does not fit what run/config.yaml builds now: optimizer state: {key} is" in line

@@ -7,7 +7,7 @@ import pytest
 import yaml
 from apart import apart
 from launching import Ended, agent, ended, in_ranks, torchrun
-from processes import Started
+from processes import ChildProcess
 
 from dltrain.rundir.provenance import unlike_ranks
 
@@ -116,7 +116,7 @@ def train_on_two_machines(nodes: Path, backend: str = "static") -> list[Ended]:
     words = ("-m", "dltrain", "train", "c.yaml", "--plugin", "p.py", "--run-dir", "run", "--quiet")
     return ended(
         *(
-            Started(
+            ChildProcess(
                 "torchrun", nodes / f"node{n}", torchrun, *agent(n, port, *words, backend=backend)
             )
             for n in (0, 1)

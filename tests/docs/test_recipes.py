@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from processes import Started, command_line
+from processes import ChildProcess, command_line
 from small_data import write_images, write_text
 
 from dltrain.config import shipped
@@ -85,7 +85,7 @@ def test_the_commands_of_a_page_run(page, place, call):
                 assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
                 continue
             if any(word in words for word in OF_ITS_OWN):
-                process = Started("command", place, command_line, *words[1:])
+                process = ChildProcess("command", place, command_line, *words[1:])
                 assert process.wait() == 0, f"{line}\n{process.out}\n{process.err}"
                 continue
             output = words[words.index(">") + 1] if ">" in words else None

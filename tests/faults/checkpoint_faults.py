@@ -25,9 +25,9 @@ from unittest import mock
 import torch
 from file_operations import watched
 from PIL import Image
-from processes import Started, command_line
+from processes import ChildProcess, command_line
 from rows import Row
-from small_runs import recorded, write_folder
+from small_runs import read_metric_lines, write_folder
 
 from dltrain.checkpoints.store import (
     TENSOR_FILES,
@@ -312,12 +312,12 @@ def undisturbed() -> tuple[str, list[dict], dict[str, Snapshot]]:
         folder = Path(place)
         write_folder(folder)
         words = ["train", "config.yaml", *ON_A_BAD_DISK, "checkpoint.keep=9", "--run-dir", "run"]
-        started = Started("whole", folder, command_line, *words, "--quiet", "--json")
+        started = ChildProcess("whole", folder, command_line, *words, "--quiet", "--json")
         assert started.wait() == 0, started.err
         saved = {
             path.name: load_checkpoint(path) for path in Run(folder / "run").checkpoints().all()
         }
-        return json.loads(started.out)["weights_sha256"], recorded(folder / "run"), saved
+        return json.loads(started.out)["weights_sha256"], read_metric_lines(folder / "run"), saved
 
 
 def disk_refuses(number: int, folder: Path) -> None:
@@ -327,7 +327,7 @@ def disk_refuses(number: int, folder: Path) -> None:
     write_folder(folder)
     run, how = Run(Path("run")), ["--quiet", "--json"]
     words = ["train", "config.yaml", *ON_A_BAD_DISK, "--run-dir", "run", *how]
-    ended = Started("first", folder, on_a_bad_disk, refusal, *words)
+    ended = ChildProcess("first", folder, on_a_bad_disk, refusal, *words)
     code = ended.wait()
     # A refusal that costs nothing, such as to read which checkpoint is the best, when older ones
     # are to go, may be passed over: the outcome below is then that of the first process.
@@ -346,12 +346,12 @@ def disk_refuses(number: int, folder: Path) -> None:
             assert words[0] == ("resume" if left else "train"), ended.err
         elif left:
             words = ["resume", "run", *how]
-        ended = Started("again", folder, command_line, *words)
+        ended = ChildProcess("again", folder, command_line, *words)
         code = ended.wait()
     assert code == 0, ended.err
     summary = json.loads(ended.out)
     assert summary["weights_sha256"] == weights
-    assert recorded(Path(summary["run"])) == scalars
+    assert read_metric_lines(Path(summary["run"])) == scalars
 
 
 def assert_same(one: Snapshot, other: Snapshot) -> None:
@@ -372,7 +372,7 @@ def trained() -> tuple[Path, str]:
     atexit.register(shutil.rmtree, folder)
     write_folder(folder)
     words = ["train", "config.yaml", "train.ema=0.9", "--run-dir", "run", "--quiet", "--json"]
-    started = Started("whole", folder, command_line, *words)
+    started = ChildProcess("whole", folder, command_line, *words)
     assert started.wait() == 0, started.err
     (folder / "run" / "summary.json").unlink()  # so that there is something left to resume
     Image.new("L", (8, 8)).save(folder / "some.png")
@@ -580,7 +580,7 @@ FORBIDDEN = ("pickle.find_class", "os.system", "os.exec", "os.posix_spawn", "sub
 def malicious_files(number: int, folder: Path) -> None:
     """Every hostile content in one place of a checkpoint, for every verb that reads one."""
     copied(folder)
-    child = Started("child", folder, _read_malicious_files, HOSTILE_PLACES[number])
+    child = ChildProcess("child", folder, _read_malicious_files, HOSTILE_PLACES[number])
     assert child.wait() == 0, child.err
     broken = json.loads(child.out)
     assert not broken, "\n".join(broken)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import small_runs
 import yaml
-from exactness import outcome, shown
+from exactness import outcome, read_tensorboard_scalars
 from rows import Row
 
 import dltrain
@@ -62,7 +62,7 @@ def _steps(path: Path) -> list[int]:
     alone = path.parent.parent / f"alone-{path.name}" / "tensorboard"
     alone.mkdir(parents=True)
     (alone / path.name).write_bytes(path.read_bytes())
-    return [step for _, step, _ in shown(alone.parent)]
+    return [step for _, step, _ in read_tensorboard_scalars(alone.parent)]
 
 
 ROWS = [

@@ -20,7 +20,7 @@ from typing import Any
 
 import hypothesis
 from hypothesis import strategies as st
-from processes import Started
+from processes import ChildProcess
 from rows import Row, in_time
 from small_data import write_images, write_text
 
@@ -228,7 +228,7 @@ def hostile(number: int, folder: Path) -> None:
     )
     os.mkfifo(folder / "pipe")  # that nobody writes to; who reads it waits for ever
     before = {path.name for path in folder.iterdir()}
-    watched = Started("watched", folder, watch)
+    watched = ChildProcess("watched", folder, watch)
     try:
         code = watched.wait()
     finally:

@@ -22,7 +22,7 @@ from unittest import mock
 
 import yaml
 from PIL import Image
-from processes import Started
+from processes import ChildProcess
 from rows import Row, in_time
 from small_data import write_cifar, write_images, write_text
 
@@ -82,7 +82,7 @@ def write_idx(folder: Path, *, packed: bool) -> None:
             path.unlink()
 
 
-def write_pictures(folder: Path, *, suffix: str) -> None:
+def write_image_folder(folder: Path, *, suffix: str) -> None:
     random = Random(0)
     for number in range(12):
         path = folder / "data" / ("ant", "bee")[number % 2] / f"{number}{suffix}"
@@ -372,14 +372,14 @@ FORMATS = {
         ),
     ),
     "PNG": Format(
-        partial(write_pictures, suffix=".png"),
+        partial(write_image_folder, suffix=".png"),
         "data/*/*",
         {"name": "image_folder", "root": "data", "size": 8, "workers": 0},
         always,
         (other_size,),
     ),
     "JPEG": Format(
-        partial(write_pictures, suffix=".jpg"),
+        partial(write_image_folder, suffix=".jpg"),
         "data/*/*",
         {"name": "image_folder", "root": "data", "size": 8, "workers": 0},
         never,
@@ -542,7 +542,7 @@ def png_of(width: int, height: int, *more: bytes) -> bytes:
 
 
 def picture(content: bytes, folder: Path, suffix: str = ".png") -> None:
-    write_pictures(folder, suffix=suffix)
+    write_image_folder(folder, suffix=suffix)
     (folder / "data" / "ant" / f"0{suffix}").write_bytes(content)
 
 
@@ -561,13 +561,13 @@ def png_texts(megabytes: int, folder: Path) -> None:
 
 
 def jpeg_wide(megabytes: int, folder: Path) -> None:
-    write_pictures(folder, suffix=".jpg")
+    write_image_folder(folder, suffix=".jpg")
     path = folder / "data" / "ant" / "0.jpg"
     path.write_bytes(jpeg_size(path.read_bytes(), 65_000, 4 * megabytes))
 
 
 def jpeg_thin(megabytes: int, folder: Path) -> None:
-    write_pictures(folder, suffix=".jpg")
+    write_image_folder(folder, suffix=".jpg")
     Image.new("L", (40 * megabytes, 1)).save(folder / "data" / "ant" / "0.jpg")
 
 
@@ -606,7 +606,7 @@ def bomb_trial(number: int, folder: Path) -> None:
     write, name = BOMBS[number % len(BOMBS)]
     write(Random(number).randint(400, 1000), folder)
     size = 224 if name in ("PNG", "JPEG") else 0
-    process = Started("reader", folder, read_a_bomb, FORMATS[name].data, size)
+    process = ChildProcess("reader", folder, read_a_bomb, FORMATS[name].data, size)
     try:
         assert process.wait() == 0, process.err
         outcome = json.loads(process.out)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from checkpoint_faults import in_this_process, trained
-from processes import Started
+from processes import ChildProcess
 from rows import Row, in_time
 
 import dltrain
@@ -113,7 +113,7 @@ def hostile_places(number: int, folder: Path) -> None:
     (folder / "outside").mkdir()
     (folder / "outside" / "events.out.tfevents.1").write_text("somebody's")
     shutil.copytree(folder / "run", folder / "runs" / "good")
-    child = Started("child", folder, _try_hostile_places, [*FILES, *FOLDERS][number])
+    child = ChildProcess("child", folder, _try_hostile_places, [*FILES, *FOLDERS][number])
     assert child.wait() == 0, child.err
     broken = json.loads(child.out)
     assert not broken, "\n".join(broken)
@@ -202,7 +202,7 @@ HOLE_BYTES, HEADER_BYTES = 2**40, 1000
 def huge_files(number: int, folder: Path) -> None:
     """A file that is a terabyte, of which the disk has nothing."""
     shutil.copytree(trained()[0], folder, dirs_exist_ok=True)
-    child = Started("child", folder, _try_a_hole, HUGE[number])
+    child = ChildProcess("child", folder, _try_a_hole, HUGE[number])
     assert child.wait() == 0, child.err
     broken = json.loads(child.out)
     assert not broken, "\n".join(broken)
@@ -307,7 +307,7 @@ def mutated(draw: random.Random, value: Any) -> Any:
 def mutated_files(number: int, folder: Path) -> None:
     """Values of each file of a run are exchanged; each command refuses it, or works."""
     shutil.copytree(trained()[0], folder, dirs_exist_ok=True)
-    child = Started("child", folder, _read_mutated, number)
+    child = ChildProcess("child", folder, _read_mutated, number)
     assert child.wait() == 0, child.err
     broken = json.loads(child.out)
     assert not broken, "\n".join(broken)

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from random import Random
 
-from processes import Started
+from processes import ChildProcess
 from rows import Row, in_time
 from web_server import Handler, Server, serving
 
@@ -295,7 +295,7 @@ def download_trial(number: int, folder: Path) -> None:
 
 def two_at_once(server: Server, place: Path) -> None:
     both = [
-        Started(name, place.parents[2], get_in_a_process, server.url, str(place))
+        ChildProcess(name, place.parents[2], get_in_a_process, server.url, str(place))
         for name in ("one", "two")
     ]
     try:

@@ -26,13 +26,13 @@ def outcome(run: Path) -> dict[str, Any]:
     return {
         "sha256": digest.hexdigest(),
         "state": state,
-        "metrics": recorded(run),
-        "tensorboard": shown(run),
+        "metrics": read_scalars(run),
+        "tensorboard": read_tensorboard_scalars(run),
         "status": json.loads((run / "summary.json").read_text())["status"],
     }
 
 
-def recorded(run: Path) -> list[Scalar]:
+def read_scalars(run: Path) -> list[Scalar]:
     """What metrics.jsonl holds, in its order."""
     lines = map(json.loads, (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
     return [
@@ -42,7 +42,7 @@ def recorded(run: Path) -> list[Scalar]:
     ]
 
 
-def shown(run: Path) -> list[Scalar]:
+def read_tensorboard_scalars(run: Path) -> list[Scalar]:
     """What TensorBoard's own reader gives, sorted."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

@@ -18,7 +18,7 @@ import yaml
 from checkpoint_faults import in_this_process
 from directory_faults import MUTATED, change, mutated, signed
 from PIL import Image
-from processes import Started
+from processes import ChildProcess
 from rows import Row
 from small_data import write_text
 from small_runs import CONFIG, write_folder
@@ -114,7 +114,7 @@ def mutated_runs(number: int, folder: Path) -> None:
     write_data(folder)
     kind = ["sweep", *KINDS][number % (len(KINDS) + 1)]
     work = _mutate_a_sweep if kind == "sweep" else _mutate_a_run
-    child = Started("child", folder, work, number, kind)
+    child = ChildProcess("child", folder, work, number, kind)
     assert child.wait() == 0, child.err
     broken = json.loads(child.out.splitlines()[-1])
     assert not broken, "\n".join(broken)

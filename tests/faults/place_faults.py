@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 import small_runs
 import yaml
-from processes import Started, command_line
+from processes import ChildProcess, command_line
 from rows import Row, in_time
-from small_data import write_pictures
+from small_data import write_color_images
 
 import dltrain
 from dltrain.core.errors import RunError
@@ -106,7 +106,7 @@ def refused(number: int, folder: Path) -> None:
     small_runs.write_folder(folder)
     run = PLACES[number](folder)
     words = ("train", "config.yaml", "recording.tensorboard=true", "--run-dir", run)
-    process = Started("train", folder, as_ordinary_user, *words)
+    process = ChildProcess("train", folder, as_ordinary_user, *words)
     code = process.wait()
     assert code in (1, 2), process.err
     assert process.out == ""
@@ -150,7 +150,7 @@ def odd_name(number: int, folder: Path) -> None:
     for words in ways:
         if words[0] == "resume":  # as if it had been killed after its last checkpoint
             (run / "summary.json").unlink()
-        process = Started("process", folder, command_line, *words)
+        process = ChildProcess("process", folder, command_line, *words)
         assert process.wait() == 0, process.err
     assert "label" in json.loads(process.out)[0]
 
@@ -160,7 +160,7 @@ def odd_name(number: int, folder: Path) -> None:
 
 def second_process(number: int, folder: Path) -> None:
     """Refused while the first lives; free as soon as it is killed, even with orphaned workers."""
-    write_pictures(folder / "my_images", 20)
+    write_color_images(folder / "my_images", 20)
     config = {
         "model": {"name": "cnn", "channels": [4]},
         "data": {"name": "image_folder", "root": "my_images", "size": 12, "workers": number % 3},
@@ -172,7 +172,7 @@ def second_process(number: int, folder: Path) -> None:
     }
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
     words = ("train", "config.yaml", "--run-dir", "run", "--quiet")
-    first = Started("first", folder, command_line, *words)
+    first = ChildProcess("first", folder, command_line, *words)
     try:
         while not (folder / "run" / "checkpoints" / "latest.json").exists():
             assert first.running, first.err
@@ -273,7 +273,9 @@ def long_run(number: int, folder: Path) -> None:
     }
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
     words = ("train", "config.yaml", "--run-dir", "run", "--quiet")
-    process = Started("long", folder, command_line, *words, environment={"OMP_NUM_THREADS": "1"})
+    process = ChildProcess(
+        "long", folder, command_line, *words, environment={"OMP_NUM_THREADS": "1"}
+    )
     kept: list[tuple[int, int]] = []
     latest, statm = (
         folder / "run" / "checkpoints" / "latest.json",
@@ -304,7 +306,7 @@ def long_run(number: int, folder: Path) -> None:
     assert max(path.stat().st_size for path in files) < 1.2 * MAX_FILE_BYTES
 
 
-def _patiently(process: Started) -> int:
+def _patiently(process: ChildProcess) -> int:
     while process.running:
         time.sleep(0.1)
     return process.wait()

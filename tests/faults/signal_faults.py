@@ -14,9 +14,9 @@ from pathlib import Path
 
 import yaml
 from exactness import differences, outcome
-from processes import Started, command_line, processes_in, wait_for_the_end_of_all_in
+from processes import ChildProcess, command_line, processes_in_folder, wait_until_all_exit
 from rows import Row, in_time
-from small_data import write_images, write_pictures
+from small_data import write_color_images, write_images
 
 COMMON = {
     "seed": 5,
@@ -72,13 +72,13 @@ KINDS = {
 def prepare(folder: Path, kind: str) -> None:
     """Data and `config.yaml` of a run of that kind."""
     write_images(folder / "images", train=133, test=40, side=8, classes=3)
-    write_pictures(folder / "my_images", 20)
+    write_color_images(folder / "my_images", 20)
     (folder / "config.yaml").write_text(yaml.safe_dump({**COMMON, **KINDS[kind]}))
 
 
-def start(folder: Path, name: str, *words: object) -> Started:
+def start(folder: Path, name: str, *words: object) -> ChildProcess:
     """A command line in a process of its own."""
-    return Started(name, folder, command_line, *words, "--quiet", environment=ONE_THREAD)
+    return ChildProcess(name, folder, command_line, *words, "--quiet", environment=ONE_THREAD)
 
 
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
@@ -97,7 +97,7 @@ def uninterrupted(kind: str) -> tuple[dict, float]:
         return outcome(folder / "run"), time.monotonic() - started
 
 
-def go_on(folder: Path, name: str) -> Started:
+def go_on(folder: Path, name: str) -> ChildProcess:
     """Resumes the run, or starts it anew where it was killed before its first checkpoint."""
     if any((folder / "run" / "checkpoints").glob("step-*")):
         return start(folder, name, "resume", "run")
@@ -110,7 +110,7 @@ def killed(number: int, folder: Path) -> None:
     chance, kind = random.Random(number), list(KINDS)[number % len(KINDS)]
     whole, seconds = uninterrupted(kind)
     prepare(folder, kind)
-    others = processes_in(folder)
+    others = processes_in_folder(folder)
     for kill in range(1 + number // len(KINDS) % 3):
         process = go_on(folder, f"kill-{kill}")
         time.sleep(chance.uniform(0.2, 1.0) * seconds)
@@ -118,7 +118,7 @@ def killed(number: int, folder: Path) -> None:
     process = go_on(folder, "last")
     assert process.wait() == 0, process.err
     assert not differences(folder / "run", whole)
-    wait_for_the_end_of_all_in(folder, but=others)
+    wait_until_all_exit(folder, except_for=others)
 
 
 def stopped(number: int, folder: Path) -> None:
@@ -126,7 +126,7 @@ def stopped(number: int, folder: Path) -> None:
     chance, kind = random.Random(number), list(KINDS)[number % len(KINDS)]
     whole, seconds = uninterrupted(kind)
     prepare(folder, kind)
-    others = processes_in(folder)
+    others = processes_in_folder(folder)
     which = chance.choice([signal.SIGINT, signal.SIGTERM])
     process = start(folder, "stopped", *TRAINS)
     metrics = folder / "run" / "metrics.jsonl"
@@ -153,7 +153,7 @@ def stopped(number: int, folder: Path) -> None:
     process = go_on(folder, "last")
     assert process.wait() == 0, process.err
     assert not differences(folder / "run", whole)
-    wait_for_the_end_of_all_in(folder, but=others)
+    wait_until_all_exit(folder, except_for=others)
 
 
 ROWS = [

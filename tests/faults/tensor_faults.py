@@ -13,7 +13,7 @@ import torch
 import yaml
 from checkpoint_faults import in_this_process
 from PIL import Image
-from processes import Started, command_line
+from processes import ChildProcess, command_line
 from rows import Row
 from small_runs import CONFIG, write_folder
 from torch import Tensor
@@ -91,10 +91,10 @@ def tampered(number: int, folder: Path) -> None:
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
     Image.new("L", (8, 8)).save(folder / "some.png")
     words = ("train", "config.yaml", "train.ema=0.9", "--run-dir", "run", "--quiet")
-    started = Started("whole", folder, command_line, *words)
+    started = ChildProcess("whole", folder, command_line, *words)
     assert started.wait() == 0, started.err
     (folder / "run" / "summary.json").unlink()
-    child = Started("child", folder, _read_tampered, number)
+    child = ChildProcess("child", folder, _read_tampered, number)
     assert child.wait() == 0, child.err  # not by a signal, such as SIGSEGV
     broken = json.loads(child.out)
     assert not broken, "\n".join(broken)

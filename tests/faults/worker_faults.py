@@ -17,9 +17,9 @@ from unittest import mock
 
 import torch
 import yaml
-from processes import Started, command_line
+from processes import ChildProcess, command_line
 from rows import Row
-from small_data import write_pictures
+from small_data import write_color_images
 
 from dltrain.data import image_folder
 
@@ -121,12 +121,12 @@ def alive(pid: int) -> bool:
 def trial(number: int, folder: Path) -> None:
     random = Random(number)
     kind = KINDS[number % len(KINDS)]
-    write_pictures(folder / "pictures", a_class=12)
+    write_color_images(folder / "pictures", images_per_class=12)
     hangs = kind in ("asleep", "stops", "batch lost")
     data = CONFIG["data"] | ({"timeout": HANG_SECONDS} if hangs else {})
     (folder / "config.yaml").write_text(yaml.safe_dump(CONFIG | {"data": data}))
     name = f"{random.choice(('red', 'blue'))}/{random.randrange(12)}.png"
-    process = Started("run", folder, run_with_a_fault, kind, name)
+    process = ChildProcess("run", folder, run_with_a_fault, kind, name)
     workers = folder / "workers"
     try:
         if kind == "killed while idle":

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from replays import stand_in as replay_on_cpu
+from replays import emulate_cuda_graphs as replay_on_cpu
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dltrain.training import device

@@ -22,9 +22,9 @@ STREAMED = CONFIG | {
 
 @pytest.fixture
 def pictures(tmp_path):
-    from small_data import write_pictures
+    from small_data import write_color_images
 
-    write_pictures(tmp_path / "my_images", 20)
+    write_color_images(tmp_path / "my_images", 20)
 
 
 def assert_same_batches(ours, theirs, atol):

@@ -8,8 +8,8 @@ import torch
 from gpu_config import CONFIG, DEVICE, STAND_IN
 from graph_runs import CLASSIFIER, RUNS
 from small_data import write_images
-from small_runs import recorded
-from trainers import assert_same_outcome, stopped_and_resumed, trainer_of, weights
+from small_runs import read_metric_lines
+from trainers import assert_equal_outcomes, interrupt_and_resume, trainer_for, weights
 
 import dltrain
 from dltrain.core.errors import RunError
@@ -54,8 +54,8 @@ def test_repeated_steps_are_those_that_python_would_have_made(
     assert not replays
     repeated = dltrain.train(chosen, run_dir=tmp_path / "repeated", quiet=True)
     assert len(replays) == 26, "32 steps: of each of the two sizes three as always"
-    assert_same_outcome(repeated, made_by_python)
-    assert recorded(tmp_path / "repeated") == recorded(tmp_path / "python")
+    assert_equal_outcomes(repeated, made_by_python)
+    assert read_metric_lines(tmp_path / "repeated") == read_metric_lines(tmp_path / "python")
 
 
 ON_DEVICE_ONLY = pytest.mark.skipif(STAND_IN, reason="torch has no capturable form for a CPU")
@@ -67,7 +67,9 @@ def test_they_are_those_of_a_run_without_a_graph_to_rounding(make, tmp_path, rep
     outcomes = []
     for setting in ("on", "off"):
         options = (*GPU, f"optimizer.name={optimizer}", f"train.cuda_graph={setting}")
-        trainer = trainer_of(make(CLASSIFIER, *options, "train.precision=fp32"), tmp_path / setting)
+        trainer = trainer_for(
+            make(CLASSIFIER, *options, "train.precision=fp32"), tmp_path / setting
+        )
         seed_everything(1)
         trainer.fit()
         outcomes.append(weights(trainer.task.model))
@@ -88,9 +90,9 @@ def test_a_stopped_run_goes_on_exactly(make, tmp_path, monkeypatch, replays, kin
     chosen = make(RUNS[kind], *GPU, f"optimizer.name={optimizer}")
     whole = dltrain.train(chosen, run_dir=tmp_path / "whole", quiet=True)
     assert replays
-    resumed = stopped_and_resumed(chosen, tmp_path / "stopped", step, monkeypatch)
-    assert_same_outcome(resumed, whole)
-    assert recorded(tmp_path / "stopped") == recorded(tmp_path / "whole")
+    resumed = interrupt_and_resume(chosen, tmp_path / "stopped", step, monkeypatch)
+    assert_equal_outcomes(resumed, whole)
+    assert read_metric_lines(tmp_path / "stopped") == read_metric_lines(tmp_path / "whole")
 
 
 @pytest.mark.filterwarnings("default")  # the compiler's advice is not ours to follow
@@ -98,7 +100,7 @@ def test_a_compiled_model_can_be_recorded(make, tmp_path, replays):
     outcomes = []
     for options in ((), ("train.compile=true",)):
         chosen = make(CONFIG, *GPU, "train.epochs=8", *options)
-        trainer = trainer_of(chosen, tmp_path / f"compiled-{len(options)}")
+        trainer = trainer_for(chosen, tmp_path / f"compiled-{len(options)}")
         trainer.fit()
         outcomes.append(weights(trainer.task.model))
     assert replays
@@ -109,12 +111,12 @@ def test_a_step_that_waits_for_the_gpu_goes_on_without_a_graph(make, only_cuda, 
     # This model reads a count on the device at each step.
     chosen = make(CLASSIFIER | {"model": "restless"}, *GPU, "train.deterministic=false")
     with pytest.raises(RunError, match="something in the step waits for the device"):
-        trainer_of(chosen, tmp_path).fit()
+        trainer_for(chosen, tmp_path).fit()
     assert not replays
 
 
 def test_a_bad_step_is_named(make, tmp_path, replays):
     chosen = make(CONFIG, *GPU, "train.epochs=20", "optimizer={name: sgd, lr: 1e30}")
-    trainer = trainer_of(chosen, tmp_path)
+    trainer = trainer_for(chosen, tmp_path)
     with pytest.raises(RunError, match=r"^step [2-9]: the loss or its gradient is not finite"):
         trainer.fit()

@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 from small_data import write_images
-from small_runs import CONFIG, recorded, write_folder
+from small_runs import CONFIG, read_metric_lines, write_folder
 
 import dltrain
 from dltrain.core.batch import Batch
@@ -132,7 +132,7 @@ def check_whole(run: Path, whole: Path) -> None:
     assert board_scalars(run) == file_scalars(run)
     assert set(file_scalars(run).values()) == {1}
     assert file_scalars(run, clock=False) == file_scalars(whole, clock=False)
-    assert recorded(run) == recorded(whole)
+    assert read_metric_lines(run) == read_metric_lines(whole)
     assert plugins(run) == plugins(whole)
 
 

@@ -14,9 +14,9 @@ from threading import Barrier
 import pytest
 import torch
 import yaml
-from processes import Started
+from processes import ChildProcess
 from small_data import write_images
-from small_runs import CONFIG, recorded, write_folder
+from small_runs import CONFIG, read_metric_lines, write_folder
 
 import dltrain
 from dltrain.core.errors import RunError
@@ -87,7 +87,7 @@ def hold(run: Path, child_file: str) -> None:
 def test_the_lock_names_its_holder_and_dies_with_it(tmp_path):
     run = tmp_path / "run"
     run.mkdir()
-    holder = Started("holder", tmp_path, hold, run, "child")
+    holder = ChildProcess("holder", tmp_path, hold, run, "child")
     try:
         holder.wait_for("locked")
         told = f"run is in use by process {holder.pid} on "
@@ -157,11 +157,11 @@ def stopped(experiment, run: Path, *overrides: str) -> None:
 def test_changed_data_is_not_gone_on_with(experiment, folder):
     run = folder / "run"
     stopped(experiment, run)
-    before = recorded(run)
+    before = read_metric_lines(run)
     write_images(folder / "images", train=133, test=41, side=8, classes=3)
     with pytest.raises(RunError, match=r"the data is not what .*run was trained on: it came from"):
         dltrain.resume(run, quiet=True)
-    assert recorded(run) == before
+    assert read_metric_lines(run) == before
     write_folder(folder)
     assert dltrain.resume(run, quiet=True).status == "done"
 

@@ -5,7 +5,7 @@ import torch
 from PIL import Image
 from small_data import write_images
 from torch.distributions import Normal, kl_divergence
-from trainers import assert_same_outcome, stopped_and_resumed, trainer_of, weights
+from trainers import assert_equal_outcomes, interrupt_and_resume, trainer_for, weights
 
 from dltrain import train
 from dltrain.build import load_trained
@@ -36,7 +36,7 @@ def make(experiment, tmp_path):
 
 
 def test_the_loss_is_the_mean_squared_difference(make, tmp_path):
-    trainer = trainer_of(make(), tmp_path)
+    trainer = trainer_for(make(), tmp_path)
     values = trainer.evaluate(trainer.data.test, "test")
     (batch,) = trainer.data.test.batches(40)
     with torch.no_grad():
@@ -52,7 +52,7 @@ def test_the_variational_loss_is_the_evidence_lower_bound(make, tmp_path):
 
     With beta at 1, 64 times the loss is the negative bound.
     """
-    trainer = trainer_of(make(*VARIATIONAL), tmp_path)
+    trainer = trainer_for(make(*VARIATIONAL), tmp_path)
     task = trainer.task
     (batch,) = trainer.data.test.batches(40)
     values = trainer.evaluate(trainer.data.test, "test")
@@ -76,7 +76,7 @@ def test_nothing_depends_on_the_cut(make, tmp_path, overrides):
     for number, cut in enumerate(("train.micro_batch=40", "train.micro_batch=7")):
         sizes = ("train.evaluate_batch_size=40", "train.evaluate_batch_size=9")
         chosen = make(*overrides, cut, sizes[number])
-        trainer = trainer_of(chosen, tmp_path / str(number))
+        trainer = trainer_for(chosen, tmp_path / str(number))
         assert [len(b) for b in trainer.data.train.batches(40, epoch=0)] == [40, 40, 23]
         trainer.fit()
         named = {k: v for k, v in trainer.state.last.items() if not k.startswith("system/")}
@@ -115,13 +115,13 @@ def test_it_finds_the_line_that_data_lies_on(experiment, tmp_path):
 def test_a_stopped_variational_run_goes_on_exactly(make, tmp_path, monkeypatch):
     options = (*VARIATIONAL, "train.micro_batch=17", "train.ema=0.9", "checkpoint.every=2 steps")
     whole = train(make(*options), run_dir=tmp_path / "whole", quiet=True)
-    again = stopped_and_resumed(make(*options), tmp_path / "cut", 4, monkeypatch)
-    assert_same_outcome(again, whole)
+    again = interrupt_and_resume(make(*options), tmp_path / "cut", 4, monkeypatch)
+    assert_equal_outcomes(again, whole)
 
 
 def test_reconstructions_stand_under_their_inputs(make, tmp_path):
     chosen = make("recording.images=10", recording={"tensorboard": True})
-    trainer = trainer_of(chosen, tmp_path)
+    trainer = trainer_for(chosen, tmp_path)
     trainer.evaluate(trainer.data.test, "test")
     (page,) = trainer.task.figures()
     assert (page.tag, page.kind) == ("reconstructions", "image")
@@ -136,7 +136,7 @@ def test_reconstructions_stand_under_their_inputs(make, tmp_path):
 @pytest.mark.parametrize("count", [3, 8, 17, 20])
 def test_any_number_of_pictures_can_be_shown(make, tmp_path, count):
     chosen = make(*VARIATIONAL, f"recording.images={count}", recording={"tensorboard": True})
-    trainer = trainer_of(chosen, tmp_path)
+    trainer = trainer_for(chosen, tmp_path)
     trainer.evaluate(trainer.data.test, "test")
     assert [page.tag for page in trainer.task.figures()] == ["reconstructions", "samples"]
 

@@ -8,7 +8,7 @@ import torch
 from small_data import write_images
 from torch.nn import functional as F
 from torch.nn.utils import clip_grad_norm_
-from trainers import trainer_of, weights
+from trainers import trainer_for, weights
 
 import dltrain
 from dltrain import resume, train
@@ -63,7 +63,7 @@ def by_hand(loss, discriminator, generator, real, noises):
 @pytest.mark.parametrize("loss", LOSSES)
 def test_a_run_equals_a_hand_written_loop(make, tmp_path, loss):
     options = {"name": loss, "gradient_penalty": 0.0} if loss == "wasserstein" else loss
-    trainer = trainer_of(make(loss=options), tmp_path)
+    trainer = trainer_for(make(loss=options), tmp_path)
     task, twin = trainer.task, copy.deepcopy(trainer.task.model)
     rates = {"discriminator": 0.3, "generator": 0.5}
     sides = {
@@ -97,7 +97,7 @@ def test_both_phases_do_not_depend_on_the_cut(make, tmp_path, loss):
     results = {}
     for micro in (40, 16, 7):
         chosen = make(f"loss={loss}", f"train.micro_batch={micro}", "recording.log_every=1")
-        trainer = trainer_of(chosen, tmp_path / str(micro))
+        trainer = trainer_for(chosen, tmp_path / str(micro))
         sizes = [len(b) for b in trainer.data.train.batches(40, epoch=0)]
         assert sizes == [40, 40, 23], "the last batch must be ragged"
         trainer.fit()
@@ -114,7 +114,7 @@ def test_both_phases_do_not_depend_on_the_cut(make, tmp_path, loss):
 
 
 def test_each_phase_moves_its_own_side_only(make, tmp_path):
-    trainer = trainer_of(make(), tmp_path)
+    trainer = trainer_for(make(), tmp_path)
     task, batch = trainer.task, next(trainer.data.train.batches(40, epoch=0))
     for phase in task.phases:
         task.loss(batch, phase).backward()
@@ -126,7 +126,7 @@ def test_each_phase_moves_its_own_side_only(make, tmp_path):
 
 def test_the_gradient_penalty_has_its_closed_form(make, tmp_path):
     """A linear critic's gradient is its weight, everywhere."""
-    loss = trainer_of(make("loss=wasserstein"), tmp_path).task.loss_function
+    loss = trainer_for(make("loss=wasserstein"), tmp_path).task.loss_function
     critic = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 1)).double()
     real, fake = torch.randn(2, 5, 3, 4, dtype=torch.float64)
     penalty = loss.penalty(critic, real, fake, torch.rand(5).double())
@@ -138,7 +138,7 @@ def test_the_gradient_penalty_has_its_closed_form(make, tmp_path):
 
 def test_the_penalty_is_taken_between_the_samples(make, tmp_path):
     """The critic x^2 / 2 has the gradient x: the norm is that of the point between."""
-    loss = trainer_of(make("loss=wasserstein"), tmp_path).task.loss_function
+    loss = trainer_for(make("loss=wasserstein"), tmp_path).task.loss_function
     real, fake = torch.randn(2, 5, 6, dtype=torch.float64)
     share = torch.rand(5).double()
     between = real + share[:, None] * (fake - real)
@@ -147,7 +147,7 @@ def test_the_penalty_is_taken_between_the_samples(make, tmp_path):
 
 
 def test_ema_averages_the_generator_alone(make, tmp_path):
-    trainer = trainer_of(make("train.ema=0.9"), tmp_path)
+    trainer = trainer_for(make("train.ema=0.9"), tmp_path)
     before = weights(trainer.task.model.discriminator)
     trainer.fit()
     assert all(name.startswith("generator.") for name in trainer.ema.tensors)
@@ -161,15 +161,15 @@ def test_ema_averages_the_generator_alone(make, tmp_path):
 
 @pytest.mark.parametrize("size", [1, 7, 100])
 def test_evaluation_does_not_depend_on_its_batch_size(make, tmp_path, size):
-    whole = trainer_of(make(), tmp_path)
-    cut = trainer_of(make(f"train.evaluate_batch_size={size}"), tmp_path)
+    whole = trainer_for(make(), tmp_path)
+    cut = trainer_for(make(f"train.evaluate_batch_size={size}"), tmp_path)
     expected = whole.evaluate(whole.data.train, "train")
     assert cut.evaluate(cut.data.train, "train") == pytest.approx(expected, rel=1e-12)
     assert expected.keys() == set(whole.task.scalars)
 
 
 def test_evaluation_uses_the_same_noise_each_time(make, tmp_path):
-    trainer = trainer_of(make(), tmp_path)
+    trainer = trainer_for(make(), tmp_path)
     first = trainer.evaluate(trainer.data.test, "test")
     torch.randn(7)
     assert trainer.evaluate(trainer.data.test, "test") == first
@@ -203,7 +203,7 @@ def test_it_learns_a_distribution(experiment, tmp_path):
         "phases": {},
         "train": {"steps": 800, "batch_size": 128, "ema": 0.98, "device": "cpu"},
     }
-    trainer = trainer_of(experiment(config), tmp_path)
+    trainer = trainer_for(experiment(config), tmp_path)
     (real,) = trainer.data.train.batches(10000)
     noise = normal(5, torch.arange(2000), 4)
 
@@ -231,7 +231,7 @@ def test_each_evaluation_shows_what_became_of_the_same_noise(make, tmp_path):
     assert all((image.height, image.width) == (3 * 58 + 2, 3 * 58 + 2) for image in shown)
     assert shown[0].encoded_image_string != shown[1].encoded_image_string
     # The last grid is the one that the model makes of the noise that is always the same.
-    trainer = trainer_of(chosen, tmp_path)
+    trainer = trainer_for(chosen, tmp_path)
     grids = []
     for _ in range(2):
         trainer.evaluate(trainer.data.validation, "val")
@@ -377,7 +377,7 @@ def test_the_judge_sees_what_it_was_trained_on(make, tmp_path):
     chosen = make(
         f"task.judge={tmp_path / 'judge'}", "data.validation=60", f"metrics=[{', '.join(names)}]"
     )
-    trainer = trainer_of(chosen, tmp_path)
+    trainer = trainer_for(chosen, tmp_path)
     test = next(trainer.data.test.batches(40))
     judged = trainer.task.judge(test.inputs)
     known = dltrain.build.load_trained(tmp_path / "judge")

@@ -6,7 +6,7 @@ import pytest
 import torch
 from small_data import write_text
 from torch.nn import functional as F
-from trainers import trainer_of
+from trainers import trainer_for
 
 from dltrain import resume, train
 from dltrain.config import ConfigError
@@ -36,14 +36,14 @@ def make(experiment, tmp_path):
 
 @pytest.fixture
 def task(make, tmp_path):
-    trainer = trainer_of(make(), tmp_path)
+    trainer = trainer_for(make(), tmp_path)
     trainer.task.model.eval()
     return trainer.task
 
 
 @pytest.mark.parametrize("size", [1, 4, 64])
 def test_the_loss_is_the_mean_over_all_tokens(make, tmp_path, size):
-    trainer = trainer_of(make(f"train.evaluate_batch_size={size}"), tmp_path)
+    trainer = trainer_for(make(f"train.evaluate_batch_size={size}"), tmp_path)
     values = trainer.evaluate(trainer.data.validation, "val")
     trainer.task.model.eval()
     losses, hits = [], []
@@ -73,10 +73,10 @@ def test_the_loss_is_the_mean_over_all_tokens(make, tmp_path, size):
 def test_perplexity_is_that_of_the_probabilities_whatever_the_loss_adds(make, tmp_path, loss):
     chosen = make(f"loss={loss}")
     if "balanced" in loss:  # every token of the vocabulary needs a weight, the two first as well
-        classes = trainer_of(make(), tmp_path).data.spec.num_classes
+        classes = trainer_for(make(), tmp_path).data.spec.num_classes
         weights = [1 + 9 * (number % 3) for number in range(classes)]
         chosen = make(f"loss={{name: cross_entropy, class_weights: {weights}}}")
-    trainer = trainer_of(chosen, tmp_path)
+    trainer = trainer_for(chosen, tmp_path)
     trainer.fit()  # of untrained models, all these are about the logarithm of the vocabulary
     for split in (trainer.data.validation, trainer.data.test):
         values = trainer.evaluate(split, "val")
@@ -107,9 +107,9 @@ def test_padding_counts_in_neither_loss_nor_weight(task):
 
 
 def test_class_weights_are_those_of_the_tokens(make, tmp_path):
-    size = len(trainer_of(make(), tmp_path).data.spec.class_names)
+    size = len(trainer_for(make(), tmp_path).data.spec.class_names)
     weights = [1 + i / 10 for i in range(size)]
-    trainer = trainer_of(
+    trainer = trainer_for(
         make(f"loss={{name: cross_entropy, class_weights: {weights}}}"), tmp_path / "weighted"
     )
     values = trainer.evaluate(trainer.data.validation, "val")
@@ -128,7 +128,7 @@ def test_nothing_depends_on_micro_batches(make, tmp_path, model):
     results = []
     for micro in (16, 5, 1):
         chosen = make(f"model={model}", f"train.micro_batch={micro}", "train.clip_norm=0.1")
-        trainer = trainer_of(chosen, tmp_path / str(micro))
+        trainer = trainer_for(chosen, tmp_path / str(micro))
         trainer.fit()
         named = {k: v for k, v in trainer.state.last.items() if not k.startswith("system/")}
         weights = torch.cat([p.detach().flatten() for p in trainer.task.model.parameters()])
@@ -151,7 +151,7 @@ def test_the_same_seed_gives_the_same_text(task):
 
 @pytest.mark.parametrize("model", ["text_generator", "{name: gpt, width: 8, heads: 2}"])
 def test_the_most_probable_token_alone_is_greedy(make, tmp_path, model):
-    task = trainer_of(make(f"model={model}"), tmp_path).task
+    task = trainer_for(make(f"model={model}"), tmp_path).task
     task.model.eval()
     seen = [5, 6, 7]
     for token in task.generate(seen, 20, 1.0, 1, seeded(0)):
@@ -182,7 +182,7 @@ def test_draws_follow_the_temperature_and_the_model(task):
 
 
 def test_each_evaluation_shows_a_text_and_leaves_chance_alone(make, tmp_path):
-    trainer = trainer_of(make("recording.tensorboard=true"), tmp_path)
+    trainer = trainer_for(make("recording.tensorboard=true"), tmp_path)
     assert trainer.task.figures() == []
     state = torch.get_rng_state()
     texts = []
@@ -223,7 +223,7 @@ def test_a_stopped_run_goes_on_exactly(make, tmp_path, monkeypatch):
 
 def test_it_learns(make, tmp_path):
     chosen = make("train.steps=150", "optimizer={name: adamw, lr: 0.02}", "model.hidden_size=32")
-    trainer = trainer_of(chosen, tmp_path)
+    trainer = trainer_for(chosen, tmp_path)
     before = trainer.evaluate(trainer.data.validation, "val")["loss"]
     trainer.fit()
     # words of this text are drawn evenly, so that only their letters can be learned
@@ -232,4 +232,4 @@ def test_it_learns(make, tmp_path):
 
 def test_data_that_is_no_text_is_refused(make):
     with pytest.raises(ConfigError, match=r"'language_model' is for running text: use data"):
-        trainer_of(make("data=toy_blobs", "model=mlp"), None)
+        trainer_for(make("data=toy_blobs", "model=mlp"), None)

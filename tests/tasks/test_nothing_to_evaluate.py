@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from small_data import write_all
-from trainers import trainer_of
+from trainers import trainer_for
 
 import dltrain
 from dltrain.config import ConfigError
@@ -70,7 +70,7 @@ def test_an_evaluation_of_nothing_fails(tmp_path, monkeypatch, task):
     write_all(tmp_path / "data")
     monkeypatch.setenv("DLTRAIN_DATA", str(tmp_path / "data"))
     experiment = dltrain.load(TINY / f"{ONE_OF_EACH_TASK[task]}.yaml")
-    trainer = trainer_of(experiment, tmp_path)
+    trainer = trainer_for(experiment, tmp_path)
     assert experiment.task.name == task
     trainer.task.model.eval()
     with pytest.raises(RunError, match="no sample of this evaluation counts"):
@@ -99,7 +99,7 @@ def test_targets_that_are_all_padding_have_no_loss(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_all(tmp_path / "data")
     monkeypatch.setenv("DLTRAIN_DATA", str(tmp_path / "data"))
-    trainer = trainer_of(dltrain.load(TINY / "shakespeare_lstm.yaml"), tmp_path)
+    trainer = trainer_for(dltrain.load(TINY / "shakespeare_lstm.yaml"), tmp_path)
     trainer.task.model.eval()
     padding = torch.full((2, 9), PADDING)
     batch = Batch(torch.ones_like(padding), padding, torch.arange(2))
@@ -109,6 +109,6 @@ def test_targets_that_are_all_padding_have_no_loss(tmp_path, monkeypatch):
 
 def test_samples_without_weight_have_no_loss(experiment, tmp_path, monkeypatch):
     monkeypatch.setattr(CrossEntropy, "weight", lambda self, targets: torch.zeros(()))
-    trainer = trainer_of(experiment(CONFIG, "data=toy_spirals"), tmp_path)
+    trainer = trainer_for(experiment(CONFIG, "data=toy_spirals"), tmp_path)
     with pytest.raises(RunError, match="weighs every sample with 0"):
         trainer.evaluate(trainer.data.validation, "val")

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from torch.nn import functional as F
-from trainers import assert_same_outcome, stopped_and_resumed, trainer_of, weights
+from trainers import assert_equal_outcomes, interrupt_and_resume, trainer_for, weights
 
 from dltrain import predict, train
 from dltrain.commands.check import check
@@ -27,7 +27,7 @@ CONFIG = {
 
 @pytest.mark.parametrize("order", ["reverse", "sort"])
 def test_the_data_is_what_it_says(experiment, tmp_path, order):
-    data = trainer_of(experiment(CONFIG, f"data.order={order}"), tmp_path).data
+    data = trainer_for(experiment(CONFIG, f"data.order={order}"), tmp_path).data
     vocabulary, end = data.spec.inputs.vocabulary, len(data.spec.class_names) - 1
     seen = []
     for split in (data.train, data.validation, data.test):
@@ -51,7 +51,7 @@ def test_no_more_sequences_than_there_are(experiment):
 
 
 def test_the_loss_is_the_mean_over_all_tokens(experiment, tmp_path):
-    trainer = trainer_of(experiment(CONFIG), tmp_path)
+    trainer = trainer_for(experiment(CONFIG), tmp_path)
     values = trainer.evaluate(trainer.data.test, "test")
     trainer.task.model.eval()
     losses, hits = [], []
@@ -72,7 +72,7 @@ def test_the_loss_is_the_mean_over_all_tokens(experiment, tmp_path):
 def test_nothing_depends_on_how_sequences_are_batched(experiment, tmp_path, change):
     results = []
     for number, overrides in enumerate(([], [change])):
-        trainer = trainer_of(experiment(CONFIG, *overrides), tmp_path / str(number))
+        trainer = trainer_for(experiment(CONFIG, *overrides), tmp_path / str(number))
         trainer.fit()
         named = {k: v for k, v in trainer.state.last.items() if not k.startswith("system/")}
         results.append((weights(trainer.task.model), named))
@@ -81,7 +81,7 @@ def test_nothing_depends_on_how_sequences_are_batched(experiment, tmp_path, chan
 
 
 def test_writing_token_by_token_equals_reading_them_at_once(experiment, tmp_path):
-    task = trainer_of(experiment(CONFIG), tmp_path).task
+    task = trainer_for(experiment(CONFIG), tmp_path).task
     task.model.eval()
     inputs = torch.randint(2, 12, (5, 6))
     inputs[2, 3:] = PADDING
@@ -92,7 +92,7 @@ def test_writing_token_by_token_equals_reading_them_at_once(experiment, tmp_path
 
 
 def test_padding_further_changes_nothing(experiment, tmp_path):
-    task = trainer_of(experiment(CONFIG), tmp_path).task
+    task = trainer_for(experiment(CONFIG), tmp_path).task
     task.model.eval()
     inputs, previous = torch.randint(2, 12, (5, 6)), torch.randint(2, 12, (5, 4))
     inputs[2, 3:] = PADDING
@@ -120,7 +120,7 @@ def test_a_text_is_written_alike_whatever_stands_beside_it(experiment, tmp_path)
 
 def test_exact_match_counts_whole_sequences(experiment, tmp_path, monkeypatch):
     """One token wrong in one sequence, and rubbish after the end of all."""
-    trainer = trainer_of(experiment(CONFIG), tmp_path)
+    trainer = trainer_for(experiment(CONFIG), tmp_path)
     batches = iter(trainer.data.test.batches(16))
 
     def write(inputs, length):
@@ -136,7 +136,7 @@ def test_exact_match_counts_whole_sequences(experiment, tmp_path, monkeypatch):
 
 
 def test_scores_that_are_nan_match_nothing(experiment, tmp_path):
-    trainer = trainer_of(experiment(CONFIG), tmp_path)
+    trainer = trainer_for(experiment(CONFIG), tmp_path)
     with torch.no_grad():
         next(trainer.task.model.parameters()).fill_(math.nan)
     values = trainer.evaluate(trainer.data.test, "test")
@@ -164,7 +164,7 @@ def test_what_is_learnt_is_predicted(experiment, tmp_path, call):
 
 def test_pages_show_inputs_and_outputs(experiment, tmp_path):
     config = CONFIG | {"recording": {"images": 3}}
-    trainer = trainer_of(experiment(config), tmp_path)
+    trainer = trainer_for(experiment(config), tmp_path)
     trainer.evaluate(trainer.data.test, "test")
     (page,) = trainer.task.figures()
     assert page.kind == "text"
@@ -179,8 +179,8 @@ def test_a_stopped_run_goes_on_exactly(experiment, tmp_path, monkeypatch):
         *("optimizer={name: adamw, lr: 0.01}", "checkpoint.every=2 steps"),
     )
     whole = train(experiment(CONFIG, *options), run_dir=tmp_path / "whole", quiet=True)
-    again = stopped_and_resumed(experiment(CONFIG, *options), tmp_path / "cut", 5, monkeypatch)
-    assert_same_outcome(again, whole)
+    again = interrupt_and_resume(experiment(CONFIG, *options), tmp_path / "cut", 5, monkeypatch)
+    assert_equal_outcomes(again, whole)
 
 
 @pytest.mark.parametrize(

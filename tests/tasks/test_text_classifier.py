@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from trainers import assert_same_outcome, stopped_and_resumed, trainer_of, weights
+from trainers import assert_equal_outcomes, interrupt_and_resume, trainer_for, weights
 
 from dltrain import train
 
@@ -20,7 +20,7 @@ CONFIG = {
 
 def trained(experiment, tmp_path) -> tuple[torch.Tensor, dict]:
     """Weights and scalars after training."""
-    trainer = trainer_of(experiment, tmp_path)
+    trainer = trainer_for(experiment, tmp_path)
     assert [len(b) for b in trainer.data.train.batches(64)] == [64, 39]
     trainer.fit()
     scalars = {k: v for k, v in trainer.state.last.items() if not k.startswith("system/")}
@@ -45,5 +45,5 @@ def test_a_stopped_run_goes_on_exactly(experiment, tmp_path, monkeypatch):
     )
     whole = train(experiment(CONFIG, *options), run_dir=tmp_path / "whole", quiet=True)
     # The second step of the second epoch, of 7.
-    again = stopped_and_resumed(experiment(CONFIG, *options), tmp_path / "cut", 9, monkeypatch)
-    assert_same_outcome(again, whole)
+    again = interrupt_and_resume(experiment(CONFIG, *options), tmp_path / "cut", 9, monkeypatch)
+    assert_equal_outcomes(again, whole)

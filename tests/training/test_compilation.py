@@ -6,7 +6,7 @@ from graph_runs import RUNS
 from small_data import write_images
 from torch import nn
 from torch._dynamo.utils import counters
-from trainers import trainer_of, weights
+from trainers import trainer_for, weights
 
 import dltrain
 from dltrain.models.layers import Dropout
@@ -32,7 +32,7 @@ def compiled(monkeypatch):
 
 def told_by_two_steps(chosen, place):
     """The trainer after two steps, and the lines that it showed."""
-    trainer, told = trainer_of(chosen, place), []
+    trainer, told = trainer_for(chosen, place), []
     trainer._log_message = told.append
     seed_everything(1)
     trainer.fit()

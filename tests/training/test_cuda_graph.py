@@ -7,10 +7,10 @@ import pytest
 import replays
 import torch
 from graph_runs import CLASSIFIER, RUNS
-from replays import stand_in
+from replays import emulate_cuda_graphs
 from small_data import write_images
-from small_runs import recorded
-from trainers import assert_same_outcome, stopped_and_resumed, trainer_of, weights
+from small_runs import read_metric_lines
+from trainers import assert_equal_outcomes, interrupt_and_resume, trainer_for, weights
 
 import dltrain
 from dltrain.config import ConfigError
@@ -30,20 +30,20 @@ def make(experiment, tmp_path):
 def test_repeated_steps_are_those_that_python_would_have_made(make, tmp_path, monkeypatch, kind):
     chosen = make(RUNS[kind])
     with monkeypatch.context() as patch:
-        stand_in(patch, record=False)
+        emulate_cuda_graphs(patch, record=False)
         made_by_python = dltrain.train(chosen, run_dir=tmp_path / "python", quiet=True)
-    stand_in(monkeypatch)
+    emulate_cuda_graphs(monkeypatch)
     repeated = dltrain.train(chosen, run_dir=tmp_path / "repeated", quiet=True)
-    assert_same_outcome(repeated, made_by_python)
-    assert recorded(tmp_path / "repeated") == recorded(tmp_path / "python")
+    assert_equal_outcomes(repeated, made_by_python)
+    assert read_metric_lines(tmp_path / "repeated") == read_metric_lines(tmp_path / "python")
 
 
 @pytest.mark.parametrize("kind", RUNS)
 def test_they_are_those_of_a_run_without_a_graph_to_rounding(make, tmp_path, monkeypatch, kind):
-    made = stand_in(monkeypatch)
+    made = emulate_cuda_graphs(monkeypatch)
     outcomes = []
     for setting in ("auto", "off"):
-        trainer = trainer_of(make(RUNS[kind], f"train.cuda_graph={setting}"), tmp_path / setting)
+        trainer = trainer_for(make(RUNS[kind], f"train.cuda_graph={setting}"), tmp_path / setting)
         seed_everything(1)
         trainer.fit()
         outcomes.append((weights(trainer.task.model), trainer.state.last["train/" + LOSS[kind]]))
@@ -61,19 +61,19 @@ LOSS = dict.fromkeys(RUNS, "loss") | {"GAN": "generator_loss"}
 @pytest.mark.parametrize("step", [1, 4, 13, 14, 20, 31])
 def test_a_stopped_run_goes_on_exactly(make, tmp_path, monkeypatch, step):
     chosen = make(CLASSIFIER)
-    stand_in(monkeypatch)
+    emulate_cuda_graphs(monkeypatch)
     whole = dltrain.train(chosen, run_dir=tmp_path / "whole", quiet=True)
-    resumed = stopped_and_resumed(chosen, tmp_path / "stopped", step, monkeypatch)
-    assert_same_outcome(resumed, whole)
-    assert recorded(tmp_path / "stopped") == recorded(tmp_path / "whole")
+    resumed = interrupt_and_resume(chosen, tmp_path / "stopped", step, monkeypatch)
+    assert_equal_outcomes(resumed, whole)
+    assert read_metric_lines(tmp_path / "stopped") == read_metric_lines(tmp_path / "whole")
 
 
 def test_a_step_that_waits_for_the_device_goes_on_without_a_graph(make, tmp_path, monkeypatch):
-    made = stand_in(monkeypatch)
+    made = emulate_cuda_graphs(monkeypatch)
     monkeypatch.setattr(
         "replays.GraphRecorder.run", lambda self, work: work() or "a copy to the CPU"
     )
-    trainer = trainer_of(make(CLASSIFIER), tmp_path)
+    trainer = trainer_for(make(CLASSIFIER), tmp_path)
     told = []
     monkeypatch.setattr(trainer, "_log_message", told.append)
     trainer.fit()
@@ -81,7 +81,7 @@ def test_a_step_that_waits_for_the_device_goes_on_without_a_graph(make, tmp_path
     # Batches of two sizes, and one message.
     assert told == ["no CUDA graph: something in the step waits for the device: a copy to the CPU"]
     assert trainer.state.step == 32
-    wanted = trainer_of(make(CLASSIFIER, "train.cuda_graph=on"), tmp_path / "on")
+    wanted = trainer_for(make(CLASSIFIER, "train.cuda_graph=on"), tmp_path / "on")
     with pytest.raises(RunError, match=r"^train.cuda_graph=on: something in the step waits"):
         wanted.fit()
 
@@ -109,13 +109,13 @@ def test_a_recording_that_fails_is_said_once_and_training_goes_on(
 ):
     chosen = make(CLASSIFIER)
     with monkeypatch.context() as patch:
-        stand_in(patch, record=False)
+        emulate_cuda_graphs(patch, record=False)
         wanted = dltrain.train(chosen, run_dir=tmp_path / "python", quiet=True)
-    stand_in(monkeypatch)
+    emulate_cuda_graphs(monkeypatch)
     calls = fail_to_record(monkeypatch, after)
     summary = dltrain.train(chosen, run_dir=tmp_path / "run", quiet=True)
-    assert_same_outcome(summary, wanted)
-    assert recorded(tmp_path / "run") == recorded(tmp_path / "python")
+    assert_equal_outcomes(summary, wanted)
+    assert read_metric_lines(tmp_path / "run") == read_metric_lines(tmp_path / "python")
     assert len(calls) == after + 1, "and is not tried again"
     told = (tmp_path / "run" / "log.txt").read_text()
     assert told.count("no CUDA graph") == 1
@@ -123,9 +123,9 @@ def test_a_recording_that_fails_is_said_once_and_training_goes_on(
 
 
 def test_a_recording_that_fails_is_an_error_where_a_graph_is_wanted(make, tmp_path, monkeypatch):
-    stand_in(monkeypatch)
+    emulate_cuda_graphs(monkeypatch)
     fail_to_record(monkeypatch)
-    trainer = trainer_of(make(CLASSIFIER, "train.cuda_graph=on"), tmp_path)
+    trainer = trainer_for(make(CLASSIFIER, "train.cuda_graph=on"), tmp_path)
     message = f"^train.cuda_graph=on: a step can't be recorded: .*{CAPTURE_ERROR}$"
     with pytest.raises(RunError, match=message):
         trainer.fit()
@@ -138,10 +138,10 @@ def test_a_warm_up_may_last_the_whole_run(make, tmp_path, monkeypatch, schedule)
     outcomes = []
     for setting in ("off", "auto"):
         with monkeypatch.context() as patch:
-            stand_in(patch)
+            emulate_cuda_graphs(patch)
             chosen = make(CLASSIFIER, *options, f"train.cuda_graph={setting}")
             seed_everything(1)
-            trainer = trainer_of(chosen, tmp_path / setting)
+            trainer = trainer_for(chosen, tmp_path / setting)
             trainer.fit()
         outcomes.append(trainer.state.last["train/learning_rate"])
         assert trainer.state.step == 7
@@ -158,8 +158,8 @@ def test_a_warm_up_may_last_the_whole_run(make, tmp_path, monkeypatch, schedule)
     ],
 )
 def test_what_stands_in_the_way_is_said(make, tmp_path, monkeypatch, change, reason):
-    stand_in(monkeypatch)
-    trainer = trainer_of(make(CLASSIFIER, *change), tmp_path)
+    emulate_cuda_graphs(monkeypatch)
+    trainer = trainer_for(make(CLASSIFIER, *change), tmp_path)
     told = []
     monkeypatch.setattr(trainer, "_log_message", told.append)
     assert trainer.graph is None
@@ -171,8 +171,8 @@ def test_what_stands_in_the_way_is_said(make, tmp_path, monkeypatch, change, rea
 def test_wanting_a_graph_without_a_gpu_is_a_mistake_in_the_config(make, tmp_path):
     chosen = make(CLASSIFIER, "train.cuda_graph=on")
     with pytest.raises(ConfigError, match=r"train.cuda_graph: .*needs a CUDA device.*'cpu'"):
-        trainer_of(chosen, tmp_path)
-    trainer_of(make(CLASSIFIER), tmp_path)  # auto does without
+        trainer_for(chosen, tmp_path)
+    trainer_for(make(CLASSIFIER), tmp_path)  # auto does without
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from trainers import trainer_of, weights
+from trainers import trainer_for, weights
 
 import dltrain
 from dltrain.core.errors import RunError
@@ -70,7 +70,7 @@ def spoil(trainer: Trainer, phase: str, factor: float = float("nan")):
     ids=["classifier", "discriminator", "generator"],
 )
 def test_a_skipped_step_leaves_no_trace(experiment, tmp_path, config, phase, micro, taken_before):
-    trainer = trainer_of(experiment(config, f"train.micro_batch={micro}"), tmp_path)
+    trainer = trainer_for(experiment(config, f"train.micro_batch={micro}"), tmp_path)
     batches = trainer.batches()
     for _ in range(taken_before):
         trainer.train_step(next(batches))
@@ -118,7 +118,7 @@ def test_all_that_a_model_keeps_goes_back(experiment, tmp_path):
     chosen = dataclasses.replace(
         experiment(CONFIG), model=Choice(Component("model", "keeper", lambda spec, /: Keeper(spec)))
     )
-    trainer = trainer_of(chosen, tmp_path)
+    trainer = trainer_for(chosen, tmp_path)
     batches, model = trainer.batches(), trainer.task.model
     trainer.train_step(next(batches))
     before, replaced = trace(trainer), model.replaced.clone()
@@ -135,7 +135,7 @@ def test_all_that_a_model_keeps_goes_back(experiment, tmp_path):
 def test_every_phase_counts_and_the_run_ends_after_so_many_steps_in_a_row(experiment, tmp_path):
     """The other phase's loss is finite in every step."""
     for phase in ("discriminator", "generator"):
-        trainer = trainer_of(experiment(GAN, "train.max_skipped=3"), tmp_path / phase)
+        trainer = trainer_for(experiment(GAN, "train.max_skipped=3"), tmp_path / phase)
         before = weights(trainer.task.model)
         spoil(trainer, phase)
         with pytest.raises(RunError, match="step 4: the loss or its gradient is not finite"):
@@ -166,7 +166,7 @@ def test_the_number_of_skipped_steps_is_reported_everywhere(experiment, tmp_path
 def scaled(experiment, tmp_path, *overrides: str, on_device: bool, config=CONFIG) -> Trainer:
     """A trainer with loss scaling on a CPU; `on_device` decides as on a GPU, without asking."""
     chosen = experiment(config, "train.on_nonfinite=stop", *overrides)
-    trainer = trainer_of(chosen, tmp_path)
+    trainer = trainer_for(chosen, tmp_path)
     scaler = torch.amp.GradScaler("cpu")
     trainer.precision = dataclasses.replace(trainer.precision, scaler=scaler)
     trainer.checkpoint_manager.scaler = scaler
@@ -242,7 +242,7 @@ def test_after_an_overflow_training_is_as_if_the_step_had_not_been(
     options = (*options, "model.dropout=0", "model.batch_norm=false", "train.precision=fp64")
     options += ("schedule.name=linear", "train.clip_norm=0.1")
     one = scaled(experiment, tmp_path / "one", *options, on_device=on_device)
-    plain = trainer_of(experiment(CONFIG, *options, "train.on_nonfinite=stop"), tmp_path / "plain")
+    plain = trainer_for(experiment(CONFIG, *options, "train.on_nonfinite=stop"), tmp_path / "plain")
     batches = list(one.data.train.batches(32, epoch=0))
     for number, batch in enumerate(batches):
         if number == 1:

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 import yaml
-from trainers import assert_same_outcome, stopped_and_resumed, trainer_of, weights
+from trainers import assert_equal_outcomes, interrupt_and_resume, trainer_for, weights
 
 import dltrain
 from dltrain.config import ConfigError
@@ -37,11 +37,11 @@ def test_drop_last_leaves_out_the_smaller_batch_alone(
 ):
     options = ["train.drop_last=true"]
     if cuda_graph:
-        from replays import stand_in
+        from replays import emulate_cuda_graphs
 
-        stand_in(monkeypatch)
+        emulate_cuda_graphs(monkeypatch)
         options += ["train.cuda_graph=on"]
-    trainer = trainer_of(experiment(CONFIG, *options), tmp_path)
+    trainer = trainer_for(experiment(CONFIG, *options), tmp_path)
     seen, compute = [], trainer.compute
 
     def see(batch, numbers):
@@ -66,7 +66,7 @@ def test_without_a_smaller_batch_it_changes_nothing(experiment, tmp_path):
     outcomes = []
     for dropped in ("true", "false"):
         chosen = experiment(CONFIG, f"train.drop_last={dropped}", "data.samples=81")
-        trainer = trainer_of(chosen, tmp_path / dropped)
+        trainer = trainer_for(chosen, tmp_path / dropped)
         trainer.fit()
         outcomes.append(weights(trainer.task.model))
     assert torch.equal(*outcomes)
@@ -77,17 +77,17 @@ def test_a_run_that_leaves_it_out_is_resumed_exactly(experiment, tmp_path, monke
     chosen = experiment(CONFIG, "train.drop_last=true", "model.dropout=0.2")
     whole = dltrain.train(chosen, run_dir=tmp_path / "whole", quiet=True)
     assert (whole.step, whole.epoch) == (27, 3)
-    resumed = stopped_and_resumed(chosen, tmp_path / "stopped", step, monkeypatch)
-    assert_same_outcome(resumed, whole)
+    resumed = interrupt_and_resume(chosen, tmp_path / "stopped", step, monkeypatch)
+    assert_equal_outcomes(resumed, whole)
 
 
 def test_no_batch_would_be_left(experiment, tmp_path):
     with pytest.raises(ConfigError, match=r"drop_last: leaves no batch: .* 82 samples.* is 100"):
-        trainer_of(experiment(CONFIG, "train.drop_last=true", "train.batch_size=100"), tmp_path)
+        trainer_for(experiment(CONFIG, "train.drop_last=true", "train.batch_size=100"), tmp_path)
 
 
 def test_looks_at_steps_leave_it_out_too(experiment, tmp_path):
-    trainer = trainer_of(experiment(CONFIG, "train.drop_last=true"), tmp_path)
+    trainer = trainer_for(experiment(CONFIG, "train.drop_last=true"), tmp_path)
     batches = trainer.batches()
     assert {len(next(batches)) for _ in range(30)} == {9}
 
@@ -142,13 +142,13 @@ def test_a_last_batch_of_one_sample_is_refused_at_its_line(experiment, tmp_path,
     ],
 )
 def test_it_is_refused_where_training_comes_to_it(experiment, tmp_path, options, refused):
-    trainer = trainer_of(experiment(NORMALISED, *options), tmp_path)
+    trainer = trainer_for(experiment(NORMALISED, *options), tmp_path)
     assert (error_of(trainer) is not None) == refused
 
 
 @pytest.mark.parametrize("config", [CONFIG, NORMALISED])
 def test_looking_leaves_the_trainer_as_it_was(experiment, tmp_path, config):
-    trainer = trainer_of(experiment(config, "model.dropout=0.2"), tmp_path)
+    trainer = trainer_for(experiment(config, "model.dropout=0.2"), tmp_path)
     before = trainer.snapshot().to_cpu_copy()
     assert (error_of(trainer) is None) == (config is CONFIG)
     after = trainer.snapshot().to_cpu_copy()
@@ -158,13 +158,13 @@ def test_looking_leaves_the_trainer_as_it_was(experiment, tmp_path, config):
 
 
 def test_a_model_without_normalization_makes_no_pass_more(experiment, tmp_path):
-    trainer = trainer_of(experiment(CONFIG), tmp_path)
+    trainer = trainer_for(experiment(CONFIG), tmp_path)
     trainer.task.model.register_forward_hook(lambda *_: pytest.fail("a forward pass"))
     assert error_of(trainer) is None
 
 
 def test_what_fails_on_every_batch_is_left_to_the_first_step(experiment, tmp_path):
-    trainer = trainer_of(experiment(NORMALISED), tmp_path)
+    trainer = trainer_for(experiment(NORMALISED), tmp_path)
     trainer.task.loss = lambda batch, phase: 1 / 0
     assert error_of(trainer) is None
 

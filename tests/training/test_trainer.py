@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 from torch.nn import functional as F
-from trainers import trainer_of, weights
+from trainers import trainer_for, weights
 
 from dltrain.build import build_runtime
 from dltrain.core.errors import RunError
@@ -25,7 +25,7 @@ CONFIG = {
 
 
 def test_the_data_has_103_samples_and_a_ragged_last_batch(experiment, tmp_path):
-    trainer = trainer_of(experiment(CONFIG), tmp_path)
+    trainer = trainer_for(experiment(CONFIG), tmp_path)
     batches = list(trainer.data.train.batches(64, epoch=0))
     assert [len(b) for b in batches] == [64, 39]
 
@@ -49,7 +49,7 @@ def test_gradients_and_loss_do_not_depend_on_the_cut(experiment, tmp_path, loss,
         chosen = experiment(
             CONFIG | changes, f"train.micro_batch={micro}", f"train.clip_norm={clip}"
         )
-        trainer = trainer_of(chosen, tmp_path / str(micro))
+        trainer = trainer_for(chosen, tmp_path / str(micro))
         trainer.fit()
         named = {k: v for k, v in trainer.state.last.items() if not k.startswith("system/")}
         results[micro] = (weights(trainer.task.model), torch.tensor(list(named.values())).double())
@@ -59,7 +59,7 @@ def test_gradients_and_loss_do_not_depend_on_the_cut(experiment, tmp_path, loss,
 
 
 def test_a_run_equals_a_hand_written_loop(experiment, tmp_path):
-    trainer = trainer_of(experiment(CONFIG, "optimizer.momentum=0.9"), tmp_path)
+    trainer = trainer_for(experiment(CONFIG, "optimizer.momentum=0.9"), tmp_path)
     model = torch.nn.Sequential(
         torch.nn.Flatten(), torch.nn.Linear(2, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3)
     ).double()
@@ -87,7 +87,7 @@ def test_a_run_equals_a_hand_written_loop(experiment, tmp_path):
 
 
 def test_clipping_equals_torch(experiment, tmp_path):
-    trainer = trainer_of(experiment(CONFIG, "train.clip_norm=0.01", "optimizer.lr=1.0"), tmp_path)
+    trainer = trainer_for(experiment(CONFIG, "train.clip_norm=0.01", "optimizer.lr=1.0"), tmp_path)
     before = weights(trainer.task.model)
     trainer.train_step(next(trainer.data.train.batches(64, epoch=0)))
     assert (weights(trainer.task.model) - before).norm().item() == pytest.approx(0.01, rel=1e-4)
@@ -95,8 +95,8 @@ def test_clipping_equals_torch(experiment, tmp_path):
 
 @pytest.mark.parametrize("size", [1, 7, 20, 64])
 def test_evaluation_does_not_depend_on_its_batch_size(experiment, tmp_path, size):
-    whole = trainer_of(experiment(CONFIG), tmp_path)
-    cut = trainer_of(experiment(CONFIG, f"train.evaluate_batch_size={size}"), tmp_path)
+    whole = trainer_for(experiment(CONFIG), tmp_path)
+    cut = trainer_for(experiment(CONFIG, f"train.evaluate_batch_size={size}"), tmp_path)
     expected = whole.evaluate(whole.data.train, "train")
     assert cut.evaluate(cut.data.train, "train") == pytest.approx(expected, rel=1e-12)
 
@@ -113,7 +113,7 @@ def test_the_schedule_sees_progress_and_the_last_step_is_not_the_end(experiment,
             if split == "train":
                 seen.append(values["learning_rate"])
 
-    trainer = trainer_of(chosen, tmp_path, [Rates()])
+    trainer = trainer_for(chosen, tmp_path, [Rates()])
     for epoch in range(2):
         for batch in trainer.data.train.batches(64, epoch=epoch):
             trainer.train_step(batch)
@@ -122,7 +122,7 @@ def test_the_schedule_sees_progress_and_the_last_step_is_not_the_end(experiment,
 
 
 def test_ema_equals_its_definition(experiment, tmp_path):
-    trainer = trainer_of(experiment(CONFIG, "train.ema=0.5"), tmp_path)
+    trainer = trainer_for(experiment(CONFIG, "train.ema=0.5"), tmp_path)
     average = weights(trainer.task.model)
     for batch in trainer.data.train.batches(10, epoch=0):
         trainer.train_step(batch)
@@ -137,7 +137,7 @@ def test_ema_equals_its_definition(experiment, tmp_path):
 
 
 def test_overfit_sees_the_same_batches_again(experiment, tmp_path):
-    trainer = trainer_of(
+    trainer = trainer_for(
         experiment(CONFIG, "train.overfit=1", "train.epochs=200", "train.evaluate=200 epochs"),
         tmp_path,
     )
@@ -152,7 +152,7 @@ def test_overfit_sees_the_same_batches_again(experiment, tmp_path):
 
 def test_early_stopping_ends_a_run_that_does_not_get_better(experiment, tmp_path):
     config = CONFIG | {"early_stop": {"monitor": "val/accuracy", "patience": 3}}
-    trainer = trainer_of(experiment(config, "optimizer.lr=1e-12", "train.epochs=50"), tmp_path)
+    trainer = trainer_for(experiment(config, "optimizer.lr=1e-12", "train.epochs=50"), tmp_path)
     trainer.fit()
     assert trainer.state.step == 4 * trainer.steps_per_epoch
 
@@ -176,7 +176,7 @@ def test_early_stopping_says_at_which_step_and_why(experiment, tmp_path):
     early_stop = {"monitor": "val/loss", "patience": 2, "min_delta": 100}
     lines = Lines()
     chosen = experiment(CONFIG | {"early_stop": early_stop}, "train.epochs=9")
-    trainer = trainer_of(chosen, tmp_path, [lines])
+    trainer = trainer_for(chosen, tmp_path, [lines])
     trainer.fit()
     step, value = 3 * trainer.steps_per_epoch, trainer.state.last["val/loss"]
     assert trainer.stopped_early == {
@@ -193,7 +193,7 @@ def test_early_stopping_says_at_which_step_and_why(experiment, tmp_path):
 @pytest.mark.parametrize("patience", [1, 9])
 def test_a_run_that_reaches_its_end_was_not_stopped_early(experiment, tmp_path, patience):
     early_stop = {"monitor": "val/loss", "patience": patience, "min_delta": 100}
-    trainer = trainer_of(experiment(CONFIG | {"early_stop": early_stop}), tmp_path)
+    trainer = trainer_for(experiment(CONFIG | {"early_stop": early_stop}), tmp_path)
     trainer.fit()
     assert trainer.state.step == trainer.total_steps
     assert trainer.stopped_early is None
@@ -204,7 +204,7 @@ def test_samples_are_counted_and_not_batches(experiment, tmp_path, monkeypatch, 
     """A clock that goes by one second a look: the recorded throughput is a count."""
     chosen = experiment(CONFIG, "train.epochs=3", "recording.log_every=1", *overrides)
     lines = Lines()
-    trainer = trainer_of(chosen, tmp_path, [lines])
+    trainer = trainer_for(chosen, tmp_path, [lines])
     sizes, count = [], trainer.train_step
 
     def step(batch) -> None:
@@ -244,7 +244,7 @@ def test_best_goes_the_right_way(experiment, tmp_path, monitor, higher):
                 values.append((values_[monitor[4:]], step))
 
     chosen = experiment(CONFIG, f"checkpoint.best={monitor}", "train.epochs=6", "optimizer.lr=3.0")
-    trainer = trainer_of(chosen, tmp_path, [Values()])
+    trainer = trainer_for(chosen, tmp_path, [Values()])
     trainer.fit()
     best = (max if higher else min)(value for value, _ in values)
     assert trainer.state.best == next((v, s) for v, s in values if v == best)
@@ -253,7 +253,7 @@ def test_best_goes_the_right_way(experiment, tmp_path, monitor, higher):
 
 def test_the_test_split_is_read_with_the_best_weights(experiment, tmp_path):
     chosen = experiment(CONFIG, "checkpoint.best=val/accuracy", "train.epochs=6")
-    trainer = trainer_of(chosen, tmp_path)
+    trainer = trainer_for(chosen, tmp_path)
     trainer.fit()
     final = weights(trainer.task.model)
     best = trainer.checkpoint_manager.store.best()
@@ -268,7 +268,7 @@ def test_the_test_split_is_read_with_the_best_weights(experiment, tmp_path):
 @pytest.mark.parametrize("nonfinite", ["model.nan_at=[3]"])
 def test_a_loss_that_is_not_finite_stops_the_run(experiment, tmp_path, nonfinite):
     config = CONFIG | {"model": "restless", "checkpoint": {"every": "1 step"}}
-    trainer = trainer_of(experiment(config, nonfinite), tmp_path)
+    trainer = trainer_for(experiment(config, nonfinite), tmp_path)
     with pytest.raises(RunError, match=r"step 3: the loss .* not finite.*step-0000000002"):
         trainer.fit()
     assert torch.isfinite(weights(trainer.task.model)).all()
@@ -277,7 +277,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(experiment, tmp_path, nonfinite
 def test_a_step_that_is_not_finite_can_be_skipped(experiment, tmp_path):
     config = CONFIG | {"model": "restless"}
     chosen = experiment(config, "model.nan_at=[2,3]", "train.on_nonfinite=skip")
-    trainer = trainer_of(chosen, tmp_path)
+    trainer = trainer_for(chosen, tmp_path)
     trainer.fit()
     assert (trainer.state.step, trainer.state.updates, trainer.state.skipped) == (4, 2, 2)
     assert math.isfinite(trainer.state.last["train/loss"])
@@ -289,12 +289,12 @@ def test_skipping_has_an_end(experiment, tmp_path):
         config, "model.nan_at=[2,3]", "train.on_nonfinite=skip", "train.max_skipped=1"
     )
     with pytest.raises(RunError, match="step 3"):
-        trainer_of(chosen, tmp_path).fit()
+        trainer_for(chosen, tmp_path).fit()
 
 
 def test_a_step_that_the_scaler_skips_leaves_no_trace(experiment, tmp_path):
     chosen = experiment(CONFIG, "optimizer.momentum=0.9")
-    trainer, plain = (trainer_of(chosen, tmp_path / name) for name in ("scaled", "plain"))
+    trainer, plain = (trainer_for(chosen, tmp_path / name) for name in ("scaled", "plain"))
     scaler = torch.amp.GradScaler("cpu")
     trainer.precision = dataclasses.replace(trainer.precision, scaler=scaler)
     batch, loss = next(trainer.data.train.batches(64, epoch=0)), trainer.task.loss
@@ -313,7 +313,7 @@ def test_a_step_that_the_scaler_skips_leaves_no_trace(experiment, tmp_path):
 
 
 def test_a_run_without_loss_scaling_goes_on_with_it(experiment, tmp_path):
-    first, again = (trainer_of(experiment(CONFIG), tmp_path / name) for name in ("one", "two"))
+    first, again = (trainer_for(experiment(CONFIG), tmp_path / name) for name in ("one", "two"))
     scaler = torch.amp.GradScaler("cpu")
     again.precision = dataclasses.replace(again.precision, scaler=scaler)
     again.restore(first.snapshot())
