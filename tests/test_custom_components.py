@@ -525,11 +525,15 @@ def test_a_dataset_that_can_not_work_says_why(run, dataset, message):
 @pytest.mark.parametrize(
     ("loss", "data", "message"),
     [
-        ("nn.MSELoss()", "points", "MSELoss does not fit this data, which has 2 classes"),
-        ("nn.CrossEntropyLoss()", "amounts", "CrossEntropyLoss does not fit this data, which has "),
+        ("nn.MSELoss()", "points", "MSELoss does not match this data, which has 2 classes"),
+        (
+            "nn.CrossEntropyLoss()",
+            "amounts",
+            "CrossEntropyLoss does not match this data, which has ",
+        ),
         ("nn.CrossEntropyLoss(reduction='sum')", "points", "depends on the batch size; use 'mean'"),
         ("nn.KLDivLoss()", "amounts", "how the outputs of KLDivLoss become predictions"),
-        ("Learned()", "points", "a loss with parameters of its own is not trained"),
+        ("Learned()", "points", "a loss with trainable parameters is not trained"),
         ("lambda o, t: nn.functional.cross_entropy(o, t)", "points", "must return one value per "),
         ("lambda o, t: (o - t[:, None]) ** 2", "points", "it returned (16, 2)"),
         ("lambda o, t: 0.5", "points", "it returned float"),
@@ -596,7 +600,7 @@ def test_a_metric_that_gives_other_scalars_is_refused(run):
     assert f"mine.py:{line_of('class Other') - 1}: compute must return a dict with " in error
     code, _, error = run("", "metrics=[vector]")
     assert code == 2
-    assert "metric 'vector' must give one number, and gave shape (2,)" in error
+    assert "metric 'vector' must return one number, got shape (2,)" in error
 
 
 @pytest.mark.parametrize(

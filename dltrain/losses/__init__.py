@@ -1,4 +1,4 @@
-"""Losses; importing this package registers them all."""
+"""Losses; importing this package registers all of them."""
 
 from dltrain.losses import adversarial, supervised
 

@@ -1,4 +1,4 @@
-"""Losses of torch, and functions, as dltrain's `Loss`."""
+"""Adapters from loss modules of torch, and functions, to `Loss`."""
 
 from __future__ import annotations
 
@@ -17,40 +17,40 @@ from dltrain.core.errors import UsageError
 from dltrain.core.protocols import Loss
 from dltrain.losses.supervised import at_least_float32
 
-_OF_CLASSES = (nn.CrossEntropyLoss, nn.NLLLoss, nn.MultiMarginLoss)
-_OF_VALUES = (nn.MSELoss, nn.L1Loss, nn.SmoothL1Loss, nn.HuberLoss)
+_CLASSIFICATION = (nn.CrossEntropyLoss, nn.NLLLoss, nn.MultiMarginLoss)
+_REGRESSION = (nn.MSELoss, nn.L1Loss, nn.SmoothL1Loss, nn.HuberLoss)
 
 
 def as_loss(built: Any, spec: DataSpec) -> Loss | None:
     """Return a loss module of torch, or a function, as a `Loss`; None if it is neither.
 
     Args:
-        built: A module or a function of outputs and targets that gives one loss per sample, or does
-            so with `reduction="none"`.
-        spec: What the data promises.
+        built: A module or a function of outputs and targets that returns one loss per sample, or
+            does so with `reduction="none"`.
+        spec: The spec of the data.
 
     Raises:
-        UsageError: It does not fit the data, or dltrain can't tell how to use it.
+        UsageError: The loss does not match the data, or its use is unknown to dltrain.
     """
     if not callable(built):
         return None
     if isinstance(built, nn.Module):
         if any(parameter.requires_grad for parameter in built.parameters()):
-            raise UsageError("a loss with parameters of its own is not trained; put them in a task")
+            raise UsageError("a loss with trainable parameters is not trained; move them to a task")
         if getattr(built, "reduction", "none") not in ("none", "mean"):
             raise UsageError(
                 f"reduction is {built.reduction!r}, which depends on the batch size; use 'mean'"
             )
     if isinstance(built, nn.BCEWithLogitsLoss):
-        _refuse_standardised(built, spec)
+        _require_unstandardized(built, spec)
         return _LogitLoss(built, spec)
-    if isinstance(built, (*_OF_CLASSES, *_OF_VALUES)):
-        if isinstance(built, _OF_CLASSES) != bool(spec.num_classes):
+    if isinstance(built, (*_CLASSIFICATION, *_REGRESSION)):
+        if isinstance(built, _CLASSIFICATION) != bool(spec.num_classes):
             data = f"{spec.num_classes} classes" if spec.num_classes else "values to predict"
-            raise UsageError(f"{type(built).__name__} does not fit this data, which has {data}")
+            raise UsageError(f"{type(built).__name__} does not match this data, which has {data}")
     elif type(built).__module__ == nn.MSELoss.__module__:
         raise UsageError(
-            f"it is not known how the outputs of {type(built).__name__} become predictions; "
+            f"how outputs become predictions is unknown for {type(built).__name__}; "
             "subclass dltrain.Loss and call it in forward"
         )
     return TorchLoss(built, spec)
@@ -60,13 +60,13 @@ class TorchLoss(Loss):
     """A loss function of torch, without its reduction over the batch.
 
     With classes, the model has one output per class, targets are (batch,) int64 and predictions are
-    the softmax of the outputs; of `NLLLoss`, whose outputs are log-probabilities, their
+    the softmax of the outputs; for `NLLLoss`, whose outputs are log-probabilities, they are the
     exponentials. Otherwise outputs, targets and predictions are (batch, values).
 
     Args:
         function: Outputs and targets to the loss of each sample, (batch,). A function or module
             with a `reduction` is used with "none". Losses of the values of a sample are averaged.
-        spec: What the data promises.
+        spec: The spec of the data.
     """
 
     def __init__(self, function: Callable[..., Any], spec: DataSpec) -> None:
@@ -114,7 +114,7 @@ class TorchLoss(Loss):
 
 
 class _LogitLoss(TorchLoss):
-    """`BCEWithLogitsLoss`: of two classes, whose model has one output, of more, or of labels."""
+    """`BCEWithLogitsLoss` for two classes (one output), more classes, or independent labels."""
 
     def __init__(self, function: nn.Module, spec: DataSpec) -> None:
         super().__init__(function, spec)
@@ -122,7 +122,7 @@ class _LogitLoss(TorchLoss):
             self.num_outputs = 1
 
     def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Return the loss of each sample, (batch,), a mean over its outputs."""
+        """Return the loss of each sample, (batch,), the mean over its outputs."""
         outputs = at_least_float32(outputs)
         if self.num_classes == 2:
             targets = targets[:, None]
@@ -141,12 +141,12 @@ class _LogitLoss(TorchLoss):
 def _unreduced(function: Callable[..., Any]) -> Callable[..., Any]:
     try:
         parameters = inspect.signature(function).parameters
-    except (TypeError, ValueError):  # a function of C
+    except (TypeError, ValueError):  # implemented in C
         return function
     return partial(function, reduction="none") if "reduction" in parameters else function
 
 
-def _refuse_standardised(loss: nn.Module, spec: DataSpec) -> None:
+def _require_unstandardized(loss: nn.Module, spec: DataSpec) -> None:
     if (spec.target_mean, spec.target_std) != (0.0, 1.0):
         name = type(loss).__name__
-        raise UsageError(f"{name} needs targets from 0 to 1, and these are standardised")
+        raise UsageError(f"{name} expected targets from 0 to 1, got standardized ones")

@@ -1,4 +1,4 @@
-"""Metrics of torchmetrics, and functions, as dltrain's `Metric`."""
+"""Adapters from metrics of torchmetrics, and functions, to `Metric`."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ def as_metric(built: Any, name: str) -> Metric | None:
 
 
 class FunctionMetric:
-    """A function of all predictions and targets of an evaluation, which are kept until its end.
+    """A function of all predictions and targets of an evaluation, kept until its end.
 
     Args:
-        name: Name of the scalar. The function's attribute `higher_is_better` says which
-            values are better; without it the scalar can't choose a checkpoint.
+        name: Name of the scalar. The function's attribute `higher_is_better` gives the direction;
+            without it the scalar can't select a checkpoint.
         function: Predictions, (samples, classes) or (samples, values), and targets, (samples,)
             int64 or (samples, values), all on the CPU, to a number.
     """
@@ -45,7 +45,7 @@ class FunctionMetric:
         self.reset()
 
     def reset(self) -> None:
-        """Forget every sample."""
+        """Reset the metric."""
         self._predictions: list[Tensor] = []
         self._targets: list[Tensor] = []
 
@@ -65,13 +65,13 @@ class FunctionMetric:
 class ObjectMetric:
     """A metric of torchmetrics, or an object with its methods reset, update and compute.
 
-    It gets probabilities (batch, classes) and classes (batch,), and those of one value as (batch,).
-    A class whose name begins with Binary gets the probability of the second class, (batch,).
+    It receives probabilities (batch, classes) and classes (batch,); single values are (batch,). A
+    class whose name begins with Binary receives the probability of the second class, (batch,).
 
     Args:
-        name: Name of the scalar. The metric's attribute `higher_is_better` says which
-            values are better; without it the scalar can't choose a checkpoint.
-        metric: Its `compute` gives a number.
+        name: Name of the scalar. The metric's attribute `higher_is_better` gives the direction;
+            without it the scalar can't select a checkpoint.
+        metric: An object whose `compute` returns a number.
     """
 
     def __init__(self, name: str, metric: Any) -> None:
@@ -79,12 +79,12 @@ class ObjectMetric:
         self.metric = metric
         self.scalars: Mapping[str, bool | None] = {name: _direction(metric)}
         self._is_binary = type(metric).__name__.startswith("Binary")
-        if hasattr(metric, "sync_on_compute"):  # each rank gets the samples of all
+        if hasattr(metric, "sync_on_compute"):  # each rank receives all samples
             metric.sync_on_compute = False
         self._is_empty = True
 
     def reset(self) -> None:
-        """Forget every sample."""
+        """Reset the metric."""
         self.metric.reset()
         self._is_empty = True
 
@@ -106,7 +106,7 @@ class ObjectMetric:
 
 
 def _direction(metric: Any) -> bool | None:
-    """Whether higher is better; None where nobody says."""
+    """Return whether higher is better; None where that is unknown."""
     higher = getattr(metric, "higher_is_better", None)
     return None if higher is None else bool(higher)
 
@@ -116,4 +116,4 @@ def _number(name: str, value: Any) -> float:
         return float(value)
     except (TypeError, ValueError, RuntimeError):
         shown = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-        raise UsageError(f"metric {name!r} must give one number, and gave {shown}") from None
+        raise UsageError(f"metric {name!r} must return one number, got {shown}") from None

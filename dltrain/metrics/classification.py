@@ -1,4 +1,4 @@
-"""How well classes are told apart."""
+"""Metrics of classification."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Average = Literal["macro", "micro", "none"]
 
 
 def predicted_classes(scores: Tensor) -> Tensor:
-    """The class with the highest score, -1 where a score is NaN: argmax would give class 0.
+    """Return the class with the highest score, or -1 where a score is NaN.
 
     Args:
         scores: (..., classes).
@@ -31,10 +31,9 @@ def predicted_classes(scores: Tensor) -> Tensor:
 
 
 class ConfusionCounts:
-    """Counts how often each class was predicted as each other; what most metrics are made of.
+    """Counts of predicted classes per true class, from which most metrics are computed.
 
-    A sample with a NaN score belongs to no predicted class: the matrix leaves it out, and every
-    scalar is NaN.
+    A sample with a NaN score has no predicted class: the matrix omits it, and every scalar is NaN.
     """
 
     scalars: Mapping[str, bool]
@@ -45,11 +44,11 @@ class ConfusionCounts:
         self.reset()
 
     def reset(self) -> None:
-        """Forgets every sample."""
+        """Reset all sums."""
         self._counts: Tensor | None = None
 
     def update(self, predictions: Tensor, targets: Tensor) -> None:
-        """Adds a batch: (batch, classes) probabilities and (batch,) int64 classes."""
+        """Add a batch: (batch, classes) probabilities and (batch,) int64 classes."""
         counts = self._counts
         if counts is None:
             size = self.num_classes**2 + 1
@@ -57,35 +56,43 @@ class ConfusionCounts:
         predicted = predicted_classes(predictions)
         cells = targets * self.num_classes + predicted
         cells = cells.masked_fill(predicted < 0, self.num_classes**2)
-        # bincount would wait for a GPU to learn its output's size. Integers add up to the same
-        # sum in any order, so index_add is deterministic here.
+        # bincount would synchronize with a GPU to get the size of its output. A sum of integers
+        # does not depend on their order, so index_add is deterministic here.
         self._counts = counts.index_add(0, cells, torch.ones_like(cells))
 
     @property
     def matrix(self) -> Tensor:
-        """Samples by true class (row) and predicted class (column), (classes, classes) int64."""
+        """Number of samples by true class (row) and predicted class (column), int64."""
         if self._counts is None:
             return torch.zeros(self.num_classes, self.num_classes, dtype=torch.int64)
         return self._counts[:-1].view(self.num_classes, self.num_classes)
 
     @property
     def is_undefined(self) -> bool:
-        """Whether there was no sample, or one whose scores are NaN; waits for the device."""
+        """Whether there was no sample, or one with a NaN score; synchronizes with the device."""
         return self._counts is None or bool(self._counts[-1] > 0)
 
 
 @METRICS.register("accuracy")
 class Accuracy(ConfusionCounts):
-    """Share of samples whose most probable class is the right one."""
+    """Fraction of samples whose most probable class is correct.
+
+    Example:
+        >>> from dltrain.core.data_spec import DataSpec, TableInputs
+        >>> metric = Accuracy(DataSpec((4,), 2, TableInputs(()), class_names=("cat", "dog")))
+        >>> metric.update(torch.tensor([[0.9, 0.1], [0.3, 0.7]]), torch.tensor([0, 0]))
+        >>> metric.compute()
+        {'accuracy': 0.5}
+    """
 
     scalars: Mapping[str, bool] = {"accuracy": True}
 
     def __init__(self, spec: DataSpec, /) -> None:
-        """Raises UsageError where the data has no classes."""
+        """Raise a UsageError where the data has no classes."""
         super().__init__(spec, "accuracy")
 
     def compute(self) -> dict[str, float]:
-        """The accuracy; NaN without samples or with a NaN score."""
+        """Return the accuracy; NaN without samples or with a NaN score."""
         if self.is_undefined:
             return {"accuracy": NAN}
         matrix = self.matrix.cpu()
@@ -94,21 +101,31 @@ class Accuracy(ConfusionCounts):
 
 @METRICS.register("confusion_matrix")
 class ConfusionMatrix(ConfusionCounts):
-    """How often each class was predicted as each other; `matrix` holds the counts."""
+    """Number of samples by true and predicted class, in the attribute `matrix`.
+
+    Example:
+        >>> from dltrain.core.data_spec import DataSpec, TableInputs
+        >>> spec = DataSpec((4,), 2, TableInputs(()), class_names=("cat", "dog"))
+        >>> metric = ConfusionMatrix(spec)
+        >>> metric.update(torch.tensor([[0.9, 0.1], [0.3, 0.7]]), torch.tensor([0, 0]))
+        >>> metric.matrix
+        tensor([[1, 1],
+                [0, 0]])
+    """
 
     scalars: Mapping[str, bool] = {}
 
     def __init__(self, spec: DataSpec, /) -> None:
-        """Raises UsageError where the data has no classes."""
+        """Raise a UsageError where the data has no classes."""
         super().__init__(spec, "confusion_matrix")
 
     def compute(self) -> dict[str, float]:
-        """No scalars."""
+        """Return no scalars."""
         return {}
 
 
 class _PerClass(ConfusionCounts):
-    """A ratio of counts for each class, averaged as scikit-learn does."""
+    """A ratio of counts for each class, averaged as in scikit-learn."""
 
     def __init__(
         self,
@@ -117,7 +134,7 @@ class _PerClass(ConfusionCounts):
         average: Average,
         terms: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]],
     ) -> None:
-        """`terms` turns hits, predictions and targets of each class into a ratio's two terms."""
+        """`terms` returns numerator and denominator from hits, predictions and targets."""
         super().__init__(spec, name)
         self.average = average
         self.terms = terms
@@ -125,11 +142,11 @@ class _PerClass(ConfusionCounts):
         self.scalars: Mapping[str, bool] = dict.fromkeys(names, True)
 
     def compute(self) -> dict[str, float]:
-        """The average, or one scalar a class; NaN without samples or with a NaN score.
+        """Return the average, or one scalar per class; NaN without samples or with a NaN score.
 
-        A ratio whose denominator is 0, such as the recall of a class without samples, is NaN as a
-        scalar of its class, and counts as 0 in an average. A class that neither targets nor
-        predictions contain takes no part in the average.
+        A ratio whose denominator is 0, such as the recall of a class without samples, is NaN as the
+        scalar of a class and 0 in an average. An average ignores classes that occur neither in
+        targets nor in predictions.
         """
         if self.is_undefined:
             return dict.fromkeys(self.scalars, NAN)
@@ -150,22 +167,36 @@ class _PerClass(ConfusionCounts):
 
 @METRICS.register
 def precision(spec: DataSpec, /, *, average: Average = "macro") -> Metric:
-    """Of the samples predicted as a class, the share that belong to it.
+    """Fraction of the samples predicted as a class that belong to it.
 
     Args:
-        average: macro is the mean over classes, micro counts each sample once, none gives one
-            scalar a class.
+        average: macro is the mean over classes, micro counts each sample once, none reports one
+            scalar per class.
+
+    Example:
+        >>> from dltrain.core.data_spec import DataSpec, TableInputs
+        >>> metric = precision(DataSpec((4,), 2, TableInputs(()), class_names=("cat", "dog")))
+        >>> metric.update(torch.tensor([[0.9, 0.1], [0.3, 0.7]]), torch.tensor([0, 0]))
+        >>> metric.compute()
+        {'precision': 0.5}
     """
     return _PerClass(spec, "precision", average, lambda hit, predicted, actual: (hit, predicted))
 
 
 @METRICS.register
 def recall(spec: DataSpec, /, *, average: Average = "macro") -> Metric:
-    """Of the samples that belong to a class, the share predicted as it.
+    """Fraction of the samples of a class that are predicted as it.
 
     Args:
-        average: macro is the mean over classes, micro counts each sample once, none gives one
-            scalar a class.
+        average: macro is the mean over classes, micro counts each sample once, none reports one
+            scalar per class.
+
+    Example:
+        >>> from dltrain.core.data_spec import DataSpec, TableInputs
+        >>> metric = recall(DataSpec((4,), 2, TableInputs(()), class_names=("cat", "dog")))
+        >>> metric.update(torch.tensor([[0.9, 0.1], [0.3, 0.7]]), torch.tensor([0, 0]))
+        >>> metric.compute()
+        {'recall': 0.25}
     """
     return _PerClass(spec, "recall", average, lambda hit, predicted, actual: (hit, actual))
 
@@ -175,8 +206,15 @@ def f1(spec: DataSpec, /, *, average: Average = "macro") -> Metric:
     """Harmonic mean of precision and recall.
 
     Args:
-        average: macro is the mean over classes, micro counts each sample once, none gives one
-            scalar a class.
+        average: macro is the mean over classes, micro counts each sample once, none reports one
+            scalar per class.
+
+    Example:
+        >>> from dltrain.core.data_spec import DataSpec, TableInputs
+        >>> metric = f1(DataSpec((4,), 2, TableInputs(()), class_names=("cat", "dog")))
+        >>> metric.update(torch.tensor([[0.9, 0.1], [0.3, 0.7]]), torch.tensor([0, 0]))
+        >>> metric.compute()
+        {'f1': 0.3333333333333333}
     """
     return _PerClass(
         spec, "f1", average, lambda hit, predicted, actual: (2 * hit, predicted + actual)
@@ -185,21 +223,28 @@ def f1(spec: DataSpec, /, *, average: Average = "macro") -> Metric:
 
 @METRICS.register("top_k")
 class TopK:
-    """Share of samples whose class is among the k most probable ones; its scalar is `top_<k>`.
+    """Fraction of samples whose class is among the k most probable ones, as scalar `top_<k>`.
 
     Args:
-        k: How many classes to look at.
+        k: Number of classes to consider.
 
     Raises:
         UsageError: The data has no classes, or fewer than k.
+
+    Example:
+        >>> from dltrain.core.data_spec import DataSpec, TableInputs
+        >>> metric = TopK(DataSpec((4,), 2, TableInputs(()), class_names=("cat", "dog")), k=1)
+        >>> metric.update(torch.tensor([[0.9, 0.1], [0.3, 0.7]]), torch.tensor([0, 0]))
+        >>> metric.compute()
+        {'top_1': 0.5}
     """
 
     def __init__(self, spec: DataSpec, /, *, k: PositiveInt = 5) -> None:
-        """Takes the option that the class describes."""
+        """See the class for the option."""
         _require_classes(spec, "top_k")
         if k > spec.num_classes:
             raise UsageError(
-                f"metric 'top_k' has k = {k}, and the data has {spec.num_classes} classes"
+                f"metric 'top_k' expected k of at most {spec.num_classes} (classes), got {k}"
             )
         self.k = k
         self.name: str = f"top_{k}"
@@ -207,14 +252,14 @@ class TopK:
         self.reset()
 
     def reset(self) -> None:
-        """Forgets every sample."""
+        """Reset all sums."""
         self._hits: Tensor | None = None
         self._num_samples = 0
 
     def update(self, predictions: Tensor, targets: Tensor) -> None:
-        """Adds a batch: (batch, classes) probabilities and (batch,) int64 classes."""
+        """Add a batch: (batch, classes) probabilities and (batch,) int64 classes."""
         best = predictions.topk(self.k, dim=1).indices
-        # A NaN score would rank first; it makes the sum NaN. Counts are exact in float64.
+        # A NaN score would rank first; it must make the sum NaN. float64 counts exactly.
         undefined = predictions.isnan().any(dim=1, keepdim=True)
         hits = (best == targets[:, None]).to(widest_float(predictions.device))
         hits = hits.masked_fill(undefined, NAN).sum()
@@ -222,42 +267,49 @@ class TopK:
         self._num_samples += len(targets)
 
     def compute(self) -> dict[str, float]:
-        """The share; NaN without samples or with a NaN score."""
+        """Return the fraction; NaN without samples or with a NaN score."""
         hits = 0.0 if self._hits is None else float(self._hits)
         return {self.name: ratio(hits, self._num_samples)}
 
 
 @METRICS.register("auroc")
 class Auroc:
-    """Area under the ROC curve: how probably a sample of a class scores above one of the rest.
+    """Area under the ROC curve: probability that a sample of a class scores above another one.
 
-    Of two classes, the second one's; of more, the mean over those that some samples have and others
-    lack. All scores are kept, on the device, until `reset`.
+    For two classes, this is the area of the second; for more, the mean over all classes that have
+    positive and negative samples. All scores are kept, on the device, until `reset`.
+
+    Example:
+        >>> from dltrain.core.data_spec import DataSpec, TableInputs
+        >>> metric = Auroc(DataSpec((4,), 2, TableInputs(()), class_names=("cat", "dog")))
+        >>> metric.update(torch.tensor([[0.9, 0.1], [0.3, 0.7]]), torch.tensor([1, 0]))
+        >>> metric.compute()
+        {'auroc': 0.0}
     """
 
     scalars: Mapping[str, bool] = {"auroc": True}
 
     def __init__(self, spec: DataSpec, /) -> None:
-        """Raises UsageError where the data has no classes."""
+        """Raise a UsageError where the data has no classes."""
         _require_classes(spec, "auroc")
-        # The first of two classes has the same area as the second.
+        # Both classes of two have the same area.
         self.classes: list[int] = [1] if spec.num_classes == 2 else list(range(spec.num_classes))
         self.reset()
 
     def reset(self) -> None:
-        """Forgets every sample."""
+        """Reset all sums."""
         self._scores: list[Tensor] = []
         self._targets: list[Tensor] = []
 
     def update(self, predictions: Tensor, targets: Tensor) -> None:
-        """Adds a batch: (batch, classes) probabilities and (batch,) int64 classes."""
+        """Add a batch: (batch, classes) probabilities and (batch,) int64 classes."""
         self._scores.append(predictions.detach())
         self._targets.append(targets)
 
     def compute(self) -> dict[str, float]:
-        """The area; NaN where no class has both samples and others to compare them with.
+        """Return the area; NaN where no class has both positive and negative samples.
 
-        A NaN score, which has no rank, makes it NaN too.
+        A NaN score, which has no rank, makes the area NaN too.
         """
         if not self._scores:
             return {"auroc": NAN}
@@ -269,7 +321,7 @@ class Auroc:
 
 
 def _auroc(scores: Tensor, positive: Tensor) -> float:
-    """The Mann-Whitney statistic over its maximum (Hanley and McNeil, 1982).
+    """Return the Mann-Whitney statistic over its maximum (Hanley and McNeil, 1982).
 
     Args:
         scores: (samples,) float.
@@ -277,7 +329,7 @@ def _auroc(scores: Tensor, positive: Tensor) -> float:
     """
     num_positive = int(positive.sum())
     num_pairs = num_positive * (len(positive) - num_positive)
-    # Equal scores share the mean of the ranks, counted from 1, that they take up together.
+    # Equal scores have the mean of their ranks, which are counted from 1.
     _, position, counts = scores.unique(return_inverse=True, return_counts=True)
     ranks = counts.cumsum(dim=0).double() - (counts - 1) / 2
     rank_sum = float(ranks[position][positive].sum())
@@ -287,6 +339,6 @@ def _auroc(scores: Tensor, positive: Tensor) -> float:
 def _require_classes(spec: DataSpec, name: str) -> None:
     if spec.num_classes == 0:
         raise UsageError(
-            f"metric {name!r} is for classes, and this data has values to predict: "
+            f"metric {name!r} expected classes, and this data has values to predict: "
             "use 'mse', 'mae' or 'r2'"
         )

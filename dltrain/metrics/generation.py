@@ -1,4 +1,4 @@
-"""How good made samples are, as a classifier that knows the real ones sees them."""
+"""Metrics of generated samples, from the outputs of a classifier of real samples."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from dltrain.metrics.ratio import NAN
 
 @dataclass(frozen=True)
 class Judged:
-    """What a classifier says of samples.
+    """Outputs of a classifier for samples.
 
     Attributes:
         probabilities: (samples, classes).
@@ -30,7 +30,7 @@ class Judged:
 
 
 class GeneratorMetric(ABC):
-    """Sums over samples, kept on the device; the value does not depend on how they were batched.
+    """Base class of metrics of a generator: sums over samples, independent of the batch size.
 
     Attributes:
         scalars: The name of each scalar that `compute` gives, and whether higher is better.
@@ -40,25 +40,35 @@ class GeneratorMetric(ABC):
 
     @abstractmethod
     def reset(self) -> None:
-        """Forgets every sample."""
+        """Reset all sums."""
 
     @abstractmethod
     def update(self, fake: Judged, real: Judged) -> None:
-        """Adds as many fake samples as real ones."""
+        """Add a batch of fake and as many real samples."""
 
     @abstractmethod
     def compute(self) -> dict[str, float]:
-        """The scalars over all samples since `reset`; NaN where they are undefined."""
+        """Return the scalars over all samples since `reset`; NaN where they are undefined."""
 
 
 @METRICS.register("classifier_confidence")
 class ClassifierConfidence(GeneratorMetric):
-    """Mean probability of the class that the judge finds most probable in a made sample."""
+    """Mean of the highest class probability of the generated samples.
+
+    Example:
+        >>> from dltrain.core.data_spec import DataSpec, TableInputs
+        >>> metric = ClassifierConfidence(DataSpec((4,), 1, TableInputs(())))
+        >>> probabilities = torch.tensor([[0.75, 0.25], [0.5, 0.5]])
+        >>> fake = Judged(probabilities, features=torch.eye(2))
+        >>> metric.update(fake, real=fake)
+        >>> metric.compute()
+        {'classifier_confidence': 0.625}
+    """
 
     scalars: Mapping[str, bool] = {"classifier_confidence": True}
 
     def __init__(self, spec: DataSpec, /) -> None:
-        """Has no options."""
+        """The metric has no options."""
         self.reset()
 
     def reset(self) -> None:
@@ -72,19 +82,28 @@ class ClassifierConfidence(GeneratorMetric):
         self._count += len(fake.probabilities)
 
     def compute(self) -> dict[str, float]:
-        """The mean."""
+        """Return the mean; NaN without samples."""
         mean = float(self._total) / self._count if self._count else NAN
         return {"classifier_confidence": mean}
 
 
 @METRICS.register("class_coverage")
 class ClassCoverage(GeneratorMetric):
-    """How evenly the judge finds its classes among made samples, 1 if all are equally frequent.
+    """Evenness of the classes of generated samples, 1 if all are equally frequent.
 
-    `class_coverage` is the exponential of the entropy of the classes' shares, divided by their
-    number: with k of n classes equally frequent and none of the others it is k / n.
-    `smallest_class_share` and `largest_class_share` are those of the rarest and of the most
-    frequent class.
+    `class_coverage` is the exponential of the entropy of the class frequencies, divided by the
+    number of classes: k / n where k of n classes are equally frequent and the others are missing.
+    `smallest_class_share` and `largest_class_share` are the frequencies of the rarest and of the
+    most frequent class.
+
+    Example:
+        >>> from dltrain.core.data_spec import DataSpec, TableInputs
+        >>> metric = ClassCoverage(DataSpec((4,), 1, TableInputs(())))
+        >>> probabilities = torch.tensor([[0.75, 0.25], [0.5, 0.5]])
+        >>> fake = Judged(probabilities, features=torch.eye(2))
+        >>> metric.update(fake, real=fake)
+        >>> metric.compute()
+        {'class_coverage': 0.5, 'smallest_class_share': 0.0, 'largest_class_share': 1.0}
     """
 
     scalars: Mapping[str, bool] = {
@@ -94,7 +113,7 @@ class ClassCoverage(GeneratorMetric):
     }
 
     def __init__(self, spec: DataSpec, /) -> None:
-        """Has no options."""
+        """The metric has no options."""
         self.reset()
 
     def reset(self) -> None:
@@ -105,13 +124,13 @@ class ClassCoverage(GeneratorMetric):
         """See `GeneratorMetric`."""
         num_classes = fake.probabilities.shape[1]
         classes = predicted_classes(fake.probabilities)
-        # The last count is of the samples that have a NaN probability.
+        # The last count is that of samples with a NaN probability.
         counts = torch.zeros(num_classes + 1, dtype=torch.int64, device=classes.device)
         classes = classes.masked_fill(classes < 0, num_classes)
         self._counts = self._counts + counts.index_add(0, classes, torch.ones_like(classes))
 
     def compute(self) -> dict[str, float]:
-        """Coverage, smallest and largest share; NaN without samples or with a NaN probability."""
+        """Return the scalars; NaN without samples or with a NaN probability."""
         counts = None if isinstance(self._counts, int) else self._counts.cpu()
         if counts is None or counts[-1] > 0:
             return dict.fromkeys(self.scalars, NAN)
@@ -126,17 +145,26 @@ class ClassCoverage(GeneratorMetric):
 
 @METRICS.register("frechet_distance")
 class FrechetDistance(GeneratorMetric):
-    """Fréchet distance between made and real samples in the judge's features, 0 if they are alike.
+    """Fréchet distance between generated and real samples in the classifier's features.
 
     |m - n|^2 + trace(C + D - 2 (C D)^(1/2)) for means m, n and covariances C, D (Dowson and Landau,
-    1982). Heusel et al. (2017) call it FID where an Inception network gives the features. It falls
-    with the number of samples: compare distances of equally many only.
+    1982); 0 for identical distributions. With features of an Inception network it is the FID of
+    Heusel et al. (2017). It falls with the number of samples: compare it for equal numbers only.
+
+    Example:
+        >>> from dltrain.core.data_spec import DataSpec, TableInputs
+        >>> metric = FrechetDistance(DataSpec((4,), 1, TableInputs(())))
+        >>> probabilities = torch.tensor([[0.75, 0.25], [0.5, 0.5]])
+        >>> fake = Judged(probabilities, features=torch.eye(2))
+        >>> metric.update(fake, real=Judged(probabilities, features=1 + torch.eye(2)))
+        >>> round(metric.compute()["frechet_distance"], 3)
+        2.0
     """
 
     scalars: Mapping[str, bool] = {"frechet_distance": False}
 
     def __init__(self, spec: DataSpec, /) -> None:
-        """Has no options."""
+        """The metric has no options."""
         self.reset()
 
     def reset(self) -> None:
@@ -149,12 +177,12 @@ class FrechetDistance(GeneratorMetric):
         self._real.add(real.features)
 
     def compute(self) -> dict[str, float]:
-        """The distance; NaN for fewer than two samples."""
+        """Return the distance; NaN for fewer than two samples."""
         return {"frechet_distance": frechet_distance(self._fake, self._real)}
 
 
 class Moments:
-    """Mean and covariance of vectors, from their sums in float64."""
+    """Mean and covariance of vectors, from sums in float64."""
 
     def __init__(self) -> None:
         self.count: int = 0
@@ -162,7 +190,7 @@ class Moments:
         self._products: Tensor | float = 0.0
 
     def add(self, features: Tensor) -> None:
-        """Adds vectors, (samples, features)."""
+        """Add vectors, (samples, features)."""
         if features.device.type == "mps":
             features = features.cpu()  # an Apple GPU has no float64
         features = features.double()
@@ -172,20 +200,20 @@ class Moments:
 
     @property
     def mean(self) -> Tensor:
-        """(features,) float64."""
+        """Mean, (features,) float64."""
         return torch.as_tensor(self._sum) / self.count
 
     @property
     def covariance(self) -> Tensor:
-        """(features, features) float64, with one degree of freedom less than samples."""
+        """Unbiased covariance, (features, features) float64."""
         centred = torch.as_tensor(self._products) - self.count * torch.outer(self.mean, self.mean)
         return centred / (self.count - 1)
 
 
 def frechet_distance(one: Moments, other: Moments) -> float:
-    """Between the normal distributions of these moments; NaN where they are not finite.
+    """Return the distance between normal distributions with these moments.
 
-    NaN for fewer than two samples as well.
+    It is NaN where the moments are not finite, or for fewer than two samples.
     """
     if min(one.count, other.count) < 2:
         return NAN

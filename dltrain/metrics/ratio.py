@@ -1,15 +1,15 @@
-"""Quotients that may be undefined, and the dtype of long sums."""
+"""Undefined ratios, and the dtype of long sums."""
 
 import torch
 
 NAN = float("nan")
 
 
-def ratio(above: float, below: float) -> float:
-    """A quotient; NaN where there is nothing to divide by."""
-    return above / below if below else NAN
+def ratio(numerator: float, denominator: float) -> float:
+    """Return the ratio of two numbers; NaN where the denominator is 0."""
+    return numerator / denominator if denominator else NAN
 
 
 def widest_float(device: torch.device) -> torch.dtype:
-    """The widest floating type of a device, for long sums; Apple's GPUs have no float64."""
+    """Return the widest floating dtype of a device, for long sums; MPS has no float64."""
     return torch.float32 if device.type == "mps" else torch.float64

@@ -1,4 +1,4 @@
-"""Optimizers: torch's, with weight decay on weights alone and in their fastest form."""
+"""Optimizers of torch, in their fastest form, with weight decay on weights only."""
 
 from __future__ import annotations
 
@@ -29,27 +29,33 @@ def sgd(
     nesterov: bool = False,
     weight_decay: NonNegativeFloat = 0.0,
 ) -> Optimizer:
-    """Stochastic gradient descent, with momentum.
+    """Stochastic gradient descent with momentum.
 
     Args:
         lr: Learning rate.
-        momentum: How much of the last step is kept in the next.
-        nesterov: Look ahead along the momentum (Sutskever et al., 2013).
-        weight_decay: Multiple of the weights added to their gradients.
+        momentum: Fraction of the last step that is kept in the next.
+        nesterov: Use Nesterov momentum (Sutskever et al., 2013).
+        weight_decay: L2 penalty: multiple of the weights that is added to their gradients.
 
     Raises:
-        UsageError: nesterov without momentum.
+        UsageError: `nesterov` is true and `momentum` is 0.
+
+    Example:
+        >>> from torch import nn
+        >>> optimizer = sgd(nn.Linear(4, 3), lr=0.1, weight_decay=0.1)
+        >>> [group["weight_decay"] for group in optimizer.param_groups]  # weights, then biases
+        [0.1, 0.0]
     """
     if nesterov and momentum == 0:
         raise UsageError("'nesterov: true' needs a momentum above 0, such as 0.9")
     groups = parameter_groups(module.parameters(), weight_decay)
-    sharded = any(hasattr(parameter, "full_tensor") for parameter in module.parameters())
-    fused = None if sharded else _has_fused_form(groups)  # torch has none for shards
-    optimizer = _quick(torch.optim.SGD)(
+    is_sharded = any(hasattr(parameter, "full_tensor") for parameter in module.parameters())
+    fused = None if is_sharded else _fused(groups)  # torch has no fused SGD for shards
+    optimizer = _unwrapped(torch.optim.SGD)(
         groups, lr=lr, momentum=momentum, nesterov=nesterov, fused=fused
     )
     if momentum > 0:
-        # The fused form leaves them uninitialised where the gradient scaler skips the first step.
+        # Fused SGD leaves them uninitialized where the gradient scaler skips the first step.
         for group in groups:
             for parameter in group["params"]:
                 optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
@@ -72,12 +78,17 @@ def adam(
         lr: Learning rate.
         betas: Decay rates of the running means of the gradient and of its square.
         eps: Added to the denominator.
-        weight_decay: Multiple of the weights added to their gradients; adamw's is usually better.
+        weight_decay: L2 penalty: multiple of the weights that is added to their gradients; the
+            decoupled weight decay of `adamw` usually works better.
+
+    Example:
+        >>> from torch import nn
+        >>> optimizer = adam(nn.Linear(4, 3), weight_decay=0.1)
+        >>> [group["weight_decay"] for group in optimizer.param_groups]  # weights, then biases
+        [0.1, 0.0]
     """
     groups = parameter_groups(module.parameters(), weight_decay)
-    return _quick(torch.optim.Adam)(
-        groups, lr=lr, betas=betas, eps=eps, fused=_has_fused_form(groups)
-    )
+    return _unwrapped(torch.optim.Adam)(groups, lr=lr, betas=betas, eps=eps, fused=_fused(groups))
 
 
 @OPTIMIZERS.register
@@ -90,13 +101,20 @@ def adamw(
     eps: PositiveFloat = 1e-8,
     weight_decay: NonNegativeFloat = 0.01,
 ) -> Optimizer:
-    """Adam with weight decay apart from the gradient (Loshchilov and Hutter, 2019).
+    """Adam with decoupled weight decay (Loshchilov and Hutter, 2019).
 
     Args:
         lr: Learning rate.
         betas: Decay rates of the running means of the gradient and of its square.
         eps: Added to the denominator.
-        weight_decay: Share of the weights, times the learning rate, taken off them at each step.
+        weight_decay: Decoupled weight decay: each step shrinks the weights by this fraction times
+            the learning rate.
+
+    Example:
+        >>> from torch import nn
+        >>> optimizer = adamw(nn.Linear(4, 3), weight_decay=0.1)
+        >>> [group["weight_decay"] for group in optimizer.param_groups]  # weights, then biases
+        [0.1, 0.0]
     """
     return _adamw(parameter_groups(module.parameters(), weight_decay), lr, betas, eps)
 
@@ -117,13 +135,19 @@ def rmsprop(
     Args:
         lr: Learning rate.
         alpha: Decay rate of the running mean of the squared gradient.
-        momentum: How much of the last step is kept in the next.
+        momentum: Fraction of the last step that is kept in the next.
         eps: Added to the denominator.
-        weight_decay: Multiple of the weights added to their gradients.
+        weight_decay: L2 penalty: multiple of the weights that is added to their gradients.
+
+    Example:
+        >>> from torch import nn
+        >>> optimizer = rmsprop(nn.Linear(4, 3), weight_decay=0.1)
+        >>> [group["weight_decay"] for group in optimizer.param_groups]  # weights, then biases
+        [0.1, 0.0]
     """
-    # torch has no fused form; the one over lists of tensors is faster than a loop on a CPU too.
+    # torch has no fused RMSprop; on a CPU too, `foreach` is faster than a loop.
     groups = parameter_groups(module.parameters(), weight_decay)
-    return _quick(torch.optim.RMSprop)(
+    return _unwrapped(torch.optim.RMSprop)(
         groups, lr=lr, alpha=alpha, momentum=momentum, eps=eps, foreach=True
     )
 
@@ -140,30 +164,38 @@ def muon(
     betas: tuple[Probability, Probability] = (0.9, 0.999),
     weight_decay: NonNegativeFloat = 0.01,
 ) -> tuple[Optimizer, ...]:
-    """Orthogonalised momentum for hidden weight matrices, adamw for all else (Jordan et al., 2024).
+    """Orthogonalized momentum for hidden weight matrices, AdamW for the rest (Jordan et al., 2024).
 
-    All else is the first and the last layer, embeddings, convolutions, biases and norms. Muon's
-    step is scaled to the size of adamw's (Liu et al., 2025), so that one rate serves both.
+    The rest is the first and the last layer, embeddings, convolutions, biases and norms. The step
+    of Muon is scaled to the size of an AdamW step (Liu et al., 2025), so that both share one
+    learning rate.
 
     Args:
         lr: Learning rate of both.
-        momentum: How much of the last step is kept in the next, in Muon.
-        betas: Decay rates of the running means of the gradient and of its square, in adamw.
-        weight_decay: Share of the weights, times the learning rate, taken off them at each step.
+        momentum: Fraction of the last step that is kept in the next, in Muon.
+        betas: Decay rates of the running means of the gradient and of its square, in AdamW.
+        weight_decay: Decoupled weight decay: each step shrinks the weights by this fraction times
+            the learning rate.
 
     Raises:
         UsageError: The model has no hidden weight matrix to train.
+
+    Example:
+        >>> from torch import nn
+        >>> model = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 8), nn.Linear(8, 3))
+        >>> [type(optimizer).__name__ for optimizer in muon(model)]
+        ['Muon', 'AdamW']
     """
     hidden = _hidden_matrices(module)
     if not hidden:
         raise UsageError(
-            "optimizer 'muon' trains weight matrices between a model's first and last layer, and "
-            "this model has none: optimizer 'adamw' trains any model"
+            "optimizer 'muon' expected a weight matrix between the first and the last layer, and "
+            "this model has none; use optimizer 'adamw'"
         )
     chosen = {id(parameter) for parameter in hidden}
     rest = [parameter for parameter in module.parameters() if id(parameter) not in chosen]
     return (
-        _quick(torch.optim.Muon)(
+        _unwrapped(torch.optim.Muon)(
             hidden,
             lr=lr,
             momentum=momentum,
@@ -175,9 +207,9 @@ def muon(
 
 
 def parameter_groups(parameters: Iterable[nn.Parameter], weight_decay: float) -> Groups:
-    """Trainable parameters in two groups: weights, which decay, and biases and norms, which don't.
+    """Return two groups of trainable parameters: weights, and biases and norms without decay.
 
-    A weight has two or more dimensions. A group that would be empty is left out.
+    A weight has two or more dimensions. Empty groups are omitted.
     """
     trainable = [parameter for parameter in parameters if parameter.requires_grad]
     weights = [parameter for parameter in trainable if parameter.ndim >= 2]
@@ -190,47 +222,45 @@ def parameter_groups(parameters: Iterable[nn.Parameter], weight_decay: float) ->
 
 
 def _adamw(groups: Groups, lr: float, betas: tuple[float, float], eps: float) -> Optimizer:
-    return _quick(torch.optim.AdamW)(
-        groups, lr=lr, betas=betas, eps=eps, fused=_has_fused_form(groups)
-    )
+    return _unwrapped(torch.optim.AdamW)(groups, lr=lr, betas=betas, eps=eps, fused=_fused(groups))
 
 
 _WRAPPED = ("step", "zero_grad", "add_param_group", "state_dict", "load_state_dict")
 
 
 @cache
-def _quick(kind: type[Optimizer]) -> Any:
-    """The same optimizer, without what a first step, or any step, would wait for.
+def _unwrapped(kind: type[Optimizer]) -> Any:
+    """Return a subclass of an optimizer without the wrappers that delay its steps.
 
-    Torch wraps these methods so that its compiler leaves them alone, and each wrapper loads the
-    whole compiler to say so, for most of a second. The functions inside need no wrapper where
-    nothing compiles them; `step` is to make no graph, as by default. Around `step` it also puts a
-    mark for profilers, and hooks, which take as long as the fused step of a small network.
+    torch wraps these methods to exclude them from compilation, and each wrapper imports the whole
+    compiler, which takes most of a second. The wrapped functions need no wrapper where nothing
+    compiles them; `step` still disables gradients. torch also wraps `step` in a profiler annotation
+    and in hooks, which take as long as the fused step of a small network.
     """
-    inside: dict[str, Any] = {name: inspect.unwrap(getattr(kind, name)) for name in _WRAPPED}
-    plain = torch.no_grad()(inside["step"])
+    original: dict[str, Any] = {name: inspect.unwrap(getattr(kind, name)) for name in _WRAPPED}
+    plain = torch.no_grad()(original["step"])
     with_hooks = Optimizer.profile_hook_step(plain)
-    of_all = (_global_optimizer_pre_hooks, _global_optimizer_post_hooks)
+    global_hooks = (_global_optimizer_pre_hooks, _global_optimizer_post_hooks)
 
     def step(self: Optimizer, closure: Callable[[], float] | None = None) -> float | None:
-        hooks = (*of_all, self._optimizer_step_pre_hooks, self._optimizer_step_post_hooks)
+        hooks = (*global_hooks, self._optimizer_step_pre_hooks, self._optimizer_step_post_hooks)
         return (with_hooks if any(hooks) else plain)(self, closure)
 
     def zero_grad(self: Optimizer, set_to_none: bool = True) -> None:
         if not set_to_none:
-            return inside["zero_grad"](self, set_to_none)
+            return original["zero_grad"](self, set_to_none)
         for group in self.param_groups:
             for parameter in group["params"]:
                 parameter.grad = None
 
-    vars(step)["hooked"] = True  # as torch marks it: it is not to be wrapped again
-    return type(kind.__name__, (kind,), {**inside, "step": step, "zero_grad": zero_grad})
+    vars(step)["hooked"] = True  # as torch marks a method that it must not wrap again
+    return type(kind.__name__, (kind,), {**original, "step": step, "zero_grad": zero_grad})
 
 
-def _has_fused_form(groups: Groups) -> bool | None:
-    """True where one kernel can make the whole step, else None, which leaves the choice to torch.
+def _fused(groups: Groups) -> bool | None:
+    """Return True where one kernel can compute the whole step, else None, torch's own choice.
 
-    On a CPU the fused step of a 784-128-10 perceptron takes a quarter of the time of the others.
+    On a CPU the fused step of a 784-128-10 perceptron takes a quarter of the unfused time.
     """
     parameters = [parameter for group in groups for parameter in group["params"]]
     fused = all(
@@ -241,7 +271,7 @@ def _has_fused_form(groups: Groups) -> bool | None:
 
 
 def _hidden_matrices(module: nn.Module) -> list[nn.Parameter]:
-    """Trainable matrices, less the first and the last weight of the model and its embeddings."""
+    """Return the trainable matrices, without embeddings and the first and the last weight."""
     embeddings = {id(layer.weight) for layer in module.modules() if isinstance(layer, nn.Embedding)}
     weights = [parameter for parameter in module.parameters() if parameter.ndim >= 2]
     return [

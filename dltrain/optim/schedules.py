@@ -1,7 +1,7 @@
-"""Learning-rate schedules: the factor of the base rate as a pure function of progress.
+"""Learning-rate schedules: the factor of the base learning rate as a pure function of progress.
 
-Progress is the share of all steps already done: 0 at the first step, and below 1 at the last. A
-pure function has no state to save, and a resumed run goes on where it stopped.
+Progress is the fraction of all steps already done: 0 at the first step, and below 1 at the last. A
+pure function has no state to save, so a resumed run needs none.
 """
 
 from __future__ import annotations
@@ -15,37 +15,52 @@ from dltrain.core.registry import SCHEDULES
 Schedule = Callable[[float], float]
 
 WARMUP_START = 0.01
-"""Where a linear warm-up begins; a rate of exactly 0 would waste the first step."""
+"""Initial factor of a linear warm-up; a learning rate of exactly 0 would waste the first step."""
 
 
 @SCHEDULES.register
 def constant(*, warmup: Fraction = 0.0) -> Schedule:
-    """The base rate throughout.
+    """Constant learning rate.
 
     Args:
-        warmup: Share of the run in which the rate rises linearly to the base rate.
+        warmup: Fraction of the run in which the learning rate rises linearly to its base value.
+
+    Example:
+        >>> factor = constant(warmup=0.1)
+        >>> [round(factor(progress), 3) for progress in (0.0, 0.5, 0.99)]
+        [0.01, 1.0, 1.0]
     """
     return _after_warmup(warmup, lambda progress: 1.0)
 
 
 @SCHEDULES.register
 def linear(*, final: Fraction = 0.0, warmup: Fraction = 0.0) -> Schedule:
-    """Falls on a straight line.
+    """Linear decay.
 
     Args:
         final: Factor at the end of the run.
-        warmup: Share of the run in which the rate rises linearly to the base rate.
+        warmup: Fraction of the run in which the learning rate rises linearly to its base value.
+
+    Example:
+        >>> factor = linear(final=0.1)
+        >>> [round(factor(progress), 3) for progress in (0.0, 0.5, 0.99)]
+        [1.0, 0.55, 0.109]
     """
     return _after_warmup(warmup, lambda progress: 1 + (final - 1) * progress)
 
 
 @SCHEDULES.register
 def cosine(*, final: Fraction = 0.0, warmup: Fraction = 0.0) -> Schedule:
-    """Falls along half a cosine (Loshchilov and Hutter, 2017, without restarts).
+    """Decay along half a cosine (Loshchilov and Hutter, 2017, without restarts).
 
     Args:
         final: Factor at the end of the run.
-        warmup: Share of the run in which the rate rises linearly to the base rate.
+        warmup: Fraction of the run in which the learning rate rises linearly to its base value.
+
+    Example:
+        >>> factor = cosine()
+        >>> [round(factor(progress), 3) for progress in (0.0, 0.5, 0.99)]
+        [1.0, 0.5, 0.0]
     """
     return _after_warmup(warmup, lambda progress: _half_cosine(1.0, final, progress))
 
@@ -54,12 +69,17 @@ def cosine(*, final: Fraction = 0.0, warmup: Fraction = 0.0) -> Schedule:
 def one_cycle(
     *, warmup: Fraction = 0.3, start: Fraction = 0.04, final: Fraction = 4e-6
 ) -> Schedule:
-    """Rises along half a cosine, then falls along another (Smith and Topin, 2019).
+    """Rise along half a cosine, then decay along another (Smith and Topin, 2019).
 
     Args:
-        warmup: Share of the run in which the rate rises to the base rate.
+        warmup: Fraction of the run in which the learning rate rises to its base value.
         start: Factor at the start of the run.
         final: Factor at the end of the run.
+
+    Example:
+        >>> factor = one_cycle(warmup=0.5)
+        >>> [round(factor(progress), 3) for progress in (0.0, 0.5, 0.99)]
+        [0.04, 1.0, 0.001]
     """
 
     def factor(progress: float) -> float:
@@ -77,12 +97,17 @@ def step(
     gamma: Fraction = 0.1,
     warmup: Fraction = 0.0,
 ) -> Schedule:
-    """Multiplied by gamma at each milestone.
+    """Decay by a factor at each milestone.
 
     Args:
-        milestones: Shares of the run, the warm-up included, at which the rate falls.
-        gamma: What the rate is multiplied by at each milestone.
-        warmup: Share of the run in which the rate rises linearly to the base rate.
+        milestones: Fractions of the run, warm-up included, at which the learning rate decays.
+        gamma: Factor of each decay.
+        warmup: Fraction of the run in which the learning rate rises linearly to its base value.
+
+    Example:
+        >>> factor = step(milestones=(0.5, 0.9))
+        >>> [round(factor(progress), 3) for progress in (0.0, 0.5, 0.99)]
+        [1.0, 0.1, 0.01]
     """
 
     def factor(progress: float) -> float:
@@ -92,14 +117,14 @@ def step(
 
 
 def _warmup_factor(warmup: float, progress: float) -> float:
-    """From `WARMUP_START` up to 1 in the first `warmup` of the run."""
+    """Return the factor of a linear warm-up, from `WARMUP_START` to 1."""
     if warmup == 0:
         return 1.0
     return min(1.0, WARMUP_START + (1 - WARMUP_START) * progress / warmup)
 
 
 def _after_warmup(warmup: float, curve: Schedule) -> Schedule:
-    """A linear warm-up, then the whole of `curve` in the rest of the run; `curve(0)` is 1."""
+    """Return a linear warm-up followed by all of `curve`, where `curve(0)` is 1."""
 
     def factor(progress: float) -> float:
         if progress <= warmup:
@@ -110,5 +135,5 @@ def _after_warmup(warmup: float, curve: Schedule) -> Schedule:
 
 
 def _half_cosine(begin: float, end: float, progress: float) -> float:
-    """From `begin` to `end`, flat at both."""
+    """Interpolate from `begin` to `end` along half a cosine."""
     return end + (begin - end) * (1 + math.cos(math.pi * progress)) / 2

@@ -108,8 +108,8 @@ class Gan(Task):
         with torch.no_grad():
             fake = self.generator(noise)
         losses = self.loss_function.discriminator(self._score(batch.inputs), self._score(fake))
-        share = uniform(key(purpose, 1), batch.index, 1).flatten().to(batch.inputs.dtype)
-        penalty = self.loss_function.penalty(self._score, batch.inputs, fake, share)
+        fraction = uniform(key(purpose, 1), batch.index, 1).flatten().to(batch.inputs.dtype)
+        penalty = self.loss_function.penalty(self._score, batch.inputs, fake, fraction)
         return (losses + penalty).sum()
 
     def _noise(self, seed: int | Tensor, index: Tensor, dtype: torch.dtype) -> Tensor:

@@ -209,7 +209,7 @@ _OPTIONS = {"amsgrad": "max_exp_avg_sq", "momentum": "momentum_buffer", "centere
 
 
 def _is_known(optimizer: Optimizer) -> bool:
-    """Whether it is one of these, or `optimizers._quick` of it; a user's own may keep more."""
+    """Whether it is one of these, or `optimizers._unwrapped` of it; a user's own may keep more."""
     kind = type(optimizer)
     return kind in _LIKE or (
         kind.__bases__[0] in _LIKE and kind.__module__ == "dltrain.optim.optimizers"

@@ -69,7 +69,7 @@ def test_balanced_weights_need_every_class(counts: tuple[int, ...]) -> None:
 
 
 def test_wrong_number_of_class_weights_is_refused() -> None:
-    with pytest.raises(UsageError, match=r"2 class_weights for 3 classes.*ant, bee, cat"):
+    with pytest.raises(UsageError, match=r"expected 3 class_weights, got 2.*ant, bee, cat"):
         LOSSES["cross_entropy"].builder(THREE, class_weights=(1.0, 2.0))
 
 

@@ -159,8 +159,8 @@ def test_a_plain_one_does_not(make, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"loss": "cross_entropy"}, r": loss: loss 'cross_entropy' is for classes"),
-        ({"metrics": ["accuracy"]}, r": metrics.0: metric 'accuracy' is for classes"),
+        ({"loss": "cross_entropy"}, r": loss: loss 'cross_entropy' expected classes"),
+        ({"metrics": ["accuracy"]}, r": metrics.0: metric 'accuracy' expected classes"),
         ({"data": "toy_text"}, r": task: task 'autoencoder' is for pictures or numbers"),
         (
             {"task": {"name": "autoencoder", "kl_weight": -1}},
