@@ -1,4 +1,4 @@
-"""Models, one family a file; importing this package registers them all."""
+"""Models, one module per family; importing this package registers all of them."""
 
 from dltrain.models import (
     autoencoder,

@@ -1,4 +1,4 @@
-"""Networks that give their inputs back, through a code of a few numbers."""
+"""Autoencoders: networks that reconstruct their inputs from a low-dimensional code."""
 
 from __future__ import annotations
 
@@ -15,18 +15,25 @@ from dltrain.models.layers import Activation, AsSamples, activation_layer, requi
 
 @MODELS.register("autoencoder")
 class Autoencoder(nn.Module):
-    """Linear layers to a code and back, for task `autoencoder`: (batch, *input_shape) -> the same.
+    """Autoencoder of linear layers, for task `autoencoder`: (batch, *input_shape) -> the same.
 
     Args:
         latent: Width of the code.
-        hidden: Widths of the encoder's hidden layers; the decoder's are the same, from the last to
-            the first.
+        hidden: Widths of the encoder's hidden layers; the decoder has them in reverse.
         activation: Nonlinearity after each hidden layer.
-        variational: Let the encoder give mean and log-variance of a normal distribution that codes
-            are drawn from in training (Kingma and Welling, 2014); new samples can then be drawn.
+        variational: Make the encoder return mean and log-variance of a normal distribution from
+            which codes are sampled in training (Kingma and Welling, 2014); such a model can
+            generate new samples.
 
     Raises:
         UsageError: The data is text.
+
+    Example:
+        >>> import torch
+        >>> from dltrain.core.data_spec import DataSpec, ImageInputs
+        >>> spec = DataSpec((1, 28, 28), 784, ImageInputs((0.5,), (0.5,)))
+        >>> Autoencoder(spec, latent=8)(torch.zeros(5, 1, 28, 28)).shape
+        torch.Size([5, 1, 28, 28])
     """
 
     def __init__(
@@ -39,7 +46,7 @@ class Autoencoder(nn.Module):
         activation: Activation = "relu",
         variational: bool = False,
     ) -> None:
-        """Takes the options that the class describes."""
+        """See the class for the options."""
         super().__init__()
         require_numbers(spec, "autoencoder")
         size = prod(spec.input_shape)
@@ -53,12 +60,12 @@ class Autoencoder(nn.Module):
         self.decoder: nn.Sequential = nn.Sequential(*_layers(widths, activation), AsSamples(spec))
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """The inputs, as the code lets them through; of a distribution of codes, the mean."""
+        """Return the reconstructed inputs; a variational model uses the mean of the codes."""
         return self.decoder(self.encoder(inputs)[:, : self.latent])
 
 
 def _layers(widths: tuple[int, ...], activation: Activation) -> list[nn.Module]:
-    """Linear layers with an activation between each two."""
+    """Return linear layers with activations between them."""
     layers: list[nn.Module] = []
     for before, after in pairwise(widths):
         layers += [nn.Linear(before, after), activation_layer(activation)]

@@ -1,4 +1,4 @@
-"""A plain convolutional network."""
+"""A convolutional network for small images."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from dltrain.models.layers import (
     Dropout,
     HiddenInit,
     activation_layer,
-    initialise,
+    initialize_weights,
     is_monotonic,
 )
 
@@ -36,31 +36,38 @@ def cnn(
     batch_norm: bool = False,
     init: HiddenInit = "default",
 ) -> nn.Module:
-    """Convolutional network for small pictures: (batch, *input_shape) -> (batch, num_outputs).
+    """Convolutional network for small images: (batch, *input_shape) -> (batch, num_outputs).
 
-    Each stage is a convolution, an activation and a 2x2 max-pooling; one linear layer follows. The
-    defaults are the network of Keras' introduction to MNIST.
+    Each stage is a convolution, an activation and a 2x2 max-pooling; a linear layer follows. The
+    defaults are the network of the Keras introduction to MNIST.
 
     Args:
         channels: Output channels of each stage.
         kernel_size: Height and width of the convolutions' kernels.
-        padding: valid uses whole windows only, same keeps height and width with zeros at the edge.
+        padding: valid does not pad; same pads with zeros to keep height and width.
         activation: Nonlinearity of each stage.
-        dropout: Share of features set to zero in training before the linear layer.
-        batch_norm: Normalise each convolution's output over the batch.
-        init: How the weights begin.
+        dropout: Dropout probability before the linear layer.
+        batch_norm: Apply batch normalization after each convolution.
+        init: Weight initialization.
 
     Raises:
-        UsageError: The samples are not pictures, or are too small for that many stages; or an even
-            kernel has no middle to pad around.
+        UsageError: The samples are not images, or are too small for that many stages; or
+            `padding` is same and `kernel_size` is even.
+
+    Example:
+        >>> import torch
+        >>> from dltrain.core.data_spec import DataSpec, ImageInputs
+        >>> spec = DataSpec((1, 28, 28), 10, ImageInputs((0.5,), (0.5,)))
+        >>> cnn(spec, channels=(8, 16))(torch.zeros(5, 1, 28, 28)).shape
+        torch.Size([5, 10])
     """
     if len(spec.input_shape) != 3:
         raise UsageError(
-            f"model 'cnn' needs pictures (channels, height, width), and this data has samples of "
-            f"shape {spec.input_shape}: model 'mlp' takes any shape"
+            f"model 'cnn' expected images (channels, height, width), got samples of shape "
+            f"{spec.input_shape}: model 'mlp' takes any shape"
         )
     if padding == "same" and kernel_size % 2 == 0:
-        raise UsageError(f"'padding: same' needs an odd kernel_size, and it is {kernel_size}")
+        raise UsageError(f"'padding: same' expected an odd kernel_size, got {kernel_size}")
     width, *size = spec.input_shape
     layers: list[nn.Module] = []
     for stage, next_width in enumerate(channels):
@@ -68,57 +75,57 @@ def cnn(
         if min(size) < 1:
             height, breadth = spec.input_shape[1:]
             raise UsageError(
-                f"pictures of {height}x{breadth} have room for {stage} of the {len(channels)} "
-                f"stages that 'channels' lists, each a {kernel_size}x{kernel_size} convolution "
+                f"images of {height}x{breadth} are large enough for {stage} of the {len(channels)} "
+                f"stages in 'channels', each a {kernel_size}x{kernel_size} convolution "
                 f"(padding {padding}) and a 2x2 pooling"
             )
-        # Batch normalisation subtracts the mean, and a bias with it.
+        # Batch normalization subtracts the mean, which cancels a bias.
         layers.append(
             nn.Conv2d(width, next_width, kernel_size, padding=padding, bias=not batch_norm)
         )
         if batch_norm:
             layers.append(nn.BatchNorm2d(next_width))
-        # The maximum passes through a function that never falls, max(f(x)) = f(max(x)), so such an
-        # activation may come after the pooling, where it has a quarter of the elements to work on.
+        # For a monotonic activation, max(f(x)) = f(max(x)): it may follow the pooling, where it has
+        # a quarter of the elements.
         pooling, nonlinearity = nn.MaxPool2d(2), activation_layer(activation)
         layers += [pooling, nonlinearity] if is_monotonic(activation) else [nonlinearity, pooling]
         width = next_width
     layers += [nn.Flatten(), Dropout(dropout)]
     layers.append(nn.Linear(width * size[0] * size[1], spec.num_outputs))
     if padding == "valid" and not batch_norm:
-        seen = [_size_seen(pixels, kernel_size, len(channels)) for pixels in size]
-        return initialise(_OfCorner(seen, *layers), init)
-    return initialise(nn.Sequential(*layers), init)
+        used = [_used_size(pixels, kernel_size, len(channels)) for pixels in size]
+        return initialize_weights(_CroppedSequential(used, *layers), init)
+    return initialize_weights(nn.Sequential(*layers), init)
 
 
-class _OfCorner(nn.Sequential):
-    """Layers that look at the first rows and columns of a picture alone.
+class _CroppedSequential(nn.Sequential):
+    """Layers that use only the first rows and columns of an image.
 
-    Where a pooling has an odd number of rows, it leaves out the last one; what only this row came
-    from need not be computed: for 28x28 pixels and two stages, a sixth of the arithmetic. Batch
-    normalisation would see the row in its statistics.
+    A pooling of an odd number of rows drops the last one, so the pixels that only this row depends
+    on need not be computed: for 28x28 pixels and two stages, a sixth of the arithmetic. With batch
+    normalization the row would count in the statistics.
 
     Args:
-        seen: Rows and columns.
+        used: Number of rows and of columns.
         layers: See `nn.Sequential`.
     """
 
-    def __init__(self, seen: Sequence[int], *layers: nn.Module) -> None:
+    def __init__(self, used: Sequence[int], *layers: nn.Module) -> None:
         super().__init__(*layers)
-        self.rows, self.columns = seen
+        self.rows, self.columns = used
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's name
         return super().forward(input[:, :, : self.rows, : self.columns])
 
 
-def _size_seen(pooled: int, kernel_size: int, stages: int) -> int:
-    """Height or width of a picture that so many stages make `pooled` of, with nothing left out."""
+def _used_size(pooled: int, kernel_size: int, stages: int) -> int:
+    """Return the height or width of the pixels on which `pooled` outputs depend."""
     for _ in range(stages):
         pooled = 2 * pooled + kernel_size - 1
     return pooled
 
 
 def _size_after_stage(pixels: int, kernel_size: int, padding: Padding) -> int:
-    """Height or width after a convolution and a 2x2 pooling; below 1 if there is no room."""
+    """Return the height or width after a convolution and a 2x2 pooling; below 1 if too small."""
     convolved = pixels if padding == "same" else pixels - kernel_size + 1
     return convolved // 2

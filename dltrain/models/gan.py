@@ -1,4 +1,4 @@
-"""Generators with their discriminators."""
+"""Generators and discriminators of GANs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from dltrain.models.layers import AsSamples, Dropout, require_numbers
 
 Norm = Literal["batch", "group", "none"]
 SLOPE = 0.2
-"""Of a discriminator's leaky ReLUs below 0 (Radford et al., 2016)."""
+"""Negative slope of the leaky ReLUs of discriminators (Radford et al., 2016)."""
 
 
 class Adversaries(nn.Module):
@@ -35,7 +35,7 @@ class Adversaries(nn.Module):
         self.discriminator = discriminator
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """What the discriminator says of samples."""
+        """Return the outputs of the discriminator for samples."""
         return self.discriminator(inputs)
 
 
@@ -48,13 +48,20 @@ def gan_mlp(
     hidden: tuple[PositiveInt, ...] = (256, 512),
     dropout: Probability = 0.0,
 ) -> nn.Module:
-    """Generator and discriminator of linear layers, for task `gan`; any numbers.
+    """Generator and discriminator of linear layers, for task `gan`; images or tables.
 
     Args:
         latent: Width of the noise.
-        hidden: Widths of the generator's hidden layers; the discriminator's are the same, from the
-            last to the first.
-        dropout: Share of the discriminator's hidden units set to zero in training.
+        hidden: Widths of the generator's hidden layers; the discriminator has them in reverse.
+        dropout: Dropout probability after each hidden layer of the discriminator.
+
+    Example:
+        >>> import torch
+        >>> from dltrain.core.data_spec import DataSpec, ImageInputs
+        >>> model = gan_mlp(DataSpec((1, 28, 28), 1, ImageInputs((0.5,), (0.5,))), latent=8)
+        >>> fake = model.generator(torch.zeros(5, 8))
+        >>> fake.shape, model.discriminator(fake).shape
+        (torch.Size([5, 1, 28, 28]), torch.Size([5, 1]))
     """
     require_numbers(spec, "gan_mlp")
     size = prod(spec.input_shape)
@@ -80,38 +87,45 @@ def dcgan(
     norm: Norm = "batch",
     dropout: Probability = 0.0,
 ) -> nn.Module:
-    """Convolutional generator and discriminator, for task `gan`; pictures.
+    """Convolutional generator and discriminator, for task `gan`; images.
 
     Radford et al., "Unsupervised representation learning with deep convolutional generative
-    adversarial networks", 2016: 4x4 convolutions of stride 2, transposed in the generator; weights
-    begin normal with deviation 0.02. The discriminator has no normalisation, so that any loss suits
-    it.
+    adversarial networks", 2016: 4x4 convolutions of stride 2, transposed in the generator; normal
+    initial weights with standard deviation 0.02. The discriminator has no normalization, so that it
+    works with any loss.
 
     Args:
         latent: Width of the noise.
-        channels: Widths of the generator's maps, each stage twice as high and wide as the one
-            before; the discriminator's are the same, from the last to the first.
-        norm: What the generator normalises its maps by. batch depends on the other samples of a
-            (micro-)batch and remembers running statistics, which `train.ema` does not average;
-            group does neither.
-        dropout: Share of the discriminator's features set to zero in training, before its last
-            layer.
+        channels: Channels of the generator's stages, each of which doubles height and width; the
+            discriminator has them in reverse.
+        norm: Normalization of the generator's feature maps. batch depends on the other samples of
+            a (micro-)batch and has running statistics, which `train.ema` does not average; group
+            has neither property.
+        dropout: Dropout probability before the last layer of the discriminator.
 
     Raises:
         OptionError: There are no channels.
-        UsageError: The samples are not pictures, or their sides can't be halved so often.
+        UsageError: The samples are not images, or their sides can't be halved once per stage.
+
+    Example:
+        >>> import torch
+        >>> from dltrain.core.data_spec import DataSpec, ImageInputs
+        >>> model = dcgan(DataSpec((1, 28, 28), 1, ImageInputs((0.5,), (0.5,))), latent=8)
+        >>> fake = model.generator(torch.zeros(5, 8))
+        >>> fake.shape, model.discriminator(fake).shape
+        (torch.Size([5, 1, 28, 28]), torch.Size([5, 1]))
     """
     if len(spec.input_shape) != 3:
         raise UsageError(
-            f"model 'dcgan' needs pictures (channels, height, width), and this data has samples of "
-            f"shape {spec.input_shape}: model 'gan_mlp' takes any numbers"
+            f"model 'dcgan' expected images (channels, height, width), got samples of shape "
+            f"{spec.input_shape}: model 'gan_mlp' takes any numbers"
         )
     if not channels:
-        raise OptionError("channels", "model 'dcgan' needs at least one, such as [128, 64]")
+        raise OptionError("channels", "model 'dcgan' expected at least one, such as [128, 64]")
     width, *size = spec.input_shape
     if any(side % 2 ** len(channels) for side in size):
         raise UsageError(
-            f"pictures of {size[0]}x{size[1]} can't be halved {len(channels)} times, once for each "
+            f"images of {size[0]}x{size[1]} can't be halved {len(channels)} times, once for each "
             "of the 'channels'"
         )
     height, breadth = (side // 2 ** len(channels) for side in size)

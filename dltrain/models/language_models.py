@@ -1,4 +1,4 @@
-"""Language models: for each token, which one comes next."""
+"""Language models: logits of the next token for each token."""
 
 from __future__ import annotations
 
@@ -22,17 +22,25 @@ LstmState = tuple[Tensor, Tensor]
 class TextGenerator(nn.Module):
     """LSTM over embedded tokens: (batch, tokens) int64 -> (batch, tokens, num_outputs).
 
-    Hochreiter and Schmidhuber, "Long short-term memory", 1997. The state begins at zero in every
-    window.
+    Hochreiter and Schmidhuber, "Long short-term memory", 1997. Each window begins with a zero
+    state.
 
     Args:
         hidden_size: Width of the embedding and of each LSTM layer.
-        layers: LSTM layers, one on another.
-        dropout: Share of embedded and hidden units set to zero in training.
+        layers: Number of stacked LSTM layers.
+        dropout: Dropout probability of embedded and hidden units.
         tied: Use the embedding's weights for the output too (Press and Wolf, 2017).
 
     Raises:
-        UsageError: The data is no text.
+        UsageError: The data is not text.
+
+    Example:
+        >>> import torch
+        >>> from dltrain.core.data_spec import DataSpec, TextInputs
+        >>> text = TextInputs("word", vocabulary=("<pad>", "<unknown>", "good", "bad"))
+        >>> spec = DataSpec((0,), 4, text)
+        >>> TextGenerator(spec, hidden_size=8)(torch.tensor([[2, 3, 0], [3, 2, 2]])).shape
+        torch.Size([2, 3, 4])
     """
 
     def __init__(
@@ -45,7 +53,7 @@ class TextGenerator(nn.Module):
         dropout: Probability = 0.0,
         tied: bool = False,
     ) -> None:
-        """Takes the options that the class describes."""
+        """See the class for the options."""
         super().__init__()
         self.embedding: nn.Embedding = nn.Embedding(
             _vocabulary_size(spec, "text_generator"), hidden_size
@@ -55,23 +63,23 @@ class TextGenerator(nn.Module):
         self.output: _Output = _Output(spec, self.embedding, tied)
         for name, parameter in self.lstm.named_parameters():
             if name.startswith("bias_ih"):
-                # an open forget gate lets gradients through (Jozefowicz et al., 2015)
+                # an open forget gate passes gradients (Jozefowicz et al., 2015)
                 nn.init.ones_(parameter.data[hidden_size : 2 * hidden_size])
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """The logits of the token after each."""
+        """Return the logits of the token after each."""
         outputs, _ = self.step(tokens, None)
         return outputs
 
     def step(self, tokens: Tensor, state: LstmState | None) -> tuple[Tensor, LstmState]:
-        """Goes on where a call before left off, so that writing a text reads no token twice.
+        """Continue from the state of an earlier call, so that generation reads no token twice.
 
         Args:
             tokens: (batch, tokens) int64.
-            state: What the call before gave; None at the beginning.
+            state: The state that the earlier call returned; None at the beginning.
 
         Returns:
-            Logits as `forward` gives them, and the state after the last token.
+            The logits of the token after each, and the state after the last token.
         """
         hidden, last = self.lstm(self.dropout(self.embedding(tokens)), state)
         return self.output(self.dropout(hidden), self.embedding.weight), last
@@ -81,19 +89,27 @@ class TextGenerator(nn.Module):
 class Gpt(nn.Module):
     """Transformer decoder: (batch, tokens) int64 -> (batch, tokens, num_outputs).
 
-    Radford et al., "Language models are unsupervised multitask learners", 2019: normalisation
-    before each sublayer, learned positions, GELU. It can't see more tokens than the data's window.
+    Radford et al., "Language models are unsupervised multitask learners", 2019: normalization
+    before each sublayer, learned positions, GELU. Its context is the window of the data.
 
     Args:
-        layers: Blocks of attention and feed-forward network.
-        heads: Attention heads of a block.
+        layers: Number of blocks of attention and feed-forward network.
+        heads: Attention heads per block.
         width: Width of the embedding, a multiple of `heads`.
-        dropout: Share of units and of attention weights set to zero in training.
+        dropout: Dropout probability of hidden units and attention weights.
         tied: Use the embedding's weights for the output too (Press and Wolf, 2017).
 
     Raises:
-        OptionError: `width` is no multiple of `heads`.
-        UsageError: The data is no text, or has no fixed window.
+        OptionError: `width` is not a multiple of `heads`.
+        UsageError: The data is not text, or has no fixed window.
+
+    Example:
+        >>> import torch
+        >>> from dltrain.core.data_spec import DataSpec, TextInputs
+        >>> text = TextInputs("word", vocabulary=("<pad>", "<unknown>", "good", "bad"))
+        >>> spec = DataSpec((16,), 4, text)
+        >>> Gpt(spec, layers=1, heads=2, width=8)(torch.tensor([[2, 3, 0], [3, 2, 2]])).shape
+        torch.Size([2, 3, 4])
     """
 
     def __init__(
@@ -107,14 +123,16 @@ class Gpt(nn.Module):
         dropout: Probability = 0.0,
         tied: bool = True,
     ) -> None:
-        """Takes the options that the class describes."""
+        """See the class for the options."""
         super().__init__()
         vocabulary_size = _vocabulary_size(spec, "gpt")
         self.window: int = spec.input_shape[0]
         if self.window == 0:
-            raise UsageError("model 'gpt' needs windows of a fixed length, as 'text_file' gives")
+            raise UsageError(
+                "model 'gpt' expected windows of a fixed length, as in data 'text_file'"
+            )
         if width % heads:
-            raise OptionError("width", f"{width} is no multiple of {heads} heads")
+            raise OptionError("width", f"expected a multiple of {heads} heads, got {width}")
         self.embedding: nn.Embedding = nn.Embedding(vocabulary_size, width)
         self.position: nn.Embedding = nn.Embedding(self.window, width)
         self.dropout: Dropout = Dropout(dropout)
@@ -123,22 +141,24 @@ class Gpt(nn.Module):
         )
         self.norm: nn.LayerNorm = nn.LayerNorm(width)
         self.output: _Output = _Output(spec, self.embedding, tied)
-        self._initialise(layers)
+        self._initialize(layers)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """The logits of the token after each.
 
         Raises:
-            DataError: There are more tokens than the window has.
+            DataError: The input is longer than the window.
         """
         if tokens.shape[1] > self.window:
-            raise DataError(f"{tokens.shape[1]} tokens; the context of gpt has {self.window}")
+            raise DataError(
+                f"model 'gpt' expected at most {self.window} tokens, got {tokens.shape[1]}"
+            )
         places = torch.arange(tokens.shape[1], device=tokens.device)
         hidden = self.dropout(self.embedding(tokens) + self.position(places))
         return self.output(self.norm(self.blocks(hidden)), self.embedding.weight)
 
-    def _initialise(self, layers: int) -> None:
-        """GPT-2's: what is added to the residual stream begins smaller the more layers add."""
+    def _initialize(self, layers: int) -> None:
+        """Initialize as GPT-2: weights of residual layers are scaled by the number of layers."""
         for name, parameter in self.named_parameters():
             if name.endswith("bias"):
                 nn.init.zeros_(parameter)
@@ -148,7 +168,7 @@ class Gpt(nn.Module):
 
 
 class _Block(nn.Module):
-    """Causal self-attention, then a feed-forward network, each added to its input."""
+    """Causal self-attention, then a feed-forward network, each with a residual connection."""
 
     def __init__(self, width: int, heads: int, dropout: float) -> None:
         super().__init__()
@@ -162,7 +182,7 @@ class _Block(nn.Module):
         self.dropout = Dropout(dropout)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """(batch, tokens, width) to the same."""
+        """Transform (batch, tokens, width) to the same shape."""
         hidden = hidden + self.dropout(self.project(self._attend(self.attention_norm(hidden))))
         fed = F.gelu(self.expand(self.feed_norm(hidden)), approximate="tanh")
         return hidden + self.dropout(self.shrink(fed))
@@ -181,7 +201,7 @@ class _Block(nn.Module):
 
 
 class _Output(nn.Module):
-    """Hidden units to logits, with weights of its own or with the embedding's."""
+    """Linear layer from hidden units to logits, with its own weights or those of the embedding."""
 
     weight: nn.Parameter | None
 
@@ -190,24 +210,27 @@ class _Output(nn.Module):
         size, width = embedding.weight.shape
         if tied and spec.num_outputs != size:
             raise OptionError(
-                "tied", f"the loss wants {spec.num_outputs} outputs of a vocabulary of {size}"
+                "tied",
+                f"the loss needs {spec.num_outputs} outputs, the vocabulary has {size} tokens",
             )
         self.bias: nn.Parameter = nn.Parameter(torch.zeros(spec.num_outputs))
-        # The tied matrix stays the embedding's alone, so that checkpoints hold it once.
+        # The tied matrix is a parameter of the embedding only, so that checkpoints have it once.
         weight = None if tied else nn.Parameter(torch.empty(spec.num_outputs, width))
         self.register_parameter("weight", weight)
         bound = 1 / sqrt(width)
         if weight is None:
-            nn.init.normal_(embedding.weight, std=bound)  # the logits then begin small
+            nn.init.normal_(embedding.weight, std=bound)  # for small initial logits
         else:
             nn.init.uniform_(weight, -bound, bound)
 
     def forward(self, hidden: Tensor, embedding: Tensor) -> Tensor:
-        """(..., width) to (..., num_outputs)."""
+        """Transform (..., width) to (..., num_outputs)."""
         return F.linear(hidden, embedding if self.weight is None else self.weight, self.bias)
 
 
 def _vocabulary_size(spec: DataSpec, name: str) -> int:
     if spec.inputs.kind != "text":
-        raise UsageError(f"model {name!r} is for text, and this data has {spec.inputs.kind} inputs")
+        raise UsageError(
+            f"model {name!r} expected text, and this data has {spec.inputs.kind} inputs"
+        )
     return len(spec.inputs.vocabulary)

@@ -1,4 +1,4 @@
-"""What the model families share: activations, the initialisation of weights, made samples."""
+"""Parts shared by the models: activations, dropout, weight initialization, sample outputs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dltrain.core.errors import UsageError
 Activation = Literal["sigmoid", "tanh", "relu", "gelu", "silu"]
 Init = Literal["default", "xavier", "kaiming", "orthogonal", "zeros"]
 HiddenInit = Literal["default", "xavier", "kaiming", "orthogonal"]
-"""What suits a model with hidden layers, whose units would all stay equal if they began at zero."""
+"""Initializations of models with hidden layers, whose units would stay equal from zeros."""
 
 _ACTIVATIONS: dict[Activation, type[nn.Module]] = {
     "sigmoid": nn.Sigmoid,
@@ -27,35 +27,35 @@ _MONOTONIC: tuple[Activation, ...] = ("sigmoid", "tanh", "relu")
 
 
 def activation_layer(name: Activation) -> nn.Module:
-    """The elementwise function of that name, as a module."""
+    """Return the activation of that name."""
     return _ACTIVATIONS[name]()
 
 
 def is_monotonic(name: Activation) -> bool:
-    """Whether a larger input never gives a smaller output, so that max(f(x)) = f(max(x))."""
+    """Return whether an activation is monotonic, so that max(f(x)) = f(max(x))."""
     return name in _MONOTONIC
 
 
 class Dropout(nn.Module):
-    """Sets a share of the elements to zero in training and scales the others; any shape.
+    """Dropout with fewer random numbers on a CPU, for any shape.
 
-    On a CPU, torch draws a number of 64 bits for each element, one after another, which can take as
-    long as a layer. Here each draw serves four elements: 16 bits decide about one, so the share is
-    rounded to a multiple of 2**-16, and the scale is that of the rounded share.
+    On a CPU, `nn.Dropout` draws 64 random bits for each element, which can take as long as a layer.
+    Here each element uses 16 bits, so the probability is rounded to a multiple of 2**-16, and the
+    other elements are scaled by the rounded probability.
 
     Args:
-        share: The probability of each element to become zero, below 1.
+        p: Probability of an element to be zeroed, below 1.
     """
 
-    def __init__(self, share: float) -> None:
+    def __init__(self, p: float) -> None:
         super().__init__()
-        self.share = share
-        self.dropped: int = min(round(share * 2**16), 2**16 - 1)
+        self.p = p
+        self.dropped: int = min(round(p * 2**16), 2**16 - 1)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """The same shape and dtype."""
+        """Return a tensor of the same shape and dtype."""
         if inputs.device.type != "cpu" or torch.compiler.is_compiling():
-            return F.dropout(inputs, self.share, self.training)
+            return F.dropout(inputs, self.p, self.training)
         if not self.training or not self.dropped:
             return inputs
         draws = torch.empty((inputs.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
@@ -64,26 +64,26 @@ class Dropout(nn.Module):
         return inputs * (bits >= self.dropped - 2**15).to(inputs.dtype).mul_(scale)
 
     def extra_repr(self) -> str:
-        """Shown by print."""
-        return f"{self.share}"
+        """Return what `repr` shows."""
+        return f"{self.p}"
 
 
 class StackedLstm(nn.LSTM):
-    """LSTM layers, one on another, with dltrain's own dropout between them; batch first.
+    """Stacked LSTM layers with `Dropout` between them; batch first.
 
-    The dropout of `nn.LSTM` is cuDNN's on a GPU, whose state is in no generator: a checkpoint could
-    not hold it. Parameters have the names and the initialization of `nn.LSTM`'s.
+    On a GPU the dropout of `nn.LSTM` is that of cuDNN, whose random state is not accessible: a
+    checkpoint could not save it. Parameters have the names and the initialization of `nn.LSTM`'s.
 
     Args:
         input_size: Width of the inputs.
         hidden_size: Width of each layer.
-        num_layers: How many there are.
-        share: Dropout between two layers, below 1.
+        num_layers: Number of layers.
+        dropout: Dropout probability between two layers, below 1.
     """
 
-    def __init__(self, input_size: int, hidden_size: int, num_layers: int, share: float) -> None:
+    def __init__(self, input_size: int, hidden_size: int, num_layers: int, dropout: float) -> None:
         super().__init__(input_size, hidden_size, num_layers, batch_first=True)
-        self.between: Dropout = Dropout(share)
+        self.between: Dropout = Dropout(dropout)
 
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, inputs: Tensor, state: tuple[Tensor, Tensor] | None = None
@@ -112,7 +112,7 @@ class StackedLstm(nn.LSTM):
         return outputs, (hidden, cell)
 
     def flatten_parameters(self) -> None:
-        """Put the weights of each layer into one piece of memory, as cuDNN wants them."""
+        """Move the weights of each layer into contiguous memory, as cuDNN needs them."""
         for number, weights in enumerate(self._weights_by_layer()):
             if not weights[0].is_cuda:
                 continue
@@ -126,12 +126,12 @@ class StackedLstm(nn.LSTM):
         return [weights[start : start + 4] for start in range(0, len(weights), 4)]
 
 
-def initialise(module: nn.Module, scheme: Init) -> nn.Module:
-    """Draws the weights of linear and convolutional layers anew and sets their biases to zero.
+def initialize_weights(module: nn.Module, scheme: Init) -> nn.Module:
+    """Initialize the weights of linear and convolutional layers, and zero their biases.
 
     Args:
         module: Changed in place and returned.
-        scheme: default leaves PyTorch's own weights and biases; xavier is Glorot and Bengio's
+        scheme: default keeps PyTorch's weights and biases; xavier is Glorot and Bengio's
             uniform (2010), kaiming He et al.'s normal for ReLU (2015), orthogonal Saxe et al.'s
             (2013).
     """
@@ -154,16 +154,16 @@ def initialise(module: nn.Module, scheme: Init) -> nn.Module:
 
 
 def require_numbers(spec: DataSpec, name: str) -> None:
-    """UsageError where samples are numbers of tokens, which a layer of weights can't take."""
+    """Raise a UsageError where the data is text, whose token ids a linear layer can't use."""
     if spec.inputs.kind == "text":
         raise UsageError(
-            f"model {name!r} needs numbers to compute with, and this data has text: use model "
+            f"model {name!r} expected images or tables, and this data has text: use model "
             "'text_lstm', 'text_cnn' or 'text_transformer'"
         )
 
 
 class AsSamples(nn.Module):
-    """Outputs to samples on the data's scale: pixels in [0, 1], normalised; tables as they are."""
+    """Outputs to samples: images are squashed to [0, 1] and normalized, tables are unchanged."""
 
     mean: Tensor
     std: Tensor
@@ -178,6 +178,6 @@ class AsSamples(nn.Module):
                 self.register_buffer(name, value, persistent=False)
 
     def forward(self, outputs: Tensor) -> Tensor:
-        """(batch, ...) to (batch, *input_shape)."""
+        """Transform (batch, ...) to (batch, *input_shape)."""
         samples = outputs.unflatten(1, self.shape) if outputs.ndim == 2 else outputs
         return (samples.sigmoid() - self.mean) / self.std if self.is_image else samples

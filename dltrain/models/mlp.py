@@ -14,7 +14,7 @@ from dltrain.models.layers import (
     Dropout,
     HiddenInit,
     activation_layer,
-    initialise,
+    initialize_weights,
     require_numbers,
 )
 
@@ -35,19 +35,26 @@ def mlp(
     Args:
         hidden: Widths of the hidden layers.
         activation: Nonlinearity after each hidden layer.
-        dropout: Share of hidden units set to zero in training.
-        batch_norm: Normalise each hidden layer over the batch, before the activation.
-        init: How the weights begin.
+        dropout: Dropout probability after each hidden layer.
+        batch_norm: Apply batch normalization before each activation.
+        init: Weight initialization.
+
+    Example:
+        >>> import torch
+        >>> from dltrain.core.data_spec import DataSpec, TableInputs
+        >>> spec = DataSpec((4,), 3, TableInputs(()))
+        >>> mlp(spec, hidden=(64, 32))(torch.zeros(5, 4)).shape
+        torch.Size([5, 3])
     """
     layers: list[nn.Module] = [nn.Flatten()]
     require_numbers(spec, "mlp")
     width = prod(spec.input_shape)
     for next_width in hidden:
-        # Batch normalisation subtracts the mean, and a bias with it.
+        # Batch normalization subtracts the mean, which cancels a bias.
         layers.append(nn.Linear(width, next_width, bias=not batch_norm))
         if batch_norm:
             layers.append(nn.BatchNorm1d(next_width))
         layers += [activation_layer(activation), Dropout(dropout)]
         width = next_width
     layers.append(nn.Linear(width, spec.num_outputs))
-    return initialise(nn.Sequential(*layers), init)
+    return initialize_weights(nn.Sequential(*layers), init)

@@ -1,4 +1,4 @@
-"""Sequences to sequences."""
+"""Sequence-to-sequence models."""
 
 from __future__ import annotations
 
@@ -19,16 +19,24 @@ State = tuple[Tensor, Tensor]
 class Seq2SeqLstm(nn.Module):
     """LSTM encoder and decoder with attention: (batch, tokens) -> (batch, outputs, num_outputs).
 
-    The encoder reads in both directions, over the valid positions only. The decoder looks at what
-    it gave with bilinear attention, after each of its steps (Luong, Pham and Manning, "Effective
-    approaches to attention-based neural machine translation", 2015).
+    The encoder is bidirectional, over the valid positions only. The decoder attends to its outputs
+    with bilinear attention after each step (Luong, Pham and Manning, "Effective approaches to
+    attention-based neural machine translation", 2015).
 
     Args:
         hidden_size: Width of embeddings and LSTMs.
-        dropout: Share of embedded and attended units set to zero in training.
+        dropout: Dropout probability of embedded and attended units.
 
     Raises:
-        UsageError: The data is no text.
+        UsageError: The data is not text.
+
+    Example:
+        >>> from dltrain.core.data_spec import DataSpec, TextInputs
+        >>> text = TextInputs("character", vocabulary=("<pad>", "<unknown>", "a", "b"))
+        >>> model = Seq2SeqLstm(DataSpec((0,), 5, text), hidden_size=8)
+        >>> tokens, previous = torch.tensor([[2, 3, 0]]), torch.tensor([[4, 2]])
+        >>> model(tokens, previous).shape
+        torch.Size([1, 2, 5])
     """
 
     def __init__(
@@ -39,7 +47,7 @@ class Seq2SeqLstm(nn.Module):
         hidden_size: PositiveInt = 128,
         dropout: Probability = 0.0,
     ) -> None:
-        """Takes the options that the class describes."""
+        """See the class for the options."""
         super().__init__()
         size = hidden_size
         inputs = text_inputs(spec, "seq2seq_lstm")
@@ -57,18 +65,18 @@ class Seq2SeqLstm(nn.Module):
         self.output: nn.Linear = nn.Linear(size, spec.num_outputs)
 
     def forward(self, tokens: Tensor, previous: Tensor) -> Tensor:
-        """Logits of each output token, from the one before it.
+        """Return the logits of each output token, given the previous one.
 
         Args:
             tokens: (batch, tokens) int64.
-            previous: (batch, outputs) int64, the targets one place later, after the start.
+            previous: (batch, outputs) int64, the targets shifted by one position.
         """
         memory, state = self.encode(tokens)
         logits, _ = self.decode(previous, memory, tokens != self.padding, state)
         return logits
 
     def encode(self, tokens: Tensor) -> tuple[Tensor, State]:
-        """What the decoder looks at, (batch, tokens, hidden_size), and the state it begins with."""
+        """Return the memory, (batch, tokens, hidden_size), and the decoder's initial state."""
         lengths = (tokens != self.padding).sum(dim=1).clamp(min=1)
         embedded = self.dropout(self.source(tokens))
         onward, _ = self.onward(embedded)
@@ -82,13 +90,13 @@ class Seq2SeqLstm(nn.Module):
     def decode(
         self, previous: Tensor, memory: Tensor, valid: Tensor, state: State
     ) -> tuple[Tensor, State]:
-        """Goes on where a call before left off.
+        """Continue from the state of `encode` or of an earlier call.
 
         Args:
             previous: (batch, outputs) int64.
             memory: From `encode`.
             valid: (batch, tokens) bool, where `memory` holds a token.
-            state: From `encode`, or from the call before.
+            state: From `encode`, or from the earlier call.
 
         Returns:
             Logits (batch, outputs, num_outputs), and the state after the last of them.
@@ -96,5 +104,5 @@ class Seq2SeqLstm(nn.Module):
         hidden, state = self.decoder(self.dropout(self.target(previous)), state)
         scores = self.attend(hidden) @ memory.transpose(1, 2)
         weights = scores.masked_fill(~valid[:, None], float("-inf")).softmax(dim=2)
-        seen = torch.cat([hidden, weights @ memory], dim=2)
-        return self.output(self.dropout(self.combine(seen).tanh())), state
+        attended = torch.cat([hidden, weights @ memory], dim=2)
+        return self.output(self.dropout(self.combine(attended).tanh())), state

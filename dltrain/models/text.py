@@ -1,7 +1,7 @@
-"""Models that read a text and give one answer: recurrent, convolutional and by attention.
+"""Models for classification and regression of texts: LSTM, convolutions and transformer.
 
-Each takes (batch, tokens) int64, padded at the end. What a text gives does not depend on how far it
-is padded, and a text without tokens gives finite outputs.
+Inputs are (batch, tokens) int64, padded at the end. Outputs do not depend on the padding, and are
+finite for a text without tokens.
 """
 
 from __future__ import annotations
@@ -35,25 +35,34 @@ def text_lstm(
     embeddings: ConfigPath | None = None,
     freeze_embeddings: bool = False,
 ) -> nn.Module:
-    """Long short-term memory for whole texts: (batch, tokens) -> (batch, num_outputs).
+    """Long short-term memory over the tokens of a text: (batch, tokens) -> (batch, num_outputs).
 
     Hochreiter and Schmidhuber (1997).
 
     Args:
-        embedding_size: Numbers that stand for a token.
+        embedding_size: Width of the embedding.
         hidden_size: Width of each layer, in each direction.
-        layers: Number of layers, one above the other.
-        bidirectional: Read each text from end to start too, in each layer.
-        pooling: How positions become one vector; last takes where a direction has read everything,
-            attention a learned weighted mean.
-        dropout: Share of features set to zero in training, after the embedding, between layers and
-            before the linear layer.
-        embeddings: File of word vectors in GloVe's text format, embedding_size numbers a word, for
-            the embedding to begin with; other words begin at random.
-        freeze_embeddings: Keep the embedding as it began.
+        layers: Number of stacked layers.
+        bidirectional: Read each text in both directions, in each layer.
+        pooling: Reduction over positions: maximum, mean, attention (a learned weighted mean), or
+            last, the position where a direction has read the whole text.
+        dropout: Dropout probability after the embedding, between layers and before the linear
+            layer.
+        embeddings: File of word vectors in GloVe's text format, embedding_size numbers per word,
+            that initialize the embedding; other words are initialized randomly.
+        freeze_embeddings: Do not train the embedding.
 
     Raises:
-        UsageError: The data is not text, or the file of word vectors does not fit.
+        UsageError: The data is not text.
+        OptionError: The file of word vectors does not match the vocabulary or the size.
+
+    Example:
+        >>> import torch
+        >>> from dltrain.core.data_spec import DataSpec, TextInputs
+        >>> text = TextInputs("word", vocabulary=("<pad>", "<unknown>", "good", "bad"))
+        >>> spec = DataSpec((0,), 2, text)
+        >>> text_lstm(spec, hidden_size=8)(torch.tensor([[2, 3, 0], [3, 2, 2]])).shape
+        torch.Size([2, 2])
     """
     inputs = text_inputs(spec, "text_lstm")
     embedding = word_embedding(inputs, embedding_size, embeddings, freeze_embeddings)
@@ -79,20 +88,29 @@ def text_cnn(
     Kim (2014).
 
     Args:
-        embedding_size: Numbers that stand for a token.
-        widths: How many tokens each convolution sees at once.
+        embedding_size: Width of the embedding.
+        widths: Kernel size of each convolution, in tokens.
         channels: Output channels of each convolution.
-        dropout: Share of features set to zero in training before the linear layer.
-        embeddings: File of word vectors in GloVe's text format, embedding_size numbers a word, for
-            the embedding to begin with; other words begin at random.
-        freeze_embeddings: Keep the embedding as it began.
+        dropout: Dropout probability before the linear layer.
+        embeddings: File of word vectors in GloVe's text format, embedding_size numbers per word,
+            that initialize the embedding; other words are initialized randomly.
+        freeze_embeddings: Do not train the embedding.
 
     Raises:
-        UsageError: The data is not text, or the file of word vectors does not fit.
+        UsageError: The data is not text.
+        OptionError: The file of word vectors does not match the vocabulary or the size.
+
+    Example:
+        >>> import torch
+        >>> from dltrain.core.data_spec import DataSpec, TextInputs
+        >>> text = TextInputs("word", vocabulary=("<pad>", "<unknown>", "good", "bad"))
+        >>> spec = DataSpec((0,), 2, text)
+        >>> text_cnn(spec, widths=(2, 3))(torch.tensor([[2, 3, 0], [3, 2, 2]])).shape
+        torch.Size([2, 2])
     """
     inputs = text_inputs(spec, "text_cnn")
     if not widths:
-        raise OptionError("widths", "model 'text_cnn' needs at least one width, such as [3, 4, 5]")
+        raise OptionError("widths", "expected at least one width, such as [3, 4, 5]")
     embedding = word_embedding(inputs, embedding_size, embeddings, freeze_embeddings)
     return TextCnn(embedding, widths, channels, dropout, spec.num_outputs)
 
@@ -110,26 +128,37 @@ def text_transformer(
 ) -> nn.Module:
     """Transformer encoder and the mean over tokens: (batch, tokens) -> (batch, num_outputs).
 
-    Vaswani et al. (2017), normalised before each block (Xiong et al., 2020), with GELU and
+    Vaswani et al. (2017), with normalization before each block (Xiong et al., 2020), GELU and
     feed-forward layers four times as wide.
 
     Args:
-        layers: Number of layers, one above the other.
-        heads: Attention heads of each layer, a divisor of width.
-        width: Numbers that stand for a token, in every layer.
-        positions: sinusoidal fits any length; learned needs data with max_tokens.
-        dropout: Share of features set to zero in training, after the embedding and in each layer.
+        layers: Number of stacked layers.
+        heads: Attention heads per layer, a divisor of width.
+        width: Width of the embedding and of every layer.
+        positions: Position encoding: sinusoidal, for any length, or learned, for data with
+            max_tokens.
+        dropout: Dropout probability after the embedding and in each layer.
 
     Raises:
-        UsageError: The data is not text, or has no longest text; or the heads do not divide width.
+        UsageError: The data is not text.
+        OptionError: `width` is not a multiple of `heads`, or learned positions need `max_tokens`.
+
+    Example:
+        >>> import torch
+        >>> from dltrain.core.data_spec import DataSpec, TextInputs
+        >>> text = TextInputs("word", vocabulary=("<pad>", "<unknown>", "good", "bad"))
+        >>> spec = DataSpec((0,), 2, text)
+        >>> text_transformer(spec, heads=2, width=8)(torch.tensor([[2, 3, 0], [3, 2, 2]])).shape
+        torch.Size([2, 2])
     """
     inputs = text_inputs(spec, "text_transformer")
     if width % heads:
-        raise OptionError("heads", f"heads must divide width, and {heads} does not divide {width}")
+        raise OptionError("heads", f"expected a divisor of width, {width}, got {heads}")
     max_tokens = inputs.max_tokens or spec.input_shape[0]
     if positions == "learned" and not max_tokens:
         raise OptionError(
-            "positions", "'positions: learned' needs data with max_tokens; sinusoidal does not"
+            "positions",
+            "'learned' needs data with max_tokens; use 'sinusoidal' for other data",
         )
     embedding = word_embedding(inputs, width)
     num_positions = max_tokens if positions == "learned" else None

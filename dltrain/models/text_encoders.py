@@ -1,4 +1,4 @@
-"""The modules of the text models: (batch, tokens) int64, padded at the end, to outputs."""
+"""The modules of the text models, for (batch, tokens) int64, padded at the end."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from dltrain.models.text_layers import (
 class TextLstm(nn.Module):
     """The model of `text_lstm`.
 
-    Right padding comes after everything that a forward direction reads, and the backward direction
-    reads the sequences turned around within their length: no packed sequences are needed, which
-    would wait for the device.
+    The forward direction reads the padding last, and the backward direction reads each sequence
+    reversed within its length, so no packed sequences are needed, which would synchronize with the
+    device.
     """
 
     def __init__(
@@ -51,13 +51,13 @@ class TextLstm(nn.Module):
         self.head: nn.Linear = nn.Linear(width, num_outputs)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """(batch, tokens) int64 -> (batch, num_outputs)."""
+        """Transform (batch, tokens) int64 to (batch, num_outputs)."""
         tokens, valid = padded(tokens, 1, self.embedding)
         features = self.encode(self.embedding(tokens), valid.sum(dim=1))
         return self.head(self.dropout(self.pooling(features, valid)))
 
     def encode(self, features: Tensor, lengths: Tensor) -> Tensor:
-        """(batch, tokens, embedding_size) -> (batch, tokens, width of both directions)."""
+        """Transform (batch, tokens, embedding_size) to (batch, tokens, width)."""
         for number, layer in enumerate(self.forward_layers):
             features = self.dropout(features)
             outputs, _ = layer(features)
@@ -89,7 +89,7 @@ class TextCnn(nn.Module):
         self.head: nn.Linear = nn.Linear(channels * len(widths), num_outputs)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """(batch, tokens) int64 -> (batch, num_outputs)."""
+        """Transform (batch, tokens) int64 to (batch, num_outputs)."""
         tokens, valid = padded(tokens, max(self.widths), self.embedding)
         lengths = valid.sum(dim=1, keepdim=True)
         features = self.embedding(tokens).transpose(1, 2)
@@ -97,7 +97,7 @@ class TextCnn(nn.Module):
         for width, convolution in zip(self.widths, self.convolutions, strict=True):
             outputs = convolution(features).relu().transpose(1, 2)
             starts = torch.arange(outputs.shape[1], device=tokens.device)
-            # Windows of valid tokens only; a text shorter than the window has its first one.
+            # Only windows of valid tokens; a text shorter than the window uses the first one.
             whole = starts <= (lengths - width).clamp(min=0)
             pooled.append(max_over(outputs, whole))
         return self.head(self.dropout(torch.cat(pooled, dim=1)))
@@ -122,7 +122,7 @@ class TextTransformer(nn.Module):
             nn.Embedding(num_positions, width) if num_positions else None
         )
         self.dropout: Dropout = Dropout(dropout)
-        # Each layer is built anew: nn.TransformerEncoder copies one, with the same weights.
+        # nn.TransformerEncoder would copy one layer, with the same initial weights.
         self.layers: nn.ModuleList = nn.ModuleList(
             nn.TransformerEncoderLayer(
                 width, heads, 4 * width, dropout, "gelu", batch_first=True, norm_first=True
@@ -133,16 +133,16 @@ class TextTransformer(nn.Module):
         self.head: nn.Linear = nn.Linear(width, num_outputs)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """(batch, tokens) int64 -> (batch, num_outputs)."""
+        """Transform (batch, tokens) int64 to (batch, num_outputs)."""
         tokens, valid = padded(tokens, 1, self.embedding)
         numbers = torch.arange(tokens.shape[1], device=tokens.device)
-        # Attention over nothing is NaN: a text without tokens attends to its first padding.
+        # Attention to no position is NaN: a text without tokens attends to its first padding.
         hidden = ~valid & (numbers > 0)
         features = self.embedding(tokens)
         if self.positions is None:
             features = features + sinusoids(numbers, features.shape[2]).to(features.dtype)
         else:
-            # Data cuts texts at max_tokens, and only padding reaches further.
+            # Data truncates texts at max_tokens, so only padding has larger positions.
             numbers = numbers.clamp(max=self.positions.num_embeddings - 1)
             features = features + self.positions(numbers)
         features = self.dropout(features)
@@ -152,11 +152,11 @@ class TextTransformer(nn.Module):
 
 
 def sinusoids(positions: Tensor, width: int) -> Tensor:
-    """Sines and cosines of geometric wavelengths (Vaswani et al., 2017, section 3.5).
+    """Return sines and cosines of geometric wavelengths (Vaswani et al., 2017, section 3.5).
 
     Args:
-        positions: (positions,) numbers.
-        width: Numbers a position.
+        positions: (positions,) int64.
+        width: Width of the encoding.
 
     Returns:
         (positions, width) float32, the sines in the first half.

@@ -1,4 +1,4 @@
-"""What the text models share: tokens, word vectors, and pooling over the valid positions."""
+"""Parts shared by the text models: padding, word vectors, pooling over valid positions."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from dltrain.core.errors import OptionError, UsageError
 PoolingName = Literal["last", "max", "mean", "attention"]
 
 _TAKES_INSTEAD = {
-    "image": "pictures, which model 'cnn' takes",
+    "image": "images, which model 'cnn' takes",
     "table": "rows of a table, which model 'mlp' takes",
 }
 
 
 def text_inputs(spec: DataSpec, model: str) -> TextInputs:
-    """The data's text inputs.
+    """Return the text inputs of the data.
 
     Raises:
         UsageError: The data is not text.
     """
     if spec.inputs.kind != "text":
         raise UsageError(
-            f"model {model!r} needs text, and this data has {_TAKES_INSTEAD[spec.inputs.kind]}"
+            f"model {model!r} expected text, and this data has {_TAKES_INSTEAD[spec.inputs.kind]}"
         )
     return spec.inputs
 
@@ -40,7 +40,7 @@ def padded(tokens: Tensor, length: int, embedding: nn.Embedding) -> tuple[Tensor
     """Pad (batch, tokens) int64 at the end to at least `length` tokens.
 
     Returns:
-        The tokens, and (batch, tokens) bool: where they are no padding of the embedding.
+        The tokens, and (batch, tokens) bool: False where they are padding.
     """
     padding = embedding.padding_idx
     assert padding is not None
@@ -49,11 +49,11 @@ def padded(tokens: Tensor, length: int, embedding: nn.Embedding) -> tuple[Tensor
 
 
 def reverse_valid(features: Tensor, lengths: Tensor) -> Tensor:
-    """Turns each sequence of (batch, tokens, width) around; the padding stays at the end.
+    """Reverse each sequence of (batch, tokens, width); the padding stays at the end.
 
     Args:
         features: (batch, tokens, width).
-        lengths: (batch,) int64, the valid positions of each sequence.
+        lengths: (batch,) int64, the number of valid positions of each sequence.
     """
     positions = torch.arange(features.shape[1], device=features.device)
     last = lengths[:, None] - 1
@@ -62,27 +62,27 @@ def reverse_valid(features: Tensor, lengths: Tensor) -> Tensor:
 
 
 def mean_over(features: Tensor, valid: Tensor) -> Tensor:
-    """Mean of (batch, tokens, width) over the valid positions, (batch, width); 0 without any."""
+    """Return the mean over the valid positions, (batch, width); 0 without any."""
     total = features.masked_fill(~valid[:, :, None], 0).sum(dim=1)
     return total / valid.sum(dim=1, keepdim=True).clamp(min=1)
 
 
 def max_over(features: Tensor, valid: Tensor) -> Tensor:
-    """Maximum of (batch, tokens, width) over the valid positions, (batch, width); 0 without any."""
+    """Return the maximum over the valid positions, (batch, width); 0 without any."""
     lowest = torch.finfo(features.dtype).min
     highest = features.masked_fill(~valid[:, :, None], lowest).amax(dim=1)
     return highest.masked_fill(~valid.any(dim=1, keepdim=True), 0)
 
 
 class Pooling(nn.Module):
-    """(batch, tokens, width) to (batch, width) over the valid positions; 0 where there are none.
+    """Reduction of (batch, tokens, width) over valid positions to (batch, width); 0 without any.
 
     Args:
-        name: last is where each direction has read the whole sequence: the last valid position,
-            and the first of a backward one; attention is a learned weighted mean (Yang et al.,
-            2016, section 2.2).
-        width: Of the features.
-        bidirectional: Whether the second half of the features was computed from end to start.
+        name: last is the position where a direction has read the whole sequence: the last valid
+            one, or the first of the backward direction; attention is a learned weighted mean (Yang
+            et al., 2016, section 2.2).
+        width: Width of the features.
+        bidirectional: Whether the second half of the features is of the backward direction.
     """
 
     def __init__(self, name: PoolingName, width: int, bidirectional: bool) -> None:
@@ -95,14 +95,14 @@ class Pooling(nn.Module):
             )
 
     def forward(self, features: Tensor, valid: Tensor) -> Tensor:
-        """Pools (batch, tokens, width) where `valid`, (batch, tokens), is true."""
+        """Reduce (batch, tokens, width) where `valid`, (batch, tokens), is true."""
         if self.name == "max":
             return max_over(features, valid)
         if self.name == "mean":
             return mean_over(features, valid)
         if self.name == "attention":
             scores = self.score(features).squeeze(2)
-            # The lowest finite number instead of -inf, whose softmax over padding alone is NaN.
+            # The lowest finite number: the softmax of -inf over padding only is NaN.
             scores = scores.masked_fill(~valid, torch.finfo(scores.dtype).min)
             weights = scores.softmax(dim=1).masked_fill(~valid, 0)
             return (weights[:, :, None] * features).sum(dim=1)
@@ -117,16 +117,16 @@ class Pooling(nn.Module):
 def word_embedding(
     inputs: TextInputs, size: int, vectors: str | None = None, freeze: bool = False
 ) -> nn.Embedding:
-    """(batch, tokens) int64 -> (batch, tokens, size), zeros for padding.
+    """Return an embedding, (batch, tokens) int64 -> (batch, tokens, size), with zeros for padding.
 
     Args:
-        inputs: Where the vocabulary is.
-        size: Numbers a token.
+        inputs: The text inputs, with the vocabulary.
+        size: Width of the embedding.
         vectors: File of word vectors in GloVe's text format.
-        freeze: Keep them as they are.
+        freeze: Do not train the embedding.
 
     Raises:
-        OptionError: The file can't be read or does not fit, or there is none to freeze.
+        OptionError: The file can't be read or does not match, or `freeze` is set without a file.
     """
     embedding = nn.Embedding(len(inputs.vocabulary), size, padding_idx=inputs.padding)
     if vectors is not None:
@@ -139,15 +139,15 @@ def word_embedding(
 
 
 def _copy_vectors(path: Path, inputs: TextInputs, weight: Tensor) -> None:
-    """Overwrites the rows of the words that the file has a vector for."""
+    """Overwrite the rows of words that the file contains."""
     rows = {word: row for row, word in enumerate(inputs.vocabulary) if row != inputs.padding}
     size = weight.shape[1]
     num_found = 0
     try:
-        # Words may hold other line separators, a carriage return too: only \n ends a line here.
+        # Words may contain other line separators, such as a carriage return: only \n ends a line.
         with TextIOWrapper(open_named(path), encoding="utf-8", newline="\n") as file:
             for number, line in enumerate(file, start=1):
-                # From the right, since a few of GloVe's words hold spaces.
+                # From the right, because some words of GloVe contain spaces.
                 word, *numbers = line.rstrip().rsplit(" ", size)
                 if len(numbers) != size or (number == 1 and " " in word):
                     raise OptionError(

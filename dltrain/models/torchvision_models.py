@@ -1,4 +1,4 @@
-"""torchvision's classification models, fitted to the data."""
+"""Classification models of torchvision, adapted to the data."""
 
 from __future__ import annotations
 
@@ -30,19 +30,25 @@ def torchvision_model(
 ) -> nn.Module:
     """Any classification model of torchvision: (batch, *input_shape) -> (batch, num_outputs).
 
-    The first convolution takes the data's channels, and the last layer gives its outputs.
+    The first convolution and the last layer are replaced to match the channels and the outputs.
 
     Args:
-        arch: torchvision's name of the model, such as resnet18.
-        pretrained: Start from ImageNet's weights, downloaded once; all but the last layer is kept.
-        freeze: backbone trains the last layer only, and leaves the statistics of batch
-            normalisation as they are.
-        small_input: For pictures of about 32x32, begin a ResNet with a 3x3 convolution of stride 1
+        arch: Name of the model in torchvision, such as resnet18.
+        pretrained: Start from ImageNet weights, downloaded once, except for the last layer.
+        freeze: backbone trains only the last layer, and freezes the statistics of batch
+            normalization.
+        small_input: For images of about 32x32, begin a ResNet with a 3x3 convolution of stride 1
             and no pooling (He et al., 2016, section 4.2).
 
     Raises:
-        UsageError: The options do not go together, or the model does not take such pictures.
+        UsageError: The options exclude each other, or the model does not support the image size.
         RunError: The pretrained weights can't be downloaded or read.
+
+    Example:
+        >>> from dltrain.core.data_spec import DataSpec, ImageInputs
+        >>> spec = DataSpec((1, 32, 32), 10, ImageInputs((0.5,), (0.5,)))
+        >>> torchvision_model(spec, arch="squeezenet1_1")(torch.zeros(5, 1, 32, 32)).shape
+        torch.Size([5, 10])
     """
     if freeze == "backbone" and not pretrained:
         raise UsageError("'freeze: backbone' needs 'pretrained: true'")
@@ -50,8 +56,8 @@ def torchvision_model(
         raise UsageError("'small_input: true' replaces a layer, and needs 'pretrained: false'")
     if len(spec.input_shape) != 3:
         raise UsageError(
-            f"model 'torchvision' needs pictures (channels, height, width), and this data has "
-            f"samples of shape {spec.input_shape}: model 'mlp' takes any shape"
+            f"model 'torchvision' expected images (channels, height, width), got samples of shape "
+            f"{spec.input_shape}: model 'mlp' takes any shape"
         )
     model = _build(arch, pretrained, spec)
     if small_input:
@@ -81,7 +87,7 @@ def _build(arch: str, pretrained: bool, spec: DataSpec) -> nn.Module:
     if arch.startswith("vit_") and not pretrained:
         options["image_size"] = spec.input_shape[-1]
     if not pretrained:
-        with _limits_of(arch, spec):
+        with _size_errors(arch, spec):
             return models.get_model(arch, weights=None, **options)
     weights = models.get_model_weights(arch)["DEFAULT"]
     try:
@@ -120,7 +126,7 @@ def _replace_first_convolution(model: nn.Module, channels: int, pretrained: bool
         bias=old.bias is not None,
     )
     if pretrained:
-        # Scaled so that a grey picture, the same in every channel, gives what it gave before.
+        # Scaled so that outputs stay the same for a grey image.
         mean = old.weight.detach().mean(dim=1, keepdim=True)
         new.weight.data.copy_((mean * IMAGENET_CHANNELS / channels).expand_as(new.weight))
         if old.bias is not None and new.bias is not None:
@@ -145,15 +151,15 @@ def _replace_head(model: nn.Module, num_outputs: int) -> None:
 
 
 class _FrozenBatchNorm(nn.BatchNorm2d):
-    """Batch normalisation that keeps its statistics in training too."""
+    """Batch normalization that uses its running statistics in training too."""
 
     def train(self, mode: bool = True) -> _FrozenBatchNorm:
-        """Stays in evaluation mode, whatever `mode` says."""
+        """Stay in evaluation mode, whatever `mode` is."""
         return super().train(False)
 
 
 def _freeze(model: nn.Module) -> None:
-    """Lets nothing in `model` learn; the head, replaced afterwards, does."""
+    """Freeze all parameters and statistics; the head is replaced afterwards."""
     for name, layer in list(model.named_modules()):
         if isinstance(layer, nn.BatchNorm2d):
             frozen = _FrozenBatchNorm(layer.num_features, layer.eps, layer.momentum)
@@ -163,22 +169,22 @@ def _freeze(model: nn.Module) -> None:
 
 
 def _check_forward(model: nn.Module, arch: str, spec: DataSpec) -> None:
-    """Sends one empty picture through, to learn at once whether its size is one that fits."""
+    """Run the model on one empty image, to report an unsupported size before training."""
     model.eval()
-    with torch.no_grad(), _limits_of(arch, spec):
+    with torch.no_grad(), _size_errors(arch, spec):
         model(torch.zeros(1, *spec.input_shape))
     model.train()
 
 
 @contextmanager
-def _limits_of(arch: str, spec: DataSpec) -> Iterator[None]:
-    """What torchvision raises where pictures are too small, or no multiple of a patch."""
+def _size_errors(arch: str, spec: DataSpec) -> Iterator[None]:
+    """Raise a UsageError for what torchvision raises for an unsupported image size."""
     try:
         yield
     except (RuntimeError, AssertionError) as error:
         height, width = spec.input_shape[1:]
         reason = str(error).partition("\n")[0]
         raise UsageError(
-            f"arch {arch!r} does not take pictures of {height}x{width} ({reason}); "
-            "give larger pictures, or choose another"
+            f"arch {arch!r} does not support images of {height}x{width} ({reason}); "
+            "use larger images, or choose another"
         ) from error

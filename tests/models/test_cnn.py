@@ -77,7 +77,7 @@ def test_batch_norm_comes_before_pooling_and_takes_the_bias_away() -> None:
 
 
 def test_small_pictures_are_refused_with_the_number_of_stages_that_fit() -> None:
-    with pytest.raises(UsageError, match="pictures of 8x28 have room for 1 of the 3 stages"):
+    with pytest.raises(UsageError, match="images of 8x28 are large enough for 1 of the 3 stages"):
         cnn(pictures(1, 8, 28), channels=(4, 4, 4))
     cnn(pictures(1, 8, 28), channels=(4,))
 
@@ -89,5 +89,5 @@ def test_same_padding_needs_an_odd_kernel() -> None:
 
 def test_tables_are_refused() -> None:
     spec = DataSpec((4,), 1, TableInputs((Column("x"),) * 4))
-    with pytest.raises(UsageError, match=r"'cnn' needs pictures.*\(4,\).*'mlp'"):
+    with pytest.raises(UsageError, match=r"'cnn' expected images.*\(4,\).*'mlp'"):
         cnn(spec)

@@ -70,9 +70,9 @@ def test_without_batch_normalisation_samples_are_apart(norm):
 @pytest.mark.parametrize(
     ("builder", "spec", "options", "message"),
     [
-        (dcgan, TABLE, {}, "needs pictures .* 'gan_mlp'"),
+        (dcgan, TABLE, {}, "expected images .* 'gan_mlp'"),
         (dcgan, pictures(1, 28, 28), {"channels": (8, 4, 2)}, "28x28 can't be halved 3 times"),
-        (gan_mlp, TEXT, {}, "needs numbers"),
+        (gan_mlp, TEXT, {}, "expected images or tables"),
     ],
 )
 def test_what_does_not_fit_is_refused(builder, spec, options, message):

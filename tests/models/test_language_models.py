@@ -131,12 +131,12 @@ def test_no_recurrent_layer_uses_a_dropout_whose_state_no_checkpoint_holds(name,
 
 @pytest.mark.parametrize("model", [TextGenerator, Gpt])
 def test_only_text(model):
-    with pytest.raises(UsageError, match="is for text, and this data has table inputs"):
+    with pytest.raises(UsageError, match="expected text, got table inputs"):
         model(DataSpec((2,), 1, TableInputs((Column("a"), Column("b")))))
 
 
 def test_what_gpt_cannot_be():
-    with pytest.raises(OptionError, match="10 is no multiple of 4 heads"):
+    with pytest.raises(OptionError, match="expected a multiple of 4 heads, got 10"):
         Gpt(SPEC, width=10)
     with pytest.raises(UsageError, match="fixed length"):
         Gpt(DataSpec((0,), 13, SPEC.inputs, VOCABULARY))

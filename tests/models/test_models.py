@@ -171,14 +171,14 @@ def test_mlp_drops_units_in_training_only() -> None:
 )
 def test_initialisation_has_the_papers_standard_deviation(scheme: layers.Init, std: float) -> None:
     layer = nn.Linear(400, 300)
-    layers.initialise(layer, scheme)
+    layers.initialize_weights(layer, scheme)
     assert layer.weight.std().item() == pytest.approx(std, rel=0.02)
     assert layer.bias.count_nonzero() == 0
 
 
 def test_orthogonal_rows_are_orthonormal() -> None:
     layer = nn.Linear(40, 30)
-    layers.initialise(layer, "orthogonal")
+    layers.initialize_weights(layer, "orthogonal")
     torch.testing.assert_close(layer.weight @ layer.weight.T, torch.eye(30), atol=1e-5, rtol=0)
 
 

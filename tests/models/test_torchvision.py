@@ -67,8 +67,8 @@ def test_small_input_keeps_the_resolution_of_small_pictures() -> None:
     [
         ({"arch": "resnet-18"}, r"'resnet-18'; did you mean 'resnet18'\?"),
         ({"arch": "zzz"}, r"'zzz'; see torchvision"),
-        ({"arch": "vgg11"}, r"'vgg11' does not take pictures of 16x16"),
-        ({"arch": "vit_b_32"}, r"'vit_b_32' does not take pictures of 16x16"),
+        ({"arch": "vgg11"}, r"'vgg11' does not support images of 16x16"),
+        ({"arch": "vit_b_32"}, r"'vit_b_32' does not support images of 16x16"),
         (
             {"arch": "alexnet", "small_input": True},
             r"'small_input: true' is for ResNets.*'alexnet'",
