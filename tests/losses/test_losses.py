@@ -141,5 +141,5 @@ def test_half_precision_outputs_are_widened_and_double_ones_kept(name: str) -> N
 @pytest.mark.parametrize("name", COMPARING)
 def test_losses_refuse_data_of_the_other_kind(name: str) -> None:
     wrong = THREE if name in ("mse", "l1", "huber") else VALUES
-    with pytest.raises(UsageError, match=f"loss '{name}' is for .* use '"):
+    with pytest.raises(UsageError, match=f"loss '{name}' expected .* use '"):
         LOSSES[name].builder(wrong)

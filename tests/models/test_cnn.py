@@ -83,7 +83,7 @@ def test_small_pictures_are_refused_with_the_number_of_stages_that_fit() -> None
 
 
 def test_same_padding_needs_an_odd_kernel() -> None:
-    with pytest.raises(UsageError, match="'padding: same' needs an odd kernel_size, and it is 4"):
+    with pytest.raises(UsageError, match="'padding: same' expected an odd kernel_size, got 4"):
         cnn(pictures(1, 28, 28), padding="same", kernel_size=4)
 
 

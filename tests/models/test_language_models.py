@@ -131,7 +131,7 @@ def test_no_recurrent_layer_uses_a_dropout_whose_state_no_checkpoint_holds(name,
 
 @pytest.mark.parametrize("model", [TextGenerator, Gpt])
 def test_only_text(model):
-    with pytest.raises(UsageError, match="expected text, got table inputs"):
+    with pytest.raises(UsageError, match="expected text, and this data has table inputs"):
         model(DataSpec((2,), 1, TableInputs((Column("a"), Column("b")))))
 
 

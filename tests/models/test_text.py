@@ -305,15 +305,15 @@ def test_a_missing_file_and_nothing_to_freeze_are_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize("builder", [text_lstm, text_cnn, text_transformer])
 def test_other_data_is_refused_with_a_model_that_fits(builder) -> None:
     picture = DataSpec((1, 4, 4), 3, ImageInputs((0.0,), (1.0,)))
-    with pytest.raises(UsageError, match=f"'{builder.__name__}' needs text.*model 'cnn'"):
+    with pytest.raises(UsageError, match=f"'{builder.__name__}' expected text.*model 'cnn'"):
         builder(picture)
     rows = DataSpec((2,), 3, TableInputs((Column("x"), Column("y"))))
-    with pytest.raises(UsageError, match=f"'{builder.__name__}' needs text.*model 'mlp'"):
+    with pytest.raises(UsageError, match=f"'{builder.__name__}' expected text.*model 'mlp'"):
         builder(rows)
 
 
 def test_options_that_do_not_fit_are_told() -> None:
-    with pytest.raises(OptionError, match="3 does not divide 128"):
+    with pytest.raises(OptionError, match="expected a divisor of width, 128, got 3"):
         text_transformer(spec_of(), heads=3)
     with pytest.raises(OptionError, match="max_tokens"):
         text_transformer(spec_of(max_tokens=None), positions="learned")
