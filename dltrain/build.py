@@ -235,8 +235,7 @@ def build_trainer(
     return Trainer(
         task,
         data,
-        precision=runtime.precision,
-        device=runtime.device,
+        runtime,
         checkpoints=checkpoints,
         loggers=loggers,
         settings=experiment.train,
@@ -244,7 +243,6 @@ def build_trainer(
         early_stop=experiment.early_stop,
         log_every=experiment.recording.log_every,
         num_embeddings=int(num_embeddings),
-        process_group=runtime.process_group,
     )
 
 

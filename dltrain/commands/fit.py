@@ -243,7 +243,7 @@ def _summary(
     # A rank that failed can't ask the others for their shards.
     model = {} if runtime.is_sharded and status == "failed" else trainer.task.model.state_dict()
     best = state.best and {
-        "metric": trainer.monitor,
+        "metric": trainer.monitor.best,
         "value": state.best[0],
         "step": state.best[1],
     }
@@ -253,7 +253,7 @@ def _summary(
         step=state.step,
         epoch=state.step / trainer.steps_per_epoch,
         seconds=seconds,
-        samples_per_second=trainer.samples_after(state.step) / seconds,
+        samples_per_second=trainer.throughput.samples_after(state.step) / seconds,
         peak_memory_bytes=peak_memory_bytes(runtime.device),
         metrics=state.last,
         best=best,

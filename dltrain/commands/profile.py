@@ -145,11 +145,11 @@ def _measured(
 
         return call
 
-    gradients = trainer.gradients
+    reducer = trainer.optimizer_step.reducer
     watched = [
-        (gradients, "loss", "forward"),
-        (gradients, "backward", "backward"),
-        (trainer, "_update", "optimizer"),
+        (reducer, "loss", "forward"),
+        (reducer, "backward", "backward"),
+        (trainer.optimizer_step, "_update", "optimizer"),
         (trainer, "_after_step", "logging"),
     ]
     for owner, method, name in watched:

@@ -120,7 +120,7 @@ def _untrained(trainer: Trainer, steps: int) -> list[float]:
     with torch.no_grad(), trainer.precision.autocast():
         for number, batch in enumerate(islice(trainer.batches(), steps)):
             batch.step = number
-            total = trainer.micro_batches.total(
+            total = trainer.optimizer_step.micro_batches.total(
                 trainer.state, batch, lambda part, _last: trainer.task.loss(part, phase)
             )
             losses.append(float(total / trainer.task.weight(batch, phase)))

@@ -35,6 +35,7 @@ from dltrain.loggers.base import Logger
 from dltrain.training.checkpoint_checks import check_optimizers, check_random_states, check_tensors
 from dltrain.training.device import random_state, seed_everything, set_random_state
 from dltrain.training.ema import ExponentialMovingAverage
+from dltrain.training.runtime import Runtime
 from dltrain.training.state import TrainerState
 
 
@@ -70,38 +71,36 @@ class _State(TypedDict):
 
 
 class CheckpointManager:
-    """Saves and restores all that a trainer works on.
+    """Saves and restores the state of a trainer.
 
-    The first process writes, in a thread; an error of it is raised by the next call of `check`,
-    `wait` or `save`.
+    Rank 0 writes checkpoints in a background thread. An error of the thread is raised by the next
+    call of `check`, `wait` or `save`.
 
     Args:
-        task: Its model and optimizers.
-        spec: What the data promises.
-        average: The averaged weights.
-        scaler: Of gradients.
-        recorders: Each says how far it has written.
-        checkpoints: Where.
-        world: The processes that train together.
+        task: Task with the model and the optimizers.
+        spec: Specification of the data, which is saved in each checkpoint.
+        ema: Exponential moving average of the weights.
+        runtime: Gradient scaler, and ranks that train together.
+        loggers: Loggers with a position to save and to restore.
+        checkpoints: Store in which checkpoints are saved.
     """
 
     def __init__(
         self,
         task: Task,
         spec: DataSpec,
-        average: ExponentialMovingAverage,
-        scaler: torch.amp.GradScaler,
+        ema: ExponentialMovingAverage,
+        runtime: Runtime,
         loggers: Sequence[Logger],
         checkpoints: CheckpointStore,
-        process_group: ProcessGroup,
     ) -> None:
         self.task = task
         self.spec = spec
-        self.ema = average
-        self.scaler = scaler
+        self.ema = ema
+        self.scaler: torch.amp.GradScaler = runtime.precision.scaler
         self.loggers = loggers
         self.store = checkpoints
-        self.process_group = process_group
+        self.process_group: ProcessGroup = runtime.process_group
         self._background = BackgroundWriter()
         self.check: Callable[[], None] = self._background.check
         self.drain: Callable[[], None] = self._background.drain

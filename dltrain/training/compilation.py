@@ -1,4 +1,4 @@
-"""Modules compiled with torch.compile, and whether anything came of it."""
+"""Compilation of modules with torch.compile, and a check of its effect."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from torch import nn
 from dltrain.core.task import Task
 
 _compiled: set[type[nn.Module]] = set()
-"""Kinds of modules that torch has made a graph of in this process, and may use again."""
+"""Classes of modules that torch has compiled in this process; it reuses their graphs."""
 
 
 def compile_task(task: Task) -> None:
-    """Compile the modules that a task calls, each at its first call; their keys stay."""
+    """Compile the modules that a task calls, each at its first call. Their state_dict keys stay."""
     for module in _called(task):
         module.compile()
 
@@ -23,25 +23,30 @@ def _called(task: Task) -> Iterable[nn.Module]:
 
 
 class CompilationCheck:
-    """Tells, after a first step, whether torch.compile has compiled anything of a task.
+    """Checks after the first step whether torch.compile has compiled anything of a task.
 
     Args:
-        task: Has been given to `compile_task`, and not been called yet.
+        task: Task that `compile_task` has received, before its first step.
     """
 
     def __init__(self, task: Task) -> None:
         self._kinds = {type(module) for module in _called(task)}
         self._before = _num_graphs()
 
-    def nothing_compiled(self) -> bool:
-        """Return whether torch has made no graph of any of the task's modules."""
+    def warning(self) -> str | None:
+        """Return a warning if torch has compiled no graph of any of the task's modules."""
         if _num_graphs() > self._before:
             _compiled.update(self._kinds)
-        return _compiled.isdisjoint(self._kinds)
+        if not _compiled.isdisjoint(self._kinds):
+            return None
+        return (
+            "train.compile: torch.compile has compiled nothing of this model, and steps run as "
+            "without it; TORCH_LOGS=graph_breaks shows why"
+        )
 
 
 def _num_graphs() -> int:
-    """Graphs that torch has compiled in this process."""
+    """Return the number of graphs that torch has compiled in this process."""
     from torch._dynamo.utils import counters  # slow to import, and only of use here
 
     return counters["stats"]["unique_graphs"]

@@ -8,8 +8,8 @@ step. See docs.nvidia.com/cuda, "CUDA Graphs", and "CUDA Graphs" in torch's note
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
@@ -18,12 +18,13 @@ from torch import Tensor
 
 from dltrain.config.settings import TrainSettings
 from dltrain.core.batch import Batch
-from dltrain.core.errors import describe_error
+from dltrain.core.errors import RunError, describe_error
 from dltrain.core.protocols import ProcessGroup, Split
-from dltrain.core.task import Phase, Task
+from dltrain.core.task import Task
 from dltrain.data.in_memory import without_waiting
 from dltrain.training.device import Precision
 from dltrain.training.state import TrainerState, Window
+from dltrain.training.step import StepScalars, parameter_groups
 
 WARM_UP = 3
 """Steps of each shape that run as always before one is recorded: libraries set themselves up."""
@@ -32,23 +33,8 @@ OWN = ("dltrain.", "torch.", "torchvision.")
 """Whose Python code is known to do the same at each step."""
 
 
-@dataclass(frozen=True)
-class StepScalars:
-    """What changes from step to step beside the samples: plain numbers, or scalars on the device.
-
-    Attributes:
-        rates: The learning rate of every parameter group, in the order of phases and optimizers.
-        average: How far the averaged weights move.
-    """
-
-    learning_rates: Sequence[float | Tensor]
-    ema_weight: float | Tensor
-
-
-def parameter_groups(phases: Iterable[Phase]) -> list[dict[str, Any]]:
-    """Those of all optimizers, in order."""
-    optimizers = [optimizer for phase in phases for optimizer in phase.optimizers]
-    return [group for optimizer in optimizers for group in optimizer.param_groups]
+ComputeStep = Callable[[TrainerState, Batch, Callable[[], StepScalars]], bool]
+"""See `OptimizerStep.compute`."""
 
 
 @runtime_checkable
@@ -181,8 +167,8 @@ class StepGraph:
         task: Task,
         split: IndexableSplit,
         batch_size: int,
-        compute: Callable[[Batch, Callable[[], StepScalars]], bool],
-        numbers: Callable[[int], StepScalars],
+        compute: ComputeStep,
+        step_scalars: Callable[[int], StepScalars],
         state: TrainerState,
         refuse: Callable[[str], None],
     ) -> None:
@@ -191,7 +177,7 @@ class StepGraph:
         self.batch_size = batch_size
         self.state = state
         self.compute = compute
-        self.numbers = numbers
+        self.step_scalars = step_scalars
         self.refuse = refuse
         self.groups: list[dict[str, Any]] = parameter_groups(task.phases)
         order = split.order(0)
@@ -208,11 +194,49 @@ class StepGraph:
         self._shapes: dict[int, _Shape] = {}
         self._refused = False
 
+    @classmethod
+    def create(
+        cls,
+        task: Task,
+        split: Split,
+        settings: TrainSettings,
+        blocker: str | None,
+        compute: ComputeStep,
+        step_scalars: Callable[[int], StepScalars],
+        state: TrainerState,
+        log_message: Callable[[str], None],
+    ) -> StepGraph | None:
+        """Return a graph of a step, or None where `train.cuda_graph` is off or it is impossible.
+
+        Args:
+            task: See `StepGraph`, also for arguments that are not listed here.
+            split: Training split.
+            settings: Settings of training.
+            blocker: Result of `cuda_graph_blocker`.
+            log_message: Function that shows why steps run without a graph.
+
+        Raises:
+            RunError: `train.cuda_graph` is on, and a graph is impossible.
+        """
+
+        def refuse(reason: str) -> None:
+            if settings.cuda_graph == "on":
+                raise RunError(f"train.cuda_graph=on: {reason}")
+            log_message(f"no CUDA graph: {reason}")
+
+        if settings.cuda_graph == "off":
+            return None
+        if blocker is not None:
+            refuse(blocker)
+            return None
+        assert isinstance(split, IndexableSplit)
+        return cls(task, split, settings.batch_size, compute, step_scalars, state, refuse)
+
     def steps(self, epoch: int, offset: int) -> Iterator[Callable[[], None]]:
         """What makes each step of an epoch, from the one of that number on."""
         sizes = [len(part) for part in self._order.split(self.batch_size)][offset:]
         updates = self.state.updates
-        plan = [self.numbers(updates + number) for number in range(len(sizes))]
+        plan = [self.step_scalars(updates + number) for number in range(len(sizes))]
         device = self._order.device
         rows = torch.tensor([[*numbers.learning_rates, numbers.ema_weight] for numbers in plan])
         places = torch.arange(self.batch_size) + offset * self.batch_size
@@ -251,7 +275,7 @@ class StepGraph:
         row, step = self._position[self.batch_size :].split(1)
         *rates, average = self._table.index_select(0, row)[0].unbind()
         batch = Batch(*self.split.at(index, self._epoch), index, step=step[0])
-        self.compute(batch, lambda: StepScalars(rates, average))
+        self.compute(self.state, batch, lambda: StepScalars(rates, average))
         self._position.add_(self._motion)
 
     def _go_on_with_windows(self) -> None:

@@ -78,7 +78,9 @@ class TrainerState:
         window = self.windows.pop(phase, Window())
         return float(window.loss), float(window.weight), float(window.gradient_norm)
 
-    def watch(self, value: float | None, higher_is_better: bool, min_delta: float) -> None:
+    def update_early_stopping(
+        self, value: float | None, higher_is_better: bool, min_delta: float
+    ) -> None:
         """Counts the evaluations since the watched scalar got better by more than `min_delta`."""
         best = self.stop_best
         if value is not None and (best is None or _gain(value, best, higher_is_better) > min_delta):
@@ -86,7 +88,7 @@ class TrainerState:
         else:
             self.evaluations_without_better += 1
 
-    def is_best(self, value: float | None, higher_is_better: bool) -> bool:
+    def update_best(self, value: float | None, higher_is_better: bool) -> bool:
         """Whether the value is better than any before, and keeps it if so; None never is."""
         best = self.best
         if value is None or (best and _gain(value, best[0], higher_is_better) <= 0):

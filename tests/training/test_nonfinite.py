@@ -169,8 +169,9 @@ def scaled(experiment, tmp_path, *overrides: str, on_device: bool, config=CONFIG
     trainer = trainer_for(chosen, tmp_path)
     scaler = torch.amp.GradScaler("cpu")
     trainer.precision = dataclasses.replace(trainer.precision, scaler=scaler)
+    trainer.optimizer_step.precision = trainer.precision
     trainer.checkpoint_manager.scaler = scaler
-    trainer.guard.asks_each_step = not on_device
+    trainer.optimizer_step.guard.asks_each_step = not on_device
     return trainer
 
 

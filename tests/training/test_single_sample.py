@@ -42,17 +42,17 @@ def test_drop_last_leaves_out_the_smaller_batch_alone(
         emulate_cuda_graphs(monkeypatch)
         options += ["train.cuda_graph=on"]
     trainer = trainer_for(experiment(CONFIG, *options), tmp_path)
-    seen, compute = [], trainer.compute
+    seen, compute = [], trainer.optimizer_step.compute
 
-    def see(batch, numbers):
+    def see(state, batch, step_scalars):
         seen.append(batch.index.tolist())
-        return compute(batch, numbers)
+        return compute(state, batch, step_scalars)
 
     if not cuda_graph:
-        trainer.compute = see
+        trainer.optimizer_step.compute = see
     trainer.fit()
     assert (trainer.steps_per_epoch, trainer.total_steps, trainer.state.step) == (9, 27, 27)
-    assert trainer.samples_per_epoch == 81
+    assert trainer.throughput.samples_per_epoch == 81
     rate = trainer.task.phases[0].optimizers[0].param_groups[0]
     assert rate["lr"] == rate["initial_lr"] * trainer.task.phases[0].schedule(26 / 27)
     if not cuda_graph:

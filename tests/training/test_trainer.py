@@ -215,10 +215,11 @@ def test_samples_are_counted_and_not_batches(experiment, tmp_path, monkeypatch, 
     monkeypatch.setattr(trainer, "train_step", step)
     monkeypatch.setattr("dltrain.training.trainer.time.perf_counter", lambda: float(next(ticks)))
     laps = []
-    monkeypatch.setattr(trainer, "samples_after", spy(trainer.samples_after, laps))
+    throughput = trainer.throughput
+    monkeypatch.setattr(throughput, "samples_after", spy(throughput.samples_after, laps))
     trainer.fit()
     assert [after - before for after, before in zip(laps[::2], laps[1::2], strict=True)] == sizes
-    assert trainer.samples_after(trainer.state.step) == sum(sizes)
+    assert throughput.samples_after(trainer.state.step) == sum(sizes)
 
 
 def spy(function, found: list):
@@ -297,6 +298,7 @@ def test_a_step_that_the_scaler_skips_leaves_no_trace(experiment, tmp_path):
     trainer, plain = (trainer_for(chosen, tmp_path / name) for name in ("scaled", "plain"))
     scaler = torch.amp.GradScaler("cpu")
     trainer.precision = dataclasses.replace(trainer.precision, scaler=scaler)
+    trainer.optimizer_step.precision = trainer.precision
     batch, loss = next(trainer.data.train.batches(64, epoch=0)), trainer.task.loss
     trainer.task.loss = lambda part, phase: loss(part, phase) * 1e305  # overflows when scaled
     trainer.train_step(batch)
@@ -315,7 +317,8 @@ def test_a_step_that_the_scaler_skips_leaves_no_trace(experiment, tmp_path):
 def test_a_run_without_loss_scaling_goes_on_with_it(experiment, tmp_path):
     first, again = (trainer_for(experiment(CONFIG), tmp_path / name) for name in ("one", "two"))
     scaler = torch.amp.GradScaler("cpu")
-    again.precision = dataclasses.replace(again.precision, scaler=scaler)
+    again.optimizer_step.precision = dataclasses.replace(again.precision, scaler=scaler)
+    again.checkpoint_manager.scaler = scaler
     again.restore(first.snapshot())
     assert scaler.is_enabled()
     assert scaler.get_scale() == torch.amp.GradScaler("cpu").get_scale()
