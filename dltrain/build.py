@@ -10,13 +10,13 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from dltrain.checkpoints.store import (
-    CheckpointStore,
+from dltrain.checkpoints.loading import (
     DamagedCheckpointError,
     load_checkpoint,
     load_checkpoint_state,
-    num_bytes,
 )
+from dltrain.checkpoints.snapshot import num_bytes
+from dltrain.checkpoints.store import CheckpointStore
 from dltrain.config import Experiment
 from dltrain.config.problems import did_you_mean
 from dltrain.core.data_spec import DataSpec, contradiction, spec_from_json

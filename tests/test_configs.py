@@ -10,7 +10,7 @@ import torch
 from small_data import write_all
 
 import dltrain
-from dltrain.checkpoints.store import load_checkpoint
+from dltrain.checkpoints.loading import load_checkpoint
 from dltrain.commands.check import check
 from dltrain.config import ConfigError
 from dltrain.data import cifar10

@@ -107,19 +107,19 @@ def regular(path: str, flags: int) -> int:
     return open_regular(path, flags)
 
 
-def read(path: Path, most_bytes: int, *, levels: int = 1) -> bytes:
+def read(path: Path, max_bytes: int, *, levels: int = 1) -> bytes:
     """The content of a plain file.
 
     Args:
         path: The file.
-        most_bytes: A larger file is refused, before it is read.
+        max_bytes: A larger file is refused, before it is read.
         levels: See `open_regular`.
 
     Raises:
         OSError: It can't be read, or is no plain file; EFBIG where it is too large.
     """
     with os.fdopen(open_regular(path, levels=levels), "rb") as file:
-        return _content(file, path, most_bytes)
+        return _content(file, path, max_bytes)
 
 
 def open_named(path: str | Path, *, pipe: bool = False) -> BufferedReader:
@@ -145,12 +145,12 @@ def open_named(path: str | Path, *, pipe: bool = False) -> BufferedReader:
         raise
 
 
-def read_named(path: str | Path, most_bytes: int | None = None, *, pipe: bool = False) -> bytes:
+def read_named(path: str | Path, max_bytes: int | None = None, *, pipe: bool = False) -> bytes:
     """The content of a file that the user has named; see `open_named`.
 
     Args:
         path: The file.
-        most_bytes: A larger file is refused, before it is read, and a pipe is read so far; None
+        max_bytes: A larger file is refused, before it is read, and a pipe is read so far; None
             reads any.
         pipe: See `open_named`.
 
@@ -158,20 +158,20 @@ def read_named(path: str | Path, most_bytes: int | None = None, *, pipe: bool = 
         OSError: As of `open_named`; EFBIG where it is too large, ENOMEM where memory is too small.
     """
     with open_named(path, pipe=pipe) as file:
-        return _content(file, path, most_bytes)
+        return _content(file, path, max_bytes)
 
 
-def _content(file: BufferedReader, path: str | Path, most_bytes: int | None) -> bytes:
+def _content(file: BufferedReader, path: str | Path, max_bytes: int | None) -> bytes:
     found = os.fstat(file.fileno())
     size = found.st_size
-    if most_bytes is not None and size > most_bytes:
-        message = f"has {size:,} bytes, and at most {most_bytes:,} are read"
+    if max_bytes is not None and size > max_bytes:
+        message = f"has {size:,} bytes, and at most {max_bytes:,} are read"
         raise OSError(errno.EFBIG, message, str(path))
     try:
-        if most_bytes is None:
+        if max_bytes is None:
             return file.read()
         # As many bytes as it is told to read, Python allocates.
-        return file.read(size if stat.S_ISREG(found.st_mode) else most_bytes)
+        return file.read(size if stat.S_ISREG(found.st_mode) else max_bytes)
     except MemoryError:
         message = f"has {size:,} bytes, which do not fit in memory"
         raise OSError(errno.ENOMEM, message, str(path)) from None

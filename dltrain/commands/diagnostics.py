@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from dltrain.checkpoints.store import load_checkpoint
+from dltrain.checkpoints.loading import load_checkpoint
 from dltrain.commands.findings import Finding
 from dltrain.core.protocols import Data, Loss
 from dltrain.core.task import Task

@@ -11,7 +11,7 @@ from typing import Any
 
 from dltrain.build import build_data, build_runtime
 from dltrain.checkpoints.atomic_files import regular, sync
-from dltrain.checkpoints.store import weights_sha256
+from dltrain.checkpoints.snapshot import weights_sha256
 from dltrain.commands.guards import describe_failure, handle_signals, spared_from_gc
 from dltrain.config import PLACE, Experiment, user_code, values_of
 from dltrain.core.batch import Batch

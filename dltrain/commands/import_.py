@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from dltrain.checkpoints.atomic_files import open_named, write_atomically
-from dltrain.checkpoints.store import to_saveable
+from dltrain.checkpoints.snapshot import to_saveable
 from dltrain.core.errors import RunError, UsageError, shorten
 
 KEYS = ("state_dict", "model")

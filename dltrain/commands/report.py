@@ -12,7 +12,7 @@ import torch
 from dltrain._version import __version__
 from dltrain.build import Trained, build_data, load_trained
 from dltrain.checkpoints.atomic_files import write_atomically
-from dltrain.checkpoints.store import num_bytes
+from dltrain.checkpoints.snapshot import num_bytes
 from dltrain.core.batch import Batch
 from dltrain.core.errors import DataError, RunError, UsageError, print_warning
 from dltrain.core.paths import as_paths

@@ -11,7 +11,8 @@ from typing import Any
 
 from torch import Tensor
 
-from dltrain.checkpoints.store import load_checkpoint, num_bytes
+from dltrain.checkpoints.loading import load_checkpoint
+from dltrain.checkpoints.snapshot import num_bytes
 from dltrain.commands.fit import Inputs, read_inputs, training_process_group
 from dltrain.commands.resume import resume_run
 from dltrain.commands.train import existing_run, start_run

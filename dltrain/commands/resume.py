@@ -7,13 +7,9 @@ from contextlib import ExitStack, nullcontext
 from pathlib import Path
 
 from dltrain.build import build_task, build_trainer
-from dltrain.checkpoints.store import (
-    CheckpointStore,
-    DamagedCheckpointError,
-    Snapshot,
-    num_bytes,
-    read_on_main,
-)
+from dltrain.checkpoints.loading import DamagedCheckpointError
+from dltrain.checkpoints.snapshot import Snapshot, num_bytes, read_on_main
+from dltrain.checkpoints.store import CheckpointStore
 from dltrain.commands.fit import (
     fit,
     log_message,

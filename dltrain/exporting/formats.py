@@ -14,7 +14,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from dltrain.checkpoints.store import to_saveable
+from dltrain.checkpoints.snapshot import to_saveable
 from dltrain.core.errors import RunError, UsageError, describe_error
 from dltrain.exporting.interface import Interface
 from dltrain.exporting.lstm import LoopedLstm, OnnxLstm, replaced_lstms

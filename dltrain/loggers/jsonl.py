@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 from typing_extensions import TypedDict
 
 from dltrain.checkpoints.atomic_files import regular
-from dltrain.checkpoints.untrusted_files import MIB, Count, validated
+from dltrain.checkpoints.untrusted_json import MIB, Count, validated
 from dltrain.core.errors import RunError
 from dltrain.loggers.base import Logger
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from typing_extensions import TypedDict
 
 from dltrain.checkpoints.atomic_files import regular, remove
-from dltrain.checkpoints.untrusted_files import Count, validated
+from dltrain.checkpoints.untrusted_json import Count, validated
 from dltrain.core.batch import Batch
 from dltrain.core.errors import escape_control_characters
 from dltrain.core.task import Embedding, Figure, Task

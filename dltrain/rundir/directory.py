@@ -21,7 +21,8 @@ from dltrain.checkpoints.atomic_files import (
     write_atomically,
 )
 from dltrain.checkpoints.store import CheckpointStore
-from dltrain.checkpoints.untrusted_files import FILES, read_json, verify
+from dltrain.checkpoints.untrusted_files import FILES, verify
+from dltrain.checkpoints.untrusted_json import read_json
 from dltrain.config import ConfigError, Experiment, load
 from dltrain.config.parse import tree_of
 from dltrain.config.problems import Problem

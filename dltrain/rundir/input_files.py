@@ -14,7 +14,8 @@ from threading import Event
 
 from dltrain.checkpoints.atomic_files import open_named, write_atomically
 from dltrain.checkpoints.background import BackgroundWriter
-from dltrain.checkpoints.untrusted_files import FILES, read_json, typed_dict_of
+from dltrain.checkpoints.untrusted_files import FILES
+from dltrain.checkpoints.untrusted_json import read_json, typed_dict_of
 from dltrain.core.errors import RunError, shorten
 
 NAME = "inputs.json"

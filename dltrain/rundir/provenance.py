@@ -21,7 +21,7 @@ from pydantic import Field
 from typing_extensions import TypedDict
 
 from dltrain._version import __version__
-from dltrain.checkpoints.untrusted_files import Count, typed_dict_of
+from dltrain.checkpoints.untrusted_json import Count, typed_dict_of
 from dltrain.core.errors import shorten
 from dltrain.core.paths import data_folder
 from dltrain.core.protocols import Data

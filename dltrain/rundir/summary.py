@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from typing_extensions import TypedDict
 
-from dltrain.checkpoints.untrusted_files import Count, typed_dict_of
+from dltrain.checkpoints.untrusted_json import Count, typed_dict_of
 from dltrain.rundir.provenance import DataRecord
 
 Status = Literal["done", "stopped", "pruned", "failed"]

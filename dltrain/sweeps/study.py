@@ -16,15 +16,8 @@ from pydantic import Field
 from typing_extensions import TypedDict
 
 from dltrain.checkpoints.atomic_files import make_directory, open_regular, regular
-from dltrain.checkpoints.untrusted_files import (
-    GIB,
-    KIB,
-    MIB,
-    Count,
-    DirectoryLayout,
-    validated,
-    verify,
-)
+from dltrain.checkpoints.untrusted_files import DirectoryLayout, verify
+from dltrain.checkpoints.untrusted_json import GIB, KIB, MIB, Count, validated
 from dltrain.core.errors import DltrainError, RunError, UsageError, shorten
 from dltrain.data.seeding import key
 from dltrain.rundir.directory import Run

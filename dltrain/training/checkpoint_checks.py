@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from typing_extensions import TypedDict
 
-from dltrain.checkpoints.untrusted_files import parse_json, validated
+from dltrain.checkpoints.untrusted_json import parse_json, validated
 from dltrain.core.errors import shorten
 from dltrain.core.task import Phase
 from dltrain.training.device import generator_states

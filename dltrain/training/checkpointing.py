@@ -15,16 +15,16 @@ from torch import Tensor
 from typing_extensions import TypedDict
 
 from dltrain.checkpoints.background import BackgroundWriter
-from dltrain.checkpoints.store import (
-    CheckpointStore,
+from dltrain.checkpoints.loading import load_checkpoint
+from dltrain.checkpoints.snapshot import (
     Snapshot,
-    load_checkpoint,
     num_bytes,
     pack_optimizers,
     read_on_main,
     unpack_optimizers,
 )
-from dltrain.checkpoints.untrusted_files import Count, typed_dict_of, validated
+from dltrain.checkpoints.store import CheckpointStore
+from dltrain.checkpoints.untrusted_json import Count, typed_dict_of, validated
 from dltrain.core.data_spec import DataSpec, spec_to_json
 from dltrain.core.errors import RunError
 from dltrain.core.protocols import ProcessGroup

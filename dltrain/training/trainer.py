@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 
-from dltrain.checkpoints.store import CheckpointStore, Snapshot
+from dltrain.checkpoints.snapshot import Snapshot
+from dltrain.checkpoints.store import CheckpointStore
 from dltrain.config.settings import CheckpointSettings, EarlyStopSettings, TrainSettings, steps_in
 from dltrain.core.batch import Batch
 from dltrain.core.errors import InterruptedRunError

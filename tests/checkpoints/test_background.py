@@ -8,7 +8,8 @@ from trainers import trainer_for
 
 from dltrain import resume, train
 from dltrain.checkpoints.background import BackgroundWriter
-from dltrain.checkpoints.store import CheckpointStore, load_checkpoint
+from dltrain.checkpoints.loading import load_checkpoint
+from dltrain.checkpoints.store import CheckpointStore
 from dltrain.core.errors import RunError
 
 

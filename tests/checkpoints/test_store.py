@@ -1,5 +1,6 @@
 """Checkpoints are whole or absent, verified, and free of pickle."""
 
+import hashlib
 import json
 import os
 import pickle
@@ -8,14 +9,16 @@ import pytest
 import safetensors.torch
 import torch
 
-from dltrain.checkpoints import atomic_files, store
-from dltrain.checkpoints.store import (
-    CheckpointStore,
-    DamagedCheckpointError,
+from dltrain.checkpoints import atomic_files
+from dltrain.checkpoints.loading import DamagedCheckpointError, load_checkpoint
+from dltrain.checkpoints.snapshot import (
     Snapshot,
-    load_checkpoint,
     num_bytes,
+    pack_optimizers,
+    unpack_optimizers,
+    weights_sha256,
 )
+from dltrain.checkpoints.store import CheckpointStore
 from dltrain.core.errors import RunError
 from dltrain.training.device import random_state
 
@@ -163,7 +166,7 @@ def test_a_pickle_under_a_checkpoints_name_is_refused(tmp_path):
     manifest = json.loads((path / "manifest.json").read_text())
     manifest["files"]["model.safetensors"] = {
         "bytes": len(content),
-        "sha256": store.hashlib.sha256(content).hexdigest(),
+        "sha256": hashlib.sha256(content).hexdigest(),
     }
     (path / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(DamagedCheckpointError, match=r"model\.safetensors"):
@@ -195,10 +198,10 @@ def test_the_hash_of_weights_sees_names_types_shapes_and_bytes():
         {"a": torch.zeros(2, 2, dtype=torch.int32)},
         {"a": torch.eye(2)},
     ]
-    hashes = {store.weights_sha256(tensors) for tensors in [base, *others]}
+    hashes = {weights_sha256(tensors) for tensors in [base, *others]}
     assert len(hashes) == 5
     reordered = {"a": torch.zeros(2, 2).T}
-    assert store.weights_sha256(reordered) == store.weights_sha256(base)
+    assert weights_sha256(reordered) == weights_sha256(base)
 
 
 @pytest.mark.parametrize("name", ["sgd", "adam", "adamw", "rmsprop", "muon"])
@@ -236,11 +239,11 @@ def test_an_optimizer_goes_on_where_it_was(name):
         step(model, phases)
     again, its_phases = made()
     again.load_state_dict(model.state_dict())
-    packed = store.pack_optimizers(phases)
+    packed = pack_optimizers(phases)
     stored = safetensors.torch.load(
         safetensors.torch.save({k: v.contiguous().clone() for k, v in packed.items()})
     )
-    store.unpack_optimizers(its_phases, stored)
+    unpack_optimizers(its_phases, stored)
     for _ in range(2):
         step(model, phases)
         step(again, its_phases)

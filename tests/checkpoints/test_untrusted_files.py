@@ -18,7 +18,8 @@ from dltrain.checkpoints.atomic_files import (
     temporary_name,
     write_atomically,
 )
-from dltrain.checkpoints.untrusted_files import Count, parse_json, read_json, verify
+from dltrain.checkpoints.untrusted_files import verify
+from dltrain.checkpoints.untrusted_json import Count, parse_json, read_json
 from dltrain.core.errors import RunError
 
 LEFT = ".summary.json.0123456789abcdef.part"

@@ -8,7 +8,7 @@ import yaml
 from small_runs import write_folder
 
 import dltrain
-from dltrain.checkpoints.store import load_checkpoint
+from dltrain.checkpoints.loading import load_checkpoint
 from dltrain.rundir.directory import Run
 
 

@@ -13,7 +13,8 @@ from torch import Tensor
 from trials import trained
 
 import dltrain
-from dltrain.checkpoints.store import load_checkpoint, read_on_main
+from dltrain.checkpoints.loading import load_checkpoint
+from dltrain.checkpoints.snapshot import read_on_main
 from dltrain.distributed.process_group import join_process_group
 
 

@@ -10,7 +10,9 @@ import torch
 
 import dltrain
 from dltrain.build import build_data, build_runtime, build_task, build_trainer
-from dltrain.checkpoints.store import CheckpointStore, load_checkpoint, read_on_main
+from dltrain.checkpoints.loading import load_checkpoint
+from dltrain.checkpoints.snapshot import read_on_main
+from dltrain.checkpoints.store import CheckpointStore
 from dltrain.config.plugins import load_plugin
 from dltrain.distributed.process_group import ProcessGroup, join_process_group
 from dltrain.loggers import Logger

@@ -29,13 +29,9 @@ from processes import ChildProcess, command_line
 from rows import Row
 from small_runs import read_metric_lines, write_folder
 
-from dltrain.checkpoints.store import (
-    TENSOR_FILES,
-    CheckpointStore,
-    DamagedCheckpointError,
-    Snapshot,
-    load_checkpoint,
-)
+from dltrain.checkpoints.loading import DamagedCheckpointError, load_checkpoint
+from dltrain.checkpoints.snapshot import TENSOR_FILES, Snapshot
+from dltrain.checkpoints.store import CheckpointStore
 from dltrain.rundir.directory import Run
 
 

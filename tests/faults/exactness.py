@@ -8,7 +8,8 @@ import struct
 from pathlib import Path
 from typing import Any
 
-from dltrain.checkpoints.store import CheckpointStore, load_checkpoint
+from dltrain.checkpoints.loading import load_checkpoint
+from dltrain.checkpoints.store import CheckpointStore
 
 Scalar = tuple[str, int, bytes]
 """Name, step, and the bits of the value."""

@@ -14,7 +14,8 @@ from small_data import write_images
 from torch import Tensor, nn
 
 import dltrain
-from dltrain.checkpoints.store import CheckpointStore, load_checkpoint
+from dltrain.checkpoints.loading import load_checkpoint
+from dltrain.checkpoints.store import CheckpointStore
 from dltrain.core.errors import RunError
 
 FULL_ABOVE: list[int] = [0]

@@ -10,7 +10,7 @@ from gpu_config import CONFIG, IMAGES, LANGUAGE, SEQ2SEQ, TEXT
 from gpu_steps import is_on_gpu, saved_snapshot, train_steps, weights
 from torch._dynamo.utils import counters
 
-from dltrain.checkpoints.store import load_checkpoint
+from dltrain.checkpoints.loading import load_checkpoint
 from dltrain.core.errors import RunError
 
 pytestmark = pytest.mark.gpu

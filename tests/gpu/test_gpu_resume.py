@@ -12,7 +12,8 @@ import yaml
 from gpu_config import CONFIG, DEVICE, IMAGES, LANGUAGE, SEQ2SEQ, STAND_IN, TEXT
 from gpu_steps import is_on_gpu, saved_snapshot, train_steps, weights
 
-from dltrain.checkpoints.store import CheckpointStore, load_checkpoint
+from dltrain.checkpoints.loading import load_checkpoint
+from dltrain.checkpoints.store import CheckpointStore
 
 pytestmark = pytest.mark.gpu
 

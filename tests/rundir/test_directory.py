@@ -185,7 +185,7 @@ def test_a_run_that_was_killed_before_its_first_checkpoint(call, folder):
     ended = call("resume", folder / "run")
     assert (ended.code, ended.out) == (1, "")
     told, way_on = ended.err.splitlines()
-    assert "holds no good checkpoint to go on from" in told
+    assert "holds no good checkpoint to resume from" in told
     again = f"dltrain train {folder / 'run' / 'config.yaml'}"
     assert way_on == f"restart with: {again}"
     assert call(*again.split()[1:]).code == 0

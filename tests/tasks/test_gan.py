@@ -13,7 +13,8 @@ from trainers import trainer_for, weights
 import dltrain
 from dltrain import resume, train
 from dltrain.build import build_data
-from dltrain.checkpoints.store import CheckpointStore, load_checkpoint
+from dltrain.checkpoints.loading import load_checkpoint
+from dltrain.checkpoints.store import CheckpointStore
 from dltrain.commands.check import check
 from dltrain.config import ConfigError
 from dltrain.core.errors import InterruptedRunError

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from dltrain.checkpoints.store import pack_optimizers, unpack_optimizers
+from dltrain.checkpoints.snapshot import pack_optimizers, unpack_optimizers
 from dltrain.config.plugins import register_builtins
 from dltrain.core.registry import OPTIMIZERS
 from dltrain.core.task import Phase

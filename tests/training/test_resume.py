@@ -12,7 +12,8 @@ from small_runs import rewrite_config
 
 import dltrain
 from dltrain import resume, train
-from dltrain.checkpoints.store import CheckpointStore, load_checkpoint
+from dltrain.checkpoints.loading import load_checkpoint
+from dltrain.checkpoints.store import CheckpointStore
 from dltrain.core.errors import InterruptedRunError, RunError
 from dltrain.loggers import Logger
 from dltrain.rundir.directory import Run
