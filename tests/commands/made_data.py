@@ -11,16 +11,16 @@ from PIL import Image
 COLOURS = {"red": (200, 60, 60), "green": (60, 200, 60), "blue": (60, 60, 200)}
 
 
-def pictures(folder: Path, counts: dict[str, int], side: int = 20, seed: int = 0) -> None:
-    """Noisy pictures of a colour, in FOLDER/CLASS, none like another."""
+def image_folder(folder: Path, counts: dict[str, int], side: int = 20, seed: int = 0) -> None:
+    """Create noisy images of one color in FOLDER/CLASS, all different."""
     draw = np.random.default_rng(seed)
     for (name, count), colour in zip(counts.items(), COLOURS.values(), strict=False):
         (folder / name).mkdir(parents=True)
         for number in range(count):
             height, width = draw.integers(side, side + 8, 2)
             pixels = draw.normal(0, 40, (height, width, 3)) + np.array(colour)
-            picture = Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
-            picture.save(folder / name / f"{number}.png")
+            image = Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
+            image.save(folder / name / f"{number}.png")
 
 
 def table(path: Path, header: Sequence[str], rows: Sequence[Sequence[object]], **form: str) -> None:

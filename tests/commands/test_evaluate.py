@@ -94,10 +94,10 @@ def test_a_damaged_checkpoint_is_named_and_no_other_taken(call, run):
     file.write_bytes(content)
     ended = call("evaluate", place)
     assert (ended.code, ended.out) == (1, "")
-    told, way_on = ended.err.splitlines()
-    assert told == f"{file}: not what manifest.json says; damaged"
-    assert way_on.startswith("--checkpoint chooses another; there are: ")
-    assert "step-0000000009" in way_on
+    message, hint = ended.err.splitlines()
+    assert message == f"{file}: not what manifest.json says; damaged"
+    assert hint.startswith("--checkpoint chooses another; there are: ")
+    assert "step-0000000009" in hint
     assert call("evaluate", place, "--checkpoint", "step-0000000009").code == 0
 
 

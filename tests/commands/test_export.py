@@ -143,12 +143,12 @@ def without(names: set[str], code: str) -> list:
     return json.loads(done.stdout)
 
 
-def pictures(count: int = 5) -> tuple[list[Path], np.ndarray]:
+def image_files(count: int = 5) -> tuple[list[Path], np.ndarray]:
     """PNG files, and their pixels (count, 1, 8, 8)."""
     pixels = np.random.default_rng(1).integers(0, 256, (count, 8, 8), dtype=np.uint8)
     files = [Path(f"{number}.png") for number in range(count)]
-    for file, picture in zip(files, pixels, strict=True):
-        Image.fromarray(picture).save(file)
+    for file, image in zip(files, pixels, strict=True):
+        Image.fromarray(image).save(file)
     return files, pixels[:, None]
 
 
@@ -190,7 +190,7 @@ def outside(file: str, to: str, *batches: np.ndarray) -> list[np.ndarray]:
 
 @pytest.mark.parametrize(("run", "to"), [("mine_mlp", "pt2"), ("cnn", "onnx")])
 def test_pixels_of_a_picture_give_what_predict_gives_for_its_file(run, to):
-    files, pixels = pictures()
+    files, pixels = image_files()
     exported = dltrain.export(run, to)
     assert exported.path == f"{run}/exports/model.{to}"
     (found,) = outside(exported.path, to, pixels)
@@ -246,7 +246,7 @@ def about_of(path: str, to: str) -> dict:
 
 
 def test_weights_by_hand_without_dltrain():
-    files, pixels = pictures()
+    files, pixels = image_files()
     np.save("inputs.npy", pixels)
     exported = dltrain.export("mine_linear", "safetensors")
     code = f"""
@@ -265,7 +265,7 @@ print(json.dumps((shares / shares.sum(axis=1, keepdims=True)).tolist()))
 
 
 def test_weights_make_the_network_again():
-    files, pixels = pictures()
+    files, pixels = image_files()
     model, about = read_exported(dltrain.export("cnn", "safetensors").path)
     expected = predicted("cnn", files)
     assert model(torch.from_numpy(pixels)).numpy() == pytest.approx(np.array(expected), abs=1e-6)
@@ -330,10 +330,10 @@ def test_a_plugins_model_from_the_command_line(call):
     words = ["export", "own", "--to", "onnx", "--plugin", "fickle.py", "-o", "mine.onnx", "--json"]
     ended = call(*words)
     assert ended.code == 0, ended.err
-    told = json.loads(ended.out)
-    assert (told["path"], told["card"]) == ("mine.onnx", "mine.onnx.md")
-    assert Path("mine.onnx").stat().st_size == told["bytes"]
-    files, pixels = pictures()
+    output = json.loads(ended.out)
+    assert (output["path"], output["card"]) == ("mine.onnx", "mine.onnx.md")
+    assert Path("mine.onnx").stat().st_size == output["bytes"]
+    files, pixels = image_files()
     (found,) = outside("mine.onnx", "onnx", pixels)
     assert found == pytest.approx(np.array(predicted("own", files)), abs=1e-5)
 
@@ -387,7 +387,7 @@ def test_tokens_that_a_gpt_does_not_have_are_refused(gpt_run, to, wrong):
     if wrong != "too many":
         assert run(tokens).shape == (1, 12, size)
         tokens[0, 4] = -1 if wrong == "negative" else size
-    told = {
+    messages = {
         "safetensors": {
             "negative": f"token id -1; expected 0 to {size - 1}",
             "too large": f"token id {size}; expected 0 to {size - 1}",
@@ -396,7 +396,7 @@ def test_tokens_that_a_gpt_does_not_have_are_refused(gpt_run, to, wrong):
         "onnx": dict.fromkeys(["negative", "too large", "too many"], "out of data bounds"),
         "pt2": dict.fromkeys(["negative", "too large"], "index out of range") | {"too many": "12"},
     }
-    with pytest.raises(Exception, match=told[to][wrong]) as caught:
+    with pytest.raises(Exception, match=messages[to][wrong]) as caught:
         run(tokens)
     if to == "safetensors":
         assert isinstance(caught.value, DataError)
@@ -464,7 +464,7 @@ def kept_in_eight(path: str, to: str) -> list[str]:
 
 @pytest.mark.parametrize("to", ["onnx", "pt2"])
 def test_eight_bits_in_a_process_without_dltrain_and_torchao(to):
-    files, pixels = pictures(30)
+    files, pixels = image_files(30)
     exported = dltrain.export("mine_mlp", to, "small." + to, quantize="int8")
     (found,) = outside(exported.path, to, pixels)
     expected = np.array(predicted("mine_mlp", files))
@@ -481,7 +481,7 @@ def test_eight_bits_in_a_process_without_dltrain_and_torchao(to):
 
 
 def test_eight_bits_are_the_weights_rounded_row_by_row():
-    files, pixels = pictures()
+    files, pixels = image_files()
     exported = dltrain.export("mine_mlp", "safetensors", "small.safetensors", quantize="int8")
     rounded = load_file(exported.path)
     weights = load_file(dltrain.export("mine_mlp", "safetensors").path)
@@ -528,16 +528,16 @@ def test_the_layers_in_eight_bits_and_the_cost_are_told():
 
 def test_eight_bits_as_json_and_on_the_whole_split(call):
     words = ["--to", "pt2", "--quantize", "int8", "--samples", "1000", "--json"]
-    told = json.loads(call("export", "mine_mlp", *words).out)
-    assert told["quantized"]["method"] == "int8"
-    assert list(told["quantized"]["layers"].values()) == ["Linear", "Linear"]
-    assert told["quantized"]["float_layers"] == {}
-    compared = told["comparison"]
+    output = json.loads(call("export", "mine_mlp", *words).out)
+    assert output["quantized"]["method"] == "int8"
+    assert list(output["quantized"]["layers"].values()) == ["Linear", "Linear"]
+    assert output["quantized"]["float_layers"] == {}
+    compared = output["comparison"]
     assert (compared["samples"], compared["batch_sizes"]) == (40, [1, 3, 37])
     assert compared["model_accuracy"] == pytest.approx(
         dltrain.evaluate(Path("mine_mlp")).metrics["accuracy"]
     )
-    assert told["exactness"]["largest_difference"] < compared["largest_difference"]
+    assert output["exactness"]["largest_difference"] < compared["largest_difference"]
 
 
 def test_eight_bits_that_cost_too_much_or_are_not_exact(call):

@@ -9,7 +9,7 @@ from dltrain.core.errors import RunError
 
 
 class Greedy(torch.nn.Module):
-    """Is out of memory where it is told to be."""
+    """Runs out of memory on request."""
 
     def __init__(self, spec, training: bool):
         super().__init__()
@@ -24,7 +24,7 @@ class Greedy(torch.nn.Module):
 
 @pytest.fixture
 def fails(experiment, tmp_path, monkeypatch):
-    """The error of a run whose memory is full."""
+    """Return the error of a run that is out of memory."""
     experiment(CONFIG_OF_GREEDY | {"model": "linear"})
     monkeypatch.setattr(dltrain.MODELS, "_components", dict(dltrain.MODELS))
 

@@ -1,4 +1,4 @@
-"""Weights come over from torch.save's files as they are, and nothing else comes with them."""
+"""Weights of torch.save's files are converted unchanged, and nothing else is read."""
 
 import json
 import os
@@ -59,7 +59,7 @@ def test_the_output_lies_beside_the_file(call):
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         (Evil(), "no file of tensors alone"),
         ({"state_dict": weights(), "more": Evil()}, "no file of tensors alone"),
@@ -75,13 +75,13 @@ def test_the_output_lies_beside_the_file(call):
     ids=lambda value: value if isinstance(value, str) else type(value).__name__,
 )
 @pytest.mark.parametrize("old_format", [False, True])
-def test_anything_else_is_refused_in_a_line(call, content, told, old_format):
+def test_anything_else_is_refused_in_a_line(call, content, message, old_format):
     torch.save(content, "some.pt", _use_new_zipfile_serialization=not old_format)
     ended = call("import", "some.pt", "-o", "other.safetensors")
     assert (ended.code, ended.out) == (1, "")
     (line,) = ended.err.splitlines()
     assert line.startswith("some.pt: ")
-    assert told in line
+    assert message in line
     assert len(line) < 300
     assert "\x1b" not in line
     assert "weights_only" not in line

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from made_data import HOUSES, flowers, houses, pictures, reviews, table
+from made_data import HOUSES, flowers, houses, image_folder, reviews, table
 from small_data import write_images, write_sentences, write_text
 
 import dltrain
@@ -19,18 +19,18 @@ ALL = {"red": 40, "green": 36, "blue": 44}
 
 
 def picture_folder() -> str:
-    pictures(Path("my pictures"), ALL)
-    return "my pictures"
+    image_folder(Path("my images"), ALL)
+    return "my images"
 
 
 def split_folders() -> str:
     for number, (name, count) in enumerate({"train": 30, "val": 8, "test": 6}.items()):
-        pictures(Path("photos") / name, dict.fromkeys(ALL, count), seed=number)
+        image_folder(Path("photos") / name, dict.fromkeys(ALL, count), seed=number)
     return "photos"
 
 
 def odd_names() -> str:
-    pictures(Path("Bilder #1: größte\nSammlung"), {"yes": 20, "no: x": 20, "# Käse\n'{": 20})
+    image_folder(Path("Bilder #1: größte\nSammlung"), {"yes": 20, "no: x": 20, "# Käse\n'{": 20})
     return "Bilder #1: größte\nSammlung"
 
 
@@ -210,7 +210,7 @@ def test_grey_pictures_have_one_channel():
 
     for path in Path(picture_folder()).rglob("*.png"):
         Image.open(path).convert("L").save(path)
-    init("my pictures", "config.yaml")
+    init("my images", "config.yaml")
     assert yaml.safe_load(Path("config.yaml").read_text())["data"]["channels"] == 1
 
 
@@ -327,9 +327,9 @@ def test_numbers_are_classes_where_they_are_few_and_whole(numbers, kind, doubts)
 
 def test_the_user_decides_what_is_guessed(call):
     table(Path("f.csv"), ["a", "label", "class"], [[r[0], r[2], r[2] * 2] for r in houses_like()])
-    told = call("init", "f.csv").out
-    assert "note: the column to predict is a guess: 'class'" in told
-    assert "--target COLUMN takes another: label" in told
+    output = call("init", "f.csv").out
+    assert "note: the column to predict is a guess: 'class'" in output
+    assert "--target COLUMN takes another: label" in output
     ended = call("init", "f.csv", "--target", "label", "--force", "--json")
     assert json.loads(ended.out)["doubts"] == []
     assert yaml.safe_load(Path("f.yaml").read_text())["data"]["target"] == "label"
@@ -451,16 +451,16 @@ def too_few() -> str:
 
 def empty_class() -> str:
     Path(picture_folder(), "yellow").mkdir()
-    return "my pictures"
+    return "my images"
 
 
 def damaged_picture() -> str:
     Path(picture_folder(), "red", "3.png").write_bytes(b"no picture")
-    return "my pictures"
+    return "my images"
 
 
 def one_class() -> str:
-    pictures(Path("cats"), {"cat": 20})
+    image_folder(Path("cats"), {"cat": 20})
     return "cats"
 
 
@@ -500,8 +500,8 @@ REFUSED = {
     little_text: "short.txt: has 12 characters",
     lonely_class: "f.csv: column 'kind': each class needs 3 rows",
     too_few: "f.csv: has 8 rows",
-    empty_class: "my pictures/yellow: has no image",
-    damaged_picture: "my pictures/red/3.png: not an image",
+    empty_class: "my images/yellow: has no image",
+    damaged_picture: "my images/red/3.png: not an image",
     one_class: "cats: has 1 folders",
 }
 
@@ -537,8 +537,8 @@ def test_what_is_there_is_not_overwritten(call):
         (["houses.csv", "--target", "prize"], "no column 'prize'; it has id, built on, area"),
         (["houses.csv", "--target", "district", "--task", "regression"], "which is no number"),
         (["houses.csv", "-o", "no/where.yaml"], "there is no folder no"),
-        (["my pictures", "--target", "x"], "are for files with columns"),
-        (["my pictures/red/1.png"], "one picture"),
+        (["my images", "--target", "x"], "are for files with columns"),
+        (["my images/red/1.png"], "one picture"),
         (["list.zip"], "not known"),
         (["houses.csv", "--text", "prose"], "--text: houses.csv has no column 'prose'"),
         (["houses.csv", "--text", "area", "--target", "area"], "both name 'area'"),

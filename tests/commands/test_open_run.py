@@ -14,8 +14,8 @@ from dltrain.core.errors import DataError, RunError, UsageError
 
 
 @pytest.fixture
-def pictures(experiment, tmp_path):
-    """A finished run of a classifier of small grey pictures."""
+def image_run(experiment, tmp_path):
+    """A finished run of a classifier of small gray images."""
     write_folder(tmp_path)
     chosen = experiment(CONFIG, "train.steps=40")
     dltrain.train(chosen, run_dir=str(tmp_path / "run"), quiet=True)
@@ -28,9 +28,9 @@ def train(experiment, tmp_path, data: dict, *overrides: str):
     return dltrain.Run.load(tmp_path / "run")
 
 
-def test_metrics_are_a_table_with_every_line_of_the_file(pictures):
-    table = dltrain.Run.load(pictures).metrics
-    lines = [json.loads(line) for line in (pictures / "metrics.jsonl").read_text().splitlines()]
+def test_metrics_are_a_table_with_every_line_of_the_file(image_run):
+    table = dltrain.Run.load(image_run).metrics
+    lines = [json.loads(line) for line in (image_run / "metrics.jsonl").read_text().splitlines()]
     assert isinstance(table, pandas.DataFrame)
     assert table.index.name == "step"
     assert table.index.is_monotonic_increasing
@@ -48,14 +48,14 @@ def test_a_value_that_was_not_finite_is_nan(tmp_path):
     assert table["val/r2"].isna().tolist() == [True]
 
 
-def test_summary_and_config_are_those_of_the_files(pictures):
-    run = dltrain.Run.load(str(pictures))
+def test_summary_and_config_are_those_of_the_files(image_run):
+    run = dltrain.Run.load(str(image_run))
     assert run.state == "done"
     assert run.summary is not None
-    assert run.summary.metrics == json.loads((pictures / "summary.json").read_text())["metrics"]
+    assert run.summary.metrics == json.loads((image_run / "summary.json").read_text())["metrics"]
     assert run.config["model"]["hidden"] == [8]
     assert run.config["train"]["steps"] == 40
-    (pictures / "summary.json").unlink()
+    (image_run / "summary.json").unlink()
     assert (run.summary, run.state) == (None, "killed")
 
 
@@ -64,13 +64,13 @@ def test_a_directory_without_a_run_is_told(tmp_path):
         dltrain.Run.load(tmp_path)
 
 
-def test_a_picture_is_the_same_from_a_file_an_image_and_an_array(pictures, tmp_path):
+def test_an_input_is_the_same_from_a_file_an_image_and_an_array(image_run, tmp_path):
     pixels = torch.randint(0, 256, (8, 8), generator=torch.Generator().manual_seed(0))
     array = pixels.to(torch.uint8).numpy()
     image = Image.fromarray(array)
     image.save(tmp_path / "a.png")
-    model = dltrain.Run.load(pictures).model()
-    (expected,) = dltrain.predict(pictures, [tmp_path / "a.png"])
+    model = dltrain.Run.load(image_run).model()
+    (expected,) = dltrain.predict(image_run, [tmp_path / "a.png"])
     given = [tmp_path / "a.png", str(tmp_path / "a.png"), image, array, array[..., None]]
     given += [np.repeat(array[..., None], 3, axis=2), image.convert("RGB")]
     found = model(given)
@@ -85,8 +85,8 @@ def test_a_picture_is_the_same_from_a_file_an_image_and_an_array(pictures, tmp_p
     assert model([]) == []
 
 
-def test_a_resumed_run_may_be_named_by_a_str(pictures):
-    assert dltrain.resume(str(pictures), quiet=True).status == "done"
+def test_a_resumed_run_may_be_named_by_a_str(image_run):
+    assert dltrain.resume(str(image_run), quiet=True).status == "done"
 
 
 @pytest.mark.parametrize(
@@ -99,9 +99,9 @@ def test_a_resumed_run_may_be_named_by_a_str(pictures):
         ("nowhere.png", "nowhere.png: not an image"),
     ],
 )
-def test_what_is_no_picture_is_told(pictures, item, message):
+def test_what_is_no_image_is_refused(image_run, item, message):
     with pytest.raises(DataError, match=message):
-        dltrain.Run.load(pictures).model()([item])
+        dltrain.Run.load(image_run).model()([item])
 
 
 def test_rows_of_a_table_as_mappings_or_a_frame(experiment, tmp_path):
@@ -150,7 +150,7 @@ def test_a_run_that_gives_no_predictions_says_so(experiment, tmp_path):
         dltrain.Run.load(tmp_path / "run").model()
 
 
-def test_without_pandas_it_says_what_to_install(pictures, monkeypatch):
+def test_without_pandas_it_says_what_to_install(image_run, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "pandas", None)
     with pytest.raises(UsageError, match=r"pip install 'dltrain\[notebook\]'"):
-        _ = dltrain.Run.load(pictures).metrics
+        _ = dltrain.Run.load(image_run).metrics

@@ -43,7 +43,7 @@ def state(folder) -> dict:
 
 
 def by_hand(weights: dict[str, torch.Tensor], inputs: torch.Tensor) -> torch.Tensor:
-    """A linear layer; its two tensors are told apart by their dimensions."""
+    """A linear layer; its two tensors differ in their dimensions."""
     by_dimensions = {tensor.ndim: tensor for tensor in weights.values()}
     return inputs @ by_dimensions[2].T + by_dimensions[1]
 
@@ -272,10 +272,10 @@ def test_texts_of_a_table_by_the_columns_of_training(folder, experiment):
     assert by_row == dltrain.predict(folder / "run", texts)
     assert [item.label for item in by_row[::2]] == ["pos", "neg"]
     for missing in ("no_such_file.txt", "."):
-        told = subprocess.run(
+        ended = subprocess.run(
             [sys.executable, "-m", "dltrain", "predict", "run", missing],
             capture_output=True,
             text=True,
             check=False,
         )
-        assert (told.returncode, told.stdout, len(told.stderr.splitlines())) == (1, "", 1)
+        assert (ended.returncode, ended.stdout, len(ended.stderr.splitlines())) == (1, "", 1)

@@ -1,4 +1,4 @@
-"""A run that is run again is the same, bit for bit, or it is said where and why it is not."""
+"""A reproduced run is bitwise identical, or the differences are reported."""
 
 import json
 import math
@@ -388,7 +388,7 @@ def test_the_first_step_does_not_wait_for_the_hashes(tmp_path):
     (tmp_path / "a").write_bytes(b"y")
     with input_files.recorded(tmp_path, [tmp_path / "a"], [], begun.is_set):
         pass
-    assert (tmp_path / "inputs.json").read_bytes() == before  # a run that goes on reads the same
+    assert (tmp_path / "inputs.json").read_bytes() == before  # a resumed run reads the same
 
 
 def test_a_run_that_fails_does_not_wait(tmp_path):

@@ -88,7 +88,7 @@ def test_mistakes_are_told(call, runs):
     assert "0.0 is not in the range x>0" in refused.err
 
 
-# ------------------------------------------------------------------------------------- pictures
+# ------------------------------------------------------------------------------------- images
 
 GAN = {
     "task": "gan",
@@ -110,7 +110,7 @@ def gan(runs):
 
 
 def cells(path, columns):
-    """The pictures of a grid: 8 pixels are shown as 56, with 2 between."""
+    """Return the images of a grid: 8 pixels are shown as 56, with 2 between."""
     sheet = np.asarray(Image.open(path))
     rows = (len(sheet) - 2) // 58
     assert sheet.shape == (58 * rows + 2, 58 * columns + 2, 3)

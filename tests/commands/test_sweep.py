@@ -313,7 +313,7 @@ def test_a_trial_whose_process_always_dies_is_given_up(monkeypatch):
     path = write_sweep(SPACE, trials=2)
 
     def dies(*_arguments, **_options):
-        raise KeyboardInterrupt  # as if the process had ended: nothing is told
+        raise KeyboardInterrupt  # as if the process had ended: nothing is reported
 
     with monkeypatch.context() as patch:
         patch.setattr(command, "train", dies)

@@ -191,7 +191,7 @@ def test_a_processes_memory_stays_within_the_budget(hungry, call, monkeypatch):
     hungry()
     words = ("tune-batch", "config.yaml", "--plugin", "hungry.py", "--steps", 1)
     base = json.loads(call(*words, "--micro-batch", "--json").out)["trials"][0]["memory_bytes"]
-    # A step's 12 MiB a sample are freed and taken again, and the heap may have to grow for it: n
+    # A step's 12 MiB per sample are freed and taken again, and the heap may have to grow for it: n
     # samples take from 12 to 24 n MiB. So 64 never fit, 16 always do, and 32 mostly.
     budget = int((base + 576 * 2**20) / (1 - command.RESERVE))
     ended = call(*words, "model.mib=12", "--memory", budget)

@@ -90,8 +90,8 @@ def test_the_lock_names_its_holder_and_dies_with_it(tmp_path):
     holder = ChildProcess("holder", tmp_path, hold, run, "child")
     try:
         holder.wait_for("locked")
-        told = f"run is in use by process {holder.pid} on "
-        with pytest.raises(RunError, match=told), Run(run).locked():
+        message = f"run is in use by process {holder.pid} on "
+        with pytest.raises(RunError, match=message), Run(run).locked():
             pass
     finally:
         holder.end()
@@ -184,16 +184,16 @@ def test_a_run_that_was_killed_before_its_first_checkpoint(call, folder):
     Run.create(dltrain.load("config.yaml"), folder / "run")
     ended = call("resume", folder / "run")
     assert (ended.code, ended.out) == (1, "")
-    told, way_on = ended.err.splitlines()
-    assert "holds no good checkpoint to resume from" in told
+    message, hint = ended.err.splitlines()
+    assert "holds no good checkpoint to resume from" in message
     again = f"dltrain train {folder / 'run' / 'config.yaml'}"
-    assert way_on == f"restart with: {again}"
+    assert hint == f"restart with: {again}"
     assert call(*again.split()[1:]).code == 0
     other = json.loads(next(folder.glob("runs/*/*/record.json")).read_text())
     record = other | {"plugins": ["my model.py"], "directory": str(folder)}
     (folder / "run" / "record.json").write_text(json.dumps(record))
-    told = call("resume", folder / "run").err.splitlines()[-1]
-    assert told == f"restart with: {again} --plugin '{folder / 'my model.py'}'"
+    message = call("resume", folder / "run").err.splitlines()[-1]
+    assert message == f"restart with: {again} --plugin '{folder / 'my model.py'}'"
 
 
 def test_a_directory_that_could_not_be_made_a_run_is_free_again(folder, monkeypatch):
