@@ -118,7 +118,10 @@ PHRASES = {
 }
 """Retired phrase, a regular expression of whole words in any case, to its replacement."""
 
-EXCEPTIONS: dict[tuple[str, str], str] = {}
+EXCEPTIONS: dict[tuple[str, str], str] = {
+    ("docs/export.md", "pictures"): "the name of an output in exported files",
+    ("dltrain/commands/tune_lr.py", "picture"): "a key of the JSON output",
+}
 """Path and retired word to the reason why it stays there."""
 
 PENDING = (
@@ -129,10 +132,8 @@ PENDING = (
     "configs/tiny",
     "configs/toy_text.yaml",
     "dltrain/autoconfig",
-    "dltrain/build.py",
     "dltrain/checkpoints",
     "dltrain/cli",
-    "dltrain/commands",
     "dltrain/config",
     "dltrain/core",
     "dltrain/data",
@@ -142,33 +143,23 @@ PENDING = (
     "dltrain/metrics",
     "dltrain/models",
     "dltrain/optim",
-    "dltrain/rundir",
     "dltrain/sweeps",
     "dltrain/tasks",
     "dltrain/training",
     "docs/architecture.md",
-    "docs/check.md",
     "docs/configuration.md",
     "docs/distributed.md",
-    "docs/export.md",
     "docs/index.md",
     "docs/init.md",
     "docs/other-frameworks.md",
     "docs/performance.md",
-    "docs/predict.md",
     "docs/profile.md",
     "docs/python.md",
     "docs/quick-start.md",
     "docs/recipes",
     "docs/reliability.md",
-    "docs/reproduce.md",
-    "docs/resume.md",
-    "docs/run-directory.md",
-    "docs/sample.md",
     "docs/sweep.md",
-    "docs/train.md",
     "docs/tune-batch.md",
-    "docs/tune-lr.md",
     "scripts/bench",
     "scripts/benchmark.py",
     "scripts/cnn_step.py",

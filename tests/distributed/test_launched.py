@@ -133,7 +133,7 @@ def test_what_several_processes_cannot_do_is_told_once_at_its_line(folder):
     words = (*TRAIN, *TWO, "train.micro_batch=auto", "train.distributed=fsdp")
     code, out, err = dltrain(folder, *words)
     assert (code, out) == (2, "")
-    assert err.count("train.micro_batch: 'auto' is for one process") == 1
+    assert err.count("train.micro_batch: 'auto' needs a single process") == 1
     assert len(err.splitlines()) == 1
 
 
