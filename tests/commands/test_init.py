@@ -161,11 +161,11 @@ def test_what_is_proposed_learns_easy_data(make, metric, chance):
 
 def test_the_config_says_why_in_the_users_terms(call):
     ended = call("init", picture_folder())
-    text = Path("my_pictures.yaml").read_text(encoding="utf-8")
+    text = Path("my_images.yaml").read_text(encoding="utf-8")
     assert "# 3 classes (blue, green, red), 36 to 44 pictures each" in text
-    assert yaml.safe_load(text)["name"] == "my_pictures"
+    assert yaml.safe_load(text)["name"] == "my_images"
     lines = ended.out.splitlines()
-    assert lines[-2:] == ["  dltrain check my_pictures.yaml", "  dltrain train my_pictures.yaml"]
+    assert lines[-2:] == ["  dltrain check my_images.yaml", "  dltrain train my_images.yaml"]
 
 
 def test_splits_of_their_own_are_not_cut():
