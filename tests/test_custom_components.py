@@ -344,7 +344,7 @@ def test_datasets_resume_bit_for_bit(run):
     assert code == 0, error
     code, out, error = run(IMAGES, "runs/config/0001", command="reproduce")
     assert code == 0, error
-    assert "all of them identical" in out
+    assert "all identical" in out
 
 
 TASK = """

@@ -76,7 +76,6 @@ IDENTIFIERS = {
     "spread_as": "shard_like",
     "start_over": "reset",
     "stay_away": "report_absence",
-    "tell": "print_warning",
     "tensors_from_main": "broadcast_tensors",
     "told": "message, output or reported",
     "told_by": "describe_error",
@@ -134,7 +133,6 @@ PENDING = (
     "dltrain/autoconfig",
     "dltrain/checkpoints",
     "dltrain/cli",
-    "dltrain/config",
     "dltrain/core",
     "dltrain/data",
     "dltrain/distributed",
@@ -226,9 +224,8 @@ def strings(source: str) -> Iterator[tuple[int, str]]:
             parts = [part.value if isinstance(part, ast.Constant) else "" for part in node.values]
             yield node.lineno, "".join(map(str, parts))
             continue
-        value = node.value if isinstance(node, ast.Constant) else None
-        if isinstance(value, str) and node not in formatted:
-            yield node.lineno, value
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and node not in formatted:
+            yield node.lineno, node.value
 
 
 def comments(source: str) -> Iterator[tuple[int, str]]:

@@ -1,4 +1,4 @@
-"""The verb that makes a config of one's own data."""
+"""The verb that writes a config for the user's own data."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from dltrain.core.errors import shorten
 
 @click.command()
 @click.argument("path", type=FILE, required=False)
-@click.option("--example", metavar="NAME", help="Copy a config that comes with dltrain, to edit.")
-@click.option("-o", "--output", type=FILE, help="Where to write; default: NAME.yaml, here.")
-@click.option("--target", metavar="COLUMN", help="The column to predict, where a guess is wrong.")
+@click.option("--example", metavar="NAME", help="Copy a config that comes with dltrain.")
+@click.option("-o", "--output", type=FILE, help="Output file (default: ./NAME.yaml).")
+@click.option("--target", metavar="COLUMN", help="Column to predict (default: detected).")
 @click.option(
     "--text",
     multiple=True,
     metavar="COLUMN",
-    help="A column that holds text to learn from; may be given more than once.",
+    help="Text column to use as input. Can be repeated (default: detected).",
 )
-@click.option("--no-text", is_flag=True, help="Learn from the other columns, not from the text.")
+@click.option("--no-text", is_flag=True, help="Use the other columns as input, not the text.")
 @click.option(
     "--task",
     type=click.Choice(["classification", "regression"]),
-    help="Whether numbers to predict are classes or values.",
+    help="Whether a numeric target holds classes or values (default: detected).",
 )
-@click.option("--force", is_flag=True, help="Replace a file that is there.")
+@click.option("--force", is_flag=True, help="Overwrite an existing file.")
 @json_option
 def init(
     path: Path | None,
@@ -44,12 +44,12 @@ def init(
     force: bool,
     as_json: bool,
 ) -> None:
-    """Write a commented config for the data at PATH, or a copy of an example.
+    """Write a config for your own data, or copy an example.
 
-    PATH is a folder with a folder of pictures for each class, a folder with files in MNIST's
-    format, a table (.csv, .tsv), texts with labels (.csv, .tsv, .jsonl), or running text (.txt).
+    PATH is a folder of images with one subfolder per class, a folder of files in MNIST's format, a
+    table (.csv, .tsv), labelled texts (.csv, .tsv, .jsonl), or plain text (.txt).
 
-    With --example, a config that comes with dltrain is written as NAME.yaml, to be edited.
+    With --example, write a copy of a config that comes with dltrain, to be edited.
     """
     if example is not None:
         if path or target or text or no_text or task:
@@ -59,7 +59,7 @@ def init(
         _init_example(example, output, force, as_json)
         return
     if path is None:
-        raise click.UsageError("expected PATH, which is your data, or --example NAME")
+        raise click.UsageError("expected PATH to your data, or --example NAME")
     if text and no_text:
         raise click.UsageError("--text and --no-text exclude each other")
     from dltrain.commands.init import init as init_command
@@ -70,8 +70,8 @@ def init(
     def table() -> None:
         echo(f"{shorten(str(path))}: {result.kind}")
         width = max(map(len, result.seen))
-        for subject, found in result.seen.items():
-            echo(f"  {subject:{width}}  {found}")
+        for subject, description in result.seen.items():
+            echo(f"  {subject:{width}}  {description}")
         sizes = ", ".join(f"{count:,} {split}" for split, count in result.sizes.items())
         echo(f"  {'split':{width}}  {sizes}")
         for doubt in result.doubts:

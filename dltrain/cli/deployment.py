@@ -1,4 +1,4 @@
-"""Verbs between a model and other programs: files that go out or come in, and a service."""
+"""Verbs that connect models with other programs: export, import and an HTTP service."""
 
 from __future__ import annotations
 
@@ -30,31 +30,31 @@ F = TypeVar("F", bound=Callable[..., Any])
     "--to",
     type=click.Choice(["onnx", "pt2", "safetensors"]),
     required=True,
-    help="onnx for any runtime, pt2 for torch.export.load, safetensors for the weights alone.",
+    help="Format: onnx, pt2 (for torch.export.load) or safetensors (weights only).",
 )
 @click.option(
     "-o",
     "--output",
     type=FILE,
     metavar="FILE",
-    help="Where the file goes; default: exports/model.FORMAT in RUN.",
+    help="Output file (default: exports/model.FORMAT in RUN).",
 )
 @click.option(
     "--tolerance",
     type=click.FloatRange(min=0),
-    metavar="SHARE",
-    help="Largest difference from the model that is allowed; default: 1e-4, with --quantize 0.1.",
+    metavar="FRACTION",
+    help="Maximum relative difference from the model (default: 1e-4; 0.1 with --quantize).",
 )
 @click.option(
     "--quantize",
     type=click.Choice(["int8"]),
-    help="Keep the weights of linear layers in eight bits; they are made by torchao.",
+    help="Quantize the weights of linear layers to 8 bits, by torchao.",
 )
 @click.option(
     "--samples",
     type=click.IntRange(min=1),
     metavar="N",
-    help="How many are compared, at least; default: 100, with --quantize 1000.",
+    help="Minimum number of samples to compare (default: 100; 1000 with --quantize).",
 )
 @checkpoint_option
 @plugin_option
@@ -70,10 +70,10 @@ def export(
     plugins: Sequence[Path],
     as_json: bool,
 ) -> None:
-    """Write a run's model as a file for other programs, with a model card.
+    """Export a run's model for other programs, with a model card.
 
-    The file takes raw inputs, such as pixels. It is compared with the model on samples of the run's
-    data before it is written; one that differs is not.
+    The file takes raw inputs, such as pixels. It is verified before it is written: its outputs must
+    equal those of the model, within the tolerance, on samples of the run's data.
     """
     load_plugins(plugins)
     from dltrain.commands.export import TOLERANCE
@@ -93,19 +93,19 @@ def export(
         for note in result.notes:
             echo(f"note: {note}")
         compared = result.exactness or result.comparison
-        allowed = result.tolerance if result.exactness is None else TOLERANCE
+        tolerance = result.tolerance if result.exactness is None else TOLERANCE
         for kind, port in (("input", result.inputs), ("output", result.outputs)):
             shape = " x ".join(map(str, port["shape"]))
             echo(f"{kind:8} {port['name']}, {port['dtype']}, {shape}: {port['meaning']}")
         if result.quantized is not None:
-            echo(f"{result.quantized.method:8} {result.quantized.told()}")
+            echo(f"{result.quantized.method:8} {result.quantized.describe()}")
         echo(
             f"checked  {compared.samples:,} samples in batches of "
-            f"{', '.join(map(str, compared.batch_sizes))}: differs by "
-            f"{compared.largest_difference:.1e} at most; {allowed:g} is allowed"
+            f"{', '.join(map(str, compared.batch_sizes))}: maximum difference "
+            f"{compared.largest_difference:.1e}, tolerance {tolerance:g}"
         )
         if result.quantized is not None:
-            echo(f"cost     {result.comparison.cost()}; {result.tolerance:g} is allowed")
+            echo(f"cost     {result.comparison.cost()}; tolerance {result.tolerance:g}")
         echo(f"card     {result.card}")
         echo(f"{result.path}  ({result.bytes / 1000:,.0f} kB)")
 
@@ -200,9 +200,10 @@ def serve(
     as_json: bool,
     **limits: Any,
 ) -> None:
-    """Answer requests for predictions over HTTP until Ctrl-C or SIGTERM.
+    """Serve predictions over HTTP.
 
-    The demo page is at /, the API documentation at /docs. There is no authentication.
+    The server runs until Ctrl-C or SIGTERM. The demo page is at /, the API documentation at /docs.
+    There is no authentication.
     """
     load_plugins(plugins)
     from dltrain.commands.serve import serve as serve_command
@@ -233,14 +234,14 @@ def serve(
     "--output",
     type=FILE,
     metavar="SAFETENSORS",
-    help="Where the weights go; default: beside FILE, with that ending.",
+    help="Output file (default: FILE with the suffix .safetensors).",
 )
 @json_option
 def import_(source: Path, output: Path | None, as_json: bool) -> None:
-    """Convert the weights in FILE, made by torch.save, to safetensors.
+    """Convert a PyTorch weights file to safetensors.
 
-    FILE holds a state_dict, or one under the key state_dict or model. It is read without running
-    any code that may be in it; a file that can't be read so is refused.
+    FILE was written by torch.save. It holds a state_dict, or one under the key state_dict or model.
+    It is read without executing code; a file that needs code to be loaded is refused.
     """
     from dltrain.commands.import_ import import_weights
 

@@ -1,4 +1,4 @@
-"""Verbs that use what was trained."""
+"""Verbs that use a trained model."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TEXT_OPTIONS = {
     "temperature": "--temperature",
     "top_k": "--top-k",
 }
-PICTURE_OPTIONS = {"output": "--output", "interpolate": "--interpolate"}
+IMAGE_OPTIONS = {"output": "--output", "interpolate": "--interpolate"}
 
 
 @click.command()
@@ -35,7 +35,7 @@ PICTURE_OPTIONS = {"output": "--output", "interpolate": "--interpolate"}
     type=click.Choice(["train", "val", "test"]),
     default="test",
     show_default=True,
-    help="Which samples.",
+    help="Split to evaluate.",
 )
 @checkpoint_option
 @plugin_option
@@ -49,14 +49,14 @@ def evaluate(
     device: str | None,
     as_json: bool,
 ) -> None:
-    """Loss and metrics of a run's model on a split."""
+    """Compute the loss and the metrics of a run's model on a split."""
     load_plugins(plugins)
     from dltrain.commands.evaluate import evaluate as evaluate_command
 
     result = evaluate_command(run, split=split, checkpoint=checkpoint, device=device)
 
     def table() -> None:
-        echo(f"{result.samples} samples of {split}, weights of {result.checkpoint}")
+        echo(f"{split}: {result.samples} samples, weights of {result.checkpoint}")
         for name, value in result.metrics.items():
             echo(f"{name:24} {value:.6g}")
 
@@ -78,11 +78,11 @@ def predict(
     device: str | None,
     as_json: bool,
 ) -> None:
-    """Labels, values or texts for new data.
+    """Predict labels, values or texts for new data.
 
-    INPUTS are picture files, or CSV files, of which each row is one. A model of text takes texts,
-    files with one text per line, CSV, TSV and JSONL files with the text columns that training had,
-    or - for standard input.
+    INPUTS are image files, or CSV files with one sample per row. A text model takes texts, files
+    with one text per line, CSV, TSV and JSONL files with the text columns of the training data, or
+    - for standard input.
     """
     load_plugins(plugins)
     from dltrain.commands.predict import predict as predict_command
@@ -104,72 +104,73 @@ def predict(
 @click.command()
 @click.argument("run", type=DIRECTORY)
 @click.option(
-    "-n", "num_samples", type=click.IntRange(min=1), help="How many; default: 1 text, 64 pictures."
+    "-n",
+    "num_samples",
+    type=click.IntRange(min=1),
+    help="Number of samples (default: 1 text, 64 images).",
 )
-@click.option(
-    "--seed", type=int, default=0, show_default=True, help="The same seed, the same samples."
-)
-@click.option("--prompt", metavar="TEXT", help="What each text begins with.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Random seed.")
+@click.option("--prompt", metavar="TEXT", help="Beginning of each text (default: none).")
 @click.option(
     "--tokens",
     "num_tokens",
     type=click.IntRange(min=1),
-    help="Length of each text, 300 by default; what a token is, the run's data says.",
+    help="Length of each text, in tokens of the run's data (default: 300).",
 )
 @click.option(
     "--temperature",
     type=click.FloatRange(min=0, min_open=True),
-    help="Lower is more predictable, higher more varied; 0.8 by default.",
+    help="Softmax temperature; lower is more predictable (default: 0.8).",
 )
 @click.option(
     "--top-k",
     type=click.IntRange(min=1),
-    help="Draw each token from this many most probable ones; default: all.",
+    help="Sample each token from the K most probable ones (default: all).",
 )
 @click.option(
     "-o",
     "--output",
     type=FILE,
     metavar="PNG",
-    help="Where the grid of pictures goes; default: samples.png in RUN.",
+    help="Output file for the grid of images (default: samples.png in RUN).",
 )
 @click.option(
-    "--interpolate", is_flag=True, default=None, help="Rows of pictures that turn into another."
+    "--interpolate", is_flag=True, default=None, help="Interpolate between two images in each row."
 )
 @checkpoint_option
 @plugin_option
 @device_option
 @json_option
 def sample(run: Path, plugins: Sequence[Path], as_json: bool, **options: Any) -> None:
-    """Text of a run's language model, or pictures of its generator.
+    """Generate text or images with a run's model.
 
-    Text is shown as it is written; pictures go to a PNG file, side by side.
+    Text is printed while it is generated; images are written to one PNG file, as a grid.
     """
     load_plugins(plugins)
     from dltrain.commands import sample as command
 
-    given = {name: value for name, value in options.items() if value is not None}
-    drawn = command.generates_images(run)
-    for name in TEXT_OPTIONS if drawn else PICTURE_OPTIONS:
-        if name in given:
-            word = {**TEXT_OPTIONS, **PICTURE_OPTIONS}[name]
-            kind = "pictures" if drawn else "text"
-            raise click.UsageError(f"{word} can't be used here: {run} makes {kind}")
-    if drawn:
-        result = command.sample_images(run, **given)
+    chosen = {name: value for name, value in options.items() if value is not None}
+    is_image_model = command.generates_images(run)
+    for name in TEXT_OPTIONS if is_image_model else IMAGE_OPTIONS:
+        if name in chosen:
+            option = {**TEXT_OPTIONS, **IMAGE_OPTIONS}[name]
+            kind = "images" if is_image_model else "text"
+            raise click.UsageError(f"{option} does not apply: {run} generates {kind}")
+    if is_image_model:
+        result = command.sample_images(run, **chosen)
         show(result, as_json, lambda: echo(result.path))
         return
     if as_json:
-        show(command.sample(run, **given), as_json, lambda: None)
+        show(command.sample(run, **chosen), as_json, lambda: None)
         return
-    pieces = command.stream(run, **given)
+    pieces = command.stream(run, **chosen)
 
     def text() -> None:
         number = -1
         for piece in pieces:
             if piece.number != number:
                 separator = "" if number < 0 else "\n\n"
-                write(separator + given.get("prompt", ""))
+                write(separator + chosen.get("prompt", ""))
                 number = piece.number
             write(piece.text)
         echo()

@@ -1,4 +1,4 @@
-"""Verbs that look at runs, and clear them away."""
+"""Verbs that list, compare and remove runs, and list what a config can contain."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ STATE_COLOURS = {"running": "cyan", "done": "green", "stopped": "yellow", "prune
     "--output",
     type=FILE,
     metavar="HTML",
-    help="Where the page goes; default: report.html in the first RUN.",
+    help="Output file (default: report.html in the first RUN).",
 )
 @checkpoint_option
 @plugin_option
@@ -48,9 +48,10 @@ def report(
     device: str | None,
     as_json: bool,
 ) -> None:
-    """Write an HTML page about runs: curves, errors, calibration, config.
+    """Write an HTML report on runs.
 
-    Each RUN is evaluated on its test split. The page needs no network and has no scripts.
+    It shows curves, errors, calibration and config. Each RUN is evaluated on its test split. The
+    page needs no network and runs no scripts.
     """
     load_plugins(plugins)
     from dltrain.commands.report import report as report_command
@@ -67,41 +68,44 @@ def report(
 
 @click.command()
 @click.argument("directory", type=DIRECTORY, default="runs")
-@click.option("--watch", is_flag=True, help="Show the table anew every 2 seconds, until Ctrl-C.")
+@click.option("--watch", is_flag=True, help="Refresh the table every 2 seconds until Ctrl-C.")
 @json_option
 def runs(directory: Path, watch: bool, as_json: bool) -> None:
-    """List the runs in DIRECTORY, runs/ by default: state, step, best value, age."""
+    """List runs with state, step, age and best value.
+
+    DIRECTORY holds the runs (default: runs).
+    """
     from dltrain.commands.runs import runs as runs_command
 
     if watch and as_json:
-        raise click.UsageError("--watch and --json don't go together")
+        raise click.UsageError("--watch and --json exclude each other")
     while True:
-        found = runs_command(directory)
+        infos = runs_command(directory)
         if watch and sys.stdout.isatty():
             click.clear()
-        show(found, as_json, lambda found=found: _print_runs(found))
+        show(infos, as_json, lambda infos=infos: _print_runs(infos))
         if not watch:
             return
         time.sleep(WATCH_SECONDS)
 
 
-def _print_runs(found: Sequence[Any]) -> None:
-    if not found:
+def _print_runs(infos: Sequence[Any]) -> None:
+    if not infos:
         echo("no runs")
         return
-    width = max(3, *(len(escape_control_characters(one.run)) for one in found))
+    width = max(3, *(len(escape_control_characters(info.run)) for info in infos))
     echo(f"{'run':{width}}  {'state':8} {'step':>9} {'age':>5}  best", bold=True)
-    for one in found:
-        best = one.best and f"{one.best['metric']} {one.best['value']:.6g} at {one.best['step']}"
-        step = "-" if one.step is None else f"{one.step:,}"
-        last = one.reason or best or "-"
-        echo(f"{escape_control_characters(one.run):{width}}  ", nl=False)
-        echo(f"{one.state:8}", nl=False, fg=STATE_COLOURS.get(one.state, "red"))
-        echo(f" {step:>9} {_age(one.age):>5}  {last}")
+    for info in infos:
+        best = info.best
+        value = best and f"{best['metric']} {best['value']:.6g} at {best['step']}"
+        step = "-" if info.step is None else f"{info.step:,}"
+        echo(f"{escape_control_characters(info.run):{width}}  ", nl=False)
+        echo(f"{info.state:8}", nl=False, fg=STATE_COLOURS.get(info.state, "red"))
+        echo(f" {step:>9} {_age(info.age):>5}  {info.reason or value or '-'}")
 
 
 def _age(seconds: float) -> str:
-    """In the largest unit of which there are two."""
+    """Format a duration in the largest unit that it has at least two of."""
     for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
         if seconds >= 2 * size:
             return f"{seconds // size:.0f} {unit}"
@@ -113,14 +117,14 @@ def _age(seconds: float) -> str:
 @click.option(
     "--keep-best",
     is_flag=True,
-    help="RUN... are directories of runs: remove all but the best run of each experiment.",
+    help="Remove all but the best run of each experiment; RUN... are directories of runs.",
 )
-@click.option("--yes", is_flag=True, help="Don't ask.")
+@click.option("--yes", is_flag=True, help="Remove without confirmation.")
 @json_option
 def rm(paths: Sequence[Path], keep_best: bool, yes: bool, as_json: bool) -> None:
-    """Remove run directories, after showing which and asking.
+    """Remove runs, after confirmation.
 
-    A run that is running is never removed, and no file that is not dltrain's.
+    Runs in progress and files that dltrain did not write are never removed.
     """
     from dltrain.commands import rm as command
 
@@ -138,17 +142,17 @@ def rm(paths: Sequence[Path], keep_best: bool, yes: bool, as_json: bool) -> None
 
 @click.command()
 @click.argument("paths", nargs=-1, required=True, type=DIRECTORY, metavar="RUN...")
-@click.option("--csv", "as_csv", is_flag=True, help="Print the table as CSV, a line a group.")
+@click.option("--csv", "as_csv", is_flag=True, help="Print the table as CSV, one line per group.")
 @click.option("--html", "as_html", is_flag=True, help="Print the table as an HTML page.")
 @json_option
 def compare(paths: Sequence[Path], as_csv: bool, as_html: bool, as_json: bool) -> None:
-    """Show what differs between runs, in config and in outcome.
+    """Compare runs: differences in config and in results.
 
-    RUN is a run directory, or one that holds some. Runs that differ in their seed alone are one
+    RUN is a run directory, or a directory of runs. Runs that differ only in their seed form one
     group, shown as mean ± standard deviation.
     """
     if as_csv + as_html + as_json > 1:
-        raise click.UsageError("choose one of --csv, --html and --json")
+        raise click.UsageError("--csv, --html and --json exclude each other")
     from dltrain.commands import compare as command
 
     groups = command.compare(paths)
@@ -163,13 +167,13 @@ def compare(paths: Sequence[Path], as_csv: bool, as_html: bool, as_json: bool) -
 
 
 def print_groups(groups: Sequence[Any]) -> None:
-    """A column for each group of runs."""
+    """Print a table with one column per group of runs."""
     from dltrain.commands import compare as command
 
     letters = command.group_labels(groups)
     for letter, group in zip(letters, groups, strict=True):
-        damage = f"  ({group.reason})" if group.reason else ""
-        echo(f"{letter}  {' '.join(group.runs)}{damage}")
+        reason = f"  ({group.reason})" if group.reason else ""
+        echo(f"{letter}  {' '.join(group.runs)}{reason}")
     echo()
     lines = [
         ["", *letters],
@@ -187,10 +191,10 @@ def print_groups(groups: Sequence[Any]) -> None:
 @plugin_option
 @json_option
 def list_(kind: str | None, name: str | None, plugins: Sequence[Path], as_json: bool) -> None:
-    """What a config can ask for: components, or one component's options.
+    """List components, or the options of one component.
 
-    KIND is models, data, losses, optimizers, schedules, metrics, tasks, or sections: the
-    parts of a config that are no components, such as train.
+    KIND is models, data, losses, optimizers, schedules, metrics, tasks or sections. Sections are
+    the parts of a config that are not components, such as train.
     """
     load_plugins(plugins)
     from dltrain.commands.list import list_components
@@ -213,7 +217,7 @@ def list_(kind: str | None, name: str | None, plugins: Sequence[Path], as_json: 
 
 
 def _print_options(options: Sequence[Any], prefix: str) -> None:
-    """Options, and the keys of those that are mappings by their dotted names."""
+    """Print options with type, default and description; keys of mappings by their dotted names."""
     for option in options:
         default = "required" if option.required else f"default {as_yaml(option.default)}"
         echo(f"  {prefix}{option.name}", bold=True, nl=False)
@@ -224,7 +228,7 @@ def _print_options(options: Sequence[Any], prefix: str) -> None:
 
 @click.command()
 def schema() -> None:
-    """Print the JSON Schema of config files, for editors."""
+    """Print the JSON Schema of configs, for editors."""
     from dltrain.commands.schema import schema as schema_command
 
     write(json.dumps(schema_command(), indent=2) + "\n")
@@ -233,7 +237,7 @@ def schema() -> None:
 @click.command()
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def completion(shell: str) -> None:
-    """Print the completion script of a shell.
+    """Print the completion script for a shell.
 
     \b
     bash   eval "$(dltrain completion bash)"     in ~/.bashrc
@@ -242,7 +246,7 @@ def completion(shell: str) -> None:
     """
     from click.shell_completion import get_completion_class
 
-    found = get_completion_class(shell)
-    assert found is not None
+    completion_class = get_completion_class(shell)
+    assert completion_class is not None
     root = click.get_current_context().find_root().command
-    write(found(root, {}, "dltrain", "_DLTRAIN_COMPLETE").source() + "\n")
+    write(completion_class(root, {}, "dltrain", "_DLTRAIN_COMPLETE").source() + "\n")

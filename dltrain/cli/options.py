@@ -1,4 +1,4 @@
-"""What several verbs have in common on the command line."""
+"""Arguments and options that several verbs share."""
 
 from __future__ import annotations
 
@@ -19,27 +19,29 @@ plugin_option: _Decorator = click.option(
     multiple=True,
     type=FILE,
     metavar="FILE",
-    help="Python file that registers components of your own; may be given more than once.",
+    help="Python file that registers your own components. Can be repeated.",
 )
 json_option: _Decorator = click.option(
     "--json", "as_json", is_flag=True, help="Print the result as JSON."
 )
 quiet_option: _Decorator = click.option(
-    "--quiet", is_flag=True, help="Print errors only (and the result with --json)."
+    "--quiet", is_flag=True, help="Print only errors (and the result with --json)."
 )
 device_option: _Decorator = click.option(
-    "--device", metavar="DEVICE", help="auto, cpu, cuda, cuda:N or mps; instead of the config's."
+    "--device",
+    metavar="DEVICE",
+    help="auto, cpu, cuda, cuda:N or mps (default: train.device).",
 )
 processes_option: _Decorator = click.option(
     "--processes",
     type=click.IntRange(min=1),
     metavar="N",
-    help="Train in N processes on this machine, with a GPU each where there are GPUs.",
+    help="Number of processes on this machine, one GPU each where available (default: 1).",
 )
 checkpoint_option: _Decorator = click.option(
     "--checkpoint",
     metavar="NAME",
-    help="best, latest, or a checkpoint's name. Default: best if there is one, else latest.",
+    help="Checkpoint: best, latest or a name (default: best if there is one, else latest).",
 )
 config_arguments: list[_Decorator] = [
     click.argument("config", type=FILE),
@@ -48,14 +50,14 @@ config_arguments: list[_Decorator] = [
 
 
 def with_config(command: Callable[..., None]) -> Callable[..., None]:
-    """Gives a command the arguments CONFIG and KEY=VALUE, `--plugin` and `--device`."""
+    """Add the arguments CONFIG and KEY=VALUE, `--plugin` and `--device` to a command."""
     for decorate in [device_option, plugin_option, *reversed(config_arguments)]:
         command = decorate(command)
     return command
 
 
 def load_plugins(plugins: Sequence[Path]) -> None:
-    """Imports the user's own components."""
+    """Import files that register the user's own components."""
     if plugins:
         from dltrain.config.plugins import load_plugin
 
@@ -66,7 +68,7 @@ def load_plugins(plugins: Sequence[Path]) -> None:
 def load_experiment(
     config: Path, overrides: Sequence[str], plugins: Sequence[Path], device: str | None
 ) -> Any:
-    """Plug-ins first, then the config, `--device` last."""
+    """Load the plug-ins, then the config with its overrides, of which `--device` is the last."""
     load_plugins(plugins)
     from dltrain.config import load
 

@@ -1,7 +1,7 @@
-"""Results on standard output, as lines or as JSON.
+"""Print results on standard output, as text or as JSON.
 
-Every command prints through `echo` or `write`, so that no text of a file or a run can steer a
-terminal.
+Every command prints through `echo` or `write`, which escape control characters: a file or a run
+may contain any text.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from dltrain.core.jsonable import describe_early_stop, format_decimal, format_va
 
 
 def show(result: Any, as_json: bool, table: Callable[[], None], *, quiet: bool = False) -> None:
-    """Prints a result on standard output, for a program or for a reader.
+    """Print a result on standard output.
 
     Args:
-        result: What JSON shows.
-        as_json: Whether to print JSON.
-        table: Prints the result for a reader.
-        quiet: Whether a reader wants to see errors only.
+        result: Value to print as JSON.
+        as_json: Whether to print JSON instead of text.
+        table: Function that prints the result as text.
+        quiet: Whether to omit the text.
 
     Raises:
-        RunError: It can't be written there.
+        RunError: Standard output can't be written to.
     """
     try:
         if as_json:
@@ -42,62 +42,62 @@ def show(result: Any, as_json: bool, table: Callable[[], None], *, quiet: bool =
             table()
         sys.stdout.flush()
     except BrokenPipeError:
-        pass  # whoever read has gone; what is on the disk is complete
+        pass  # the reader has closed the pipe; the files of the run are complete
     except OSError as error:
         raise RunError(f"standard output: {error.strerror}") from error
 
 
 def echo(text: str = "", *, err: bool = False, nl: bool = True, **style: Any) -> None:
-    """Prints one line; what a file or a run has put in it stays on it, and steers no terminal.
+    """Print one line, with control characters and line breaks in it escaped.
 
     Args:
-        text: The line.
+        text: Line to print.
         err: Whether to print on standard error.
-        nl: Whether the line ends here.
+        nl: Whether to print a line break after it.
         **style: See `click.style`.
     """
     click.secho(escape_control_characters(text).replace("\n", "\\n"), err=err, nl=nl, **style)
 
 
 def write(text: str, *, err: bool = False) -> None:
-    """Prints text with lines of its own, and nothing behind it; like `echo`, it steers no terminal.
+    """Print text unchanged except for control characters, which are escaped.
 
     Args:
-        text: The text.
+        text: Text to print, which may have line breaks.
         err: Whether to print on standard error.
     """
     click.echo(escape_control_characters(text), err=err, nl=False)
 
 
 def as_json_text(result: Any) -> str:
-    """A result as JSON in ASCII, without any control character but for line breaks."""
+    """Return a result as ASCII JSON without control characters other than line breaks."""
     text = json.dumps(to_jsonable(result), indent=1, default=str, allow_nan=False)
-    return text.replace("\x7f", "\\u007f")  # the one that `json` leaves as it is
+    return text.replace("\x7f", "\\u007f")  # the only one that `json` does not escape
 
 
 def usage_error_text(error: click.ClickException) -> str:
-    """What click prints of an error, the user's words included."""
+    """Return what click prints for an error, which quotes arguments of the command line."""
     shown = io.StringIO()
-    shown.isatty = lambda: True  # else click removes escape sequences, where they are to be seen
+    shown.isatty = lambda: True  # otherwise click removes escape sequences instead of showing them
     error.show(shown)
     return shown.getvalue()
 
 
-def escape_pythons_own() -> None:
-    """Escapes what Python itself prints: tracebacks, warnings and logs may quote anything."""
+def escape_python_output() -> None:
+    """Escape control characters in tracebacks, warnings and logs, which may quote any text."""
 
-    def print_traceback(*failure: Any) -> None:
-        write("".join(traceback.format_exception(*failure)), err=True)
+    def print_traceback(*exception: Any) -> None:
+        write("".join(traceback.format_exception(*exception)), err=True)
 
     sys.excepthook = print_traceback
-    warnings.formatwarning = lambda *warning, **more: escape_control_characters(
-        _FORMAT_WARNING(*warning, **more)
+    warnings.formatwarning = lambda *args, **kwargs: escape_control_characters(
+        _FORMAT_WARNING(*args, **kwargs)
     )
-    if logging.lastResort is not None:  # of loggers that have no handler, such as the server's
-        logging.lastResort.setFormatter(_VisibleFormatter())
+    if logging.lastResort is not None:  # for loggers without a handler, such as the server's
+        logging.lastResort.setFormatter(_EscapingFormatter())
 
 
-class _VisibleFormatter(logging.Formatter):
+class _EscapingFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         return escape_control_characters(super().format(record))
 
@@ -106,12 +106,12 @@ _FORMAT_WARNING = warnings.formatwarning
 
 
 def as_yaml(value: Any) -> str:
-    """A default as one would write it in a config."""
+    """Format a default value as it is written in a config."""
     return json.dumps(to_jsonable(value), default=str)
 
 
 def print_summary(summary: Any) -> None:
-    """How a run ended, in a few lines; metrics of one checkpoint stand together."""
+    """Print how a run ended, with its metrics grouped by checkpoint."""
     echo(
         f"{summary.status} after {summary.step} steps ({format_decimal(summary.epoch)} epochs) "
         f"in {summary.seconds:.1f} s, {summary.samples_per_second:,.0f} samples/s"
@@ -119,19 +119,19 @@ def print_summary(summary: Any) -> None:
     if summary.stopped_early:
         echo(describe_early_stop(summary.stopped_early))
     if summary.skipped_steps:
-        reason = "the loss or its gradient was not finite"
+        reason = "non-finite loss or gradient"
         echo(f"  skipped steps {summary.skipped_steps}: {reason}")
-    last = {n: v for n, v in summary.metrics.items() if n.startswith("val/")}
+    val = {n: v for n, v in summary.metrics.items() if n.startswith("val/")}
     test = {n: v for n, v in summary.metrics.items() if n.startswith("test/")}
     best = summary.best
     if best and best["step"] != summary.step:
-        of_best = (summary.tested_weights or "").startswith("step-")
+        is_best_tested = (summary.tested_weights or "").startswith("step-")
         echo(f"best checkpoint, step {best['step']}:")
-        _print_metrics({**summary.best_metrics, **(test if of_best else {})})
+        _print_metrics({**summary.best_metrics, **(test if is_best_tested else {})})
         echo(f"last step, {summary.step}:")
-        _print_metrics({**last, **({} if of_best else test)})
+        _print_metrics({**val, **({} if is_best_tested else test)})
     else:
-        _print_metrics({**last, **test})
+        _print_metrics({**val, **test})
     if best:
         echo(f"  best {best['metric']} {format_value(best['value'])} at step {best['step']}")
     for notice in summary.data["notices"]:
@@ -145,18 +145,18 @@ def _print_metrics(metrics: Mapping[str, float | None]) -> None:
 
 
 def open_closed_streams() -> None:
-    """Where a standard stream was closed, nothing goes in or out; and no file takes its number."""
+    """Connect closed standard streams to the null device, so that no file gets their descriptor."""
     for descriptor, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
         try:
             os.fstat(descriptor)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free: this one
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free descriptor, which is this one
         if getattr(sys, name) is None:
             setattr(sys, name, open(descriptor, mode, closefd=False))  # noqa: SIM115
 
 
-def drop_unread_output() -> None:
-    """Lets go of output that nobody takes, which Python would fail to flush as it ends."""
+def discard_unread_output() -> None:
+    """Discard output whose reader is gone, which Python would fail to flush at exit."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()

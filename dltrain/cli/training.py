@@ -1,4 +1,4 @@
-"""Verbs that train, and one that looks before."""
+"""Verbs that train a config, resume or reproduce a run, or check a config."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ from dltrain.core.errors import DltrainError
 
 @click.command()
 @with_config
-@click.option("--run-dir", type=DIRECTORY, help="Where to write; default: runs/NAME/NUMBER.")
+@click.option("--run-dir", type=DIRECTORY, help="Output directory (default: runs/NAME/NUMBER).")
 @click.option(
     "--seeds",
-    callback=lambda _context, _parameter, words: None if words is None else _seeds(words),
+    callback=lambda _context, _parameter, text: None if text is None else _seeds(text),
     metavar="0..4",
-    help="Train with each of these seeds, 0..4 or 0,3,7, and show mean and deviation.",
+    help="Train once per seed, such as 0..4 or 0,3,7; print mean and standard deviation.",
 )
 @processes_option
 @quiet_option
@@ -49,14 +49,14 @@ def train(
     quiet: bool,
     as_json: bool,
 ) -> None:
-    """Train what CONFIG describes, in a new run directory.
+    """Train a model in a new run directory.
 
     CONFIG is a YAML file, or the name of a config that comes with dltrain, such as mnist_cnn.
-    KEY=VALUE changes the config for this run: optimizer.lr=1e-3, train.epochs=2.
+    KEY=VALUE overrides values of the config, such as optimizer.lr=1e-3 or train.epochs=2.
     """
     if seeds:
         if processes:
-            raise click.UsageError("--seeds trains in this process: leave --processes out")
+            raise click.UsageError("--seeds and --processes exclude each other")
         experiments = [
             load_experiment(config, [*overrides, f"seed={seed}"], plugins, device) for seed in seeds
         ]
@@ -65,7 +65,7 @@ def train(
         result = train_seeds(experiments, directory=run_dir, quiet=quiet, plugins=plugins)
         show(result, as_json, lambda: print_groups(result.groups), quiet=quiet)
         return
-    with _told_once():
+    with _reported_once():
         experiment = load_experiment(config, overrides, plugins, device)
     _launch(processes)
     from dltrain.commands.train import train as train_command
@@ -79,7 +79,7 @@ def train(
 @click.option(
     "--exact",
     is_flag=True,
-    help="Refuse where versions, device or threads are not those that the run started with.",
+    help="Refuse to resume if versions, device or threads have changed.",
 )
 @plugin_option
 @processes_option
@@ -93,11 +93,11 @@ def resume(
     quiet: bool,
     as_json: bool,
 ) -> None:
-    """Go on with a run that was stopped or killed, bit for bit.
+    """Resume a run, with results identical to an uninterrupted one.
 
     RUN is a run directory, such as runs/mnist_cnn/0001.
     """
-    with _told_once():
+    with _reported_once():
         load_plugins(plugins)
         from dltrain.commands.resume import resume as resume_command
         from dltrain.rundir.directory import Run
@@ -110,11 +110,11 @@ def resume(
 
 @click.command()
 @click.argument("run", type=DIRECTORY)
-@click.option("--run-dir", type=DIRECTORY, help="Where to write; default: runs/NAME/NUMBER.")
+@click.option("--run-dir", type=DIRECTORY, help="Output directory (default: runs/NAME/NUMBER).")
 @click.option(
     "--exact",
     is_flag=True,
-    help="Refuse where versions, device, threads or code are not those that RUN had.",
+    help="Refuse to train if versions, device, threads or code differ from those of RUN.",
 )
 @plugin_option
 @quiet_option
@@ -127,9 +127,9 @@ def reproduce(
     quiet: bool,
     as_json: bool,
 ) -> None:
-    """Run RUN again from its record, and compare the outcomes bit for bit.
+    """Repeat a run from its record and compare the results.
 
-    Exit code 0: weights and scalars are identical; 1: they differ, or it can't be told.
+    Exit code 0: weights and scalars are bitwise identical; 1: they differ or can't be compared.
     """
     load_plugins(plugins)
     from dltrain.commands.reproduce import reproduce as reproduce_command
@@ -147,17 +147,17 @@ def _print_reproduction(result: Any) -> None:
     if before == now:
         echo(f"weights    identical, SHA-256 {now}")
     elif result.weights is None or result.weights.largest is None:
-        echo(f"weights    differ, SHA-256 {now} and was {before}")
+        echo(f"weights    differ, SHA-256 {now}, was {before}")
     else:
         echo(f"weights    differ by {result.weights.largest:.3g} ({result.weights.name})")
     if not result.differing:
-        echo(f"scalars    {result.scalars} values, all of them identical")
+        echo(f"scalars    {result.scalars} values, all identical")
     else:
-        share = result.tolerance
-        within = "some are in one alone" if share is None else f"relative tolerance {share:.3g}"
+        tolerance = result.tolerance
+        reason = "some are missing" if tolerance is None else f"relative tolerance {tolerance:.3g}"
         echo(
             f"scalars    {result.differing} of {result.scalars} values differ, "
-            f"by {result.largest:.3g} at most; {within}"
+            f"maximum difference {result.largest:.3g}; {reason}"
         )
         first = result.first
         echo(f"first      {first.name} at step {first.step}: {first.now}, was {first.before}")
@@ -174,7 +174,7 @@ def _verdict(result: Any) -> str:
 
 
 def _launch(processes: int | None) -> None:
-    """Leaves the command to so many processes, unless this is one of them."""
+    """Run the command in several processes, unless this is one of them."""
     from dltrain.commands.launch import is_launched, launch
 
     if processes is not None and processes > 1 and not is_launched():
@@ -182,8 +182,8 @@ def _launch(processes: int | None) -> None:
 
 
 @contextmanager
-def _told_once() -> Iterator[None]:
-    """Report to the other ranks an error before this one has joined them; see `stay_away`."""
+def _reported_once() -> Iterator[None]:
+    """Report an error that occurs before this rank has joined the process group, once."""
     try:
         yield
     except DltrainError as error:
@@ -197,7 +197,7 @@ def _told_once() -> Iterator[None]:
 
 
 def _show(summary: Any, as_json: bool, quiet: bool) -> None:
-    """Of several processes, the first shows how the run ended."""
+    """Print the summary of a run, on rank 0 only."""
     if os.environ.get("RANK", "0") == "0":
         show(summary, as_json, lambda: print_summary(summary), quiet=quiet)
 
@@ -208,7 +208,7 @@ def _show(summary: Any, as_json: bool, quiet: bool) -> None:
     "--overfit",
     type=click.IntRange(min=1),
     metavar="STEPS",
-    help="Train on one batch for so many steps, to see whether it can be learnt.",
+    help="Train on one batch for STEPS steps, to see whether the model can fit it.",
 )
 @json_option
 def check(
@@ -219,9 +219,9 @@ def check(
     overfit: int | None,
     as_json: bool,
 ) -> None:
-    """Check CONFIG, its data and one step, without training.
+    """Check a config, its data and one training step.
 
-    Exit code 0: it can be trained; 2: it can't, and every mistake is shown at its line.
+    Exit code 0: CONFIG can be trained; 2: it can't, and each mistake is shown with its line.
     """
     try:
         experiment = load_experiment(config, overrides, plugins, device)
@@ -236,30 +236,30 @@ def check(
         sizes = ", ".join(f"{n} {name}" for name, n in result.sizes.items())
         echo(f"data         {sizes}; from {result.source}")
         echo(f"parameters   {result.parameters:,} ({result.trainable_parameters:,} trainable)")
-        echo(f"FLOPs        {result.flops_per_sample:,} a sample, forward")
-        echo(f"memory       {result.memory_bytes / 2**20:,.1f} MiB expected for a step")
-        echo(f"steps        {result.steps_per_epoch} an epoch, {result.total_steps} in all")
+        echo(f"FLOPs        {result.flops_per_sample:,} per sample, forward")
+        echo(f"memory       {result.memory_bytes / 2**20:,.1f} MiB expected per step")
+        echo(f"steps        {result.steps_per_epoch} per epoch, {result.total_steps} in total")
         echo(f"device       {result.device}, {result.precision}")
         echo(f"first loss   {result.initial_loss:.4f}")
         if result.overfit_loss is not None:
-            echo(f"one batch    {result.overfit_loss:.4f} after {overfit} steps on it")
+            echo(f"one batch    loss {result.overfit_loss:.4f} after {overfit} steps")
         for finding in result.findings:
             echo(f"warning: {finding.kind}: {finding.message}")
-        echo("ok" if not result.findings else "it can be trained, and something looks wrong")
+        echo("ok" if not result.findings else "valid, with warnings")
 
     show(result, as_json, table)
 
 
-def _seeds(words: str) -> list[int]:
-    """`0..4` or `0,3,7` to numbers."""
+def _seeds(text: str) -> list[int]:
+    """Parse `0..4` or `0,3,7`."""
     try:
-        if ".." in words:
-            first, last = map(int, words.split(".."))
+        if ".." in text:
+            first, last = map(int, text.split(".."))
             seeds = list(range(first, last + 1))
         else:
-            seeds = [int(word) for word in words.split(",")]
+            seeds = [int(number) for number in text.split(",")]
     except ValueError:
         seeds = []
     if not seeds or len(set(seeds)) < len(seeds):
-        raise click.BadParameter(f"{words!r} is no list of seeds such as 0..4 or 0,3,7")
+        raise click.BadParameter(f"expected distinct seeds such as 0..4 or 0,3,7, got {text!r}")
     return seeds

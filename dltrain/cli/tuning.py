@@ -1,4 +1,4 @@
-"""Verbs that train for a few steps to find something out."""
+"""Verbs that measure speed and memory, and search for better values."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ from dltrain.core.jsonable import format_decimal
     type=click.IntRange(min=1),
     default=50,
     show_default=True,
-    help="How many to measure, twice.",
+    help="Number of steps to measure, twice.",
 )
 @click.option(
     "--trace",
     type=FILE,
     default=Path("trace.json"),
     show_default=True,
-    help="Where to write the trace, for ui.perfetto.dev.",
+    help="Output file of the trace, for ui.perfetto.dev.",
 )
 @json_option
 def profile(
@@ -50,7 +50,7 @@ def profile(
     trace: Path,
     as_json: bool,
 ) -> None:
-    """Show where the time of a training step goes."""
+    """Profile the time of a training step."""
     experiment = load_experiment(config, overrides, plugins, device)
     from dltrain.commands.profile import profile as profile_command
 
@@ -59,18 +59,18 @@ def profile(
     def table() -> None:
         total = sum(result.parts.values())
         echo(f"{result.samples_per_second:,.0f} samples/s on {result.device}")
-        echo(f"{total * 1e3:.2f} ms a step, over {result.steps} steps:")
+        echo(f"{total * 1e3:.2f} ms per step, over {result.steps} steps:")
         for name, seconds in result.parts.items():
             echo(f"  {name:10} {seconds * 1e3:8.2f} ms  {seconds / total:6.1%}")
-        echo("operators, less what they call:")
+        echo("operators, self time:")
         for operator in result.operators:
-            each = operator.seconds / result.steps * 1e3
+            milliseconds = operator.seconds / result.steps * 1e3
             echo(
-                f"  {operator.name:44.44} {operator.calls:6} calls {each:8.2f} ms a step "
+                f"  {operator.name:44.44} {operator.calls:6} calls {milliseconds:8.2f} ms per step "
                 f"{operator.share:6.1%}"
             )
         echo(result.advice)
-        echo(f"{result.trace}: for ui.perfetto.dev")
+        echo(f"{result.trace}: trace for ui.perfetto.dev")
 
     show(result, as_json, table)
 
@@ -82,14 +82,15 @@ def profile(
     type=click.IntRange(min=20),
     default=200,
     show_default=True,
-    help="How many to take, from the smallest rate to the largest.",
+    help="Number of steps, from the smallest learning rate to the largest.",
 )
 @click.option(
     "--picture",
+    "page",
     type=FILE,
     default=Path("learning-rate.html"),
     show_default=True,
-    help="Where to write the page with the curve.",
+    help="Output file of the page with the curve.",
 )
 @json_option
 def tune_lr(
@@ -98,19 +99,19 @@ def tune_lr(
     plugins: Sequence[Path],
     device: str | None,
     steps: int,
-    picture: Path,
+    page: Path,
     as_json: bool,
 ) -> None:
-    """Find a learning rate: train while it grows, and see where the loss falls."""
+    """Find a learning rate by a range test: train while it grows."""
     experiment = load_experiment(config, overrides, plugins, device)
     from dltrain.commands.tune_lr import tune_lr as tune
 
-    result = tune(experiment, picture, steps=steps)
+    result = tune(experiment, page, steps=steps)
 
     def table() -> None:
-        echo(f"the loss is lowest at {result.lowest_at:.2g}; the config has {result.configured:g}")
+        echo(f"lowest loss at {result.lowest_at:.2g}; configured: {result.configured:g}")
         echo(f"suggested: optimizer.lr={result.suggestion:g}")
-        echo(f"{result.picture}: the curve")
+        echo(f"{result.picture}: loss by learning rate")
 
     show(result, as_json, table)
 
@@ -120,21 +121,21 @@ def tune_lr(
 @click.option(
     "--micro-batch",
     is_flag=True,
-    help="Look for train.micro_batch, the slices of the configured batch.",
+    help="Find the largest train.micro_batch for the configured batch.",
 )
 @click.option(
     "--memory",
     "memory_bytes",
-    callback=lambda _context, _parameter, words: None if words is None else _bytes(words),
+    callback=lambda _context, _parameter, text: None if text is None else _bytes(text),
     metavar="4GiB",
-    help="What may be used; default: the GPU's memory, or half of what is available to a CPU.",
+    help="Memory to use (default: the GPU's memory; half of the available memory on a CPU).",
 )
 @click.option(
     "--steps",
     type=click.IntRange(min=1),
     default=5,
     show_default=True,
-    help="How many to measure of each size.",
+    help="Number of steps to measure per size.",
 )
 @json_option
 def tune_batch(
@@ -147,11 +148,11 @@ def tune_batch(
     steps: int,
     as_json: bool,
 ) -> None:
-    """Find the largest batch that fits into the memory, by training a few steps."""
+    """Find the largest batch that fits into memory."""
     experiment = load_experiment(config, overrides, plugins, device)
     from dltrain.commands.tune_batch import tune_batch as tune
 
-    def say(trial: Any) -> None:
+    def report(trial: Any) -> None:
         memory = "does not fit" if not trial.fits else f"{trial.memory_bytes / 2**20:,.0f} MiB"
         echo(f"tried {trial.size}: {memory}", err=True)
 
@@ -161,7 +162,7 @@ def tune_batch(
         memory_bytes=memory_bytes,
         steps=steps,
         plugins=plugins,
-        on_trial=say,
+        on_trial=report,
     )
     show(result, as_json, lambda: _print_batch_size(result, config))
 
@@ -178,58 +179,58 @@ def _print_batch_size(result: Any, config: Path) -> None:
     limit = result.memory_bytes
     budget = f"the memory of {result.device}"
     if limit is not None:
-        budget = f"{limit / 2**20:,.0f} MiB, less a sixteenth for the rest of a run"
+        budget = f"{limit / 2**20:,.0f} MiB, keeping 1/16 in reserve"
     if result.limited_by == "memory":
-        echo(f"{result.suggestion} is the largest that fits into {budget}")
+        echo(f"{result.suggestion} is the largest size that fits into {budget}")
     elif result.limited_by == "samples":
         echo(
-            f"{result.suggestion} is the whole training split, and fits into {budget}: the data is "
-            "the limit, not the memory"
+            f"{result.suggestion} is the size of the training split and fits into {budget}: memory "
+            "is not the limit"
         )
     if result.fast_from < result.suggestion:
-        echo(f"from {result.fast_from} on it is no more than 5% below the best speed")
+        echo(f"sizes from {result.fast_from} reach at least 95% of the best speed")
     if result.limited_by == "batch_size":
-        echo("the whole batch fits: no micro_batch is needed")
+        echo("the full batch fits: micro_batch is not needed")
         return
     echo(f"in the config:  train: {{{key}: {result.suggestion}}}")
-    times = result.suggestion / result.configured
-    if key == "batch_size" and times != 1:
+    factor = result.suggestion / result.configured
+    if key == "batch_size" and factor != 1:
         echo(
-            f"a batch {format_decimal(times)} times the config's {result.configured} may want "
+            f"a batch {format_decimal(factor)} times the configured {result.configured} may need "
             f"another learning rate: dltrain tune-lr {config} train.batch_size={result.suggestion}"
         )
-    if times < 1 and key == "batch_size":
+    if factor < 1 and key == "batch_size":
         echo(
-            f"or keep batches of {result.configured}, and everything else: "
+            f"or keep the batch size of {result.configured} and its results: "
             f"train: {{micro_batch: {result.suggestion}}}"
         )
 
 
-def _bytes(words: str) -> int:
-    """`4GiB`, `512 MiB` or `8GB` to bytes; a plain number is bytes."""
+def _bytes(text: str) -> int:
+    """Parse `4GiB`, `512 MiB` or `8GB`; a number without unit is in bytes."""
     units = {"": 1} | {
         f"{letter}{kind}": base**power
         for power, letter in enumerate("KMGT", start=1)
         for kind, base in (("iB", 1024), ("B", 1000))
     }
-    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([A-Za-z]*)", words.strip())
-    if found is None or found[2] not in units or not float(found[1]):
-        raise click.BadParameter(f"{words!r} is no amount of memory such as 4GiB or 512MiB")
-    return int(float(found[1]) * units[found[2]])
+    match = re.fullmatch(r"(\d+(?:\.\d+)?) ?([A-Za-z]*)", text.strip())
+    if match is None or match[2] not in units or not float(match[1]):
+        raise click.BadParameter(f"expected a memory size such as 4GiB or 512MiB, got {text!r}")
+    return int(float(match[1]) * units[match[2]])
 
 
 @click.command()
 @click.argument("config", type=FILE)
 @click.argument("space", type=FILE, metavar="SWEEP.yaml")
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
-@click.option("--run-dir", type=DIRECTORY, help="Where; default: runs/NAME/sweep-FILE.")
+@click.option("--run-dir", type=DIRECTORY, help="Output directory (default: runs/NAME/sweep-FILE).")
 @click.option(
     "--jobs",
     type=click.IntRange(min=1),
     default=1,
     show_default=True,
     metavar="N",
-    help="Train trials in N processes, which share the threads, or have a GPU each.",
+    help="Number of processes that train trials; they divide the threads and the GPUs.",
 )
 @plugin_option
 @device_option
@@ -248,9 +249,9 @@ def sweep(
     quiet: bool,
     as_json: bool,
 ) -> None:
-    """Search over values of CONFIG, as SWEEP.yaml says, for the best metric.
+    """Search for the config values with the best metric.
 
-    The same command goes on where a sweep was stopped or killed.
+    SWEEP.yaml lists the values to try. The same command resumes an interrupted sweep.
     """
     load_plugins(plugins)
     from dltrain.commands import sweep as command
@@ -270,9 +271,10 @@ def sweep(
         echo(f"best: trial {result.best.number}, {result.metric} {result.best.value:.6g}")
         width = max(map(len, result.best.values))
         for key, value in result.best.values.items():
-            share = f"  importance {result.importance[key]:.0%}" if key in result.importance else ""
-            echo(f"  {key:{width}}  {value!s:24}{share}".rstrip())
-        echo(f"{result.config}: for dltrain train")
-        echo(f"{result.report}: all trials")
+            importance = result.importance.get(key)
+            note = "" if importance is None else f"  importance {importance:.0%}"
+            echo(f"  {key:{width}}  {value!s:24}{note}".rstrip())
+        echo(f"{result.config}: config of the best trial, for dltrain train")
+        echo(f"{result.report}: report on all trials")
 
     show(result, as_json, table, quiet=quiet)

@@ -20,7 +20,7 @@ from dltrain.exporting.card import model_card
 from dltrain.exporting.description import description
 from dltrain.exporting.formats import (
     Format,
-    Use,
+    RunFile,
     read_safetensors,
     require_onnx,
     run_onnx,
@@ -34,11 +34,11 @@ from dltrain.exporting.module_replacement import replace_modules
 from dltrain.exporting.quantization import (
     Method,
     Quantized,
-    by_torchao,
-    described,
-    int8_layers,
+    describe_quantization,
+    insert_int8_layers,
+    quantize_linear_layers,
     require_torchao,
-    with_int8_layers,
+    to_int8_layers,
 )
 from dltrain.exporting.verification import BATCH_SIZE, Comparison, compare, references
 from dltrain.rundir.directory import Run
@@ -110,7 +110,8 @@ def export(
         output: File to write, with the suffix of the format (default: `exports/model.FORMAT` in
             the run directory).
         checkpoint: Name of a checkpoint; see `load_trained`.
-        quantize: `int8` stores the weights of linear layers in eight bits; see `by_torchao`.
+        quantize: `int8` stores the weights of linear layers in 8 bits; see
+            `quantize_linear_layers`.
         tolerance: Largest allowed difference from the trained model, as a fraction of the largest
             prediction, or of 1 where all are smaller (default: `TOLERANCE`, and `INT8_TOLERANCE`
             with `quantize`).
@@ -131,8 +132,8 @@ def export(
         require_torchao()
     trained = _loaded(run, checkpoint)
     interface = _interface(trained)
-    layers = by_torchao(interface.model) if quantize else {}
-    quantized = described(interface.model, layers) if quantize else None
+    layers = quantize_linear_layers(interface.model) if quantize else {}
+    quantized = describe_quantization(interface.model, layers) if quantize else None
     record, ended = run.record(), run.summary()
     data = build_data(
         trained.experiment,
@@ -151,7 +152,7 @@ def export(
     if quantized is not None:
         about["quantized"] = asdict(quantized)
     example = max((reference.raw for reference in expected), key=len)
-    with replace_modules(interface.model, int8_layers(layers)):
+    with replace_modules(interface.model, to_int8_layers(layers)):
         content, use = _exported(trained, interface, to, about, example)
     exactness = None
     if quantized is not None:
@@ -227,7 +228,7 @@ def read_exported(path: Path | str) -> tuple[nn.Module, dict[str, Any]]:
     runtime = build_runtime(experiment)
     task = build_task(experiment, spec, runtime)
     interface = interface_of(task, spec, runtime.precision.dtype)
-    with_int8_layers(interface.model, int8_names)
+    insert_int8_layers(interface.model, int8_names)
     try:
         check_tensors("model", weights, task.model.state_dict())
     except ValueError as error:
@@ -286,7 +287,7 @@ def _build_description(run: Run, trained: Trained) -> dict[str, Any]:
 
 def _exported(
     trained: Trained, interface: Interface, to: Format, about: dict[str, Any], example: Tensor
-) -> tuple[bytes, Use]:
+) -> tuple[bytes, RunFile]:
     """Return the file's bytes, and its model as a function."""
     if to == "onnx":
         content = to_onnx(interface, example, about)

@@ -26,10 +26,18 @@ from dltrain.core.errors import (
 from dltrain.rundir.changes import changed_code
 from dltrain.rundir.directory import run_folder
 from dltrain.rundir.summary import Summary
+from dltrain.sweeps.locks import lock_file
 from dltrain.sweeps.plan import Plan, read_plan
 from dltrain.sweeps.pruning import Pruning
-from dltrain.sweeps.results import Outcome, TrialInfo, page, ranked, short, trial_infos
-from dltrain.sweeps.study import Search, Taken, held, verify_sweep
+from dltrain.sweeps.results import (
+    Outcome,
+    TrialInfo,
+    format_sample,
+    rank_trials,
+    render_report,
+    trial_infos,
+)
+from dltrain.sweeps.study import ClaimedTrial, Search, verify_sweep
 from dltrain.sweeps.workers import end_with_parent, run_workers
 from dltrain.training.monitoring import monitorable_scalars
 from dltrain.training.validation import monitor_error, validate_settings
@@ -118,7 +126,7 @@ def _plan(config: Path, space: Path, overrides: Sequence[str]) -> Plan:
 
 def _search(plan: Plan, directory: Path | None, space: Path, quiet: bool) -> Search:
     """Validate the experiment and the recorded trials before a directory is created."""
-    experiment = plan.experiment(plan.first)
+    experiment = plan.experiment(plan.first_values)
     directory = directory or run_folder(experiment.name) / f"sweep-{space.stem}"
     verify_sweep(directory)
     # Without the metric: if it does not exist, the error is in the sweep's file.
@@ -161,45 +169,45 @@ def _changed_code(search: Search) -> list[str]:
 def _work(search: Search, plugins: Sequence[Path], quiet: bool) -> None:
     """Train one trial after another until none is left."""
     try:
-        while (taken := search.take()) is not None:
-            _train(search, taken, plugins)
+        while (claimed := search.claim()) is not None:
+            _train(search, claimed, plugins)
             trials = trial_infos(search)
             best = _write_best(search, trials)
             if not quiet:
-                print_warning(_line(search, trials[taken.number], best))
+                print_warning(_line(search, trials[claimed.number], best))
     except InterruptedRunError as error:
         error.__notes__ = ["resume with the same command"]
         raise
 
 
-def _train(search: Search, taken: Taken, plugins: Sequence[Path]) -> None:
+def _train(search: Search, claimed: ClaimedTrial, plugins: Sequence[Path]) -> None:
     try:
-        summary = _summary(search, taken, plugins)
+        summary = _summary(search, claimed, plugins)
     except InterruptedRunError:
         raise
     except DltrainError as error:  # other trials may succeed
-        search.finish(taken, "FAIL", error=str(error))
+        search.finish(claimed, "FAIL", error=str(error))
         return
     best = summary.best
     if summary.status == "pruned":
-        search.finish(taken, "PRUNED")
+        search.finish(claimed, "PRUNED")
     elif summary.status == "failed" or best is None:
         message = summary.error or f"{search.plan.metric} was never finite"
-        search.finish(taken, "FAIL", error=message)
+        search.finish(claimed, "FAIL", error=message)
     else:
-        search.finish(taken, "COMPLETE", best["value"])
+        search.finish(claimed, "COMPLETE", best["value"])
 
 
-def _summary(search: Search, taken: Taken, plugins: Sequence[Path]) -> Summary:
+def _summary(search: Search, claimed: ClaimedTrial, plugins: Sequence[Path]) -> Summary:
     """Start or resume the trial's run, unless it has ended, and return its summary."""
-    run = taken.run
+    run = claimed.run
     ended = run.summary()
     if ended is not None and ended.status != "stopped":
         return ended
-    if search.given_up(taken):
+    if search.is_hopeless(claimed):
         raise RunError("its process was killed again and again, and never got further")
-    experiment = search.plan.experiment(taken.values)
-    pruning = Pruning(taken.trial, search.metric, experiment.train.evaluate)
+    experiment = search.plan.experiment(claimed.values)
+    pruning = Pruning(claimed.trial, search.metric, experiment.train.evaluate)
     if run.checkpoints().all():
         return resume(run.directory, quiet=True, loggers=[pruning])
     if run.directory.exists():  # killed before anything was saved
@@ -210,7 +218,7 @@ def _summary(search: Search, taken: Taken, plugins: Sequence[Path]) -> Summary:
 def _line(search: Search, trial: TrialInfo, best: TrialInfo | None) -> str:
     """Return a line that describes how a trial ended."""
     value = "" if trial.value is None else f"  {search.metric} {trial.value:.5g}"
-    values = "  ".join(f"{key}={short(value)}" for key, value in trial.values.items())
+    values = "  ".join(f"{key}={format_sample(value)}" for key, value in trial.values.items())
     mark = "  (the best so far)" if trial == best else ""
     error = f"  {trial.error.splitlines()[0]}" if trial.error else ""
     return f"trial {trial.number:<3} {trial.state:7}{value}  {values}{mark}{error}"
@@ -218,11 +226,11 @@ def _line(search: Search, trial: TrialInfo, best: TrialInfo | None) -> str:
 
 def _write_best(search: Search, trials: Sequence[TrialInfo]) -> TrialInfo | None:
     """Write the config of the best trial to `best.yaml`; return the trial, if there is one."""
-    best = next(iter(ranked(trials, search.higher_is_better)), None)
+    best = next(iter(rank_trials(trials, search.higher_is_better)), None)
     if best is not None:
         comment = f"# Trial {best.number} of {search.directory}: {search.metric} {best.value:.6g}\n"
         config = search.run_of(best.number).config_text().encode()
-        with held(search.directory / "lock"):
+        with lock_file(search.directory / "lock"):
             write_atomically(search.directory / BEST, comment.encode() + config)
     return best
 
@@ -249,6 +257,8 @@ def _outcome(search: Search) -> Outcome:
         importance=search.importance(),
         notices=_changed_code(search),
     )
-    content = page(outcome, search.plan.dimensions, search.run_of(best.number).config_text())
+    content = render_report(
+        outcome, search.plan.dimensions, search.run_of(best.number).config_text()
+    )
     write_atomically(Path(outcome.report), content.encode(errors="replace"))
     return outcome

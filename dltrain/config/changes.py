@@ -1,4 +1,4 @@
-"""How a config differs from the one that a run was started with."""
+"""Compare a config with the one that a run was started with."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ HARMLESS = (
     "train.keep_memory",
     "train.timeout",
 )
-"""Keys and sections that change no outcome. Moved data is recognised by its fingerprint."""
+"""Keys and sections that do not affect results. Moved data is recognized by its fingerprint."""
 
 PLACE = ("name", "data.root", "data.path", "data.workers", "data.timeout", "data.cache")
 """Keys that may differ between the ranks of a run."""
@@ -38,23 +38,23 @@ ROUNDING = (
     "train.cuda_graph",
     "train.distributed",
 )
-"""Keys that decide where and how to compute: they change an outcome by rounding alone."""
+"""Keys that select how to compute. They affect results by rounding errors only."""
 
 LENGTH = ("train.epochs", "train.steps")
-"""Keys that may change while a run is unfinished."""
+"""Keys that may change before a run is finished."""
 
 ABSENT = object()
-"""Stands for the value of a key that one of two configs does not have."""
+"""Value of a key that a config does not have."""
 
 
 @dataclass(frozen=True)
 class Change:
-    """A key whose value is not what it was.
+    """A key whose value has changed.
 
     Attributes:
-        key: Dotted, such as `optimizer.lr`.
-        before: Its old value, in words.
-        now: Its new value, in words.
+        key: Dotted key, such as `optimizer.lr`.
+        before: Old value, as JSON, or `not set`.
+        now: New value, in the same form.
     """
 
     key: str
@@ -62,21 +62,21 @@ class Change:
     now: str
 
     def __str__(self) -> str:
-        """`optimizer.lr was 0.1 and is 0.2`."""
+        """Return a text such as `optimizer.lr was 0.1 and is 0.2`."""
         return f"{self.key} was {self.before} and is {self.now}"
 
 
 def changes(
-    before: Mapping[str, Any], now: Mapping[str, Any], but: Collection[str] = HARMLESS
+    before: Mapping[str, Any], now: Mapping[str, Any], ignored: Collection[str] = HARMLESS
 ) -> list[Change]:
     """Compare two resolved configs.
 
     Args:
-        before: Plain data, as `Experiment.to_dict` returns it.
-        now: Likewise.
-        but: Keys and sections to leave out.
+        before: Old config, as `Experiment.to_dict` returns it.
+        now: New config, in the same form.
+        ignored: Keys and sections to ignore.
     """
-    old, new = values_of(before, but), values_of(now, but)
+    old, new = values_of(before, ignored), values_of(now, ignored)
     renamed = {
         key.removesuffix("name")
         for key in old.keys() & new.keys()
@@ -84,56 +84,56 @@ def changes(
     }
     found = []
     for key in dict.fromkeys([*old, *new]):
-        one, other = old.get(key, ABSENT), new.get(key, ABSENT)
-        of_another = any(key.startswith(prefix) and key != f"{prefix}name" for prefix in renamed)
-        if one != other and not of_another:
-            found.append(Change(key, _shown(one), _shown(other)))
+        value, new_value = old.get(key, ABSENT), new.get(key, ABSENT)
+        is_option = any(key.startswith(prefix) and key != f"{prefix}name" for prefix in renamed)
+        if value != new_value and not is_option:
+            found.append(Change(key, _format(value), _format(new_value)))
     return found
 
 
 def refuse_changes(
-    experiment: Experiment, before: Mapping[str, Any], but: Collection[str], way_on: str
+    experiment: Experiment, before: Mapping[str, Any], ignored: Collection[str], hint: str
 ) -> None:
-    """Refuse a config that is not the one that a run was started with.
+    """Raise an error if a config differs from the one that a run was started with.
 
     Args:
-        experiment: The config as it is now.
-        before: The config that the run was started with; see `changes`.
-        but: See `changes`.
-        way_on: What to do instead, the last line of the error.
+        experiment: Current config.
+        before: Config that the run was started with; see `changes`.
+        ignored: Keys and sections to ignore.
+        hint: What to do instead, the last line of the error.
 
     Raises:
-        ConfigError: A value was changed; every changed key is named at its line.
+        ConfigError: A value has changed. The error names every changed key with its line.
     """
     problems = []
-    for change in changes(before, experiment.to_dict(), but):
-        message = f"was {change.before} when the run was started, and is {change.now}"
+    for change in changes(before, experiment.to_dict(), ignored):
+        message = f"expected {change.before}, as when the run was started, got {change.now}"
         problems += experiment.problem(change.key, message).problems
     if problems:
         error = ConfigError(problems)
-        error.add_note(way_on)
+        error.add_note(hint)
         raise error
 
 
-def values_of(config: Mapping[str, Any], but: Collection[str]) -> dict[str, Any]:
-    """A resolved config's values by dotted key, less some keys and sections."""
+def values_of(config: Mapping[str, Any], ignored: Collection[str]) -> dict[str, Any]:
+    """Return a resolved config's values by dotted key, except ignored keys and sections."""
     return {
         key: value
-        for key, value in _flat(config).items()
-        if not any(key == free or key.startswith(f"{free}.") for free in but)
+        for key, value in _flatten(config).items()
+        if not any(key == entry or key.startswith(f"{entry}.") for entry in ignored)
     }
 
 
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Values by dotted key; a list is one value, and a component under its key has a name."""
+def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return values by dotted key. A list is one value."""
     found: dict[str, Any] = {}
     for key, value in tree.items():
         if isinstance(value, Mapping) and value:
-            found |= _flat(value, f"{prefix}{key}.")
+            found |= _flatten(value, f"{prefix}{key}.")
         else:
             found[f"{prefix}{key}"] = value
     return found
 
 
-def _shown(value: Any) -> str:
+def _format(value: Any) -> str:
     return "not set" if value is ABSENT else json.dumps(value, ensure_ascii=False, default=str)

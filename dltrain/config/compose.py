@@ -1,4 +1,4 @@
-"""Several YAML sources to one tree: `extends`, then the file, then the command line."""
+"""Merge several YAML sources into one tree: `extends`, then the file, then the command line."""
 
 from __future__ import annotations
 
@@ -18,20 +18,21 @@ MAX_FILES = 8
 
 
 def compose(path: Path, overrides: Iterable[str]) -> tuple[Mapping, list[Problem]]:
-    """The tree of a file and of what it extends, with `key=value` overrides, and its problems.
+    """Merge a file, the files that it extends and `key=value` overrides.
 
-    The problems are those after which the rest of the tree can still be checked.
+    Returns:
+        The tree, and those problems after which the rest of the tree can still be checked.
 
     Raises:
         UsageError: The file can't be read.
-        ConfigError: One of the sources can't be used at all; all that are so, at once.
+        ConfigError: One or more sources can't be used at all; holds every problem.
     """
     files = _Files()
     try:
         tree = files.read(path, chain=())
     except OSError as error:
         raise UsageError(unreadable(path, error)) from None
-    # Among themselves first, so that an override of an option may come before that of the name.
+    # Overrides are merged with each other first, so that an option may precede its `name`.
     changes = reduce(merge_keys, map(files.override, overrides), _empty(tree.position))
     if files.refused:
         raise ConfigError(files.refused + files.problems)
@@ -39,10 +40,11 @@ def compose(path: Path, overrides: Iterable[str]) -> tuple[Mapping, list[Problem
 
 
 def merge(below: Node, above: Node) -> Node:
-    """`above` laid over `below`.
+    """Merge the node `above` over the node `below`.
 
-    Mappings merge key by key, unless `name` changes. Options without a name, over a bare name,
-    belong to that name. Keys that are numbers replace items of a list. Anything else replaces.
+    Mappings are merged key by key, unless `name` changes. Options without a name over a bare name
+    are options of that name. Keys that are numbers replace items of a list. Any other node replaces
+    the one below.
     """
     if not isinstance(above, Mapping):
         return above
@@ -57,7 +59,7 @@ def merge(below: Node, above: Node) -> Node:
 
 
 def merge_keys(below: Mapping, above: Mapping) -> Mapping:
-    """Both mappings' keys; values that both have are merged."""
+    """Merge two mappings; values of keys in both are merged too."""
     values = dict(below.values)
     for key, value in above.values.items():
         values[key] = merge(values[key], value) if key in values else value
@@ -81,7 +83,7 @@ def _replace_items(below: List, above: Mapping) -> Node:
 
 
 class _Files:
-    """Reads sources and collects what is wrong with them; a refused source is an empty mapping."""
+    """Reads sources and collects their problems; a refused source becomes an empty mapping."""
 
     def __init__(self) -> None:
         self.problems: list[Problem] = []
@@ -89,7 +91,7 @@ class _Files:
         self.num_files = 0
 
     def read(self, path: Path, chain: tuple[str, ...]) -> Mapping:
-        """The tree of a file over those it extends; `chain` holds the files that led to it."""
+        """Return a file merged over those that it extends; `chain` holds its descendants."""
         self.num_files += 1
         try:
             tree = read(path, self.problems)
@@ -106,26 +108,26 @@ class _Files:
         return merge_keys(below, tree)
 
     def extend(self, base: Node, path: Path, chain: tuple[str, ...]) -> Mapping:
-        """The tree of a file that `path` extends."""
+        """Return the tree of a file that `path` extends."""
         if not isinstance(base, Scalar) or not isinstance(base.value, str):
-            return self.refuse("expected a file, or a list of files", base.position)
+            return self.refuse("expected a file or a list of files", base.position)
         try:
             target = find_config(expand_path(base.value), path.parent)
             if realpath(target) in chain:
                 return self.refuse(f"{base.value} extends this file in turn", base.position)
             if self.num_files == MAX_FILES:
                 return self.refuse(f"more than {MAX_FILES} files", base.position)
-            if target.exists() and not target.is_file():  # a pipe would be waited for
-                return self.refuse(f"{target} is not a file", base.position)
+            if target.exists() and not target.is_file():  # reading a pipe would block
+                return self.refuse(f"expected a file, got {target}", base.position)
             return self.read(target, chain)
         except OSError as error:
             message = unreadable(error.filename, error)
-        except ValueError as error:  # of a variable that is not set
+        except ValueError as error:  # an environment variable is not set
             message = str(error)
         return self.refuse(message, base.position)
 
     def override(self, override: str) -> Mapping:
-        """`a.b=value` as a tree."""
+        """Parse `a.b=value` into a tree."""
         at = Position(f"command line: {' '.join(override.split())[:100]}")
         path, equals, text = override.partition("=")
         *parents, last = path.strip().split(".")

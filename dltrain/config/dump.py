@@ -1,4 +1,4 @@
-"""Plain data as the YAML that `parse` reads back as the same."""
+"""Write plain data as YAML that `parse` reads back unchanged."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from dltrain.core.errors import escape_control_characters
 
 
 def dump(value: Any, *, inline: bool = False) -> str:
-    """Dicts, lists and scalars as YAML, in their order; lists of scalars stand on one line.
+    """Format dicts, lists and scalars as YAML; keys keep their order.
 
     Args:
-        value: What is written.
-        inline: Whether mappings of scalars stand on one line, too.
+        value: Plain data. Lists of scalars are written on one line.
+        inline: Whether mappings of scalars are written on one line too.
     """
     flow = None if inline else False
     text = yaml.dump(
@@ -26,21 +26,21 @@ def dump(value: Any, *, inline: bool = False) -> str:
         allow_unicode=True,
         width=100,
     )
-    # What can't be printed stands in double quotes, where YAML has the same escapes.
+    # Text with unprintable characters is in double quotes, where YAML has the same escapes.
     return escape_control_characters(text)
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes what `resolve` would read as something else, and writes short lists inline."""
+    """Quotes text that `resolve` would not read as text, and writes lists of scalars inline."""
 
     def ignore_aliases(self, data: Any) -> bool:
-        """Equal lists are written twice rather than aliased."""
+        """Return True: equal lists are written twice instead of as an alias."""
         return True
 
 
 def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
     style = None if resolve(text) == text else "'"
-    if not text.isprintable():  # a line break other than \n is only kept by an escape
+    if not text.isprintable():  # only an escape preserves a line break other than \n
         style = '"'
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 

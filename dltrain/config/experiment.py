@@ -1,4 +1,4 @@
-"""An experiment, read from YAML and checked; written back with nothing left to default."""
+"""Load an experiment from YAML and validate it; write it back with every default filled in."""
 
 from __future__ import annotations
 
@@ -77,25 +77,25 @@ Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
 @dataclass(frozen=True, kw_only=True)
 class Experiment:
-    """Everything that a config says, and everything that it leaves to default.
+    """A validated config with every default filled in.
 
     Attributes:
-        name: Names the directory of its runs; the config's file name by default.
-        seed: Decides the weights, the validation cut, the order and the augmentation.
-        task: What one step computes.
-        model: What is trained.
-        data: What it is trained on.
-        loss: What is made small.
-        optimizer: How a gradient changes the weights.
-        schedule: The learning rate over the training, as a share of the optimizer's.
-        phases: What a phase of the task, such as a GAN's generator, has of its own: optimizer,
-            schedule, clip_norm.
-        metrics: What evaluation measures beside the loss.
-        train: How long and how to train.
-        checkpoint: What is kept.
-        early_stop: When to stop before the end; null never does.
-        recording: What is written while training.
-        tree: Where each key stands in its file.
+        name: Directory name of the runs (default: the config's file name).
+        seed: Random seed of weights, validation split, sample order and augmentation.
+        task: What one training step computes.
+        model: Model to train.
+        data: Data source to train on.
+        loss: Loss function to minimize.
+        optimizer: Optimizer that updates the weights.
+        schedule: Learning rate over the course of training, as a factor of the optimizer's.
+        phases: Optimizer, schedule and clip_norm of single phases of the task, such as a GAN's
+            generator.
+        metrics: Metrics that an evaluation computes in addition to the loss.
+        train: Duration and method of training.
+        checkpoint: Which checkpoints are saved and kept.
+        early_stop: When to stop early; null disables it.
+        recording: What is logged during training.
+        tree: Position of each key in its file.
     """
 
     name: RunName
@@ -116,26 +116,26 @@ class Experiment:
 
     @property
     def choices(self) -> dict[str, Choice]:
-        """Every component that the config names, by its dotted path."""
-        found: dict[str, Choice] = {key: getattr(self, key) for key in COMPONENTS}
-        found |= {f"metrics.{number}": metric for number, metric in enumerate(self.metrics)}
+        """Return every component with its options, by dotted key."""
+        choices: dict[str, Choice] = {key: getattr(self, key) for key in COMPONENTS}
+        choices |= {f"metrics.{number}": metric for number, metric in enumerate(self.metrics)}
         for name, phase in self.phases.items():
-            found[f"phases.{name}.optimizer"] = phase.optimizer
-            found[f"phases.{name}.schedule"] = phase.schedule
-        return found
+            choices[f"phases.{name}.optimizer"] = phase.optimizer
+            choices[f"phases.{name}.schedule"] = phase.schedule
+        return choices
 
     @property
     def components(self) -> list[Component]:
-        """Every component that the config names."""
+        """Return every component that the config names."""
         return [choice.component for choice in self.choices.values()]
 
     def phase(self, name: str) -> PhaseChoices:
-        """What a phase of the task is trained with."""
+        """Return the optimizer, schedule and clipping of a phase of the task."""
         common = PhaseChoices(self.optimizer, self.schedule, self.train.clip_norm)
         return self.phases.get(name, common)
 
     def problem(self, path: str, message: str) -> ConfigError:
-        """An error at the key `a.b`, or at the nearest one around it that a file holds."""
+        """Return an error at the key `a.b`, or at its nearest ancestor in the file."""
         node: Node = self.tree
         position = node.position
         for step in path.split("."):
@@ -150,15 +150,15 @@ class Experiment:
         return ConfigError([Problem(path, message, at)])
 
     def to_dict(self) -> dict[str, Any]:
-        """The resolved config as plain data: each component a mapping with its `name`."""
+        """Return the resolved config as plain data, each component as a mapping with its `name`."""
         values = {key: getattr(self, key) for key in KEYS}
         for key in COMPONENTS:
-            values[key] = _spelled_out(values[key])
-        values["metrics"] = [_spelled_out(metric) for metric in self.metrics]
+            values[key] = _with_name(values[key])
+        values["metrics"] = [_with_name(metric) for metric in self.metrics]
         values["phases"] = {
             name: {
-                "optimizer": _spelled_out(phase.optimizer),
-                "schedule": _spelled_out(phase.schedule),
+                "optimizer": _with_name(phase.optimizer),
+                "schedule": _with_name(phase.schedule),
                 "clip_norm": phase.clip_norm,
             }
             for name, phase in self.phases.items()
@@ -166,7 +166,7 @@ class Experiment:
         return to_jsonable_python(values)
 
     def to_yaml(self) -> str:
-        """The resolved config; loading it gives an equal experiment."""
+        """Return the resolved config as YAML; loading it gives an equal experiment."""
         return dump(self.to_dict())
 
 
@@ -181,17 +181,17 @@ OPTIONS = {
 def load(
     path: str | Path, overrides: Iterable[str] = (), changes: Mapping | None = None
 ) -> Experiment:
-    """The experiment of a file, with `key=value` overrides.
+    """Load and validate an experiment.
 
     Args:
-        path: A file, whose suffix `.yaml` may be left out, or the name of a config that comes with
-            dltrain, such as `mnist_cnn`; a file comes first.
-        overrides: Laid over it.
-        changes: A tree laid over both; what is wrong with it is told where it says it stands.
+        path: A file, with or without the suffix `.yaml`, or the name of a config that comes with
+            dltrain, such as `mnist_cnn`. A file takes precedence.
+        overrides: Texts `key=value` that override values of the file.
+        changes: Tree that overrides both; problems are reported at its own positions.
 
     Raises:
         UsageError: The file can't be read.
-        ConfigError: It is wrong; holds every problem.
+        ConfigError: The config is invalid; holds every problem.
     """
     plugins.register_builtins()
     plugins.load_entry_points()
@@ -207,7 +207,7 @@ def load(
 
 
 def _checked(tree: Mapping, path: Path, validator: Validator) -> dict[str, Any]:
-    """The value of every key, or None where there is a problem."""
+    """Return the value of every key, None for a key with a problem."""
     _unknown_keys(tree, validator)
     meant = {near for key in tree.values.keys() - KEYS for near in suggestions(key, KEYS)}
     whole = _over_defaults(tree, path)
@@ -215,7 +215,7 @@ def _checked(tree: Mapping, path: Path, validator: Validator) -> dict[str, Any]:
     for key in KEYS:
         node = whole.values.get(key)
         if key == "phases":
-            continue  # read last, over the others
+            continue  # read last, since phases are merged over the other keys
         if node is not None:
             values[key] = _value(key, node, whole.keys[key], validator)
         elif key not in meant:  # a misspelt key is one mistake, not two
@@ -226,7 +226,7 @@ def _checked(tree: Mapping, path: Path, validator: Validator) -> dict[str, Any]:
 
 
 def _unknown_keys(tree: Mapping, validator: Validator) -> None:
-    """Adds a problem for each key that is not known; an option of a section tells its section."""
+    """Add a problem for each unknown key, with the section if it is an option of exactly one."""
     options: dict[str, Callable[..., Any]] = {
         key: option.settings for key, option in OPTIONS.items() if option.settings
     }
@@ -235,15 +235,15 @@ def _unknown_keys(tree: Mapping, validator: Validator) -> None:
         name = node.values.get("name") if isinstance(node, Mapping) else node
         if isinstance(name, Scalar) and name.value in registry:
             options[key] = registry[name.text].builder
-    for word in tree.values.keys() - KEYS - {"extends"}:
-        places = [key for key, builder in options.items() if word in typed_options(builder)]
-        if len(places) == 1:
-            value, at = tree.values[word], tree.keys[word]
-            meant = f"{places[0]}.{word}"
+    for key in tree.values.keys() - KEYS - {"extends"}:
+        sections = [name for name, builder in options.items() if key in typed_options(builder)]
+        if len(sections) == 1:
+            value, at = tree.values[key], tree.keys[key]
+            meant = f"{sections[0]}.{key}"
             if isinstance(value, Scalar) and not at.line:  # on the command line
                 meant += f"={value.text}"
-            validator.add(word, f"unknown key; did you mean {meant!r}?", at)
-            tree = replace(tree, values={k: v for k, v in tree.values.items() if k != word})
+            validator.add(key, f"unknown key; did you mean {meant!r}?", at)
+            tree = replace(tree, values={k: v for k, v in tree.values.items() if k != key})
     validator.unknown_keys(tree, (*KEYS, "extends"), "", "key")
 
 
@@ -280,11 +280,11 @@ def _metrics(node: Node, validator: Validator) -> tuple[Choice, ...]:
         path = f"metrics.{index}"
         choice = validator.choice(item, METRICS, path)
         if choice is not None and choice.name in chosen:
-            validator.add(path, f"{choice.name!r} is in the list already", item.position)
+            validator.add(path, f"duplicate metric {choice.name!r}", item.position)
         elif choice is not None:
             chosen[choice.name] = choice
     return tuple(chosen.values())
 
 
-def _spelled_out(choice: Choice) -> dict[str, Any]:
+def _with_name(choice: Choice) -> dict[str, Any]:
     return {"name": choice.name, **choice.options}

@@ -1,4 +1,4 @@
-"""The type of an option: it reads a value, and is a JSON Schema."""
+"""Types of options, which validate values and are described by a JSON Schema."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ _STRICT = ConfigDict(strict=True, allow_inf_nan=False)
 
 
 class TypedOption:
-    """An option and what its annotation demands.
+    """An option with the type of its annotation.
 
     Attributes:
-        option: Name, default and meaning.
-        settings: The frozen dataclass whose fields are the keys of the value; None for other types.
+        option: Name, default and description.
+        settings: Frozen dataclass whose fields are the keys of the value; None for other types.
         nullable: Whether settings may be null.
         schema: JSON Schema of the type, without references.
     """
 
     def __init__(self, option: Option) -> None:
-        """Args: option: its type is a settings dataclass, or one that pydantic reads from JSON."""
+        """Args: option: an option whose type is a settings dataclass or one that pydantic reads."""
         self.option = option
         is_union = get_origin(option.annotation) in (Union, UnionType)
         branches = get_args(option.annotation) if is_union else (option.annotation,)
@@ -46,41 +46,41 @@ class TypedOption:
 
     @property
     def documented_schema(self) -> JsonSchema:
-        """The schema with meaning and default, for editors."""
+        """The schema with description and default, for editors."""
         documented = self.schema | {"description": self.option.doc}
         if not self.option.required:
             documented["default"] = to_jsonable_python(self.option.default)
         return documented
 
     def read(self, node: Node) -> Any:
-        """A value that is not settings: lists as tuples where the type says so, and so on.
+        """Convert a node to the option's type, which is not a settings dataclass.
 
         Raises:
-            ValidationError: The type does not allow the value.
+            ValidationError: The value does not have the type.
         """
         return self._adapter.validate_json(json.dumps(plain(node)))
 
     def wrong_parts(self, node: Node, error: ValidationError) -> dict[Path, str | None]:
-        """Paths inside the value to what is wrong: (), or (1,) for the second item.
+        """Return the paths of the wrong parts of a value: (), or (1,) for the second item.
 
-        Each with the message of a validator of our own, if one of them refused the value.
+        The value of each path is the message of our own validator, None for pydantic's.
         """
         paths: dict[Path, str | None] = {}
-        for told in error.errors(include_url=False):
-            path = _path_in(node, told["loc"])
-            own = str(told.get("ctx", {}).get("error", "")) or None
+        for details in error.errors(include_url=False):
+            path = _path_in(node, details["loc"])
+            own = str(details.get("ctx", {}).get("error", "")) or None
             paths[path] = paths.get(path) or own
-        # The branches of a union that a value was not meant for complain about the whole of it.
-        longer = {path[:length] for path in paths for length in range(len(path))}
-        return {path: message for path, message in paths.items() if path not in longer}
+        # The other branches of a union report the whole value.
+        parents = {path[:length] for path in paths for length in range(len(path))}
+        return {path: message for path, message in paths.items() if path not in parents}
 
 
 @cache
 def typed_options(builder: Callable[..., Any]) -> dict[str, TypedOption]:
-    """The options of a component's builder, or of a settings dataclass, by name.
+    """Return the options of a component's builder, or of a settings dataclass, by name.
 
     Raises:
-        UsageError: The type of an option, in a plugin perhaps, has no form in YAML.
+        UsageError: The type of an option, such as one of a plugin, can't be written in YAML.
     """
     options = {}
     for option in options_of(builder):
@@ -93,7 +93,7 @@ def typed_options(builder: Callable[..., Any]) -> dict[str, TypedOption]:
 
 
 def object_schema(options: dict[str, TypedOption]) -> JsonSchema:
-    """JSON Schema of a mapping with these keys."""
+    """Return the JSON Schema of a mapping with these keys."""
     return {
         "type": "object",
         "properties": {name: option.documented_schema for name, option in options.items()},
@@ -103,7 +103,7 @@ def object_schema(options: dict[str, TypedOption]) -> JsonSchema:
 
 
 def _path_in(node: Node, location: tuple[str | int, ...]) -> Path:
-    """The steps of pydantic's location that lead into the value; others name a union's branch."""
+    """Return a location of pydantic without the steps that name the branch of a union."""
     path: list[str | int] = []
     for step in location:
         if isinstance(node, List) and isinstance(step, int) and step < len(node.items):

@@ -1,4 +1,4 @@
-"""YAML text to a tree, from PyYAML's events: bounded, without tags, and constructing nothing."""
+"""Parse YAML into a tree from PyYAML's events: limited in size, without tags or Python objects."""
 
 from __future__ import annotations
 
@@ -19,22 +19,23 @@ MAX_DEPTH = 32
 MAX_NODES = 10_000
 
 _UNUSABLE = re.compile("[\0\ud800-\udfff]")
-_LINE_BREAK = re.compile("\r\n|[\r\n\x85\u2028\u2029]")  # PyYAML counts lines by these
+_LINE_BREAK = re.compile("\r\n|[\r\n\x85\u2028\u2029]")  # PyYAML's line breaks
 
 
 def read(path: Path, problems: list[Problem]) -> Mapping:
-    """The tree of a file; duplicate and non-text keys are added to `problems`.
+    """Parse a file. Duplicate keys and keys that are not text are added to `problems`.
 
     Raises:
         OSError: The file can't be read.
-        ConfigError: It is not UTF-8, not YAML, empty, too large, or uses what a config may not.
+        ConfigError: The file is not UTF-8, not YAML, empty or too large, or has a tag, a merge key
+            or another part of YAML that configs do not support.
     """
     with open_named(path, pipe=True) as file:
         return tree_of(file.read(MAX_BYTES + 1), str(path), problems)
 
 
 def tree_of(data: bytes, source: str, problems: list[Problem]) -> Mapping:
-    """The tree of a file's content; see `read`.
+    """Parse the content of a file; see `read`.
 
     Raises:
         ConfigError: As in `read`.
@@ -44,7 +45,7 @@ def tree_of(data: bytes, source: str, problems: list[Problem]) -> Mapping:
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise _refusal("the file is UTF-16; save it as UTF-8", Position(source))
     try:
-        text = data.decode("utf-8-sig")  # a byte order mark, as some editors write, says no more
+        text = data.decode("utf-8-sig")  # some editors write a byte order mark
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         message = f"byte 0x{data[error.start]:02x} is not UTF-8"
@@ -58,7 +59,7 @@ def tree_of(data: bytes, source: str, problems: list[Problem]) -> Mapping:
 
 
 def parse(text: str, source: str, problems: list[Problem], *, numbered: bool = True) -> Node:
-    """The tree of a YAML text; `numbered` says whether positions have lines.
+    """Parse a YAML text; `numbered` selects whether positions have line numbers.
 
     Raises:
         ConfigError: As in `read`.
@@ -71,7 +72,7 @@ def _refusal(message: str, position: Position) -> ConfigError:
 
 
 class _Builder:
-    """Builds the tree from PyYAML's events; reads no further than the first refusal."""
+    """Builds the tree from PyYAML's events; stops at the first fatal problem."""
 
     def __init__(self, text: str, source: str, problems: list[Problem], numbered: bool) -> None:
         self.text = text
@@ -89,11 +90,11 @@ class _Builder:
         root = self.node(next(self.events), depth=1)
         extra = next(self.events)
         if not isinstance(extra, yaml.StreamEndEvent):
-            raise _refusal("a second document starts here; a config is one", self.at(extra))
+            raise _refusal("a second document starts here; expected one", self.at(extra))
         return root
 
     def _events(self) -> Iterator[Any]:
-        """The events that build: without the stream's start and documents' ends."""
+        """Yield the events except the start of the stream and the ends of documents."""
         try:
             for event in yaml.parse(self.text, Loader=yaml.SafeLoader):
                 if not isinstance(event, (yaml.StreamStartEvent, yaml.DocumentEndEvent)):
@@ -103,7 +104,7 @@ class _Builder:
             if error.context and error.context_mark:
                 message += f" {error.context} (from line {error.context_mark.line + 1})"
             mark = error.problem_mark
-            assert mark is not None  # the scanner and the parser always say where
+            assert mark is not None  # the scanner and the parser always set it
             raise _refusal(message, self.position(mark.line, mark.column, 1)) from None
         except ReaderError as error:
             before = _LINE_BREAK.split(self.text[: error.position])
@@ -119,7 +120,7 @@ class _Builder:
             return self.alias(event.anchor, depth, at)
         if event.tag is not None:
             tag = event.tag.replace("tag:yaml.org,2002:", "!!")
-            raise _refusal(f"tag {tag!r} is not allowed; a config holds plain values", at)
+            raise _refusal(f"tag {tag!r} is not allowed; expected a plain value", at)
         if depth > MAX_DEPTH:
             raise _refusal(f"nested deeper than {MAX_DEPTH} levels", at)
         if event.anchor is not None:
@@ -140,7 +141,7 @@ class _Builder:
 
     def scalar(self, event: Any, at: Position) -> Scalar:
         if _UNUSABLE.search(event.value):
-            raise _refusal("escapes for NUL and for half a character are not allowed", at)
+            raise _refusal("escapes for NUL and for surrogates are not allowed", at)
         value = resolve(event.value) if event.implicit[0] else event.value
         return Scalar(value, event.value, at)
 
@@ -156,14 +157,14 @@ class _Builder:
                 self.soft("a key must be text; put it in quotes", key.position)
             elif name in node.values:
                 line = node.keys[name].line
-                self.soft(f"key {name!r} is there already, on line {line}", key.position)
+                self.soft(f"duplicate key {name!r}, first on line {line}", key.position)
             else:
                 node.values[name], node.keys[name] = value, key.position
         return node
 
     def alias(self, anchor: str, depth: int, at: Position) -> Node:
         if anchor not in self.anchors:
-            raise _refusal(f"alias '*{anchor}' names nothing above it", at)
+            raise _refusal(f"alias '*{anchor}' has no anchor above it", at)
         node = self.anchors[anchor]
         if node is None:
             raise _refusal(f"alias '*{anchor}' contains itself", at)
@@ -176,7 +177,9 @@ class _Builder:
     def count(self, added: int, at: Position) -> None:
         self.num_nodes += added
         if self.num_nodes > MAX_NODES:
-            raise _refusal(f"more than {MAX_NODES:,} keys and values, aliases counted", at)
+            raise _refusal(
+                f"more than {MAX_NODES:,} keys and values, including those of aliases", at
+            )
 
     def soft(self, message: str, position: Position) -> None:
         self.problems.append(Problem("", message, position))
@@ -196,12 +199,12 @@ class _Builder:
 
 
 def _size_and_height(node: Node) -> tuple[int, int]:
-    """How many nodes, keys and aliased ones included, and how many levels."""
+    """Return the number of nodes, including keys and aliased nodes, and the number of levels."""
     if isinstance(node, Scalar):
         return 1, 1
     keys, inner = (
         (0, node.items) if isinstance(node, List) else (len(node.keys), node.values.values())
     )
-    measured = [_size_and_height(child) for child in inner]
-    size = 1 + keys + sum(size for size, _ in measured)
-    return size, 1 + max((height for _, height in measured), default=0)
+    children = [_size_and_height(child) for child in inner]
+    size = 1 + keys + sum(size for size, _ in children)
+    return size, 1 + max((height for _, height in children), default=0)

@@ -1,4 +1,4 @@
-"""What a phase of a task has of its own: the config's `phases`."""
+"""Read the config's `phases`: options of single phases of a task."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ KEYS = (*REGISTRIES, "clip_norm")
 
 @dataclass(frozen=True)
 class PhaseChoices:
-    """Optimizer, schedule and clipping of one phase."""
+    """Optimizer, schedule and gradient clipping of one phase."""
 
     optimizer: Choice
     schedule: Choice
@@ -28,21 +28,20 @@ class PhaseChoices:
 
 
 def clip_norm_option() -> TypedOption:
-    """The type of `train.clip_norm`, which a phase may have of its own."""
+    """Return the option `train.clip_norm`, which a phase can override."""
     return typed_options(TrainSettings)["clip_norm"]
 
 
 def read_phases(
     node: Node, values: MappingOf[str, Any], whole: Mapping, validator: Validator
 ) -> dict[str, PhaseChoices]:
-    """Each phase's choices over those of the whole config.
+    """Merge the options of each phase over those of the whole config.
 
     Args:
-        node: The value of `phases`; null, on the command line say, takes back those of the file.
-        values: What the keys at the top were read as; None where they are wrong, which has been
-            told already.
-        whole: The tree of the config, over its defaults.
-        validator: Where problems are added.
+        node: Value of `phases`; null, for example on the command line, discards those of the file.
+        values: Values of the top-level keys; None for those with a problem, already reported.
+        whole: Tree of the config over the defaults.
+        validator: Validator that collects the problems.
     """
     if isinstance(node, Scalar) and node.value is None:
         return {}
@@ -51,7 +50,7 @@ def read_phases(
         return {}
     from dltrain.core.task import task_class  # imports torch
 
-    task, found = values.get("task"), {}
+    task, phases = values.get("task"), {}
     task_type = task_class(task.component.builder) if task else None
     if task and task_type:  # the phases of a function's task are checked once it has been built
         validator.unknown_keys(
@@ -69,9 +68,9 @@ def read_phases(
                 merged = merge(whole.values[key], own.values[key])
                 problems: list[Problem] = []
                 chosen[key] = Validator(problems).choice(merged, registry, f"{path}.{key}")
-                # What is wrong in the whole file's component has been told there.
-                told = {(problem.message, problem.position) for problem in validator.problems}
-                validator.problems += [p for p in problems if (p.message, p.position) not in told]
+                # Problems of the component that it is merged over are already reported.
+                known = {(problem.message, problem.position) for problem in validator.problems}
+                validator.problems += [p for p in problems if (p.message, p.position) not in known]
         train = values.get("train")
         chosen["clip_norm"] = train and train.clip_norm
         if "clip_norm" in own.values:
@@ -81,5 +80,5 @@ def read_phases(
                 f"{path}.clip_norm",
                 own.keys["clip_norm"],
             )
-        found[name] = PhaseChoices(**chosen)
-    return found
+        phases[name] = PhaseChoices(**chosen)
+    return phases

@@ -1,4 +1,4 @@
-"""Code that registers components: this package's own, installed packages', a user's file."""
+"""Import code that registers components: of dltrain, of installed packages, of user files."""
 
 from __future__ import annotations
 
@@ -22,30 +22,30 @@ ENTRY_POINT_GROUP = "dltrain.plugins"
 
 
 def register_builtins() -> None:
-    """Imports the modules whose import registers the components that come with dltrain."""
+    """Import the modules that register the components of dltrain."""
     for module in BUILTINS:
         import_module(f"dltrain.{module}")
 
 
 @cache
 def load_entry_points() -> None:
-    """Imports what installed packages offer under `dltrain.plugins`.
+    """Import the entry points `dltrain.plugins` of installed packages.
 
     Raises:
-        UsageError: One of them fails; the message names its package.
+        UsageError: An import fails; the message names the package.
     """
     for entry_point in entry_points(group=ENTRY_POINT_GROUP):
         PLUGIN_PACKAGES.add(entry_point.module.partition(".")[0])
         try:
             entry_point.load()
-        except Exception as error:  # someone else's code may raise anything
+        except Exception as error:  # a package may raise any exception
             package = entry_point.dist.name if entry_point.dist else entry_point.value
-            message = f"plugin {entry_point.name!r} of package {package}: {_told(error)}"
+            message = f"plugin {entry_point.name!r} of package {package}: {_summarize(error)}"
             raise UsageError(message) from error
 
 
 class _SourceLoader(SourceFileLoader):
-    """Compiles the source itself: a bytecode cache misses a change within the same second."""
+    """Always compiles the source: a bytecode cache misses changes within the same second."""
 
     def get_code(self, fullname: str) -> CodeType:
         """See `importlib.abc.InspectLoader`."""
@@ -53,12 +53,12 @@ class _SourceLoader(SourceFileLoader):
 
 
 def load_plugin(path: str | Path) -> None:
-    """Imports a user's Python file; once, however often it is asked for.
+    """Import a user's Python file, unless it has been imported already.
 
     Raises:
-        UsageError: There is no such file, or its import fails; the message names the line.
+        UsageError: The file does not exist or its import fails; the message names the line.
     """
-    register_builtins()  # first, so that a name taken twice is the plugin's error
+    register_builtins()  # first, so that a duplicate name is an error in the plug-in
     file = Path(path).resolve()
     name = f"dltrain_plugin_{sha256(str(file).encode()).hexdigest()[:12]}"
     if name in sys.modules:
@@ -66,7 +66,7 @@ def load_plugin(path: str | Path) -> None:
     try:
         content, before = read_named(file), set(sys.modules)
     except FileNotFoundError as error:
-        raise UsageError(f"plugin {path}: there is no such file") from error
+        raise UsageError(f"plugin {path}: no such file") from error
     except OSError as error:
         raise UsageError(f"plugin {path}: can't be read: {error.strerror}") from error
     spec = spec_from_loader(name, _SourceLoader(name, str(file)))
@@ -76,22 +76,24 @@ def load_plugin(path: str | Path) -> None:
     sys.modules[name] = module  # before its code runs, as the import statement does
     try:
         spec.loader.exec_module(module)
-    except Exception as error:  # a user's code may raise anything
+    except Exception as error:  # user code may raise any exception
         del sys.modules[name]
         line = _line_in(file, error)
-        raise UsageError(f"plugin {path}{f':{line}' if line else ''}: {_told(error)}") from error
+        raise UsageError(
+            f"plugin {path}{f':{line}' if line else ''}: {_summarize(error)}"
+        ) from error
     remember(file, content, [sys.modules[name] for name in sys.modules.keys() - before])
 
 
 def _line_in(file: Path, error: Exception) -> int | None:
-    """The last line of the file that led to the error; None if it did not get that far."""
+    """Return the innermost line of the file in the traceback; None if the file is not in it."""
     if isinstance(error, SyntaxError) and error.filename == str(file):
         return error.lineno
     lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(file)]
     return lines[-1] if lines else None
 
 
-def _told(error: Exception) -> str:
-    """The kind and the first line of an error."""
+def _summarize(error: Exception) -> str:
+    """Return the type and the first line of an error."""
     message = error.msg if isinstance(error, SyntaxError) else str(error)
     return f"{type(error).__name__}: {message.partition(chr(10))[0]}"

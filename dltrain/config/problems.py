@@ -1,4 +1,4 @@
-"""What is wrong with a config, where, and which word was meant; printed as a compiler does."""
+"""Problems of a config with their positions and suggestions, formatted like compiler errors."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ class Position:
     """A place in a config.
 
     Attributes:
-        source: The file as the user names it, or `command line: key=value`.
-        line: From 1; 0 on the command line, which has no lines.
-        column: From 1, in characters.
-        width: Characters to underline; 0 shows no source line.
-        text: The source line.
+        source: File as given by the user, or `command line: key=value`.
+        line: Line, from 1; 0 on the command line.
+        column: Column in characters, from 1.
+        width: Number of characters to underline; 0 shows no source line.
+        text: Source line.
     """
 
     source: str
@@ -33,11 +33,11 @@ class Position:
     text: str = ""
 
     def __str__(self) -> str:
-        """`file:line:column`."""
+        """Return `file:line:column`."""
         return f"{self.source}:{self.line}:{self.column}" if self.line else self.source
 
     def snippet(self) -> str:
-        """The source line with its number, and carets under what is meant; long lines are cut."""
+        """Return the source line with its number and carets below; long lines are truncated."""
         if not self.width:
             return ""
         cut = max(0, self.column - SHOWN_COLUMNS // 2) if len(self.text) > SHOWN_COLUMNS else 0
@@ -50,12 +50,12 @@ class Position:
 
 @dataclass(frozen=True)
 class Problem:
-    """One mistake.
+    """One problem of a config.
 
     Attributes:
-        path: The dotted path of its key; empty if the whole file is meant.
-        message: What is wrong, and what would be accepted.
-        position: Where.
+        path: Dotted path of the key; empty for the whole file.
+        message: What is wrong and what is accepted.
+        position: Position of the key or the value.
     """
 
     path: str
@@ -63,30 +63,30 @@ class Problem:
     position: Position
 
     def __str__(self) -> str:
-        """`file:line:column: key.path: message`, then the source line."""
-        parts = [str(self.position), shortened(self.path), shortened(self.message, 1000)]
+        """Return `file:line:column: key.path: message`, followed by the source line."""
+        parts = [str(self.position), truncate(self.path), truncate(self.message, 1000)]
         return _printable(": ".join(filter(None, parts))) + self.position.snippet()
 
 
 class ConfigError(UsageError):
-    """Everything that is wrong with a config, files first, in the order of their lines.
+    """A config is invalid.
 
     Attributes:
-        problems: One or more.
+        problems: One or more problems, those of files first, sorted by line.
     """
 
     def __init__(self, problems: Iterable[Problem]) -> None:
-        """Args: problems: in any order; each is told once."""
+        """Args: problems: problems in any order; duplicates are removed."""
 
-        def order(problem: Problem) -> tuple[bool, str, int, int]:
+        def sort_key(problem: Problem) -> tuple[bool, str, int, int]:
             at = problem.position
             return (at.line == 0, at.source, at.line, at.column)
 
-        self.problems: list[Problem] = sorted(dict.fromkeys(problems), key=order)
+        self.problems: list[Problem] = sorted(dict.fromkeys(problems), key=sort_key)
         super().__init__(self.problems)
 
     def __str__(self) -> str:
-        """The problems, a few lines each."""
+        """Return the problems, at most `SHOWN_PROBLEMS`."""
         lines = [str(problem) for problem in self.problems[:SHOWN_PROBLEMS]]
         if len(self.problems) > SHOWN_PROBLEMS:
             lines.append(f"and {len(self.problems) - SHOWN_PROBLEMS} more problems")
@@ -94,17 +94,17 @@ class ConfigError(UsageError):
 
 
 def _printable(text: str) -> str:
-    """The text without what could steer a terminal."""
+    """Replace unprintable characters, which a terminal may interpret."""
     return "".join(c if c.isprintable() or c == "\t" else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
-def shortened(text: str, limit: int = 80) -> str:
-    """At most so many letters of a text."""
+def truncate(text: str, limit: int = 80) -> str:
+    """Truncate a text to at most `limit` characters."""
     return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
 def suggestions(word: str, candidates: Iterable[str]) -> list[str]:
-    """The candidate that differs in case alone, else those within one edit, else the closest."""
+    """Return the candidates equal but for case, else those within one edit, else the closest."""
     if len(word) > LONGEST_WORD:
         return []
     word = word.casefold()
@@ -115,14 +115,14 @@ def suggestions(word: str, candidates: Iterable[str]) -> list[str]:
 
 
 def did_you_mean(word: str, candidates: Iterable[str]) -> str:
-    """`; did you mean 'x'?`, or nothing if no candidate is close."""
+    """Return `; did you mean 'x'?`, or an empty text if no candidate is similar."""
     near = suggestions(word, candidates)
     return f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
 
 
 def _within_one_edit(a: str, b: str) -> bool:
-    """Whether one letter dropped, added or replaced, or two neighbours swapped, turns a into b."""
-    alike = list(takewhile(lambda pair: pair[0] == pair[1], zip(a, b, strict=False)))
-    a, b = a[len(alike) :], b[len(alike) :]
+    """Return whether a deletion, insertion, substitution or transposition turns `a` into `b`."""
+    common = list(takewhile(lambda pair: pair[0] == pair[1], zip(a, b, strict=False)))
+    a, b = a[len(common) :], b[len(common) :]
     swapped = a[:2] == b[:2][::-1] and a[2:] == b[2:]
     return swapped or a[1:] == b[1:] or a[1:] == b or a == b[1:]

@@ -1,4 +1,4 @@
-"""JSON Schema of the whole file, from the registries, so that editors complete and check."""
+"""JSON Schema of configs, built from the registries, for completion and checks in editors."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from dltrain.core.registry import METRICS, Component, Registry, options_of
 
 _EXTENDS = {
     "description": (
-        "One or more configs to start from: files, relative to this one, or names of configs that "
-        "come with dltrain."
+        "One or more configs to inherit from: files, relative to this one, or names of configs "
+        "that come with dltrain."
     ),
     "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}],
 }
@@ -25,7 +25,7 @@ _EPOCHS_OR_STEPS = {
 
 
 def json_schema() -> JsonSchema:
-    """JSON Schema (draft 2020-12) of a config with the components registered so far."""
+    """Return the JSON Schema (draft 2020-12) of a config with the registered components."""
     defaults = plain(parse(DEFAULTS, "defaults", []))
     properties: dict[str, JsonSchema] = {"extends": _EXTENDS}
     for option in options_of(Experiment):
@@ -50,7 +50,7 @@ def json_schema() -> JsonSchema:
         "type": "object",
         "properties": properties,
         "additionalProperties": False,
-        # A file that extends another need not be whole.
+        # A file that extends another can omit required keys.
         "if": {"not": {"required": ["extends"]}},
         "then": {"required": required, "properties": {"train": _EPOCHS_OR_STEPS}},
     }
@@ -63,7 +63,7 @@ def _phase() -> JsonSchema:
 
 
 def _choice(registry: Registry) -> JsonSchema:
-    """A bare name, a mapping with a name, or options for the component of the file below."""
+    """Return the schema of a name, a mapping with a name, or options for an inherited name."""
     components = list(registry.values())
     bare = [
         {"const": component.name, "description": component.summary}

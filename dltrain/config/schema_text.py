@@ -1,4 +1,4 @@
-"""What a JSON Schema accepts, in words."""
+"""Describe what a JSON Schema accepts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Path = tuple[str | int, ...]
 
 
 def schema_at(schema: JsonSchema, path: Path) -> JsonSchema:
-    """The schema of a part of the value."""
+    """Return the schema of a part of the value."""
     for step in path:
         inner = [part for branch in _branches(schema) for part in _parts(branch, step)]
         schema = inner[0] if len(inner) == 1 else {"anyOf": inner}
@@ -18,7 +18,7 @@ def schema_at(schema: JsonSchema, path: Path) -> JsonSchema:
 
 
 def _branches(schema: JsonSchema) -> Iterator[JsonSchema]:
-    """The alternatives of a union, or the schema itself."""
+    """Yield the alternatives of a union, or the schema itself."""
     if "anyOf" not in schema:
         yield schema
     for branch in schema.get("anyOf", ()):
@@ -36,7 +36,7 @@ def _parts(schema: JsonSchema, step: str | int) -> Iterator[JsonSchema]:
 
 
 def words_allowed(schema: JsonSchema) -> list[str]:
-    """The words among the accepted values, and examples of them."""
+    """Return the words among the accepted values and examples."""
     words: list[str] = []
     for branch in _branches(schema):
         words += branch.get("enum", ()) or branch.get("examples", ())
@@ -46,15 +46,15 @@ def words_allowed(schema: JsonSchema) -> list[str]:
 
 
 def allows_text(schema: JsonSchema) -> bool:
-    """Whether text is accepted that is not one of a few words."""
+    """Return whether text other than the listed words is accepted."""
     kinds = [b.get("type") for b in _branches(schema) if "enum" not in b and "const" not in b]
     return "string" in kinds
 
 
 def describe(schema: JsonSchema) -> str:
-    """What is accepted, in words, such as `a whole number above 0`; null is not worth a word."""
-    words = dict.fromkeys(_describe(branch) for branch in _branches(schema))
-    return " or ".join([word for word in words if word != "null"] or words)
+    """Describe the accepted values, such as `a whole number above 0`; unions omit null."""
+    texts = dict.fromkeys(_describe(branch) for branch in _branches(schema))
+    return " or ".join([text for text in texts if text != "null"] or texts)
 
 
 def _describe(schema: JsonSchema) -> str:

@@ -1,4 +1,4 @@
-"""Settings of one value each: the sections of a config that are not components."""
+"""Settings: the sections of a config that are not components."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Duration = Annotated[
     str,
     Field(
         pattern=r"^[1-9][0-9]{0,17} (step|steps|epoch|epochs)$",
-        description="a length such as '1 epoch' or '500 steps'",
+        description="a duration such as '1 epoch' or '500 steps'",
     ),
 ]
 Device = Annotated[
@@ -34,53 +34,53 @@ PrecisionName = Literal["auto", "fp32", "bf16", "fp16", "fp64"]
 
 
 def steps_in(duration: str, steps_per_epoch: int) -> int:
-    """A `Duration` in steps."""
+    """Convert a `Duration` to steps."""
     count, unit = duration.split()
     return int(count) * (steps_per_epoch if unit.startswith("epoch") else 1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainSettings:
-    """How long and how to train.
+    """Duration and method of training.
 
     Attributes:
-        epochs: Passes over the training split. Give this or `steps`.
-        steps: Optimizer steps, instead of `epochs`.
-        batch_size: Samples an optimizer step.
-        drop_last: Leave out the last batch of an epoch where it is smaller than `batch_size`. Which
-            samples it has differs from epoch to epoch.
-        micro_batch: Largest slice of a batch that goes through the model at once; the gradients are
-            those of the whole batch. Saves memory. auto begins with the whole batch and halves the
-            slices whenever the memory is full.
-        evaluate: How often to evaluate on the validation split.
-        evaluate_batch_size: Samples at once in evaluation, `batch_size` if not given; changes no
-            figure.
-        device: auto takes a GPU if there is one.
-        precision: auto is bf16 on GPUs that have it, fp16 with loss scaling on older ones, fp32 on
-            a CPU.
-        matmul_precision: Of float32 matrix products on a GPU with tensor cores: highest computes in
-            float32, high in TF32, which is faster and keeps 10 bits of the mantissa, medium in
-            bf16.
-        deterministic: Refuse operations that have no deterministic form; slower on a GPU.
-        clip_norm: Scale gradients down to this total norm.
-        ema: Keep an exponential moving average of the weights with this decay; it is what is
-            evaluated.
-        on_nonfinite: What a loss or gradient that is not finite does: stop the run, or skip the
-            step, which undoes all that the step has changed: weights, buffers and random states,
-            in all phases. To skip, a GPU is waited for at each step.
-        max_skipped: Maximum number of consecutive steps that `on_nonfinite: skip` skips; one more
+        epochs: Number of passes over the training split. Give either this or `steps`.
+        steps: Number of optimizer steps, instead of `epochs`.
+        batch_size: Samples per optimizer step, over all processes.
+        drop_last: Drop the last batch of an epoch if it is smaller than `batch_size`. The dropped
+            samples differ from epoch to epoch.
+        micro_batch: Maximum number of samples in one forward and backward pass. Gradients are
+            accumulated over the full batch. Saves memory. auto starts with the full batch and
+            halves the slices when out of memory.
+        evaluate: Interval between evaluations on the validation split.
+        evaluate_batch_size: Batch size of evaluations (default: `batch_size`). Does not affect
+            results.
+        device: Device to train on. auto selects a GPU if there is one.
+        precision: Precision of forward and backward passes. auto is bf16 on GPUs that support it,
+            fp16 with loss scaling on older GPUs, fp32 on a CPU.
+        matmul_precision: Precision of float32 matrix products on a GPU with tensor cores: highest
+            is float32, high is TF32, which is faster and has 10 bits of mantissa, medium is bf16.
+        deterministic: Raise an error for operations without a deterministic implementation; slower
+            on a GPU.
+        clip_norm: Maximum total norm of the gradients.
+        ema: Decay of an exponential moving average of the weights, which is then evaluated instead
+            of the weights.
+        on_nonfinite: How to handle a non-finite loss or gradient: stop the run, or skip the step
+            and restore weights, buffers and random states of all phases. skip synchronizes with a
+            GPU at each step.
+        max_skipped: Maximum number of consecutive skipped steps with `on_nonfinite: skip`; one more
             fails the run.
-        overfit: Train on the first N batches only, to see whether the model can learn them.
+        overfit: Train on the first N batches only, to see whether the model can fit them.
         compile: Compile the model with torch.compile.
-        cuda_graph: On a CUDA device, record the whole step once and repeat it with one call, which
-            takes the cost of Python and of each launch away. auto does so where it is known to be
-            possible, and says why where not; on also for components of your own, whose Python
-            code then runs for the first steps only, and is an error where it is not possible.
+        cuda_graph: Capture the whole training step as a CUDA graph and replay it, which removes the
+            overhead of Python and of kernel launches. auto does so where it is known to be safe and
+            logs the reason otherwise. on includes your own components, whose Python code then runs
+            for the first steps only, and fails where capture is impossible.
         keep_memory: On a CPU under Linux with glibc, keep large freed blocks for the next step
-            instead of giving them back to the system; changes no figure.
-        distributed: Where several processes train together, ddp gives each the whole model, and
-            fsdp a part of it, for models beyond one device.
-        timeout: Seconds that a process waits for the others before the run fails.
+            instead of returning them to the system. Does not affect results.
+        distributed: Strategy for several processes: ddp replicates the model, fsdp shards it, for
+            models larger than one device.
+        timeout: Seconds that a process waits for its peers before the run fails.
     """
 
     epochs: PositiveInt | None = None
@@ -121,18 +121,18 @@ class TrainSettings:
 
     @property
     def samples_at_once(self) -> int:
-        """In evaluation."""
+        """Return the batch size of evaluations."""
         return self.evaluate_batch_size or self.batch_size
 
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointSettings:
-    """What is kept.
+    """Which checkpoints are saved and kept.
 
     Attributes:
-        every: How often to save.
-        keep: How many of the newest to keep, beside the best.
-        best: The scalar that chooses the best checkpoint, such as `val/accuracy`.
+        every: Interval between checkpoints.
+        keep: Number of latest checkpoints to keep, in addition to the best one.
+        best: Scalar that selects the best checkpoint, such as `val/accuracy`.
     """
 
     every: Duration = "1 epoch"
@@ -142,12 +142,12 @@ class CheckpointSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class EarlyStopSettings:
-    """When to stop before the end.
+    """When to stop early.
 
     Attributes:
-        monitor: The scalar to watch, such as `val/loss`.
-        patience: How many evaluations without a better value to bear.
-        min_delta: What counts as better: by more than this.
+        monitor: Scalar to monitor, such as `val/loss`.
+        patience: Evaluations without improvement before stopping.
+        min_delta: Minimum change that counts as an improvement.
     """
 
     monitor: str
@@ -157,17 +157,18 @@ class EarlyStopSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class RecordingSettings:
-    """What is written while training.
+    """What is logged during training.
 
     Attributes:
-        log_every: Steps between two training scalars; the only time the device is waited for.
-        tensorboard: Write TensorBoard's event files.
-        histograms: Write histograms of weights at each evaluation.
-        images: How many inputs to show with their predictions at each evaluation.
-        embeddings: How many samples of the test split to show as points in TensorBoard's projector,
-            once, after the test; false shows none. A point is what the model's last linear layer
-            gets, or the output where it has none; of an autoencoder it is the code. More than 200
-            numbers become 200, their principal components.
+        log_every: Steps between two logged training scalars. Only logging synchronizes with the
+            device.
+        tensorboard: Write event files for TensorBoard.
+        histograms: Log histograms of the weights at each evaluation.
+        images: Number of inputs to log with their predictions at each evaluation.
+        embeddings: Number of test samples to log for TensorBoard's projector after the final test;
+            false logs none. An embedding is the input of the model's last linear layer, or the
+            output of a model without one; for an autoencoder it is the code. Embeddings of more
+            than 200 dimensions are reduced to 200 principal components.
     """
 
     log_every: PositiveInt = 50

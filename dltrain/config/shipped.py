@@ -1,4 +1,4 @@
-"""Configs that come with dltrain, and the file that a config's name stands for."""
+"""Configs that come with dltrain, and the resolution of a config's name to a file."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ _SUFFIXES = (".yaml", ".yml")
 def shipped_configs() -> dict[str, Path]:
     """Return the configs that come with dltrain: their files, by names such as `mnist_cnn`.
 
-    In an installed package they lie inside it. In a clone, also one that was installed with
-    `pip install -e`, they lie beside it.
+    In an installed package they are inside it. In a clone, also one that was installed with
+    `pip install -e`, they are beside it.
     """
     installed = _PACKAGE / "configs"
     folder = installed if installed.is_dir() else _PACKAGE.parent / "configs"
@@ -25,21 +25,21 @@ def shipped_configs() -> dict[str, Path]:
 
 
 def example_names() -> list[str]:
-    """Return the names of the shipped configs that are examples of a whole training."""
+    """Return the names of the shipped configs except sweeps and tiny configs."""
     return [name for name in shipped_configs() if "/" not in name]
 
 
 def find_config(name: str | Path, folder: Path | None = None) -> Path:
-    """Return the file that a name stands for: itself, else NAME.yaml, else a shipped config.
+    """Return the file of a name: the file itself, else NAME.yaml, else a shipped config.
 
-    A name that stands for none of them is returned unchanged.
+    Any other name is returned unchanged.
 
     Args:
         name: A path, with or without `.yaml`, or the name of a shipped config.
         folder: Folder that a relative path starts from (default: the working directory).
     """
     path = Path(name) if folder is None else folder / name
-    with suppress(OSError):  # of a name that is too long; reading the file tells it
+    with suppress(OSError):  # the name is too long, which reading the file reports
         if path.suffix in _SUFFIXES or (os.path.lexists(path) and not path.is_dir()):
             return path
         beside = path.with_name(f"{path.name}.yaml") if path.name else path

@@ -1,4 +1,4 @@
-"""A YAML file's content as a tree that knows where each key and value stands."""
+"""The content of a YAML file as a tree with the position of each key and value."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _FLOAT = re.compile(r"(?=.*[.eE])[-+]?(\.[0-9]+|(0|[1-9][0-9]*)(\.[0-9]*)?)([eE]
 
 @dataclass(frozen=True)
 class Scalar:
-    """A text, number, boolean or null, and how it was written."""
+    """A text, number, boolean or null, with its source text."""
 
     value: str | int | float | bool | None
     text: str
@@ -31,7 +31,7 @@ class Scalar:
 
 @dataclass(frozen=True)
 class List:
-    """Values, in order."""
+    """A list of nodes."""
 
     items: tuple[Node, ...]
     position: Position
@@ -39,7 +39,7 @@ class List:
 
 @dataclass(frozen=True)
 class Mapping:
-    """Values by key, and where each key stands."""
+    """Nodes by key, with the position of each key."""
 
     values: dict[str, Node]
     keys: dict[str, Position]
@@ -50,7 +50,7 @@ Node: TypeAlias = Scalar | List | Mapping
 
 
 def plain(node: Node) -> Any:
-    """The node as dicts, lists and scalars."""
+    """Convert a node to dicts, lists and scalars."""
     if isinstance(node, Mapping):
         return {key: plain(value) for key, value in node.values.items()}
     if isinstance(node, List):
@@ -59,12 +59,12 @@ def plain(node: Node) -> Any:
 
 
 def resolve(text: str) -> str | int | float | bool | None:
-    """The value of an unquoted scalar, by YAML 1.2's core schema, decimal numbers only.
+    """Return the value of an unquoted scalar by YAML 1.2's core schema, with decimal numbers only.
 
     `1e-3` is a number; `on`, `no`, `010`, `0x1f`, `1_000`, `12:30:00` and `2024-01-01` are text.
     """
     if text in _WORDS:
         return _WORDS[text]
-    if _INT.fullmatch(text):  # one that 64 bits don't hold is text, as a longer one is
+    if _INT.fullmatch(text):  # an integer of more than 64 bits is text
         return int(text) if -(2**63) <= int(text) < 2**63 else text
     return float(text) if _FLOAT.fullmatch(text) else text

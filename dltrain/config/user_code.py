@@ -1,4 +1,4 @@
-"""The files of the user's own components, as they were loaded, and whether they are the same."""
+"""Record the files of the user's own components as they were loaded, and detect changes."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from dltrain.checkpoints.atomic_files import open_named
 from dltrain.core.errors import relative_name, shorten
 
 _LOADED: dict[str, dict[str, str]] = {}
-"""By plug-in file: SHA-256 of it, and of the files beside it that it has imported."""
+"""SHA-256 by path of each plug-in file and of the files in its folder that it imported."""
 
 
 def remember(plugin: Path, content: bytes, imported: Iterable[ModuleType]) -> None:
-    """Keeps what a plug-in was when it was loaded.
+    """Record the content of a plug-in when it is loaded.
 
     Args:
-        plugin: Its file, absolute.
-        content: The file's bytes, which were executed.
-        imported: Modules that it was the first to import; those in its folder are its own.
+        plugin: Absolute path of the file.
+        content: Content of the file that was executed.
+        imported: Modules that it imported first; those in its folder belong to it.
     """
     found = {str(plugin): hashlib.sha256(content).hexdigest()}
     for module in imported:
@@ -37,14 +37,14 @@ def remember(plugin: Path, content: bytes, imported: Iterable[ModuleType]) -> No
 
 
 def code_of(builders: Iterable[Callable[..., Any]], plugins: Iterable[Path]) -> dict[str, str]:
-    """SHA-256 of the files that builders and plug-ins are made of; of packages, the version.
+    """Return the SHA-256 of the files of builders and plug-ins, and the versions of packages.
 
     Args:
-        builders: Of components; those of dltrain are left out.
+        builders: Builders of components; those of dltrain are ignored.
         plugins: Plug-in files, loaded or not.
 
     Returns:
-        By absolute path, or by `package NAME`.
+        SHA-256 by absolute path, and versions by `package NAME`.
     """
     found: dict[str, str] = {}
     for plugin in plugins:
@@ -65,55 +65,56 @@ def code_of(builders: Iterable[Callable[..., Any]], plugins: Iterable[Path]) -> 
 
 
 def is_loaded(plugin: Path) -> bool:
-    """Whether this process has loaded a plug-in file."""
+    """Return whether this process has loaded a plug-in file."""
     return str(plugin.resolve()) in _LOADED
 
 
 def loaded_plugins() -> list[Path]:
-    """The plug-in files that this process has loaded."""
+    """Return the plug-in files that this process has loaded."""
     return [Path(plugin) for plugin in _LOADED]
 
 
 def code_changes(before: Sequence[Mapping[str, str]], now: Mapping[str, str]) -> list[str]:
-    """How the user's code differs from what a run was trained with, a line each.
+    """Describe how the user's code differs from that of a run, one line per change.
 
-    Nothing is opened but what this process has imported: a record may name any file.
+    Only files that this process has imported are opened, since a record may name any file.
 
     Args:
-        before: What `code_of` gave when the training was started, or resumed with other code.
-        now: What it gives now.
+        before: Results of `code_of` when the run was started, and when it was resumed with
+            different code.
+        now: Current result of `code_of`.
     """
-    every = {**{path: sha for files in _LOADED.values() for path, sha in files.items()}, **now}
-    missing = {path for code in before for path in code} - every.keys()
-    for module in list(sys.modules.values()) if missing else ():  # there are some thousand
+    known = {**{path: sha for files in _LOADED.values() for path, sha in files.items()}, **now}
+    missing = {path for code in before for path in code} - known.keys()
+    for module in list(sys.modules.values()) if missing else ():  # there can be thousands
         file = _file_of(module)
         if file is not None and str(file) in missing:
-            every |= _hashed(file)
+            known |= _hashed(file)
     lines = []
     for name, recorded in dict.fromkeys(pair for code in before for pair in code.items()):
         if name.startswith("package "):
-            if (version := every.get(name)) != recorded:
+            if (version := known.get(name)) != recorded:
                 lines.append(
                     f"{shorten(name)} was {shorten(recorded)} and is {version or 'not used'}"
                 )
             continue
-        moved = [path for path in every if every[path] == recorded]
-        alike = [path for path in every if Path(path).name == Path(name).name]
-        place = name if name in every else next(iter([*moved, *alike]), None)
-        if place is None:
-            lines.append(f"{relative_name(name)} was loaded in training, and is not now (--plugin)")
-        elif every[place] != recorded:
+        moved = [path for path in known if known[path] == recorded]
+        namesakes = [path for path in known if Path(path).name == Path(name).name]
+        path = name if name in known else next(iter([*moved, *namesakes]), None)
+        if path is None:
+            lines.append(f"{relative_name(name)} was loaded in training but not now (see --plugin)")
+        elif known[path] != recorded:
             lines.append(
-                f"{relative_name(place)} is not the code of the training: its SHA-256 is "
-                f"{every[place][:12]}... and was {shorten(recorded[:12])}..."
+                f"{relative_name(path)} is not the code of the training: its SHA-256 is "
+                f"{known[path][:12]}... and was {shorten(recorded[:12])}..."
             )
-        elif _hashed(Path(place)).get(place, recorded) != recorded:
-            lines.append(f"{relative_name(place)} was changed after this process had loaded it")
+        elif _hashed(Path(path)).get(path, recorded) != recorded:
+            lines.append(f"{relative_name(path)} has changed since this process loaded it")
     return lines
 
 
 def _file_of(module: ModuleType) -> Path | None:
-    """Its source; None where it has none, as a notebook's cells."""
+    """Return the source file of a module; None for one without, such as a notebook's cells."""
     file = getattr(module, "__file__", None)
     return Path(file).resolve() if file and str(file).endswith(".py") else None
 
@@ -123,7 +124,7 @@ def _is_installed(file: Path) -> bool:
 
 
 def _hashed(file: Path) -> dict[str, str]:
-    """By its path; empty where it can't be read."""
+    """Return the SHA-256 of a file by its path; empty if the file can't be read."""
     try:
         with open_named(file) as opened:
             return {str(file): hashlib.file_digest(opened, "sha256").hexdigest()}

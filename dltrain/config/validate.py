@@ -1,4 +1,4 @@
-"""Nodes against registries and option types; every mistake becomes a `Problem`."""
+"""Validate nodes against registries and option types; each error becomes a `Problem`."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from typing import Any
 from pydantic import ValidationError
 
 from dltrain.config.options import TypedOption, typed_options
-from dltrain.config.problems import Position, Problem, did_you_mean, shortened, suggestions
+from dltrain.config.problems import Position, Problem, did_you_mean, suggestions, truncate
 from dltrain.config.schema_text import Path, allows_text, describe, schema_at, words_allowed
 from dltrain.config.tree import List, Mapping, Node, Scalar, plain
 from dltrain.core.registry import Choice, Registry
 
 
 class Validator:
-    """Checks the parts of one config; what can't be used becomes None, and a problem."""
+    """Validates the parts of one config. An invalid part becomes None and adds a problem."""
 
     def __init__(self, problems: list[Problem]) -> None:
-        """Args: problems: where problems are added."""
+        """Args: problems: list to which problems are added."""
         self.problems = problems
 
     def add(self, path: str, message: str, position: Position) -> None:
-        """Adds a problem."""
+        """Add a problem."""
         self.problems.append(Problem(path, message, position))
 
     def choice(self, node: Node, registry: Registry, path: str) -> Choice | None:
-        """A component: its bare name, or a mapping of `name` and options."""
+        """Read a component: its name, or a mapping of `name` and options."""
         if isinstance(node, Mapping):
             entries, name_path = node, f"{path}.name"
         else:
@@ -49,7 +49,7 @@ class Validator:
         return Choice(component, self.values(entries, options, path, name.position))
 
     def settings(self, node: Node, settings: Callable[..., Any], path: str, at: Position) -> Any:
-        """An instance of a settings dataclass; `at` is where its key stands."""
+        """Read an instance of a settings dataclass; `at` is the position of its key."""
         if not isinstance(node, Mapping):
             self.add(path, f"expected a mapping, got {shown(node)}", node.position)
             return None
@@ -62,7 +62,7 @@ class Validator:
     def values(
         self, node: Mapping, options: dict[str, TypedOption], path: str, at: Position
     ) -> dict[str, Any]:
-        """The value of every option; `at` is where to complain of one that is missing."""
+        """Read the value of every option; `at` is the position for errors about missing ones."""
         values = {}
         meant = {near for key in node.values.keys() - options for near in suggestions(key, options)}
         for name, option in options.items():
@@ -71,12 +71,12 @@ class Validator:
                 values[name] = self.value(node.values[name], option, inner, node.keys[name])
             elif not option.option.required:
                 values[name] = option.option.default
-            elif name not in meant:  # a misspelt key is one mistake, not two
+            elif name not in meant:  # a misspelt key is reported once
                 self.add(f"{path}.{name}", f"missing; expected {describe(option.schema)}", at)
         return values
 
     def value(self, node: Node, option: TypedOption, path: str, at: Position) -> Any:
-        """The value of an option; `at` is where its key stands."""
+        """Read the value of an option; `at` is the position of its key."""
         if option.settings is not None:
             absent = option.nullable and isinstance(node, Scalar) and node.value is None
             return None if absent else self.settings(node, option.settings, path, at)
@@ -89,7 +89,7 @@ class Validator:
     def wrong_value(
         self, node: Node, part: Path, option: TypedOption, path: str, message: str | None
     ) -> None:
-        """Says what is wrong with a part of the value, or what its type accepts instead."""
+        """Add a problem for a part of a value, with the message or with what its type accepts."""
         for step in part:
             node = _child(node, step)
         if message is not None:
@@ -100,14 +100,14 @@ class Validator:
         if isinstance(node, Scalar):
             hint = did_you_mean(node.text, words_allowed(schema))
             if not isinstance(node.value, str | None) and allows_text(schema):
-                hint = hint or "; text that looks like something else needs quotes"
+                hint = hint or "; put it in quotes to make it text"
         message = f"expected {describe(schema)}, got {shown(node)}{hint}"
         self.add(".".join([path, *map(str, part)]), message, node.position)
 
     def unknown_keys(
         self, node: Mapping, known: Collection[str], path: str, what: str, only_close: bool = False
     ) -> bool:
-        """Adds a problem for each key that is not known; whether there was any."""
+        """Add a problem for each unknown key; return whether there was any."""
         found = False
         for key in node.values:
             if key in known:
@@ -129,13 +129,13 @@ def _child(node: Node, step: str | int) -> Node:
 
 
 def one_of(names: Iterable[str]) -> str:
-    """The names that are accepted, in words."""
+    """Describe the accepted names."""
     return f"one of {', '.join(names)}"
 
 
 def shown(node: Node) -> str:
-    """A value as an error message shows it."""
+    """Format a value for an error message."""
     if not isinstance(node, Scalar) or isinstance(node.value, str):
-        return shortened(repr(plain(node)), 40)
+        return truncate(repr(plain(node)), 40)
     finite = not isinstance(node.value, float) or math.isfinite(node.value)
-    return (shortened(node.text, 40) or "nothing") + ("" if finite else ", which is not finite")
+    return (truncate(node.text, 40) or "nothing") + ("" if finite else ", which is not finite")

@@ -1,4 +1,4 @@
-"""What a file says of itself: enough to use it without dltrain."""
+"""Describe an exported file in its metadata, so that it can be used without dltrain."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from dltrain.core.data_spec import DataSpec, ImageInputs, TableInputs, TextInput
 from dltrain.data.tokenization import WORD
 from dltrain.exporting.interface import Interface
 
-MOST_NAMES = 20
-"""That are listed in a text; a file's own description has all of them."""
+MAX_NAMES = 20
+"""Maximum number of names in a text; the file's metadata has all of them."""
 
 
 def description(interface: Interface, spec: DataSpec, trained: dict[str, Any]) -> dict[str, Any]:
-    """As JSON holds it.
+    """Return the description of an exported file, JSON-compatible.
 
     Args:
-        interface: Inputs and outputs.
-        spec: Of the data.
-        trained: What else to say: the run, the model's options.
+        interface: Interface with the inputs and outputs.
+        spec: Spec of the data.
+        trained: Further entries: the run, the model's options.
     """
     about: dict[str, Any] = {"dltrain": __version__, **trained}
     about |= {"inputs": asdict(interface.inputs), "outputs": asdict(interface.outputs)}
@@ -48,7 +48,7 @@ def description(interface: Interface, spec: DataSpec, trained: dict[str, Any]) -
     return about
 
 
-def listed(names: Sequence[object]) -> str:
-    """Names in a line of text: the first ones, and how many more there are."""
-    shown = ", ".join(str(name).replace("\n", "\\n") for name in names[:MOST_NAMES])
-    return shown if len(names) <= MOST_NAMES else f"{shown} and {len(names) - MOST_NAMES} more"
+def join_names(names: Sequence[object]) -> str:
+    """Join at most `MAX_NAMES` names, followed by the number of further ones."""
+    joined = ", ".join(str(name).replace("\n", "\\n") for name in names[:MAX_NAMES])
+    return joined if len(names) <= MAX_NAMES else f"{joined} and {len(names) - MAX_NAMES} more"

@@ -1,4 +1,4 @@
-"""The files: how each is made of a model, and how it is run again, from its bytes alone."""
+"""Write a model in each file format, and run it from the bytes of the file."""
 
 from __future__ import annotations
 
@@ -22,23 +22,26 @@ from dltrain.exporting.module_replacement import replace_modules
 from dltrain.exporting.quantization import Int8Linear, OnnxInt8Linear
 
 Format = Literal["onnx", "pt2", "safetensors"]
-Use = Callable[[Tensor], Tensor]
-"""Raw inputs to predictions, by a file."""
+RunFile = Callable[[Tensor], Tensor]
+"""Function that maps raw inputs to the predictions of a file."""
 
 KEY = "dltrain"
-"""Under which a file holds its description, as JSON."""
+"""Metadata key of a file's description, JSON."""
 
 
 def to_pt2(interface: Interface, example: Tensor, about: Mapping[str, Any]) -> bytes:
-    """A file of `torch.export.save`.
+    """Export a model with `torch.export.save`.
 
     Args:
-        interface: The model, in evaluation mode.
+        interface: Model in evaluation mode.
         example: Raw inputs of several samples.
-        about: The description.
+        about: Description of the file.
+
+    Returns:
+        The content of the file.
 
     Raises:
-        RunError: PyTorch can't write down what the model does.
+        RunError: PyTorch can't export the model.
     """
     with replaced_lstms(interface.model, LoopedLstm):
         program = _program(interface, example)
@@ -47,30 +50,30 @@ def to_pt2(interface: Interface, example: Tensor, about: Mapping[str, Any]) -> b
     return buffer.getvalue()
 
 
-def run_pt2(content: bytes) -> Use:
-    """See `Use`."""
+def run_pt2(content: bytes) -> RunFile:
+    """Return a function that runs a file of `to_pt2`."""
     with warnings.catch_warnings():
-        # Torch 2.9 reads the weights from bytes, and never writes to them.
+        # torch 2.9 reads the weights from immutable bytes, and never writes to them.
         warnings.filterwarnings("ignore", "The given buffer is not writable", UserWarning)
         return torch.export.load(io.BytesIO(content)).module()
 
 
 def to_onnx(interface: Interface, example: Tensor, about: Mapping[str, Any]) -> bytes:
-    """A file in ONNX's format; see `to_pt2`.
+    """Export a model as ONNX; see `to_pt2`.
 
     Raises:
-        RunError: PyTorch can't write down what the model does, or ONNX has no word for it.
-        UsageError: The libraries are not installed.
+        RunError: PyTorch can't export the model, or ONNX lacks an operator.
+        UsageError: A library is not installed.
     """
     require_onnx()
-    in_eight = {
+    int8_layers = {
         name: OnnxInt8Linear(layer)
         for name, layer in interface.model.named_modules()
         if isinstance(layer, Int8Linear)
     }
-    with replaced_lstms(interface.model, OnnxLstm), replace_modules(interface.model, in_eight):
+    with replaced_lstms(interface.model, OnnxLstm), replace_modules(interface.model, int8_layers):
         program = _program(interface, example)
-    with _told("ONNX can't hold this model"):
+    with _errors_as("ONNX can't represent this model"):
         exported = torch.onnx.export(
             program,
             input_names=[interface.inputs.name],
@@ -84,26 +87,26 @@ def to_onnx(interface: Interface, example: Tensor, about: Mapping[str, Any]) -> 
     return proto.SerializeToString()
 
 
-def run_onnx(content: bytes) -> Use:
-    """See `Use`."""
+def run_onnx(content: bytes) -> RunFile:
+    """Return a function that runs a file of `to_onnx` in onnxruntime on the CPU."""
     import onnxruntime
 
     onnxruntime.disable_telemetry_events()
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # errors; it warns of what it makes simpler itself
-    with _told("onnxruntime can't read what was exported"):
+    options.log_severity_level = 3  # errors only; it warns of its own simplifications
+    with _errors_as("onnxruntime can't read the exported file"):
         session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    (given,) = session.get_inputs()
+    (port,) = session.get_inputs()
 
     def run(raw: Tensor) -> Tensor:
-        (outputs,) = session.run(None, {given.name: raw.numpy()})
+        (outputs,) = session.run(None, {port.name: raw.numpy()})
         return torch.from_numpy(outputs)
 
     return run
 
 
 def require_onnx() -> None:
-    """UsageError where a library that ONNX files need is missing."""
+    """Raise a UsageError if a library for ONNX files is not installed."""
     try:
         import onnx  # noqa: F401
         import onnxruntime
@@ -117,35 +120,35 @@ def require_onnx() -> None:
 
 
 def to_safetensors(model: nn.Module, about: Mapping[str, Any]) -> bytes:
-    """A model's weights by name, with the description as metadata."""
+    """Write a model's weights by name, with the description as metadata."""
     tensors = dict(to_saveable(model.state_dict()))
     return safetensors.torch.save(tensors, metadata={KEY: json.dumps(about)})
 
 
 def read_safetensors(content: bytes) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Weights and description, of a file of `to_safetensors`."""
+    """Read weights and description from a file of `to_safetensors`."""
     length = int.from_bytes(content[:8], "little")
     header = json.loads(content[8 : 8 + length])
     return safetensors.torch.load(content), json.loads(header["__metadata__"][KEY])
 
 
 def _program(interface: Interface, example: Tensor) -> torch.export.ExportedProgram:
-    """What the model does, for batches of any size and texts of any length."""
+    """Trace a model for batches of any size and texts of any length."""
     sizes = {
         number: torch.export.Dim(size, max=interface.inputs.longest if number else None)
         for number, size in enumerate(interface.inputs.shape)
         if isinstance(size, str)
     }
-    # What the exporter writes to standard error where it fails, the exception says too.
+    # On failure, the exporter writes to standard error what the exception says too.
     log = logging.getLogger("torch.fx.experimental.symbolic_shapes")
     fast_attention, quiet = torch.backends.mha.get_fastpath_enabled(), log.disabled
-    torch.backends.mha.set_fastpath_enabled(False)  # of one operator that ONNX lacks
+    torch.backends.mha.set_fastpath_enabled(False)  # uses an operator that ONNX lacks
     log.disabled = True
     try:
         with (
             torch.no_grad(),
             redirect_stderr(io.StringIO()),
-            _told("PyTorch can't export this model"),
+            _errors_as("PyTorch can't export this model"),
         ):
             return torch.export.export(interface, (example,), dynamic_shapes=(sizes,))
     finally:
@@ -154,10 +157,10 @@ def _program(interface: Interface, example: Tensor) -> torch.export.ExportedProg
 
 
 @contextmanager
-def _told(what: str) -> Iterator[None]:
-    """Whatever an exporter raises, as an error of the run with its first line."""
+def _errors_as(message: str) -> Iterator[None]:
+    """Convert any exception to a RunError with a message and the exception's first line."""
     try:
         yield
-    except Exception as error:  # exporters raise of all kinds, for what a model may do
+    except Exception as error:  # exporters may raise any exception
         first = describe_error(error).strip().partition("\n")[0]
-        raise RunError(f"{what}: {first}") from error
+        raise RunError(f"{message}: {first}") from error

@@ -1,4 +1,4 @@
-"""What goes into an exported file and what comes out of it."""
+"""The inputs and outputs of an exported file."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from dltrain.tasks.gan import Gan
 from dltrain.tasks.language_model import LanguageModel
 
 Predict = Callable[[Tensor], Tensor]
-"""A model's inputs to what is wanted of it."""
+"""Function from a model's inputs to predictions."""
 
 
 class Interface(nn.Module):
-    """Raw inputs to predictions: what a file holds.
+    """The module in an exported file, from raw inputs to predictions.
 
     Args:
-        model: What has the weights that `predict` uses; the task's, not a copy.
-        preparation: Raw inputs to the model's.
-        predict: The model's inputs to predictions.
-        outputs: What comes out.
+        model: Model whose weights `predict` uses; the task's model, not a copy.
+        preparation: Preprocessing from raw inputs to the model's inputs.
+        predict: Function from the model's inputs to predictions.
+        outputs: Description of the predictions.
     """
 
     def __init__(
@@ -40,45 +40,44 @@ class Interface(nn.Module):
 
     @property
     def inputs(self) -> Port:
-        """What goes in."""
+        """Return the description of the raw inputs."""
         return self.preparation.port
 
     def forward(self, raw: Tensor) -> Tensor:
-        """Raw inputs to predictions."""
+        """Return the predictions for raw inputs."""
         return self.predict(self.preparation(raw))
 
 
 def interface_of(task: Task, spec: DataSpec, dtype: torch.dtype) -> Interface:
-    """How to use a task's model from outside.
+    """Return the interface of a task's model.
 
     Args:
-        task: With trained weights, on the CPU.
-        spec: Of the data.
-        dtype: Of the model's inputs, where they are floats.
+        task: Task with trained weights on the CPU.
+        spec: Spec of the data.
+        dtype: Dtype of floating-point inputs of the model.
 
     Raises:
-        UsageError: The task's model has no forward pass that a file could hold.
+        UsageError: The task's model has no single forward pass.
     """
     if isinstance(task, Gan):
-        predict, made = _samples(task.generator, spec, "pictures", "made")
-        return Interface(task.generator, Noise(task.latent, dtype), predict, made)
+        predict, outputs = _samples(task.generator, spec, "pictures", "generated samples")
+        return Interface(task.generator, Noise(task.latent, dtype), predict, outputs)
     if isinstance(task, Autoencoder):
-        predict, outputs = _samples(task.model, spec, "reconstruction", "through the code")
+        predict, outputs = _samples(task.model, spec, "reconstruction", "reconstructed inputs")
     elif isinstance(task, LanguageModel):
         shape = ("batch", "tokens", task.loss_function.num_outputs)
-        predict, outputs = task.model, _floats("logits", shape, "of the token after each")
+        predict, outputs = task.model, _floats("logits", shape, "logits of the next token")
     elif not task.implements(Task.predict):
         raise UsageError(
             f"a model of task {type(task).__name__} can't be exported: it has no single forward "
             "pass from inputs to predictions"
         )
     elif spec.class_names:
-        meaning = "of each class, in the order of class_names"
-        predict = task.predict
+        predict, meaning = task.predict, "probability of each class, by index in class_names"
         outputs = _floats("probabilities", ("batch", spec.num_classes), meaning)
     else:
-        predict = task.predict
-        outputs = _floats("values", ("batch", spec.num_outputs), "in the target's own unit")
+        predict, meaning = task.predict, "predictions in the unit of the target"
+        outputs = _floats("values", ("batch", spec.num_outputs), meaning)
     preparation = preparation_of(spec, task.model, dtype)
     return Interface(task.model, preparation, predict, outputs)
 
@@ -88,10 +87,10 @@ def _floats(name: str, shape: tuple[int | str, ...], meaning: str) -> Port:
 
 
 def _samples(network: nn.Module, spec: DataSpec, name: str, meaning: str) -> tuple[Predict, Port]:
-    """Pictures are given in pixels; rows as the model sees them."""
+    """Return a network that outputs images as pixels, or table rows as normalized features."""
     shape = ("batch", *spec.input_shape)
     if not isinstance(spec.inputs, ImageInputs):
-        return network, _floats(name, shape, f"{meaning}; standardised and one-hot")
+        return network, _floats(name, shape, f"{meaning}; standardized and one-hot")
     images, low, high = spec.inputs, spec.inputs.low, spec.inputs.high
     centre, scale = (torch.tensor(v)[:, None, None] for v in (images.centre, images.scale))
 

@@ -1,4 +1,4 @@
-"""Other layers in the place of a model's, for a while."""
+"""Temporarily replace modules of a model."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import nn
 
 @contextmanager
 def replace_modules(model: nn.Module, layers: Mapping[str, nn.Module]) -> Iterator[None]:
-    """Puts layers in the place of those of the same names inside a model."""
+    """Replace the submodules of these names inside this context."""
     originals = {name: model.get_submodule(name) for name in layers}
     try:
         for name, layer in layers.items():

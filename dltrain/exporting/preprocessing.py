@@ -1,4 +1,4 @@
-"""Raw inputs, as the data's files hold them, to the inputs of a model; and back."""
+"""Convert raw inputs, as in the data's files, to the inputs of a model, and back."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ class Port:
     """An input or output of an exported file.
 
     Attributes:
-        name: What the file calls it.
-        dtype: As numpy spells it.
-        shape: A word where the size is free, such as `batch`.
-        meaning: In a few words.
-        longest: The most tokens; None where there is no limit.
+        name: Name of the input or output in the file.
+        dtype: Name of the numpy dtype.
+        shape: Sizes; a word such as `batch` for a variable size.
+        meaning: Short description.
+        longest: Maximum number of tokens; None for no limit.
     """
 
     name: str
@@ -36,30 +36,30 @@ class Port:
 
 
 class Preparation(Protocol):
-    """Makes raw inputs into a model's.
+    """Converts raw inputs to a model's inputs.
 
     Attributes:
-        port: What is raw about them.
+        port: Description of the raw inputs.
     """
 
     port: Port
 
     def __call__(self, raw: Tensor) -> Tensor:
-        """Raw inputs to the model's, (batch, *input_shape)."""
+        """Convert raw inputs to the model's inputs, (batch, *input_shape)."""
         ...
 
     def raw(self, inputs: Tensor) -> Tensor:
-        """The model's inputs to the raw ones that they were made from."""
+        """Convert the model's inputs back to raw inputs."""
         ...
 
 
 def preparation_of(spec: DataSpec, model: nn.Module, dtype: torch.dtype) -> Preparation:
-    """For a model of this data.
+    """Return the preparation for a model and its data.
 
     Args:
-        spec: Of the data.
-        model: Whose text inputs may have a least or a greatest length.
-        dtype: Of the model's inputs, where they are floats.
+        spec: Spec of the data.
+        model: Model, which may limit the length of text inputs.
+        dtype: Dtype of floating-point inputs of the model.
     """
     if isinstance(spec.inputs, ImageInputs):
         return Pixels(spec.inputs, spec.input_shape, dtype)
@@ -71,7 +71,7 @@ def preparation_of(spec: DataSpec, model: nn.Module, dtype: torch.dtype) -> Prep
 
 
 class Pixels:
-    """Pixels (batch, channels, height, width), uint8 or int32, to normalised floats."""
+    """Converts pixels (batch, channels, height, width), uint8 or int32, to normalized floats."""
 
     def __init__(self, inputs: ImageInputs, shape: tuple[int, ...], dtype: torch.dtype) -> None:
         colours = "grey" if shape[0] == 1 else "red, green, blue"
@@ -79,48 +79,48 @@ class Pixels:
         self.dtype: torch.dtype = inputs.dtype
         name = str(inputs.dtype).removeprefix("torch.")
         self.port: Port = Port("pixels", name, ("batch", *shape), meaning)
-        self._normalise = ImageTransform(inputs, dtype=dtype, device=torch.device("cpu"))
+        self._normalize = ImageTransform(inputs, dtype=dtype, device=torch.device("cpu"))
 
     def __call__(self, raw: Tensor) -> Tensor:
         """See `Preparation`."""
-        return self._normalise(raw, raw, None)  # without an epoch the index does not matter
+        return self._normalize(raw, raw, None)  # the index is used for augmentation only
 
     def raw(self, inputs: Tensor) -> Tensor:
         """See `Preparation`."""
-        pixels = inputs / self._normalise.scale + self._normalise.centre
-        return pixels.round().to(self.dtype) + self._normalise.low
+        pixels = inputs / self._normalize.scale + self._normalize.centre
+        return pixels.round().to(self.dtype) + self._normalize.low
 
 
 class Rows:
-    """Raw numbers (batch, columns) float64 to standardised and one-hot features."""
+    """Converts raw numbers (batch, columns), float64, to standardized and one-hot features."""
 
     def __init__(self, inputs: TableInputs, dtype: torch.dtype) -> None:
         self.columns: tuple[Column, ...] = inputs.columns
         self.dtype = dtype
-        meaning = "a row's numbers, unscaled; of a category its place among its column's, or -1"
+        meaning = "unscaled numbers of a row; for a category its index in the column, or -1"
         self.port: Port = Port("rows", "float64", ("batch", len(self.columns)), meaning)
-        wide = [(n, c) for n, column in enumerate(self.columns) for c in range(column.width)]
-        of_features = [self.columns[number] for number, _ in wide]
-        self._source = torch.tensor([number for number, _ in wide])
-        self._code = torch.tensor([code for _, code in wide], dtype=torch.float64)
-        self._mean = torch.tensor([c.mean for c in of_features], dtype=torch.float64)
-        self._std = torch.tensor([c.std for c in of_features], dtype=torch.float64)
-        self._is_category = torch.tensor([bool(c.categories) for c in of_features])
+        features = [(n, c) for n, column in enumerate(self.columns) for c in range(column.width)]
+        sources = [self.columns[number] for number, _ in features]
+        self._source = torch.tensor([number for number, _ in features])
+        self._code = torch.tensor([code for _, code in features], dtype=torch.float64)
+        self._mean = torch.tensor([column.mean for column in sources], dtype=torch.float64)
+        self._std = torch.tensor([column.std for column in sources], dtype=torch.float64)
+        self._is_category = torch.tensor([bool(column.categories) for column in sources])
 
     def __call__(self, raw: Tensor) -> Tensor:
         """See `Preparation`."""
         values = raw.index_select(1, self._source)
-        standardised = (values - self._mean) / self._std
+        standardized = (values - self._mean) / self._std
         one_hot = (values == self._code).to(values.dtype)
-        return torch.where(self._is_category, one_hot, standardised).to(self.dtype)
+        return torch.where(self._is_category, one_hot, standardized).to(self.dtype)
 
     def raw(self, inputs: Tensor) -> Tensor:
         """See `Preparation`."""
         parts = inputs.double().split([column.width for column in self.columns], dim=1)
         raw = []
         for column, part in zip(self.columns, parts, strict=True):
-            places = torch.arange(1, column.width + 1, dtype=torch.float64)
-            category = part @ places[:, None] - 1  # -1 where there is none
+            indices = torch.arange(1, column.width + 1, dtype=torch.float64)
+            category = part @ indices[:, None] - 1  # -1 for no category
             raw.append(category if column.categories else part * column.std + column.mean)
         return torch.cat(raw, dim=1)
 
@@ -130,28 +130,28 @@ NO_TOKEN = 2**31 - 1
 
 
 class Tokens:
-    """Numbers of tokens (batch, tokens) int64, with padding added.
+    """Pads token ids (batch, tokens), int64, to a model's minimum length.
 
     Args:
-        width: The tokens that a model sees at once: no text is shorter after this.
-        longest: See `Port`.
-        size: Of the vocabulary.
-        padding: Id of the token that pads a text.
+        width: Minimum number of tokens that the model accepts.
+        longest: Maximum number of tokens; None for no limit.
+        size: Size of the vocabulary.
+        padding: Id of the padding token.
     """
 
     def __init__(self, width: int, longest: int | None, size: int, padding: int) -> None:
         self._added, self._size, self._padding = width - 1, size, padding
-        ids = f"token ids from 0 to {size - 1}, each token's place in the vocabulary"
-        meaning = f"{ids}; {padding} pads at the end"
+        ids = f"token ids from 0 to {size - 1}, indices in the vocabulary"
+        meaning = f"{ids}; {padding} is padding, at the end"
         self.port: Port = Port("tokens", "int64", ("batch", "tokens"), meaning, longest)
 
     def __call__(self, raw: Tensor) -> Tensor:
         """See `Preparation`.
 
         Raises:
-            DataError: There are more tokens than the model can take, or one is not in the
-                vocabulary. An exported file fails at such a token, too: ONNX would count a negative
-                one from the end of the vocabulary, so both become one that is not in it.
+            DataError: There are too many tokens, or a token is not in the vocabulary. An exported
+                file fails for such a token too: ONNX would count a negative id from the end of the
+                vocabulary, so that ids out of range are replaced by `NO_TOKEN`.
         """
         if torch.compiler.is_exporting():
             raw = torch.where(raw < 0, NO_TOKEN, raw)
@@ -165,10 +165,10 @@ class Tokens:
     def _check(self, raw: Tensor) -> None:
         longest = self.port.longest
         if longest is not None and raw.shape[1] > longest:
-            raise DataError(f"{raw.shape[1]} tokens; the context of the model has {longest}")
+            raise DataError(f"expected at most {longest} tokens, got {raw.shape[1]}")
         wrong = raw[(raw < 0) | (raw >= self._size)]
         if len(wrong):
-            raise DataError(f"token id {wrong[0].item()}; expected 0 to {self._size - 1}")
+            raise DataError(f"expected token ids from 0 to {self._size - 1}, got {wrong[0].item()}")
 
     def raw(self, inputs: Tensor) -> Tensor:
         """See `Preparation`."""
@@ -176,10 +176,10 @@ class Tokens:
 
 
 class Noise:
-    """What a generator starts from, (batch, latent)."""
+    """The noise inputs of a generator, (batch, latent)."""
 
     def __init__(self, latent: int, dtype: torch.dtype) -> None:
-        meaning = "drawn from a normal distribution of mean 0 and deviation 1"
+        meaning = "standard normal noise"
         self.dtype = dtype
         name = str(dtype).removeprefix("torch.")
         self.port: Port = Port("noise", name, ("batch", latent), meaning)

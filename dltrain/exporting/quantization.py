@@ -1,8 +1,8 @@
-"""Linear layers with weights in eight bits: made by torchao, and used without it.
+"""Linear layers with 8-bit weights, quantized by torchao and used without it.
 
-Each row of a weight, (outputs, inputs), becomes whole numbers from -128 to 127 and one scale. What
-goes through the layers stays in float32: eight bits there would want a product of integers that
-ONNX's exporter lacks, and that gives other results on CPUs which saturate.
+Each row of a weight, (outputs, inputs), becomes integers from -128 to 127 and one scale.
+Activations stay in float32: 8-bit activations would need an integer matrix product, which the ONNX
+exporter lacks and which gives different results on CPUs with saturating arithmetic.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dltrain.core.errors import UsageError
-from dltrain.exporting.description import listed
+from dltrain.exporting.description import join_names
 
 Method = Literal["int8"]
 
@@ -28,18 +28,18 @@ QUIET = {
     "torch.utils._pytree": "<enum 'KernelPreference'> is an Enum subclass",
     "torchao": "Skipping import of cpp extensions",
 }
-"""Loggers, and how what they say of each import of torchao begins; nothing here depends on it."""
+"""Loggers, and the beginning of their irrelevant messages on each import of torchao."""
 
 
 @dataclass(frozen=True)
 class Quantized:
-    """What of a model is kept in eight bits.
+    """The layers of a model with 8-bit weights.
 
     Attributes:
-        method: How.
-        layers: Names and kinds of the layers whose weights are; their biases are in float.
-        float_layers: Those of the others that have weights.
-        share: Of all weights.
+        method: Method of quantization.
+        layers: Types by name of the layers with 8-bit weights; their biases are in float.
+        float_layers: Types by name of the other layers with weights.
+        share: Fraction of all weights.
     """
 
     method: Method
@@ -47,25 +47,27 @@ class Quantized:
     float_layers: dict[str, str]
     share: float
 
-    def told(self) -> str:
-        """In a line."""
+    def describe(self) -> str:
+        """Describe the layers in one line."""
         total = len(self.layers) + len(self.float_layers)
         text = (
             f"{len(self.layers)} of {total} layers with weights, {self.share:.1%} of the weights: "
-            f"{_names(self.layers)}"
+            f"{_format_layers(self.layers)}"
         )
-        return text + (f"; in float: {_names(self.float_layers)}" if self.float_layers else "")
+        return text + (
+            f"; in float: {_format_layers(self.float_layers)}" if self.float_layers else ""
+        )
 
 
-def _names(layers: dict[str, str]) -> str:
-    return listed([f"{name} ({kind})" for name, kind in layers.items()])
+def _format_layers(layers: dict[str, str]) -> str:
+    return join_names([f"{name} ({kind})" for name, kind in layers.items()])
 
 
 class Int8Linear(nn.Module):
-    """A linear layer that keeps its weight in eight bits.
+    """A linear layer with an 8-bit weight.
 
     Args:
-        layer: What it stands for; the weight is zero until one is loaded.
+        layer: Layer to replace; the weight is zero until it is loaded.
     """
 
     weight_int8: Tensor
@@ -80,18 +82,18 @@ class Int8Linear(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """In float, (outputs, inputs)."""
+        """Return the weight in float, (outputs, inputs)."""
         return self.weight_int8.to(self.weight_scale.dtype) * self.weight_scale
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """(..., inputs) to (..., outputs)."""
+        """Map (..., inputs) to (..., outputs)."""
         return F.linear(inputs, self.weight, self.bias)
 
 
 class OnnxInt8Linear(Int8Linear):
-    """With ONNX's own operator, which keeps small weights in eight bits too.
+    """An `Int8Linear` with ONNX's operator, which keeps small weights in 8 bits too.
 
-    It can't be computed here.
+    PyTorch can export it but not run it.
     """
 
     def __init__(self, layer: Int8Linear) -> None:
@@ -113,14 +115,14 @@ class OnnxInt8Linear(Int8Linear):
 
 
 def require_torchao() -> None:
-    """UsageError where the library is missing, or made for another torch."""
+    """Raise a UsageError if torchao is missing or incompatible with torch."""
     try:
         with _quiet():
             import torchao.quantization  # noqa: F401
     except ImportError as error:
-        if not isinstance(error, ModuleNotFoundError):  # it is there, and finds something amiss
+        if not isinstance(error, ModuleNotFoundError):  # installed, but its import fails
             raise UsageError(
-                f"--quantize: the torchao that is installed can't work with torch "
+                f"--quantize: the installed torchao is incompatible with torch "
                 f"{torch.__version__} ({error}); torchao 0.17 works with torch 2.9 to 2.14"
             ) from error
         raise UsageError(
@@ -128,15 +130,15 @@ def require_torchao() -> None:
         ) from error
 
 
-def by_torchao(model: nn.Module) -> dict[str, nn.Linear]:
-    """A model's linear layers as torchao quantises them, copies, by name.
+def quantize_linear_layers(model: nn.Module) -> dict[str, nn.Linear]:
+    """Return copies of a model's linear layers, quantized by torchao, by name.
 
-    Only layers that are exactly `nn.Linear`, in float32: another class may do something else with
-    its weight. A weight that another layer has too stays with it in float, and so does one of a
-    single input: each output's scale would be as large.
+    Only layers of the exact class `nn.Linear` in float32 are quantized, since a subclass may use
+    its weight differently. Weights shared with another layer and weights with a single input, whose
+    scales would be as large, stay in float.
 
     Raises:
-        UsageError: There are none, or torchao is not installed.
+        UsageError: There are no such layers, or torchao is not installed.
     """
     require_torchao()
     from torchao.quantization import Int8WeightOnlyConfig, quantize_
@@ -147,47 +149,47 @@ def by_torchao(model: nn.Module) -> dict[str, nn.Linear]:
     found = {
         name: copy.deepcopy(layer)
         for name, layer in model.named_modules()
-        if name and type(layer) is nn.Linear  # without a name it is the model itself
+        if name and type(layer) is nn.Linear  # the model itself has no name
         if layer.in_features > 1 and layer.weight.dtype == torch.float32
         if owners[id(layer.weight)] == 1
     }
     if not found:
         raise UsageError(
-            "nothing of this model can be quantised: int8 is for nn.Linear layers in float32 with "
-            "a weight of their own, and it has none; leave out --quantize"
+            "the model has no layer that can be quantized: expected nn.Linear layers in float32 "
+            "whose weights are not shared; omit --quantize"
         )
     for layer in found.values():
-        # The other settings are of a compiler that is not used here, and change it for good.
+        # The inductor config is unused here, and setting it would affect the whole process.
         quantize_(layer, Int8WeightOnlyConfig(version=2, set_inductor_config=False))
     return found
 
 
-def int8_layers(quantized: dict[str, nn.Linear]) -> dict[str, nn.Module]:
-    """The layers of `by_torchao` in a form that any file holds."""
-    made: dict[str, nn.Module] = {}
+def to_int8_layers(quantized: dict[str, nn.Linear]) -> dict[str, nn.Module]:
+    """Convert the layers of `quantize_linear_layers` to `Int8Linear`."""
+    layers: dict[str, nn.Module] = {}
     for name, layer in quantized.items():
-        made[name] = form = Int8Linear(layer)
+        layers[name] = converted = Int8Linear(layer)
         weight: Any = layer.weight
-        form.weight_int8.copy_(weight.qdata)
-        form.weight_scale.copy_(weight.scale.reshape(-1, 1))
-    return made
+        converted.weight_int8.copy_(weight.qdata)
+        converted.weight_scale.copy_(weight.scale.reshape(-1, 1))
+    return layers
 
 
-def described(model: nn.Module, quantized: Iterable[str]) -> Quantized:
-    """What of a model is in eight bits where the layers of these names are."""
+def describe_quantization(model: nn.Module, quantized: Iterable[str]) -> Quantized:
+    """Describe a model whose layers of these names are quantized."""
     kinds = {
         name: type(layer).__name__
         for name, layer in model.named_modules()
         if any(True for _ in layer.parameters(recurse=False))
     }
     layers = {name: kinds.pop(name) for name in quantized}
-    in_eight = sum(_linear(model, name).weight.numel() for name in layers)
+    quantized_weights = sum(_linear(model, name).weight.numel() for name in layers)
     total = sum(weight.numel() for weight in model.parameters())
-    return Quantized("int8", layers, kinds, in_eight / total)
+    return Quantized("int8", layers, kinds, quantized_weights / total)
 
 
-def with_int8_layers(model: nn.Module, names: Iterable[str]) -> None:
-    """Makes a model of floats one that weights of `int8_layers` can be loaded into."""
+def insert_int8_layers(model: nn.Module, names: Iterable[str]) -> None:
+    """Replace linear layers by `Int8Linear`, so that quantized weights can be loaded."""
     for name in names:
         model.set_submodule(name, Int8Linear(_linear(model, name)))
 
@@ -200,14 +202,14 @@ def _linear(model: nn.Module, name: str) -> nn.Linear:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Drops what is logged of each import of torchao, and nothing else."""
+    """Suppress the messages in `QUIET`."""
     with ExitStack() as stack:
         for name, beginning in QUIET.items():
             logger = logging.getLogger(name)
 
-            def wanted(record: logging.LogRecord, beginning: str = beginning) -> bool:
+            def is_relevant(record: logging.LogRecord, beginning: str = beginning) -> bool:
                 return not record.getMessage().startswith(beginning)
 
-            logger.addFilter(wanted)
-            stack.callback(logger.removeFilter, wanted)
+            logger.addFilter(is_relevant)
+            stack.callback(logger.removeFilter, is_relevant)
         yield

@@ -1,4 +1,4 @@
-"""Whether a file gives what the model gives, on real samples."""
+"""Compare the outputs of a file with those of the model on real samples."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from dltrain.exporting.interface import Interface
 from dltrain.exporting.preprocessing import Noise
 
 BATCH_SIZE = 37
-"""Of most batches; the others are a sample alone, and the split's last ones, however many."""
+"""Size of most batches; the others are a single sample and the split's last batch."""
 
 
 @dataclass(frozen=True)
 class Reference:
-    """What the model gives for a batch.
+    """The model's predictions for a batch.
 
     Attributes:
-        raw: What goes into the file.
-        expected: The model's predictions for it, by the data's own inputs.
-        targets: (batch,) int64 classes; None where there are none.
-        has_classes: Whether the last dimension of `expected` is one of classes, or tokens.
-        repeated: Whether the samples are part of another batch, and are not to be counted again.
+        raw: Raw inputs of the file.
+        expected: Predictions of the model for the data's own inputs.
+        targets: Classes, (batch,) int64; None without classes.
+        has_classes: Whether the last dimension of `expected` is of classes or tokens.
+        repeated: Whether the samples are part of another batch, so that they count once.
     """
 
     raw: Tensor
@@ -40,17 +40,17 @@ class Reference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """How far a file is from the model that it was made of.
+    """The difference between a file and its model.
 
     Attributes:
-        samples: How many were compared; those that came in two batches count once.
-        batch_sizes: Of the batches that they came in.
-        largest_difference: Between two values, as a share of the largest value, or of 1 where all
-            are smaller.
-        same_label: Share of samples, or tokens, with the same most probable class; None without
+        samples: Number of distinct samples.
+        batch_sizes: Sizes of the batches.
+        largest_difference: Maximum absolute difference of two values, relative to the largest
+            value or to 1 if all values are smaller.
+        same_label: Fraction of samples, or tokens, with the same most probable class; None without
             classes.
-        model_accuracy: Of the model on these samples; None without classes.
-        accuracy: Of the file.
+        model_accuracy: Accuracy of the model on these samples; None without classes.
+        accuracy: Accuracy of the file; None without classes.
     """
 
     samples: int
@@ -61,29 +61,29 @@ class Comparison:
     accuracy: float | None
 
     def cost(self) -> str:
-        """What is lost against the model, in words."""
-        text = f"differs from the trained model by {self.largest_difference:.1e} at most"
+        """Describe the loss of precision in comparison with the trained model."""
+        text = f"maximum difference from the trained model {self.largest_difference:.1e}"
         if self.same_label is not None:
-            text += f"; the same class for {self.same_label:.2%}"
+            text += f"; same class for {self.same_label:.2%}"
         if self.accuracy is not None:
             text += f"; accuracy {self.accuracy:.2%}, trained model {self.model_accuracy:.2%}"
         return text
 
 
 def references(interface: Interface, split: Split, num_batches: int, seed: int) -> list[Reference]:
-    """The model's own predictions for batches of different sizes, from all over a split.
+    """Return the model's predictions for batches of different sizes, evenly spaced in a split.
 
     Args:
-        interface: The model.
-        split: The samples.
-        num_batches: Of `BATCH_SIZE`, at most; two smaller ones are added.
-        seed: Of the noise, where the model starts from noise.
+        interface: Model with its inputs and outputs.
+        split: Samples to predict.
+        num_batches: Maximum number of batches of `BATCH_SIZE`; two smaller ones are added.
+        seed: Random seed of the noise inputs of a generator.
     """
-    found = []
+    results = []
     outputs = interface.outputs.name
     with torch.inference_mode():
         for inputs, targets, repeated in _batches(interface, split, num_batches, seed):
-            found.append(
+            results.append(
                 Reference(
                     raw=interface.preparation.raw(inputs),
                     expected=interface.predict(inputs),
@@ -92,13 +92,13 @@ def references(interface: Interface, split: Split, num_batches: int, seed: int) 
                     repeated=repeated,
                 )
             )
-    return found
+    return results
 
 
 def _batches(
     interface: Interface, split: Split, num_batches: int, seed: int
 ) -> Iterator[tuple[Tensor, Tensor | None, bool]]:
-    """Inputs, targets, and whether the samples are part of another batch."""
+    """Yield inputs, targets, and whether the samples are part of another batch."""
     if isinstance(interface.preparation, Noise):
         width = interface.inputs.shape[1]
         assert isinstance(width, int)
@@ -109,10 +109,10 @@ def _batches(
         return
     available = math.ceil(len(split) / BATCH_SIZE)
     count = min(num_batches, available)
-    offsets = [place * available // count for place in range(count)]
-    for place, offset in enumerate(offsets):
+    offsets = [index * available // count for index in range(count)]
+    for index, offset in enumerate(offsets):
         batch = next(split.batches(BATCH_SIZE, offset=offset))
-        if place == 0:
+        if index == 0:
             yield batch.inputs[:1], batch.targets[:1], True
         yield batch.inputs, batch.targets, False
     last, repeated = next(split.batches(BATCH_SIZE, offset=available - 1)), available - 1 in offsets
@@ -123,52 +123,52 @@ def _batches(
     yield last.inputs, last.targets, repeated
 
 
-def compare(run: Callable[[Tensor], Tensor], found: Sequence[Reference]) -> Comparison:
-    """Runs a file on what the model has seen.
+def compare(run: Callable[[Tensor], Tensor], expected: Sequence[Reference]) -> Comparison:
+    """Compare the outputs of a file with the model's predictions.
 
     Raises:
-        RunError: It fails, or gives outputs of another shape.
+        RunError: The file fails, or its outputs have another shape.
     """
     largest, scale, same = 0.0, 1.0, []
-    right: list[Tensor] = []
-    model_right: list[Tensor] = []
-    for reference in found:
-        given = _given(run, reference)
-        difference = (given.double() - reference.expected.double()).abs().max()
+    correct: list[Tensor] = []
+    model_correct: list[Tensor] = []
+    for reference in expected:
+        outputs = _outputs(run, reference)
+        difference = (outputs.double() - reference.expected.double()).abs().max()
         largest = max(largest, math.inf if difference.isnan() else float(difference))
         scale = max(scale, float(reference.expected.abs().max()))
         if reference.repeated or not reference.has_classes:
             continue
-        labels, expected = given.argmax(dim=-1), reference.expected.argmax(dim=-1)
-        same.append((labels == expected).flatten())
+        labels, model_labels = outputs.argmax(dim=-1), reference.expected.argmax(dim=-1)
+        same.append((labels == model_labels).flatten())
         if reference.targets is not None:
-            right.append(labels == reference.targets)
-            model_right.append(expected == reference.targets)
+            correct.append(labels == reference.targets)
+            model_correct.append(model_labels == reference.targets)
     return Comparison(
-        samples=sum(len(reference.raw) for reference in found if not reference.repeated),
-        batch_sizes=sorted({len(reference.raw) for reference in found}),
+        samples=sum(len(reference.raw) for reference in expected if not reference.repeated),
+        batch_sizes=sorted({len(reference.raw) for reference in expected}),
         largest_difference=largest / scale,
-        same_label=_share(same),
-        model_accuracy=_share(model_right),
-        accuracy=_share(right),
+        same_label=_mean(same),
+        model_accuracy=_mean(model_correct),
+        accuracy=_mean(correct),
     )
 
 
-def _given(run: Callable[[Tensor], Tensor], reference: Reference) -> Tensor:
+def _outputs(run: Callable[[Tensor], Tensor], reference: Reference) -> Tensor:
     size = len(reference.raw)
     try:
         with torch.inference_mode():
-            given = run(reference.raw)
-    except Exception as error:  # runtimes raise of all kinds
-        told = str(error).strip().partition("\n")[0]
-        raise RunError(f"the exported file fails on a batch of {size}: {told}") from error
-    if given.shape != reference.expected.shape:
+            outputs = run(reference.raw)
+    except Exception as error:  # runtimes may raise any exception
+        reason = str(error).strip().partition("\n")[0]
+        raise RunError(f"the exported file fails on a batch of {size}: {reason}") from error
+    if outputs.shape != reference.expected.shape:
         raise RunError(
-            f"the exported file gives {tuple(given.shape)} for a batch of {size}, and the model "
-            f"{tuple(reference.expected.shape)}"
+            f"the exported file fails on a batch of {size}: expected outputs of shape "
+            f"{tuple(reference.expected.shape)}, got {tuple(outputs.shape)}"
         )
-    return given
+    return outputs
 
 
-def _share(parts: list[Tensor]) -> float | None:
+def _mean(parts: list[Tensor]) -> float | None:
     return torch.cat(parts).double().mean().item() if parts else None

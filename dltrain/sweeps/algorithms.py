@@ -1,4 +1,4 @@
-"""What a sweep may ask Optuna for: samplers, which draw values, and pruners, which end trials."""
+"""Optuna's samplers, which draw values, and pruners, which stop trials early."""
 
 from __future__ import annotations
 
@@ -13,82 +13,84 @@ from pydantic import Field
 from dltrain.core.option_types import NonNegativeInt, PositiveInt
 from dltrain.core.registry import Registry
 
-SAMPLERS = Registry("sampler", "draw")
+SAMPLERS = Registry("sampler", "context")
 PRUNERS = Registry("pruner", "evaluations")
 
-# Optuna's own types; it is imported where one is built, and a registry reads annotations before.
+# Optuna's types. A registry reads annotations before Optuna is imported to build one.
 Sampler: TypeAlias = Any
 Pruner: TypeAlias = Any
 Reduction = Annotated[int, Field(ge=2)]
 
 
 @dataclass(frozen=True)
-class Draw:
-    """What a sampler is made for.
+class SamplerContext:
+    """The context in which a sampler is built.
 
     Attributes:
-        seed: Of this trial; 32 bits.
-        first_seed: The same for all trials.
-        grid: Every value of each key; empty where there is no end of them.
+        seed: Random seed of this trial, 32 bits.
+        sweep_seed: Random seed of the sweep, the same for all trials.
+        grid: Every value of each key; without keys whose values are continuous.
     """
 
     seed: int
-    first_seed: int
+    sweep_seed: int
     grid: Mapping[str, Sequence[float | int | str]]
 
 
 @SAMPLERS.register
-def tpe(draw: Draw, /, *, startup: PositiveInt = 10, multivariate: bool = False) -> Sampler:
-    """Tree-structured Parzen estimator: draws near what was good.
+def tpe(
+    context: SamplerContext, /, *, startup: PositiveInt = 10, multivariate: bool = False
+) -> Sampler:
+    """Tree-structured Parzen estimator: samples near values that did well.
 
     Args:
-        startup: Trials that are drawn at random before.
-        multivariate: Whether to look at keys together, instead of at each by itself.
+        startup: Number of initial trials with random values.
+        multivariate: Whether to model keys jointly instead of independently.
     """
     from optuna.samplers import TPESampler
 
-    # A trial that still runs counts as a bad one, so that others are not drawn beside it.
+    # A running trial counts as a bad one, so that others are not sampled close to it.
     return TPESampler(
-        n_startup_trials=startup, multivariate=multivariate, constant_liar=True, seed=draw.seed
+        n_startup_trials=startup, multivariate=multivariate, constant_liar=True, seed=context.seed
     )
 
 
 @SAMPLERS.register("random")
-def random_(draw: Draw, /) -> Sampler:
-    """Independent draws."""
+def random_(context: SamplerContext, /) -> Sampler:
+    """Independent random values."""
     from optuna.samplers import RandomSampler
 
-    return RandomSampler(seed=draw.seed)
+    return RandomSampler(seed=context.seed)
 
 
 @SAMPLERS.register
-def grid(draw: Draw, /) -> Sampler:
+def grid(context: SamplerContext, /) -> Sampler:
     """Every combination once, in a random order."""
     from optuna.samplers import GridSampler
 
-    return GridSampler(draw.grid, seed=draw.first_seed % 2**32)
+    return GridSampler(context.grid, seed=context.sweep_seed % 2**32)
 
 
 @SAMPLERS.register
-def cmaes(draw: Draw, /, *, startup: PositiveInt = 1) -> Sampler:
-    """Covariance matrix adaptation; choices are drawn at random.
+def cmaes(context: SamplerContext, /, *, startup: PositiveInt = 1) -> Sampler:
+    """Covariance matrix adaptation (CMA-ES); choices are sampled at random.
 
     Args:
-        startup: Trials that are drawn at random before.
+        startup: Number of initial trials with random values.
     """
     from optuna.samplers import CmaEsSampler, RandomSampler
 
     return CmaEsSampler(
         n_startup_trials=startup,
-        independent_sampler=RandomSampler(seed=draw.seed),
+        independent_sampler=RandomSampler(seed=context.seed),
         warn_independent_sampling=False,
-        seed=draw.seed,
+        seed=context.seed,
     )
 
 
 @PRUNERS.register
 def none(_evaluations: int, /) -> Pruner:
-    """Every trial is trained to its end."""
+    """No pruning: every trial is trained to its end."""
     from optuna.pruners import NopPruner
 
     return NopPruner()
@@ -98,11 +100,11 @@ def none(_evaluations: int, /) -> Pruner:
 def median(
     _evaluations: int, /, *, startup: NonNegativeInt = 5, warmup: NonNegativeInt = 0
 ) -> Pruner:
-    """Ends a trial whose best value so far is worse than the median of the others' then.
+    """Stops a trial whose best value so far is worse than the median at the same evaluation.
 
     Args:
-        startup: Trials that must have come to their end before.
-        warmup: Evaluations of a trial that are not looked at.
+        startup: Number of completed trials before the first one is stopped.
+        warmup: Number of evaluations of a trial before it can be stopped.
     """
     from optuna.pruners import MedianPruner
 
@@ -113,11 +115,11 @@ def median(
 def hyperband(
     evaluations: int, /, *, shortest: PositiveInt = 1, reduction: Reduction = 3
 ) -> Pruner:
-    """Successive halving in several brackets: few evaluations for many trials, many for few.
+    """Successive halving in several brackets: many short trials and a few long ones.
 
     Args:
-        shortest: Evaluations that every trial has.
-        reduction: One trial of so many goes on.
+        shortest: Minimum number of evaluations of a trial.
+        reduction: One in this many trials continues at each halving.
     """
     from optuna.pruners import HyperbandPruner
 
@@ -129,8 +131,8 @@ def hyperband(
 
 
 @contextmanager
-def settled() -> Iterator[None]:
-    """Optuna calls some of what is used here experimental; that is for us to know."""
+def no_experimental_warnings() -> Iterator[None]:
+    """Suppress Optuna's warnings about experimental features, which users can't act on."""
     from optuna.exceptions import ExperimentalWarning
 
     with warnings.catch_warnings():

@@ -1,4 +1,4 @@
-"""A sweep's file, read and checked: every mistake is told before the first trial."""
+"""Read and validate a sweep's file before the first trial."""
 
 from __future__ import annotations
 
@@ -22,7 +22,15 @@ from dltrain.core.errors import UsageError
 from dltrain.core.option_types import PositiveInt
 from dltrain.core.registry import Choice, Registry
 from dltrain.sweeps.algorithms import PRUNERS, SAMPLERS
-from dltrain.sweeps.search_space import Dimension, Value, as_tree, branch, read_space, told, tries
+from dltrain.sweeps.search_space import (
+    Dimension,
+    Value,
+    boundary_values,
+    describe,
+    nest,
+    read_space,
+    to_tree,
+)
 
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Storage = Literal["sqlite", "journal"]
@@ -35,15 +43,14 @@ _BEST = "checkpoint.best"
 
 @dataclass(frozen=True, kw_only=True)
 class SweepSettings:
-    """What a sweep's file says beside its space, sampler and pruner.
+    """Settings of a sweep other than its space, sampler and pruner.
 
     Attributes:
-        metric: The scalar that is to be good, such as `val/accuracy`; the config's
-            `checkpoint.best` if not given.
-        trials: How many, in all processes together; a grid has all of its own if not given.
-        seed: Decides what is drawn.
-        storage: sqlite for processes of one machine; journal also for machines that share a file
-            system.
+        metric: Scalar to optimize, such as `val/accuracy` (default: the config's
+            `checkpoint.best`).
+        trials: Number of trials over all processes (default for a grid: all combinations).
+        seed: Random seed of the sampler.
+        storage: sqlite for processes on one machine, journal for machines that share a file system.
     """
 
     metric: str | None = None
@@ -54,19 +61,19 @@ class SweepSettings:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a sweep is to do.
+    """A validated sweep.
 
     Attributes:
-        config: The file that is swept over.
-        overrides: `key=value`, laid over it.
-        metric: What is to be good; None is the config's `checkpoint.best`.
-        metric_at: Where that is said.
-        trials: How many.
-        seed: Decides what is drawn.
-        storage: What kind.
-        sampler: What draws.
-        pruner: What ends trials early.
-        dimensions: What is drawn.
+        config: Config file whose values are searched.
+        overrides: Texts `key=value` that override its values.
+        metric: Scalar to optimize; None for the config's `checkpoint.best`.
+        metric_at: Position of the metric in the sweep's file.
+        trials: Number of trials.
+        seed: Random seed of the sampler.
+        storage: Kind of Optuna storage.
+        sampler: Sampler that draws values.
+        pruner: Pruner that stops trials early.
+        dimensions: Search space.
     """
 
     config: Path
@@ -81,39 +88,40 @@ class Plan:
     dimensions: tuple[Dimension, ...]
 
     def experiment(self, values: MappingOf[str, Value]) -> Experiment:
-        """What a trial trains: the config with these values; the metric chooses its checkpoint.
+        """Load the config of a trial, whose best checkpoint is selected by the sweep's metric.
 
         Raises:
-            ConfigError: They don't go together.
+            ConfigError: The values are not a valid config.
         """
         at = self.metric_at
-        best = branch(_BEST, Scalar(self.metric, str(self.metric), at), at)
+        best = nest(_BEST, Scalar(self.metric, str(self.metric), at), at)
         below = Mapping({}, {}, at) if self.metric is None else best
-        return load(self.config, self.overrides, as_tree(self.dimensions, values, below))
+        return load(self.config, self.overrides, to_tree(self.dimensions, values, below))
 
     @property
-    def first(self) -> dict[str, Value]:
-        """Values to build something from before anything is drawn."""
-        return tries(self.dimensions)[0]
+    def first_values(self) -> dict[str, Value]:
+        """Return the first value of each dimension, to build a trainer before sampling."""
+        return boundary_values(self.dimensions)[0]
 
     @property
     def grid(self) -> dict[str, Sequence[Value]]:
-        """Every value of each key; of those that have an end of them."""
+        """Return every value of each key that has a finite number of them."""
         grids = {dimension.key: dimension.grid for dimension in self.dimensions}
         return {key: grid for key, grid in grids.items() if grid is not None}
 
     def identity(self) -> str:
-        """What must not change while a sweep goes on: config, metric and space."""
-        return "\n".join([self.experiment(self.first).to_yaml(), *map(told, self.dimensions)])
+        """Return what must not change when a sweep is resumed: config, metric and space."""
+        config = self.experiment(self.first_values).to_yaml()
+        return "\n".join([config, *map(describe, self.dimensions)])
 
     def no_such_metric(self, message: str) -> ConfigError:
-        """An error at the line of the metric."""
+        """Return an error at the line of the metric."""
         return ConfigError([Problem("metric", message, self.metric_at)])
 
     def problems(self) -> list[Problem]:
-        """What the config says against the bounds and choices."""
+        """Return the config's problems with the bounds and choices."""
         found: list[Problem] = []
-        for values in tries(self.dimensions):
+        for values in boundary_values(self.dimensions):
             try:
                 self.experiment(values)
             except ConfigError as error:
@@ -122,11 +130,11 @@ class Plan:
 
 
 def read_plan(config: Path, file: Path, overrides: Sequence[str] = ()) -> Plan:
-    """The plan of a config and a sweep's file; each bound and choice is tried in the config.
+    """Read a sweep's file, and validate the config with each bound and choice.
 
     Raises:
         UsageError: A file can't be read.
-        ConfigError: Something is wrong; holds every problem.
+        ConfigError: A file is invalid; holds every problem.
     """
     problems: list[Problem] = []
     validator = Validator(problems)
@@ -136,18 +144,18 @@ def read_plan(config: Path, file: Path, overrides: Sequence[str] = ()) -> Plan:
     except OSError as error:
         raise UsageError(unreadable(file, error)) from None
     tree = replace(tree, position=Position(str(file), 1, 1))
-    said = _settings(tree, validator)
+    settings = _settings(tree, validator)
     dimensions = _dimensions(tree, validator)
-    if said["sampler"] is not None and said["sampler"].name == "grid":
-        _refuse_endless(dimensions, validator)
-        said["trials"] = said["trials"] or prod(len(one.grid or ()) for one in dimensions)
-    elif said["trials"] is None and not suggested("trials", tree.values):
+    if settings["sampler"] is not None and settings["sampler"].name == "grid":
+        _require_finite(dimensions, validator)
+        settings["trials"] = settings["trials"] or prod(len(d.grid or ()) for d in dimensions)
+    elif settings["trials"] is None and not has_similar("trials", tree.values):
         validator.add("trials", "missing; expected a whole number above 0", tree.position)
     metric_at = tree.values["metric"].position if "metric" in tree.values else tree.position
-    plan = Plan(config, tuple(overrides), metric_at=metric_at, dimensions=dimensions, **said)
+    plan = Plan(config, tuple(overrides), metric_at=metric_at, dimensions=dimensions, **settings)
     problems += plan.problems()
     if not problems and plan.metric is None:
-        best = plan.experiment(plan.first).checkpoint.best
+        best = plan.experiment(plan.first_values).checkpoint.best
         if best is None:
             message = f"missing, and the config has no {_BEST}; expected a scalar like val/accuracy"
             validator.add("metric", message, tree.position)
@@ -157,16 +165,16 @@ def read_plan(config: Path, file: Path, overrides: Sequence[str] = ()) -> Plan:
     return plan
 
 
-def suggested(name: str, keys: Iterable[str]) -> bool:
-    """Whether a key is there, or another that was meant to be it: that is one mistake, not two."""
+def has_similar(name: str, keys: Iterable[str]) -> bool:
+    """Return whether one of the keys is a misspelling of `name`, which is reported once."""
     return any(suggestions(key, [name]) for key in keys)
 
 
 def _settings(tree: Mapping, validator: Validator) -> dict[str, Any]:
-    """All but the space; None where it is wrong."""
+    """Read everything but the space; None for an invalid value."""
     options = typed_options(SweepSettings)
     validator.unknown_keys(tree, (*options, *_METHODS, "space"), "", "key of a sweep")
-    said: dict[str, Any] = {
+    settings: dict[str, Any] = {
         name: validator.value(tree.values[name], option, name, tree.keys[name])
         if name in tree.values
         else option.option.default
@@ -174,30 +182,30 @@ def _settings(tree: Mapping, validator: Validator) -> dict[str, Any]:
     }
     for name, (registry, default) in _METHODS.items():
         node = tree.values.get(name, Scalar(default, default, tree.position))
-        said[name] = validator.choice(node, registry, name)
-    return said
+        settings[name] = validator.choice(node, registry, name)
+    return settings
 
 
 def _dimensions(tree: Mapping, validator: Validator) -> tuple[Dimension, ...]:
     if "space" not in tree.values:
-        if suggested("space", tree.values):
+        if has_similar("space", tree.values):
             return ()
-        message = "missing; expected keys of the config, each with its values"
+        message = "missing; expected keys of the config with their values"
         validator.add("space", message, tree.position)
         return ()
     dimensions = read_space(tree.values["space"], validator)
     for dimension in dimensions:
         if dimension.key == _BEST:
-            message = "the sweep's metric chooses the best checkpoint"
+            message = "not allowed: the sweep's metric selects the best checkpoint"
             validator.add(f"space.{_BEST}", message, dimension.at)
     return dimensions
 
 
-def _refuse_endless(dimensions: Sequence[Dimension], validator: Validator) -> None:
-    """A grid has every combination."""
+def _require_finite(dimensions: Sequence[Dimension], validator: Validator) -> None:
+    """Add a problem for each dimension that a grid can't enumerate."""
     for dimension in dimensions:
         path = f"space.{dimension.key}"
         if dimension.grid is None:
             validator.add(path, "a grid needs a `step`, or a `choice`", dimension.at)
         if dimension.when:
-            validator.add(f"{path}.when", "a grid has every combination", dimension.at)
+            validator.add(f"{path}.when", "not supported by a grid", dimension.at)

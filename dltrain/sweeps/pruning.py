@@ -1,4 +1,4 @@
-"""Looks at a trial's evaluations while it trains, and ends it where others are better."""
+"""Report a trial's evaluations to the study, and stop the trial when it is pruned."""
 
 from __future__ import annotations
 
@@ -14,41 +14,41 @@ if TYPE_CHECKING:
 
 
 class Pruning(Logger):
-    """Tells the study each evaluation's value, by the number of the evaluation, from 1.
+    """Reports the value of each evaluation to the study, numbered from 1.
 
-    The number follows from the position alone, so a run that goes on needs nothing remembered;
-    what the study knows already is not told again, for it is the same.
+    The number depends on the training position only, so a resumed run needs no state. A value that
+    the study already has is not reported again, since it is the same.
 
     Args:
-        trial: Of the study.
-        metric: SPLIT/NAME.
-        every: `train.evaluate`.
+        trial: Trial of the study.
+        metric: Name of the metric, as SPLIT/NAME.
+        every: Interval of evaluations, `train.evaluate`.
     """
 
     def __init__(self, trial: Trial, metric: str, every: str) -> None:
         self._trial, self._metric = trial, metric
         count, self._unit = every.split()
         self._every = int(count)
-        self._known = set(trial.study.trials[trial.number].intermediate_values)
+        self._reported = set(trial.study.trials[trial.number].intermediate_values)
         self._total_steps = 0
 
     def on_fit_start(self, step: int, total_steps: int, batch_size: int) -> None:
-        """Where the run ends by itself."""
+        """Store the step at which the run ends."""
         self._total_steps = total_steps
 
     def log_scalars(self, step: int, epoch: float, split: str, values: Mapping[str, float]) -> None:
-        """Tells the value, and asks whether to go on.
+        """Report the value, and stop the trial if the pruner decides so.
 
         Raises:
-            PrunedError: Not to.
+            PrunedError: The trial is pruned.
         """
         name = self._metric.removeprefix(f"{split}/")
-        passed = (epoch if self._unit.startswith("epoch") else step) / self._every
-        number = round(passed)
-        if name not in values or number < 1 or not math.isclose(passed, number, rel_tol=1e-6):
+        count = (epoch if self._unit.startswith("epoch") else step) / self._every
+        number = round(count)
+        if name not in values or number < 1 or not math.isclose(count, number, rel_tol=1e-6):
             return
-        if number not in self._known:
-            self._known.add(number)
+        if number not in self._reported:
+            self._reported.add(number)
             self._trial.report(values[name], number)
         if step < self._total_steps and self._trial.should_prune():
             raise PrunedError(f"pruned at evaluation {number}")

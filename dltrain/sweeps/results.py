@@ -1,4 +1,4 @@
-"""What came out of a sweep, for a program and for a reader."""
+"""The results of a sweep, as data and as an HTML report."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ class TrialInfo:
     """One trial of a sweep.
 
     Attributes:
-        number: From 0.
+        number: Number of the trial, from 0.
         state: `running`, `done`, `pruned` or `failed`.
-        value: Of the metric: the best of the trial, or the last of a pruned one; None without any.
-        values: What was drawn, by key of the config; of a choice, the words for it.
-        evaluations: The metric at each evaluation, by its number, from 1.
-        run: Its run directory.
-        error: Why it failed.
+        value: Best value of the metric, or the last value of a pruned trial; None without any.
+        values: Sampled values by key of the config; labels for choices.
+        evaluations: Value of the metric by number of the evaluation, from 1.
+        run: Run directory.
+        error: Error message of a failed trial.
     """
 
     number: int
@@ -50,19 +50,19 @@ class TrialInfo:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a sweep has found.
+    """The results of a sweep.
 
     Attributes:
-        directory: Where it is.
-        metric: What was to be good.
-        higher_is_better: Of it.
-        trials: By number.
-        best: The best one that came to its end.
-        config: The best one's config, for `dltrain train`.
-        report: An HTML page about it.
-        importance: By key, what share of the difference between good and other trials it explains;
-            empty where too few trials came to their end.
-        notices: How the user's own code differs from what trials were trained with.
+        directory: Directory of the sweep.
+        metric: Scalar that was optimized.
+        higher_is_better: Whether the metric is maximized.
+        trials: Trials, by number.
+        best: Best completed trial.
+        config: Path of the config of the best trial, for `dltrain train`.
+        report: Path of the HTML report.
+        importance: Importance of each key, which sum to 1: the fraction of the difference between
+            good trials and the rest that it explains. Empty with too few completed trials.
+        notices: How the user's own code differs from the code that trials were trained with.
     """
 
     directory: str
@@ -76,12 +76,12 @@ class Outcome:
     notices: list[str]
 
     def count(self, state: str) -> int:
-        """How many trials are in a state."""
+        """Return the number of trials in a state."""
         return sum(trial.state == state for trial in self.trials)
 
 
 def trial_infos(search: Search) -> list[TrialInfo]:
-    """The trials of a sweep, by number."""
+    """Return the trials of a sweep, by number."""
     return [
         TrialInfo(
             number=trial.number,
@@ -96,29 +96,29 @@ def trial_infos(search: Search) -> list[TrialInfo]:
     ]
 
 
-def ranked(trials: Sequence[TrialInfo], higher_is_better: bool) -> list[TrialInfo]:
-    """Those that came to their end, the best first."""
+def rank_trials(trials: Sequence[TrialInfo], higher_is_better: bool) -> list[TrialInfo]:
+    """Return the completed trials, the best first."""
     done = [trial for trial in trials if trial.state == "done"]
     return sorted(done, key=lambda trial: (trial.value or 0.0) * (-1 if higher_is_better else 1))
 
 
-def page(outcome: Outcome, dimensions: Sequence[Dimension], config: str) -> str:
-    """An HTML page, which needs no network and runs no scripts.
+def render_report(outcome: Outcome, dimensions: Sequence[Dimension], config: str) -> str:
+    """Render the results as an HTML page that needs no network and runs no scripts.
 
     Args:
-        outcome: What is shown.
-        dimensions: What was drawn.
-        config: The best trial's, YAML.
+        outcome: Results to show.
+        dimensions: Search space.
+        config: Config of the best trial, YAML.
     """
     best = outcome.best
-    shown = {state: str(outcome.count(state)) for state in dict.fromkeys(STATES.values())}
-    shown = {state: count for state, count in shown.items() if count != "0"}
-    shown[f"best {outcome.metric}"] = f"{best.value:.5g}"
+    counts = {state: str(outcome.count(state)) for state in dict.fromkeys(STATES.values())}
+    counts = {state: count for state, count in counts.items() if count != "0"}
+    counts[f"best {outcome.metric}"] = f"{best.value:.5g}"
     body = [
         "<header><h1>Sweep report</h1>",
         paragraph(outcome.directory, "soft"),
         "</header><main>",
-        tiles({"trials": str(len(outcome.trials)), **shown}),
+        tiles({"trials": str(len(outcome.trials)), **counts}),
         *(paragraph(f"{notice}; results may differ", "soft") for notice in outcome.notices),
         section("Best values", table([], list(best.values.items()), "words"), level=2),
         section("Parallel coordinates", _parallel(outcome, dimensions), level=2),
@@ -138,17 +138,17 @@ def _progress(outcome: Outcome) -> str:
         for place, (number, _) in enumerate(done)
     ]
     history = [Series("trial", done), Series("best so far", so_far)]
-    drawn = line_chart(f"{outcome.metric} by trial", history, x_label="trial")
-    best = ranked(outcome.trials, outcome.higher_is_better)[:MOST_CURVES]
+    charts = line_chart(f"{outcome.metric} by trial", history, x_label="trial")
+    best = rank_trials(outcome.trials, outcome.higher_is_better)[:MOST_CURVES]
     curves = [
         Series(f"trial {t.number}", sorted(t.evaluations.items())) for t in best if t.evaluations
     ]
     if curves:
-        drawn += line_chart(f"{outcome.metric} of the best trials", curves, "evaluation")
+        charts += line_chart(f"{outcome.metric} of the best trials", curves, "evaluation")
     if outcome.importance:
-        told = "How much of the difference between good and other trials each key explains."
-        drawn += bar_chart("Importance of the keys", outcome.importance, told)
-    return drawn
+        caption = "Fraction of the difference between good trials and the rest that a key explains."
+        charts += bar_chart("Importance of the keys", outcome.importance, caption)
+    return charts
 
 
 def _trials(outcome: Outcome, dimensions: Sequence[Dimension]) -> str:
@@ -159,7 +159,7 @@ def _trials(outcome: Outcome, dimensions: Sequence[Dimension]) -> str:
             trial.state,
             "" if trial.value is None else f"{trial.value:.5g}",
             len(trial.evaluations),
-            *(short(trial.values[key]) if key in trial.values else "-" for key in keys),
+            *(format_sample(trial.values[key]) if key in trial.values else "-" for key in keys),
             trial.error or "",
         )
         for trial in outcome.trials
@@ -167,55 +167,54 @@ def _trials(outcome: Outcome, dimensions: Sequence[Dimension]) -> str:
     return table(["trial", "state", outcome.metric, "evaluations", *keys, "error"], rows)
 
 
-def short(value: Value) -> str:
-    """A drawn value, for reading."""
+def format_sample(value: Value) -> str:
+    """Format a sampled value with at most 4 significant digits."""
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _parallel(outcome: Outcome, dimensions: Sequence[Dimension]) -> str:
-    """A line for each trial that has a value, through what was drawn to the metric."""
+    """Draw a line for each trial with a value, through its sampled values to the metric."""
     shown = [(trial, trial.value) for trial in outcome.trials if trial.value is not None]
     scale = _Scale(min(value for _, value in shown), max(value for _, value in shown))
     scales = [_scale(dimension) for dimension in dimensions]
     axes = [
-        *(Axis(one.key, at.ticks) for one, at in zip(dimensions, scales, strict=True)),
+        *(Axis(one.key, axis.ticks) for one, axis in zip(dimensions, scales, strict=True)),
         Axis(outcome.metric, scale.ticks),
     ]
     lines = []
-    # Later lines are drawn over earlier ones: the best last.
+    # Later lines are drawn over earlier ones, so the best one is last.
     for trial, value in sorted(shown, key=lambda one: one[1], reverse=not outcome.higher_is_better):
-        drawn = [
-            at.place(trial.values[one.key]) if one.key in trial.values else None
-            for one, at in zip(dimensions, scales, strict=True)
+        positions = [
+            axis.position(trial.values[one.key]) if one.key in trial.values else None
+            for one, axis in zip(dimensions, scales, strict=True)
         ]
-        told = f"trial {trial.number}, {trial.state}: {outcome.metric} {value:.5g}; " + ", ".join(
-            f"{key} {short(what)}" for key, what in trial.values.items()
-        )
-        place = scale.place(value)
-        strength = place if outcome.higher_is_better else 1 - place
+        samples = ", ".join(f"{key} {format_sample(one)}" for key, one in trial.values.items())
+        label = f"trial {trial.number}, {trial.state}: {outcome.metric} {value:.5g}; {samples}"
+        position = scale.position(value)
+        strength = position if outcome.higher_is_better else 1 - position
         kind = "pruned" if trial.state == "pruned" else "other"
         kind = "best" if trial == outcome.best else kind
-        lines.append(Line([*drawn, place], told, strength, kind))
+        lines.append(Line([*positions, position], label, strength, kind))
     lines.sort(key=lambda line: line.kind == "best")
-    told = f"{len(lines)} trials; the best is thick, pruned ones are dashed."
-    return parallel_coordinates(outcome.metric, axes, lines, told) + paragraph(told, "soft")
+    caption = f"{len(lines)} trials; the best one is thick, pruned ones are dashed."
+    return parallel_coordinates(outcome.metric, axes, lines, caption) + paragraph(caption, "soft")
 
 
 class _Scale:
-    """Where numbers lie between two bounds."""
+    """Positions of numbers between two bounds."""
 
     def __init__(self, low: float, high: float, log: bool = False, whole: bool = False) -> None:
         self._low, self._high, self._log, self._whole = low, high, log, whole
 
-    def place(self, value: Value) -> float:
-        """From 0 to 1."""
-        low, high, at = map(self._bent, (self._low, self._high, float(value)))
+    def position(self, value: Value) -> float:
+        """Return the position of a value, from 0 to 1."""
+        low, high, at = map(self._transform, (self._low, self._high, float(value)))
         return (at - low) / (high - low) if high > low else 0.5
 
     @property
     def ticks(self) -> list[tuple[float, str]]:
-        """Five, or one where all is alike."""
-        low, high = self._bent(self._low), self._bent(self._high)
+        """Return positions and labels of five ticks, or of one if the bounds are equal."""
+        low, high = self._transform(self._low), self._transform(self._high)
         if low == high:
             return [(0.5, f"{self._low:.4g}")]
         found = {}
@@ -223,30 +222,30 @@ class _Scale:
             at = low + (high - low) * number / 4
             value = math.exp(at) if self._log else at
             value = round(value) if self._whole else value
-            found[f"{value:.4g}"] = self.place(value)
-        return [(place, label) for label, place in found.items()]
+            found[f"{value:.4g}"] = self.position(value)
+        return [(position, label) for label, position in found.items()]
 
-    def _bent(self, value: float) -> float:
+    def _transform(self, value: float) -> float:
         return math.log(value) if self._log else value
 
 
 class _Labels:
-    """Where choices lie: evenly, in the order of the file."""
+    """Evenly spaced positions of choices, in the order of the file."""
 
     def __init__(self, labels: Sequence[str]) -> None:
-        self._places = {
+        self._positions = {
             label: number / (len(labels) - 1) if len(labels) > 1 else 0.5
             for number, label in enumerate(labels)
         }
 
-    def place(self, value: Value) -> float:
-        """From 0 to 1."""
-        return self._places[str(value)]
+    def position(self, value: Value) -> float:
+        """Return the position of a choice, from 0 to 1."""
+        return self._positions[str(value)]
 
     @property
     def ticks(self) -> list[tuple[float, str]]:
-        """All of them."""
-        return [(place, label) for label, place in self._places.items()]
+        """Return the positions and labels of all choices."""
+        return [(position, label) for label, position in self._positions.items()]
 
 
 def _scale(dimension: Dimension) -> _Scale | _Labels:

@@ -1,4 +1,4 @@
-"""What a sweep may change: keys of the config, each with a range or with choices."""
+"""The search space of a sweep: keys of the config, each with a range or with choices."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from optuna.trial import Trial
 
 Value: TypeAlias = float | int | str
-"""Of a dimension; that of a choice is its label."""
+"""Value of a dimension; the label of a choice."""
 When: TypeAlias = MappingOf[str, frozenset[str]]
-"""Labels of other dimensions' choices; one of each must be drawn."""
+"""Labels by key of other dimensions; for each key, one of the labels must be sampled."""
 
 _BOUNDS = {
     "float": TypedOption(Option("float", tuple[float, float], REQUIRED, "")),
@@ -44,17 +44,17 @@ _KEYS = {
 
 @dataclass(frozen=True)
 class Range:
-    """Numbers between two bounds, both among them.
+    """Numbers between two bounds, inclusive.
 
     Attributes:
-        key: Of the config, `a.b`.
-        at: Where the key stands.
-        low: The lower bound.
-        high: The upper bound.
-        log: Whether equal factors are equally likely, instead of equal distances.
-        step: Between two values; None where any is drawn. Of whole numbers, 1 if not given.
-        when: What else must be drawn for this to be.
-        places: Where the bounds stand, for messages.
+        key: Dotted key of the config.
+        at: Position of the key in the file.
+        low: Lower bound.
+        high: Upper bound.
+        log: Whether to sample on a logarithmic scale.
+        step: Distance between values; None for any value. The default for integers is 1.
+        when: Condition on other dimensions under which this one is sampled.
+        bounds_at: Positions of the bounds, for messages.
     """
 
     key: str
@@ -64,28 +64,28 @@ class Range:
     log: bool
     step: float | int | None
     when: When
-    places: tuple[Position, Position]
+    bounds_at: tuple[Position, Position]
 
-    def draw(self, trial: Trial) -> Value:
-        """A value by the sampler; the trial's own, where it has one already."""
+    def sample(self, trial: Trial) -> Value:
+        """Return the trial's value of this key, sampled if it has none yet."""
         if isinstance(self.low, int) and isinstance(self.high, int):
             step = int(self.step or 1)
             return trial.suggest_int(self.key, self.low, self.high, step=step, log=self.log)
         return trial.suggest_float(self.key, self.low, self.high, step=self.step, log=self.log)
 
     def node(self, value: Value) -> Node:
-        """The value as in a file, at the bound that it is."""
-        place = self.places[1] if value == self.high else self.places[0]
-        return Scalar(value, repr(value), place)
+        """Return the value as a node, positioned at the bound that it equals."""
+        at = self.bounds_at[1] if value == self.high else self.bounds_at[0]
+        return Scalar(value, repr(value), at)
 
     @property
     def extremes(self) -> tuple[Value, ...]:
-        """What to try before anything is drawn."""
+        """Return the values to validate before sampling."""
         return (self.low, self.high)
 
     @property
     def grid(self) -> list[Value] | None:
-        """Every value; None where there is no end of them."""
+        """Return every value; None for a continuous range."""
         if self.step is None:
             return None
         count = round((self.high - self.low) / self.step)
@@ -94,13 +94,13 @@ class Range:
 
 @dataclass(frozen=True)
 class Choices:
-    """Some values, by the words that one would write for them on the command line.
+    """A list of values, labelled by their text on the command line.
 
     Attributes:
-        key: Of the config, `a.b`.
-        at: Where the key stands.
-        nodes: By label.
-        when: What else must be drawn for this to be.
+        key: Dotted key of the config.
+        at: Position of the key in the file.
+        nodes: Values by label.
+        when: Condition on other dimensions under which this one is sampled.
     """
 
     key: str
@@ -108,22 +108,22 @@ class Choices:
     nodes: MappingOf[str, Node]
     when: When
 
-    def draw(self, trial: Trial) -> Value:
-        """See `Range.draw`."""
+    def sample(self, trial: Trial) -> Value:
+        """See `Range.sample`."""
         return trial.suggest_categorical(self.key, list(self.nodes))
 
     def node(self, value: Value) -> Node:
-        """The value of that label, where it stands."""
+        """Return the value of a label, with its position in the file."""
         return self.nodes[str(value)]
 
     @property
     def extremes(self) -> tuple[Value, ...]:
-        """All of them."""
+        """Return all labels."""
         return tuple(self.nodes)
 
     @property
     def grid(self) -> list[Value] | None:
-        """All of them."""
+        """Return all labels."""
         return list(self.nodes)
 
 
@@ -131,74 +131,81 @@ Dimension: TypeAlias = Range | Choices
 
 
 def applies(dimension: Dimension, values: MappingOf[str, Value]) -> bool:
-    """Whether a dimension is drawn beside these values of those before it."""
+    """Return whether a dimension is sampled, given the values of those before it."""
     return all(values.get(key) in labels for key, labels in dimension.when.items())
 
 
-def draw(dimensions: Sequence[Dimension], trial: Trial) -> dict[str, Value]:
-    """A value of each dimension that applies, by key."""
+def sample(dimensions: Sequence[Dimension], trial: Trial) -> dict[str, Value]:
+    """Sample a value of each dimension that applies, by key."""
     values: dict[str, Value] = {}
     for dimension in dimensions:
         if applies(dimension, values):
-            values[dimension.key] = dimension.draw(trial)
+            values[dimension.key] = dimension.sample(trial)
     return values
 
 
-def tries(dimensions: Sequence[Dimension]) -> list[dict[str, Value]]:
-    """Values that together hold every choice and every bound; the first is of first ones alone."""
+def boundary_values(dimensions: Sequence[Dimension]) -> list[dict[str, Value]]:
+    """Return sets of values that together contain every choice and every bound.
+
+    The first set has the first value of each dimension.
+    """
     by_key = {dimension.key: dimension for dimension in dimensions}
-    found = [_with(dimensions, {})]
+    found = [_first_values(dimensions, {})]
     for dimension in dimensions:
-        needed = _needed(dimension, by_key)
+        needed = _condition_values(dimension, by_key)
         found += [
-            _with(dimensions, {**needed, dimension.key: value}) for value in dimension.extremes
+            _first_values(dimensions, {**needed, dimension.key: value})
+            for value in dimension.extremes
         ]
     return found
 
 
-def _with(dimensions: Sequence[Dimension], forced: MappingOf[str, Value]) -> dict[str, Value]:
+def _first_values(
+    dimensions: Sequence[Dimension], fixed: MappingOf[str, Value]
+) -> dict[str, Value]:
+    """Return the fixed values, and the first value of each other dimension that applies."""
     values: dict[str, Value] = {}
     for dimension in dimensions:
         if applies(dimension, values):
-            values[dimension.key] = forced.get(dimension.key, dimension.extremes[0])
+            values[dimension.key] = fixed.get(dimension.key, dimension.extremes[0])
     return values
 
 
-def _needed(dimension: Dimension, by_key: MappingOf[str, Dimension]) -> dict[str, Value]:
-    """Values of others with which it applies."""
+def _condition_values(dimension: Dimension, by_key: MappingOf[str, Dimension]) -> dict[str, Value]:
+    """Return values of other dimensions with which a dimension applies."""
     needed: dict[str, Value] = {}
     for key, labels in dimension.when.items():
-        needed |= _needed(by_key[key], by_key)
+        needed |= _condition_values(by_key[key], by_key)
         needed[key] = next(label for label in by_key[key].extremes if label in labels)
     return needed
 
 
-def as_tree(
+def to_tree(
     dimensions: Sequence[Dimension], values: MappingOf[str, Value], below: Mapping
 ) -> Mapping:
-    """The values as a config's tree over another, each where it stands in the sweep's file."""
-    drawn = [
-        branch(dimension.key, dimension.node(values[dimension.key]), dimension.at)
+    """Merge the values over a config's tree, with their positions in the sweep's file."""
+    trees = [
+        nest(dimension.key, dimension.node(values[dimension.key]), dimension.at)
         for dimension in dimensions
         if dimension.key in values
     ]
-    return reduce(merge_keys, drawn, below)
+    return reduce(merge_keys, trees, below)
 
 
-def told(dimension: Dimension) -> str:
-    """All of it but its place in the file, in a line."""
-    shown = {
+def describe(dimension: Dimension) -> str:
+    """Describe a dimension in one line, without its position in the file."""
+    fields = {
         name: sorted(value) if name == "nodes" else value
         for name, value in vars(dimension).items()
-        if name not in ("at", "places", "when")
+        if name not in ("at", "bounds_at", "when")
     }
     return repr(
-        {**shown, "when": {key: sorted(dimension.when[key]) for key in sorted(dimension.when)}}
+        {**fields, "when": {key: sorted(dimension.when[key]) for key in sorted(dimension.when)}}
     )
 
 
-def branch(key: str, value: Node, at: Position) -> Mapping:
-    """`a.b` and its value as a tree."""
+def nest(key: str, value: Node, at: Position) -> Mapping:
+    """Return the tree of a dotted key and its value."""
     *parents, last = key.split(".")
     tree = Mapping({last: value}, {last: at}, at)
     for segment in reversed(parents):
@@ -207,9 +214,9 @@ def branch(key: str, value: Node, at: Position) -> Mapping:
 
 
 def read_space(node: Node, validator: Validator) -> tuple[Dimension, ...]:
-    """The dimensions of a sweep's `space`, in order; what is wrong is added to the problems."""
+    """Read the dimensions of a sweep's `space`; problems are added to the validator."""
     if not isinstance(node, Mapping) or not node.values:
-        message = f"expected keys of the config, each with its values, got {shown(node)}"
+        message = f"expected keys of the config with their values, got {shown(node)}"
         validator.add("space", message, node.position)
         return ()
     found: dict[str, Dimension] = {}
@@ -262,19 +269,19 @@ def _range(
         return None
     low, high = bounds
     if low >= high:
-        message = f"the lower bound {low} is not below the upper one, {high}"
+        message = f"expected a lower bound below the upper bound {high}, got {low}"
         validator.add(f"{path}.{kind}", message, listed.position)
     elif log and low <= 0:
-        message = f"with `log`, the lower bound must be above 0, got {low}"
+        message = f"expected a lower bound above 0 with `log`, got {low}"
         validator.add(f"{path}.{kind}", message, listed.items[0].position)
     elif log and step is not None:
         validator.add(f"{path}.step", "`log` and `step` exclude each other", node.keys["step"])
     elif step is not None and not _divides(step, high - low):
-        message = f"{step} does not lead from {low} to {high}"
+        message = f"expected a divisor of {high - low:g}, got {step}"
         validator.add(f"{path}.step", message, node.values["step"].position)
     step = 1 if step is None and kind == "int" and not log else step
-    places = (listed.items[0].position, listed.items[1].position)
-    return Range(key, at, low, high, bool(log), step, when, places)
+    bounds_at = (listed.items[0].position, listed.items[1].position)
+    return Range(key, at, low, high, bool(log), step, when, bounds_at)
 
 
 def _divides(step: float, length: float) -> bool:
@@ -292,13 +299,13 @@ def _choices(
     for item in listed.items:
         label = label_of(item)
         if label in nodes:
-            validator.add(path, f"{label} is in the list already", item.position)
+            validator.add(path, f"duplicate value {label}", item.position)
         nodes[label] = item
     return Choices(key, at, nodes, when)
 
 
 def label_of(node: Node) -> str:
-    """A value in the words of the command line: `sgd`, `0.1`, `[64, 32]`."""
+    """Return a value as written on the command line, such as `sgd`, `0.1` or `[64, 32]`."""
     value = plain(node)
     if isinstance(value, str) and resolve(value) == value:
         return value
@@ -312,7 +319,7 @@ def _when(
     if node is None:
         return {}
     if not isinstance(node, Mapping):
-        message = f"expected a key of the space and its value, got {shown(node)}"
+        message = f"expected keys of the space with their values, got {shown(node)}"
         validator.add(path, message, node.position)
         return {}
     choices = {key: one for key, one in above.items() if isinstance(one, Choices)}
@@ -325,7 +332,7 @@ def _when(
         )
         for item in items:
             if label_of(item) not in labels:
-                message = f"{shown(item)} is never drawn; expected {one_of(labels)}"
+                message = f"expected {one_of(labels)}, got {shown(item)}"
                 validator.add(f"{path}.{key}", message, item.position)
         found[key] = frozenset(map(label_of, items))
     return found

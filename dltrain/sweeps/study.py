@@ -1,13 +1,11 @@
-"""The study that processes share: which trial is next, whose process has died, what came out."""
+"""The Optuna study that processes share: claim the next trial, detect dead processes, finish."""
 
 from __future__ import annotations
 
-import fcntl
-import os
 import re
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NotRequired
@@ -15,29 +13,30 @@ from typing import TYPE_CHECKING, Annotated, Any, NotRequired
 from pydantic import Field
 from typing_extensions import TypedDict
 
-from dltrain.checkpoints.atomic_files import make_directory, open_regular, regular
+from dltrain.checkpoints.atomic_files import make_directory
 from dltrain.checkpoints.untrusted_files import DirectoryLayout, verify
 from dltrain.checkpoints.untrusted_json import GIB, KIB, MIB, Count, validated
 from dltrain.core.errors import DltrainError, RunError, UsageError, shorten
 from dltrain.data.seeding import key
 from dltrain.rundir.directory import Run
-from dltrain.sweeps.algorithms import Draw, settled
+from dltrain.sweeps.algorithms import SamplerContext, no_experimental_warnings
+from dltrain.sweeps.locks import JournalLock, is_locked, lock_file
 from dltrain.sweeps.plan import Plan
-from dltrain.sweeps.search_space import Value, draw
+from dltrain.sweeps.search_space import Value, sample
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage
     from optuna.trial import FrozenTrial, Trial
 
-MOST_DEATHS = 3
-"""A trial whose process died so often, and never got further, is given up."""
+MAX_DEATHS = 3
+"""A trial fails after its process has died this many times without progress."""
 
-FEWEST_COMPARED = 10
-"""Of fewer trials, what seems important is chance."""
+MIN_TRIALS_FOR_IMPORTANCE = 10
+"""With fewer completed trials, importance is not significant."""
 
 
 WORKER = "[0-9a-f]{32}"
-"""Pattern of the name of a process that works on a sweep."""
+"""Pattern of the ID of a process that works on a sweep."""
 
 LAYOUT = DirectoryLayout(
     {
@@ -55,7 +54,7 @@ LAYOUT = DirectoryLayout(
 
 
 def verify_sweep(directory: Path) -> None:
-    """Refuses what no sweep has in its directory or in its trials; see `run_files.verify`."""
+    """Refuse unexpected kinds of files in a sweep's directory; see `untrusted_files.verify`."""
     verify(directory, LAYOUT)
     for trial in sorted((directory / "trials").glob("[0-9]*")):
         Run(trial).verify()
@@ -68,7 +67,7 @@ class _TrialAttributes(TypedDict):
 
 
 class _Trial(TypedDict):
-    """What is used of a trial that a study tells of."""
+    """The fields of a study's trial that are used."""
 
     number: Count
     value: float | None
@@ -78,14 +77,14 @@ class _Trial(TypedDict):
 
 
 @dataclass(frozen=True)
-class Taken:
-    """A trial that this process is to train.
+class ClaimedTrial:
+    """A trial that this process trains.
 
     Attributes:
-        number: From 0.
-        values: By key of the config.
-        run: Its run directory, which holds what an earlier process has done of it.
-        trial: Optuna's.
+        number: Number of the trial, from 0.
+        values: Values by key of the config.
+        run: Run directory, with the progress of an earlier process.
+        trial: Optuna's trial.
     """
 
     number: int
@@ -97,20 +96,19 @@ class Taken:
 class Search:
     """A sweep's directory, and the study in it.
 
-    The directory has been verified. Several processes, on several machines where the
-    file system has locks, each have one. A lock on `workers/ID` says that a process lives; another
-    on `lock` is held while a trial is taken, so that no two are taken at once, and none is left
-    half taken but by a dead process.
+    Several processes can have a `Search` of the same directory, also on several machines if the
+    file system supports locks. A process holds a lock on `workers/ID` while it lives. It holds a
+    lock on `lock` while it claims a trial, so that claims are atomic unless the process dies.
 
     Args:
-        directory: Made, with a new study, where it is not there.
-        plan: What is to be done.
-        higher_is_better: Of the metric.
-        evaluations: How often a trial is evaluated, about.
+        directory: Verified directory, created with a new study if it does not exist.
+        plan: Sweep to run.
+        higher_is_better: Whether the metric is maximized.
+        evaluations: Approximate number of evaluations of a trial.
 
     Raises:
-        UsageError: The directory holds another sweep.
-        RunError: It holds a damaged study, or can't be made.
+        UsageError: The directory contains another sweep.
+        RunError: The directory contains a damaged study or can't be created.
     """
 
     def __init__(
@@ -126,13 +124,13 @@ class Search:
         try:
             make_directory(directory / "workers")
         except OSError as error:
-            message = f"{directory}: can't make the directory of the sweep: {error.strerror}"
+            message = f"{directory}: can't create the directory of the sweep: {error.strerror}"
             raise RunError(message) from error
-        with held(directory / "lock"), self._damage_told():
+        with lock_file(directory / "lock"), self._damage_reported():
             self._storage = _storage(directory, plan)
-            with settled():
+            with no_experimental_warnings():
                 self._pruner = plan.pruner.build(evaluations)
-                # A sampler that is told of ends stops a loop of Optuna's own; there is none here.
+                # This sampler is unused: each claim loads the study with its own sampler.
                 self.study: optuna.Study = optuna.create_study(
                     storage=self._storage,
                     study_name="sweep",
@@ -142,7 +140,7 @@ class Search:
                     pruner=self._pruner,
                 )
             try:
-                self._refuse_another()
+                self._require_same_sweep()
                 self.trials()
             except DltrainError:
                 self.close()
@@ -150,11 +148,11 @@ class Search:
 
     @property
     def metric(self) -> str:
-        """What is to be good."""
-        assert self.plan.metric is not None  # read_plan sees to it
+        """Return the scalar to optimize."""
+        assert self.plan.metric is not None  # set by read_plan
         return self.plan.metric
 
-    def _refuse_another(self) -> None:
+    def _require_same_sweep(self) -> None:
         identity = self.plan.identity()
         before = self.study.user_attrs.get("identity")
         if before is None:
@@ -165,40 +163,40 @@ class Search:
                 line for line in old if line not in new
             )
             raise UsageError(
-                f"{self.directory} holds a sweep of another config, metric or space "
+                f"{self.directory} contains a sweep of another config, metric or space "
                 f"({change.strip()}); choose another --run-dir"
             )
 
     @contextmanager
-    def _damage_told(self) -> Iterator[None]:
-        """A study from elsewhere leads Optuna and SQLAlchemy to all kinds of errors."""
+    def _damage_reported(self) -> Iterator[None]:
+        """Convert any exception to a RunError: a damaged study can raise them all."""
         try:
             yield
         except DltrainError:
             raise
         except Exception as error:
-            told = shorten(" ".join(f"{type(error).__name__}: {error}".split()), 200)
-            raise RunError(f"{self.directory}: its study can't be used: {told}") from error
+            reason = shorten(" ".join(f"{type(error).__name__}: {error}".split()), 200)
+            raise RunError(f"{self.directory}: can't use the study: {reason}") from error
 
     def __enter__(self) -> Search:
-        """This process takes part."""
+        """Register this process as a worker."""
         path = self.directory / "workers" / self._id
-        with held(self.directory / "lock"):  # a file without a lock on it is taken for a dead one's
+        with lock_file(self.directory / "lock"):  # an unlocked file counts as a dead worker
             self._stack.callback(path.unlink, missing_ok=True)
-            self._stack.enter_context(held(path))
+            self._stack.enter_context(lock_file(path))
         return self
 
     def __exit__(self, *_error: object) -> None:
-        """What it has taken and not told is free for others; files of dead processes go too."""
+        """Release an unfinished trial to other workers, and remove files of dead workers."""
         self.close()
-        with held(self.directory / "lock"):
+        with lock_file(self.directory / "lock"):
             self._stack.close()
             for path in (self.directory / "workers").iterdir():
-                if re.fullmatch(WORKER, path.name) and not is_held(path):
+                if re.fullmatch(WORKER, path.name) and not is_locked(path):
                     path.unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Lets go of the study's file; it is opened anew where it is asked again."""
+        """Close the study's file, which is reopened on the next access."""
         from optuna.storages import RDBStorage
 
         if isinstance(self._storage, RDBStorage):
@@ -206,143 +204,113 @@ class Search:
             self._storage.engine.dispose()
 
     def trials(self) -> list[FrozenTrial]:
-        """All of them, by number.
+        """Return all trials, by number.
 
         Raises:
-            RunError: The study does not hold what it should.
+            RunError: The study is damaged.
         """
         found = self.study.get_trials(deepcopy=False)
         for number, trial in enumerate(found):
-            told = {name: getattr(trial, name) for name in _Trial.__annotations__}
+            fields = {name: getattr(trial, name) for name in _Trial.__annotations__}
             try:
-                validated(told, _Trial)
+                validated(fields, _Trial)
                 if trial.number != number:
-                    raise ValueError(f"its number is {trial.number}")
+                    raise ValueError(f"expected number {number}, got {trial.number}")
                 if trial.state.name == "COMPLETE" and trial.value is None:
-                    raise ValueError("it is complete, and has no value")
+                    raise ValueError("complete without a value")
             except ValueError as error:
-                message = f"{self.directory}: its study is damaged: trial {number}: {error}"
+                message = f"{self.directory}: the study is damaged: trial {number}: {error}"
                 raise RunError(message) from error
         return found
 
     def run_of(self, number: int) -> Run:
-        """Where a trial is trained."""
+        """Return the run directory of a trial."""
         return Run(self.directory / "trials" / f"{number:04d}")
 
-    def take(self) -> Taken | None:
-        """The next trial: one whose process has died, or a new one; None where none is left."""
-        with held(self.directory / "lock"), self._damage_told():
+    def claim(self) -> ClaimedTrial | None:
+        """Claim a trial whose process has died, else a new one; return None if none is left."""
+        with lock_file(self.directory / "lock"), self._damage_reported():
             trials = self.trials()
             for trial in trials:
-                if trial.state.name == "RUNNING" and not self._lives(trial):
-                    return self._begin(trial.number, trial._trial_id)
+                if trial.state.name == "RUNNING" and not self._is_alive(trial):
+                    return self._claim(trial.number, trial._trial_id)
             if len(trials) >= self.plan.trials:
                 return None
-            return self._begin(len(trials), None)
+            return self._claim(len(trials), None)
 
-    def _begin(self, number: int, trial_id: int | None) -> Taken:
-        """Gives a trial to this process, with values that stay."""
+    def _claim(self, number: int, trial_id: int | None) -> ClaimedTrial:
+        """Assign a trial to this process, and sample its values if it is new."""
         import optuna
 
         run = self.run_of(number)
-        with settled():
+        with no_experimental_warnings():
             seed = key(self.plan.seed, len(self.trials())) % 2**32
-            sampler = self.plan.sampler.build(Draw(seed, self.plan.seed, self.plan.grid))
+            sampler = self.plan.sampler.build(SamplerContext(seed, self.plan.seed, self.plan.grid))
             study = optuna.load_study(
                 study_name="sweep", storage=self._storage, sampler=sampler, pruner=self._pruner
             )
             trial = study.ask() if trial_id is None else optuna.trial.Trial(study, trial_id)
             trial.set_user_attr("worker", self._id)
-            values = draw(self.plan.dimensions, trial)
+            values = sample(self.plan.dimensions, trial)
         progress = [*trial.user_attrs.get("progress", ()), len(run.checkpoints().all())]
         trial.set_user_attr("progress", progress)
-        return Taken(trial.number, values, run, trial)
+        return ClaimedTrial(trial.number, values, run, trial)
 
-    def given_up(self, taken: Taken) -> bool:
-        """Whether its processes died again and again, and none got further than the first."""
-        progress: Sequence[int] = taken.trial.user_attrs["progress"]
-        return len(progress) > MOST_DEATHS and len(set(progress[-MOST_DEATHS - 1 :])) == 1
+    def is_hopeless(self, claimed: ClaimedTrial) -> bool:
+        """Return whether the trial's processes have died `MAX_DEATHS` times without progress."""
+        progress: Sequence[int] = claimed.trial.user_attrs["progress"]
+        return len(progress) > MAX_DEATHS and len(set(progress[-MAX_DEATHS - 1 :])) == 1
 
-    def _lives(self, trial: FrozenTrial) -> bool:
+    def _is_alive(self, trial: FrozenTrial) -> bool:
         worker = trial.user_attrs.get("worker")
         if worker is None:
             return False
-        return worker == self._id or is_held(self.directory / "workers" / worker)
+        return worker == self._id or is_locked(self.directory / "workers" / worker)
 
-    def finish(self, taken: Taken, state: str, value: float | None = None, **told: Any) -> None:
-        """Says how a trial ended.
+    def finish(
+        self, claimed: ClaimedTrial, state: str, value: float | None = None, **attributes: Any
+    ) -> None:
+        """Record how a trial ended.
 
         Args:
-            taken: Which.
+            claimed: Trial that ended.
             state: `COMPLETE`, `PRUNED` or `FAIL`.
-            value: Of the metric, where it is complete.
-            **told: What else is known of it; JSON-able.
+            value: Value of the metric, for a complete trial.
+            **attributes: Further JSON-compatible attributes to store.
         """
         from optuna.trial import TrialState
 
-        for name, what in told.items():
-            taken.trial.set_user_attr(name, what)
-        with settled():
-            self.study.tell(taken.number, value, TrialState[state])
+        for name, attribute in attributes.items():
+            claimed.trial.set_user_attr(name, attribute)
+        with no_experimental_warnings():
+            self.study.tell(claimed.number, value, TrialState[state])
 
     def importance(self) -> dict[str, float]:
-        """How much of the difference between good and other trials each key explains, in all 1.
+        """Return the importance of each key by PED-ANOVA; the values sum to 1.
 
-        By PED-ANOVA; empty where fewer than ten trials came to their end.
+        Empty with fewer than `MIN_TRIALS_FOR_IMPORTANCE` completed trials.
         """
         from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 
-        if sum(trial.state.name == "COMPLETE" for trial in self.trials()) < FEWEST_COMPARED:
+        if (
+            sum(trial.state.name == "COMPLETE" for trial in self.trials())
+            < MIN_TRIALS_FOR_IMPORTANCE
+        ):
             return {}
-        with settled():
+        with no_experimental_warnings():
             found = get_param_importances(self.study, evaluator=PedAnovaImportanceEvaluator())
-        return {name: float(share) for name, share in found.items()}
+        return {name: float(fraction) for name, fraction in found.items()}
 
 
 def _storage(directory: Path, plan: Plan) -> BaseStorage:
     from optuna.storages import JournalStorage, RDBStorage
     from optuna.storages.journal import JournalFileBackend
 
-    with settled():
+    with no_experimental_warnings():
         if plan.storage == "journal":
-            lock: Any = _Lock(directory / "study.lock")
+            lock: Any = JournalLock(directory / "study.lock")
             return JournalStorage(JournalFileBackend(str(directory / "study.journal"), lock))
         return RDBStorage(
             f"sqlite:///{directory / 'study.db'}",
-            engine_kwargs={"connect_args": {"timeout": 60}},  # seconds that it waits for a lock
+            engine_kwargs={"connect_args": {"timeout": 60}},  # seconds to wait for a lock
         )
-
-
-class _Lock:
-    """Optuna's `BaseJournalFileLock`, which a dead process does not hold; its own makes links."""
-
-    def __init__(self, path: Path) -> None:
-        self._path, self._stack = path, ExitStack()
-
-    def acquire(self) -> bool:
-        self._stack.enter_context(held(self._path))
-        return True
-
-    def release(self) -> None:
-        self._stack.close()
-
-
-@contextmanager
-def held(path: Path) -> Iterator[None]:
-    """Waits for a lock, and holds it; a dead process holds none."""
-    with open(path, "a", opener=regular) as file:
-        fcntl.lockf(file, fcntl.LOCK_EX)
-        yield
-
-
-def is_held(path: Path) -> bool:
-    """Whether a living process has the lock; not to be asked of one's own, which it would free."""
-    with suppress(FileNotFoundError):
-        descriptor = open_regular(path)
-        try:
-            fcntl.lockf(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except OSError:
-            return True
-        finally:
-            os.close(descriptor)
-    return False

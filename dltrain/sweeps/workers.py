@@ -1,4 +1,4 @@
-"""Processes that work on one sweep: the same command, again, each with a share of the machine."""
+"""Run a sweep's command in several processes, which divide the threads and the GPUs."""
 
 from __future__ import annotations
 
@@ -15,43 +15,42 @@ import torch
 from dltrain.core.errors import InterruptedRunError, RunError
 
 
-def run_workers(words: Sequence[str], count: int) -> None:
-    """Runs `dltrain WORDS` in several processes, and waits for their end.
+def run_workers(arguments: Sequence[str], count: int) -> None:
+    """Run `dltrain ARGUMENTS` in several processes, and wait until they end.
 
-    SIGINT and SIGTERM are passed on to them, once each; they end by themselves where this process
-    is killed.
+    SIGINT and SIGTERM are forwarded to the processes, which also end when this one is killed.
 
     Args:
-        words: What follows `dltrain` on the command line.
-        count: How many.
+        arguments: Command-line arguments of `dltrain`.
+        count: Number of processes.
 
     Raises:
-        InterruptedRunError: A signal stopped them.
-        RunError: One ended with an error; the others were waited for.
+        InterruptedRunError: A signal interrupted them.
+        RunError: A process failed; all have ended.
     """
     workers: list[subprocess.Popen[bytes]] = []
-    with _passed_on(workers) as stopped_by:
+    with _forward_signals(workers) as signals:
         for number in range(count):
             worker = subprocess.Popen(  # noqa: S603
-                [sys.executable, "-m", "dltrain", *words],
-                stdin=subprocess.PIPE,  # which closes as this process ends
-                env={**os.environ, **shares(number, count)},
-                start_new_session=True,  # Ctrl-C reaches them through this process alone
+                [sys.executable, "-m", "dltrain", *arguments],
+                stdin=subprocess.PIPE,  # closes when this process ends
+                env={**os.environ, **worker_environment(number, count)},
+                start_new_session=True,  # Ctrl-C is forwarded by this process
             )
             workers.append(worker)
         codes = [worker.wait() for worker in workers]
     for worker in workers:
         if worker.stdin is not None:
             worker.stdin.close()
-    if stopped_by:
-        raise InterruptedRunError(stopped_by[0])
+    if signals:
+        raise InterruptedRunError(signals[0])
     if any(codes):
         ended = ", ".join(str(code) for code in codes)
-        raise RunError(f"not all of {count} processes came to their end; exit codes {ended}")
+        raise RunError(f"expected {count} processes to succeed, got exit codes {ended}")
 
 
-def shares(number: int, count: int) -> dict[str, str]:
-    """Environment of one of several processes: its share of the threads, and a GPU of its own."""
+def worker_environment(number: int, count: int) -> dict[str, str]:
+    """Return environment variables that assign threads and a GPU to one of `count` processes."""
     threads = str(max(1, torch.get_num_threads() // count))
     environment = {"OMP_NUM_THREADS": threads}
     gpus = torch.cuda.device_count()
@@ -62,33 +61,33 @@ def shares(number: int, count: int) -> dict[str, str]:
 
 
 @contextmanager
-def _passed_on(workers: Sequence[subprocess.Popen[bytes]]) -> Iterator[list[int]]:
-    """Signals go to the workers inside this context; yields those that came."""
-    came: list[int] = []
+def _forward_signals(workers: Sequence[subprocess.Popen[bytes]]) -> Iterator[list[int]]:
+    """Forward signals to the workers inside this context; yield the list of received signals."""
+    received: list[int] = []
 
     def handle(signal_number: int, _frame: object) -> None:
-        came.append(signal_number)
+        received.append(signal_number)
         for worker in workers:
             worker.send_signal(signal_number)
 
     numbers = (signal.SIGINT, signal.SIGTERM)
     try:
         before = {number: signal.signal(number, handle) for number in numbers}
-    except ValueError:  # not the main thread: whoever called has the signals
-        yield came
+    except ValueError:  # not the main thread: the caller handles signals
+        yield received
         return
     try:
-        yield came
+        yield received
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
 def end_with_parent() -> None:
-    """Stops this process, after a checkpoint, as soon as the one that started it has ended."""
+    """Interrupt this process, after a checkpoint, when its parent process ends."""
 
     def wait() -> None:
-        # Not sys.stdin, whose lock this thread would hold when the interpreter ends.
+        # Not sys.stdin, whose lock this thread would hold during interpreter shutdown.
         while os.read(0, 1024):
             pass
         os.kill(os.getpid(), signal.SIGTERM)

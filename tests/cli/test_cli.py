@@ -1,4 +1,4 @@
-"""The command line: what it prints where, how it ends, and what signals do to it."""
+"""The command line: output, exit codes and signals."""
 
 import dataclasses
 import json
@@ -52,7 +52,7 @@ def trained(tmp_path_factory):
 
 
 @pytest.mark.parametrize("words", [["--help"], ["--version"], ["train", "--help"], ["nonsense"]])
-def test_words_alone_do_not_import_torch(words):
+def test_help_and_usage_errors_do_not_import_torch(words):
     code = (
         "import sys\nfrom dltrain.cli import main\nsys.argv[1:] = sys.orig_argv[3:]\n"
         "try:\n    main()\nfinally:\n    print('torch' in sys.modules, 'numpy' in sys.modules)"
@@ -195,7 +195,7 @@ def test_evaluate(call, trained):
     assert set(printed) == {"checkpoint", "split", "samples", "metrics"}
     assert (printed["split"], printed["samples"]) == ("test", 40)
     table = call("evaluate", trained, "--split", "val")
-    assert table.out.startswith("30 samples of val")
+    assert table.out.startswith("val: 30 samples")
     assert "accuracy" in table.out
 
 
@@ -267,9 +267,9 @@ def test_list_explains_the_keys_of_a_mapping(call):
     ],
 )
 @pytest.mark.usefixtures("folder")
-def test_an_option_without_its_section_is_told_where_it_belongs(call, given, meant):
-    told = call("check", "config.yaml", given).err
-    assert (f"did you mean '{meant}'?" if meant else "expected") in told
+def test_the_section_of_an_option_without_one_is_suggested(call, given, meant):
+    message = call("check", "config.yaml", given).err
+    assert (f"did you mean '{meant}'?" if meant else "expected") in message
 
 
 def test_list_explains_each_option(call):
@@ -388,8 +388,8 @@ def test_a_run_directory_is_used_once(call, trained, folder):
     before = (trained / "config.yaml").read_bytes()
     ended = call("train", "config.yaml", "--run-dir", trained)
     assert (ended.code, ended.out) == (1, "")
-    told = f"{trained} holds a run already; resume with: dltrain resume {trained}\n"
-    assert ended.err == told
+    expected = f"{trained} holds a run already; resume with: dltrain resume {trained}\n"
+    assert ended.err == expected
     assert (trained / "config.yaml").read_bytes() == before
     assert not (folder / "runs").exists()
 
@@ -401,8 +401,8 @@ def test_a_run_directory_in_which_nothing_is_saved_can_be_used_again(call, train
         shutil.copy(trained / name, run)
     ended = call("train", "config.yaml", "--run-dir", run)
     assert (ended.code, ended.out) == (1, "")
-    told = f"{run} holds a run already; nothing is saved of it; if it does not run: "
-    assert ended.err == f"{told}dltrain rm {run}\n"
+    expected = f"{run} holds a run already; nothing is saved of it; if it does not run: "
+    assert ended.err == f"{expected}dltrain rm {run}\n"
     assert call("rm", run, "--yes").code == 0
     assert call("train", "config.yaml", "--run-dir", run).code == 0
 
@@ -457,7 +457,7 @@ def test_a_model_that_the_weights_do_not_fit(call, folder):
         assert "1.weight is float32 (8, 64); expected float32 (9, 64)" in ended.err.splitlines()[-1]
 
 
-def test_data_that_changed_is_told_by_evaluate(call, folder):
+def test_evaluate_warns_of_changed_data(call, folder):
     run = folder / "run"
     assert call("train", "config.yaml", "--run-dir", run, "--quiet").code == 0
     assert call("evaluate", run).err == ""
@@ -534,7 +534,7 @@ def test_a_model_that_cannot_be_traced_trains_all_the_same(call, folder, plugin,
     assert b"can't be traced: don't trace me" in files[0].read_bytes()
 
 
-def test_a_full_disk_is_told_in_a_line(folder):
+def test_a_full_disk_is_reported_in_one_line(folder):
     """A limit on the size of files stands for it; TensorBoard writes from a thread of its own."""
     words = ["train", "config.yaml", "recording.tensorboard=true", "--run-dir", "run"]
     started = ChildProcess("train", folder, command_line, *words, file_bytes=40_000)
@@ -547,7 +547,7 @@ def test_a_full_disk_is_told_in_a_line(folder):
 
 
 @pytest.mark.usefixtures("folder")
-def test_whoever_reads_may_go_away():
+def test_the_reader_of_a_pipe_can_close_it():
     """`dltrain train config.yaml 2>&1 | head -1`."""
     reader, writer = os.pipe()
     os.close(reader)
@@ -586,7 +586,7 @@ def waiting(tmp_path_factory):
 
 @pytest.fixture
 def stop(waiting, monkeypatch):
-    """Sends a signal to the process of that name in its eighth step, and lets it go on."""
+    """Send a signal to the process of that name in its eighth step, and let it continue."""
     place, processes = waiting
     monkeypatch.chdir(place)
 
@@ -635,7 +635,7 @@ def test_a_signal_stops_the_run_after_a_checkpoint(call, stop, whole, name, numb
     assert read_metric_lines(Path(name)) == whole[1]
 
 
-def test_a_killed_run_goes_on_from_its_last_checkpoint(call, stop, whole):
+def test_a_killed_run_resumes_from_its_last_checkpoint(call, stop, whole):
     process = stop("kill", signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     assert not Path("kill", "summary.json").exists()

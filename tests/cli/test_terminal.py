@@ -1,4 +1,4 @@
-"""What a stranger's text does to the terminal: nothing."""
+"""Control characters in untrusted text never reach the terminal."""
 
 import ast
 import csv

@@ -70,7 +70,7 @@ def test_a_changed_outcome_is_refused_at_its_line(interrupted, call, key, value,
     assert message.startswith(f"{interrupted / 'config.yaml'}:")
     assert f": {key}" in message
     if before is not None:
-        assert f"was {before} when the run was started, and is {now}" in ended.err
+        assert f"expected {before}, as when the run was started, got {now}" in ended.err
     assert note == "change it back, or train the changed config as a new run"
     assert {path: path.read_bytes() for path in files} == files
 
@@ -146,7 +146,7 @@ def test_no_change_is_made_to_a_finished_run(interrupted, call):
     edit(interrupted, "train.epochs", 9)
     ended = call("resume", interrupted)
     assert (ended.code, ended.out) == (2, "")
-    assert "train.epochs: was 4 when the run was started, and is 9" in ended.err
+    assert "train.epochs: expected 4, as when the run was started, got 9" in ended.err
     assert read_metric_lines(interrupted) == before
 
 
@@ -157,7 +157,7 @@ def test_an_edited_run_is_not_reproduced(tmp_path, monkeypatch, call):
     edit(Path("run"), "optimizer.lr", 0.02)
     ended = call("reproduce", "run")
     assert (ended.code, ended.out) == (2, "")
-    assert "optimizer.lr: was 0.01 when the run was started, and is 0.02" in ended.err
+    assert "optimizer.lr: expected 0.01, as when the run was started, got 0.02" in ended.err
     assert not Path("runs").exists()
 
 

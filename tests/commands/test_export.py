@@ -24,7 +24,7 @@ from dltrain.commands.export import read_exported
 from dltrain.config.plugins import load_plugin, register_builtins
 from dltrain.core.errors import DataError, RunError, UsageError
 from dltrain.core.registry import MODELS
-from dltrain.exporting.quantization import by_torchao
+from dltrain.exporting.quantization import quantize_linear_layers
 
 TEXT = {
     "model": {"name": "text_lstm", "hidden_size": 6, "embedding_size": 5, "bidirectional": True},
@@ -348,7 +348,7 @@ def test_a_language_model_with_dropout_between_its_layers_can_be_exported(call, 
     run = trained(f"writer-{form}", TEXT | writer)
     ended = call("export", run, "--to", form)  # compares it with the model, at several lengths
     assert ended.code == 0, ended.err
-    assert "differs by" in ended.out
+    assert "maximum difference" in ended.out
 
 
 @pytest.fixture(scope="module")
@@ -389,9 +389,9 @@ def test_tokens_that_a_gpt_does_not_have_are_refused(gpt_run, to, wrong):
         tokens[0, 4] = -1 if wrong == "negative" else size
     messages = {
         "safetensors": {
-            "negative": f"token id -1; expected 0 to {size - 1}",
-            "too large": f"token id {size}; expected 0 to {size - 1}",
-            "too many": "13 tokens; the context of the model has 12",
+            "negative": f"expected token ids from 0 to {size - 1}, got -1",
+            "too large": f"expected token ids from 0 to {size - 1}, got {size}",
+            "too many": "expected at most 12 tokens, got 13",
         },
         "onnx": dict.fromkeys(["negative", "too large", "too many"], "out of data bounds"),
         "pt2": dict.fromkeys(["negative", "too large"], "index out of range") | {"too many": "12"},
@@ -445,7 +445,7 @@ def test_what_the_command_line_shows(call):
     lines = ended.out.splitlines()
     assert lines[0] == "input    pixels, uint8, batch x 1 x 8 x 8: pixels from 0 to 255; grey"
     assert re.fullmatch(
-        r"checked  40 samples in batches of 1, 3, 37: differs by \S+ at most; 0.0001 is allowed",
+        r"checked  40 samples in batches of 1, 3, 37: maximum difference \S+, tolerance 0.0001",
         lines[2],
     )
     assert lines[-1].startswith("mine_mlp/exports/model.safetensors  (")
@@ -501,7 +501,7 @@ print(json.dumps(model(torch.from_numpy(numpy.load("inputs.npy"))).tolist()))
     assert found == pytest.approx(np.array(predicted("mine_mlp", files)), abs=0.05)
 
 
-def test_the_layers_in_eight_bits_and_the_cost_are_told():
+def test_the_layers_in_eight_bits_and_the_cost_are_shown():
     words = ["export", "cnn", "--to", "onnx", "--quantize", "int8", "-o", "cnn8.onnx"]
     done = subprocess.run(
         [sys.executable, "-W", "error", "-m", "dltrain", *words],
@@ -517,13 +517,13 @@ def test_the_layers_in_eight_bits_and_the_cost_are_told():
         layers,
     )
     assert re.fullmatch(
-        r"cost     differs from the trained model by \S+ at most; the same class for \S+%; "
-        r"accuracy \S+%, trained model \S+%; 0\.1 is allowed",
+        r"cost     maximum difference from the trained model \S+; same class for \S+%; "
+        r"accuracy \S+%, trained model \S+%; tolerance 0.1",
         done.stdout.splitlines()[4],
     )
     card = Path("cnn8.onnx.md").read_text()
-    assert f"- int8: {layers[9:]}\n- cost of it: differs from the trained model by " in card
-    assert "All were measured before the weights were quantised." in card
+    assert f"- int8: {layers[9:]}\n- cost: maximum difference from the trained model " in card
+    assert "The metrics were measured before quantization." in card
 
 
 def test_eight_bits_as_json_and_on_the_whole_split(call):
@@ -564,12 +564,12 @@ def test_only_layers_that_torchao_supports_are_quantized(call):
     model = nn.Sequential(*(nn.Linear(4, 4) for _ in range(3)), nn.Linear(1, 4), Doubled(4, 4))
     model.append(nn.Linear(4, 4).double())
     model[2].weight = model[1].weight
-    assert list(by_torchao(model)) == ["0"]
+    assert list(quantize_linear_layers(model)) == ["0"]
     load_plugin(Path("fickle.py"))
     run = trained("unsupported", CONFIG | {"model": "convolution"})
     ended = call("export", run, "--to", "pt2", "--quantize", "int8")
     assert (ended.code, ended.out, ended.err.count("\n")) == (2, "", 1)
-    assert ended.err.startswith("nothing of this model can be quantised")
+    assert ended.err.startswith("the model has no layer that can be quantized")
 
 
 def test_torchao_is_wanted_only_for_eight_bits(call, monkeypatch):
@@ -580,7 +580,7 @@ def test_torchao_is_wanted_only_for_eight_bits(call, monkeypatch):
     assert call("export", "mine_mlp", "--to", "pt2").code == 0
 
 
-def test_a_torchao_for_another_torch_is_told_in_one_line(call, monkeypatch, tmp_path):
+def test_a_torchao_for_another_torch_is_reported_in_one_line(call, monkeypatch, tmp_path):
     (tmp_path / "torchao").mkdir()
     (tmp_path / "torchao" / "__init__.py").write_text("from torch import of_the_next_release")
     for name in [name for name in sys.modules if name.partition(".")[0] == "torchao"]:
@@ -588,5 +588,5 @@ def test_a_torchao_for_another_torch_is_told_in_one_line(call, monkeypatch, tmp_
     monkeypatch.syspath_prepend(tmp_path)
     ended = call("export", "mine_mlp", "--to", "pt2", "--quantize", "int8")
     assert (ended.code, ended.out, ended.err.count("\n")) == (2, "", 1)
-    assert "the torchao that is installed can't work with torch" in ended.err
+    assert "the installed torchao is incompatible with torch" in ended.err
     assert "of_the_next_release" in ended.err

@@ -88,7 +88,7 @@ def test_from_the_command_line(call, tmp_path, monkeypatch):
     assert json.loads(called.out)["steps"] == 3
     assert Path("trace.json").exists()
     called = call("profile", tiny, "--steps", "3")
-    assert "ms a step, over 3 steps:" in called.out
+    assert "ms per step, over 3 steps:" in called.out
     assert not Path("runs").exists()
 
 

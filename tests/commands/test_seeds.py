@@ -141,4 +141,4 @@ def test_what_is_no_list_of_seeds_is_refused(call, words):
 def test_seeds_and_processes_are_refused_together(call):
     called = call("train", TINY, "--seeds", "0,1", "--processes", "2")
     assert called.code == 2
-    assert "leave --processes out" in called.err
+    assert "--seeds and --processes exclude each other" in called.err

@@ -255,10 +255,10 @@ def test_processes_end_with_the_one_that_started_them(folder):
 def test_threads_and_gpus_are_divided(monkeypatch):
     monkeypatch.setattr(workers.torch, "get_num_threads", lambda: 8)
     monkeypatch.setattr(workers.torch.cuda, "device_count", lambda: 0)
-    assert workers.shares(0, 3) == {"OMP_NUM_THREADS": "2"}
+    assert workers.worker_environment(0, 3) == {"OMP_NUM_THREADS": "2"}
     monkeypatch.setattr(workers.torch.cuda, "device_count", lambda: 2)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
-    found = [workers.shares(number, 3)["CUDA_VISIBLE_DEVICES"] for number in range(3)]
+    found = [workers.worker_environment(number, 3)["CUDA_VISIBLE_DEVICES"] for number in range(3)]
     assert found == ["4", "7", "4"]
 
 
@@ -290,7 +290,7 @@ def test_another_space_is_refused_and_more_trials_are_not(call):
     path = write_sweep({"optimizer.lr": {"float": [1e-3, 0.2], "log": True}})
     called = call("sweep", "config.yaml", path, "--run-dir", "found")
     assert called.code == 2
-    assert "found holds a sweep of another config, metric or space" in called.err
+    assert "found contains a sweep of another config, metric or space" in called.err
     assert "'high': 0.2" in called.err
 
 
@@ -332,7 +332,10 @@ def test_from_the_command_line(call):
     lines = called.out.splitlines()
     assert lines[0] == "3 trials: 3 done"
     assert lines[1].startswith("best: trial ")
-    assert lines[-2] == "runs/config/sweep-sweep/best.yaml: for dltrain train"
+    assert (
+        lines[-2]
+        == "runs/config/sweep-sweep/best.yaml: config of the best trial, for dltrain train"
+    )
 
 
 def test_a_launched_process_is_refused(monkeypatch):

@@ -141,11 +141,11 @@ def test_the_data_may_be_the_limit_instead_of_the_memory(hungry, pretended_gpu, 
     assert (found.suggestion, found.limited_by) == (SAMPLES, "samples")
     words = ("tune-batch", "config.yaml", "--plugin", "hungry.py")
     shown = call(*words).out
-    assert f"{SAMPLES} is the whole training split, and fits into" in shown
-    assert "the data is the limit, not the memory" in shown
+    assert f"{SAMPLES} is the size of the training split and fits into" in shown
+    assert "memory is not the limit" in shown
     assert "is the largest" not in shown
     shown = call(*words, "model.most=20").out
-    assert "20 is the largest that fits into" in shown
+    assert "20 is the largest size that fits into" in shown
     assert "is the limit" not in shown
     assert json.loads(call(*words, "--json").out)["limited_by"] == "samples"
 
@@ -226,7 +226,7 @@ def test_too_small_a_budget_and_a_wrong_config_are_told_in_a_line(hungry, call):
 def test_what_is_no_amount_of_memory_is_refused(call, words):
     ended = call("tune-batch", "config.yaml", "--memory", words)
     assert ended.code == 2
-    assert "is no amount of memory" in ended.err
+    assert "expected a memory size such as" in ended.err
 
 
 def test_amounts_of_memory():

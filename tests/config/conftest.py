@@ -1,4 +1,4 @@
-"""A room of its own for each test: small components, a working directory."""
+"""Isolate each test: small components, a working directory."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from typing import Literal
 from dltrain.core.option_types import PositiveFloat, PositiveInt, Probability
 from dltrain.core.registry import Registry
 
-WHOLE = """\
+FULL_CONFIG = """\
 model: {name: cnn, channels: [8, 16]}
 data: digits
 loss: cross_entropy

@@ -150,11 +150,11 @@ def test_everything_that_is_refused_is_told_at_once(write):
     firsts = [str(problem).splitlines()[0] for problem in caught.value.problems]
     assert firsts == [
         "config.yaml:1:31: extends: can't read absent.yaml: No such file or directory",
-        "config.yaml:1:44: extends: expected a file, or a list of files",
-        "config.yaml:3:1: key 'c' is there already, on line 2",
-        "one.yaml:1:4: tag '!x' is not allowed; a config holds plain values",
+        "config.yaml:1:44: extends: expected a file or a list of files",
+        "config.yaml:3:1: duplicate key 'c', first on line 2",
+        "one.yaml:1:4: tag '!x' is not allowed; expected a plain value",
         firsts[4],
-        "command line: d=*x: alias '*x' names nothing above it",
+        "command line: d=*x: alias '*x' has no anchor above it",
     ]
     assert firsts[4].startswith("two.yaml:1:")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from small_components import WHOLE
+from small_components import FULL_CONFIG
 
 from dltrain.config import ConfigError, load
 from dltrain.config.problems import suggestions
@@ -59,13 +59,13 @@ recording: {}
         "unknown option of 'data.augment'; did you mean 'shift'?",
         "config.yaml:3:14: loss.name: unknown loss 'cross_entrpy'; did you mean 'cross_entropy'?",
         "config.yaml:4:19: optimizer.lr: missing; expected a number above 0",
-        "config.yaml:5:15: metrics.1: 'f1' is in the list already",
+        "config.yaml:5:15: metrics.1: duplicate metric 'f1'",
         "config.yaml:5:43: metrics.2: unknown metric 'acuracy'; did you mean 'accuracy'?",
         "config.yaml:5:52: metrics.3: missing `name`; expected one of accuracy, f1",
         "config.yaml:5:69: metrics.4: unknown metric 3; expected one of accuracy, f1",
         "config.yaml:6:17: train.epochs: expected a whole number above 0, got 'abc'",
         "config.yaml:7:11: recording: expected a mapping, got nothing",
-        "config.yaml:8:1: key 'recording' is there already, on line 7",
+        "config.yaml:8:1: duplicate key 'recording', first on line 7",
         "command line: checkpoint=x: checkpoint: expected a mapping, got 'x'",
         "command line: foo: expected key=value, such as train.epochs=3",
         "command line: model.dropout=1: model.dropout: "
@@ -97,7 +97,7 @@ def test_what_is_missing_is_named(write):
             'name="a\\nb"',
             "control characters, got 'a\\nb'",
         ),
-        ("name=3", "got 3; text that looks like something else needs quotes"),
+        ("name=3", "got 3; put it in quotes to make it text"),
         ("model.channels=8", "model.channels: expected a list of values, each a whole number abo"),
         ("model.channels.1=x", "model.channels.1: expected a whole number above 0, got 'x'"),
         ("model.channels.7=1", "model.channels: expected a list of values, each a whole number"),
@@ -120,9 +120,9 @@ def test_what_is_missing_is_named(write):
         ("data.label=on", None),
         (
             "data.label=12",
-            "expected text, got 12; text that looks like something else needs quotes",
+            "expected text, got 12; put it in quotes to make it text",
         ),
-        ("data.root=3", "data.root: expected text, got 3; text"),
+        ("data.root=3", "data.root: expected text, got 3; put it in quotes"),
         (
             "model.hidden=[1]",
             "unknown option of model 'cnn'; expected one of name, channels, activ",
@@ -143,7 +143,7 @@ def test_what_is_missing_is_named(write):
         ("train.epochs=null", "train: missing; expected `epochs` or `steps`"),
         (
             "train.evaluate=1 epochz",
-            "expected a length such as '1 epoch' or '500 steps', got '1 ep",
+            "expected a duration such as '1 epoch' or '500 steps', got '1 ep",
         ),
         ("train.device=cuad", "got 'cuad'; did you mean 'cuda'?"),
         ("train.compile=yes", "train.compile: expected true or false, got 'yes'"),
@@ -154,7 +154,7 @@ def test_what_is_missing_is_named(write):
     ],
 )
 def test_messages_name_what_is_accepted(override, message, write):
-    path = write(WHOLE)
+    path = write(FULL_CONFIG)
     if message is None:
         load(path, [override])
     else:
@@ -164,12 +164,12 @@ def test_messages_name_what_is_accepted(override, message, write):
 
 
 def test_a_component_without_a_name(write):
-    path = write(WHOLE.replace("data: digits", "data: {nmae: digits, root: x}"))
+    path = write(FULL_CONFIG.replace("data: digits", "data: {nmae: digits, root: x}"))
     assert problems(path) == ["config.yaml:2:8: data.nmae: unknown key; did you mean 'name'?"]
 
 
 def test_a_misspelt_key_is_one_problem(write):
-    path = write(WHOLE.replace("lr:", "rl:").replace("loss:", "los:"))
+    path = write(FULL_CONFIG.replace("lr:", "rl:").replace("loss:", "los:"))
     assert problems(path) == [
         "config.yaml:3:1: los: unknown key; did you mean 'loss'?",
         "config.yaml:4:24: optimizer.rl: unknown option of optimizer 'sgd'; did you mean 'lr'?",
@@ -177,7 +177,7 @@ def test_a_misspelt_key_is_one_problem(write):
 
 
 def test_long_lines_are_cut_around_the_place(write):
-    path = write(WHOLE + f"metrics: [{'f1, ' * 200}zzz, {'f1, ' * 200}]")
+    path = write(FULL_CONFIG + f"metrics: [{'f1, ' * 200}zzz, {'f1, ' * 200}]")
     with pytest.raises(ConfigError) as caught:
         load(path)
     (problem,) = (p for p in caught.value.problems if "zzz" in p.message)
@@ -189,7 +189,7 @@ def test_long_lines_are_cut_around_the_place(write):
 
 def test_tabs_in_the_source_line_keep_the_carets_in_place(write):
     with pytest.raises(ConfigError) as caught:
-        load(write(WHOLE + "recording: {'a\tb': 1, imags: 1}"))
+        load(write(FULL_CONFIG + "recording: {'a\tb': 1, imags: 1}"))
     assert str(caught.value).splitlines()[-2:] == [
         "    6 | recording: {'a\tb': 1, imags: 1}",
         "      |               \t       ^^^^^",
@@ -222,13 +222,13 @@ def test_suggestions(word, expected):
 )
 @given(
     edits=st.lists(
-        st.tuples(st.integers(0, len(WHOLE)), st.integers(0, 3), st.binary(max_size=4)),
+        st.tuples(st.integers(0, len(FULL_CONFIG)), st.integers(0, 3), st.binary(max_size=4)),
         min_size=1,
         max_size=4,
     )
 )
 def test_mutated_bytes_raise_nothing_else(edits, write):
-    data = WHOLE.encode()
+    data = FULL_CONFIG.encode()
     for place, removed, added in edits:
         data = data[:place] + added + data[place + removed :]
     path = write(data)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from small_components import WHOLE, Augment, Order
+from small_components import FULL_CONFIG, Augment, Order
 
 from dltrain.config import Experiment, load
 from dltrain.config.settings import (
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.usefixtures("components")
 
 
 def test_what_the_file_leaves_out_has_its_default(write):
-    experiment = load(write(WHOLE, "configs/small.v1.yaml"))
+    experiment = load(write(FULL_CONFIG, "configs/small.v1.yaml"))
     assert experiment.name == "small.v1"
     assert experiment.seed == 0
     assert experiment.task.name == "supervised"
@@ -42,7 +42,7 @@ def test_values_have_the_types_of_the_signature(write):
         "early_stop.monitor=val/loss",
         "metrics=[accuracy, {name: f1, average: micro}]",
     ]
-    experiment = load(write(WHOLE), overrides)
+    experiment = load(write(FULL_CONFIG), overrides)
     assert experiment.data.options == {
         "root": Path("here"),
         "order": Order.SHUFFLED,
@@ -56,13 +56,13 @@ def test_values_have_the_types_of_the_signature(write):
 
 
 def test_a_choice_builds_its_component(write):
-    experiment = load(write(WHOLE), ["model.kernel=[3, 5]"])
+    experiment = load(write(FULL_CONFIG), ["model.kernel=[3, 5]"])
     assert experiment.model.component is MODELS["cnn"]
     assert experiment.model.build("spec") == ("spec", (8, 16), "relu", 0.5, (3, 5))
 
 
 def test_options_without_a_name_belong_to_the_default_component(write):
-    experiment = load(write(WHOLE + "schedule: {warmup: 0.1}"))
+    experiment = load(write(FULL_CONFIG + "schedule: {warmup: 0.1}"))
     assert experiment.schedule.name == "constant"
     assert experiment.schedule.options == {"warmup": 0.1}
 
@@ -83,7 +83,7 @@ def test_the_resolved_config_is_the_same_experiment(label, write):
         "optimizer.lr=1e-8",
         "model.kernel=[1, 2]",
     ]
-    experiment = load(write(WHOLE, "first.yaml"), overrides)
+    experiment = load(write(FULL_CONFIG, "first.yaml"), overrides)
     assert experiment.data.options["label"] == label
     text = experiment.to_yaml()
     again = load(write(text, "second.yaml"))
@@ -93,7 +93,7 @@ def test_the_resolved_config_is_the_same_experiment(label, write):
 
 
 def test_the_resolved_config_leaves_nothing_out(write):
-    experiment = load(write(WHOLE))
+    experiment = load(write(FULL_CONFIG))
     resolved = experiment.to_dict()
     assert list(resolved) == [f.name for f in fields(Experiment) if f.name != "tree"]
     assert resolved["model"] == {
@@ -112,14 +112,14 @@ def test_the_resolved_config_leaves_nothing_out(write):
 
 
 def test_experiments_differ_by_what_they_say(write):
-    path = write(WHOLE)
+    path = write(FULL_CONFIG)
     assert load(path) == load(str(path), [])
     assert load(path) != load(path, ["seed=1"])
     assert load(path) != load(path, ["model.dropout=0.1"])
 
 
 def test_later_stages_complain_at_the_place(write):
-    path = write(WHOLE + "metrics: [f1]\ncheckpoint: {best: val/acuracy}\n")
+    path = write(FULL_CONFIG + "metrics: [f1]\ncheckpoint: {best: val/acuracy}\n")
     experiment = load(path, ["train.device=cuda"])
     places = {
         "checkpoint.best": "config.yaml:7:20: checkpoint.best: no\n"
@@ -139,7 +139,7 @@ def test_later_stages_complain_at_the_place(write):
 
 
 def test_nothing_in_yaml_imports(write):
-    text = WHOLE.replace("data: digits", "data: {name: digits, label: os.system}")
+    text = FULL_CONFIG.replace("data: digits", "data: {name: digits, label: os.system}")
     assert load(write(text)).data.options["label"] == "os.system"
     assert yaml.safe_load(load(write(text)).to_yaml())["data"]["label"] == "os.system"
 
@@ -147,5 +147,5 @@ def test_nothing_in_yaml_imports(write):
 @pytest.mark.parametrize(("file", "name"), [("my run.yaml", "my_run"), ("é-中.yaml", "é-中")])
 def test_a_file_of_any_name_names_its_runs(tmp_path, components, file, name):
     path = tmp_path / file
-    path.write_text(WHOLE, encoding="utf-8")
+    path.write_text(FULL_CONFIG, encoding="utf-8")
     assert load(path).name == name

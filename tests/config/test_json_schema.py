@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from small_components import WHOLE
+from small_components import FULL_CONFIG
 
 from dltrain.config import json_schema, load, plugins
 from dltrain.core.registry import MODELS, REGISTRIES
@@ -74,9 +74,9 @@ def test_it_refuses_what_load_refuses(override, write):
     from dltrain.config.tree import plain
 
     validator = jsonschema.Draft202012Validator(json_schema())
-    tree, _ = compose(write(WHOLE), [])
+    tree, _ = compose(write(FULL_CONFIG), [])
     assert validator.is_valid(plain(tree))
-    tree, _ = compose(write(WHOLE), [override])
+    tree, _ = compose(write(FULL_CONFIG), [override])
     assert not validator.is_valid(plain(tree))
 
 

@@ -86,8 +86,8 @@ def test_every_duplicate_is_told(write):
     problems = []
     tree = read(write("a: 1\nb: {c: 1, c: 2}\na: 3\n1: x\n? [k]\n: y\n"), problems)
     assert [str(problem).splitlines()[0] for problem in problems] == [
-        "config.yaml:2:11: key 'c' is there already, on line 2",
-        "config.yaml:3:1: key 'a' is there already, on line 1",
+        "config.yaml:2:11: duplicate key 'c', first on line 2",
+        "config.yaml:3:1: duplicate key 'a', first on line 1",
         "config.yaml:4:1: a key must be text; put it in quotes",
         "config.yaml:5:3: a key must be text; put it in quotes",
     ]
@@ -116,7 +116,7 @@ HOSTILE = {
     "deep dashes": ("- " * 3000 + "1", "nested deeper than 32"),
     "self-reference": ("a: &a [*a]", "alias '*a' contains itself"),
     "self-reference in a key": ("&a {*a : 1}", "alias '*a' contains itself"),
-    "unknown alias": ("a: *b", "alias '*b' names nothing"),
+    "unknown alias": ("a: *b", "alias '*b' has no anchor"),
     "over 1 MB": ("a: " + "x" * 1_100_000, "larger than 256 KiB"),
     "many nodes": ("a: [" + "1," * MAX_NODES + "]", "more than 10,000"),
     "two documents": ("a: 1\n---\nb: 2", "a second document"),
@@ -128,7 +128,7 @@ HOSTILE = {
     "NUL": ("a: \0", "'\\x00' is not allowed"),
     "escaped NUL": (r'a: "\0"', "escapes for NUL"),
     "escape sequence": ("a: \x1b[31m", "'\\x1b' is not allowed"),
-    "half a character": (r'a: "\ud800"', "half a character"),
+    "surrogate": (r'a: "\ud800"', "surrogates"),
     "no character": (r'a: "\UFFFFFFFF"', "out of range"),
     "long version": (f"%YAML 1.{'1' * 5000}\n---\na: 1", "out of range"),
     "UTF-16": ("a: 1".encode("utf-16"), "UTF-16; save it as UTF-8"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib.metadata import EntryPoint
 
 import pytest
-from small_components import WHOLE, fill
+from small_components import FULL_CONFIG, fill
 
 from dltrain.config import ConfigError, load, plugins
 from dltrain.core.errors import UsageError
@@ -29,7 +29,7 @@ def mine(spec: object, /, *, size: int = 3) -> object:
 @pytest.mark.usefixtures("components")
 def test_a_file_registers_its_components_once(write):
     path = write(PLUGIN, "mine.py")
-    text = WHOLE.replace("{name: cnn, channels: [8, 16]}", "mine")
+    text = FULL_CONFIG.replace("{name: cnn, channels: [8, 16]}", "mine")
     with pytest.raises(ConfigError, match="unknown model 'mine'"):
         load(write(text))
     plugins.load_plugin(path)
@@ -42,7 +42,7 @@ def test_a_file_registers_its_components_once(write):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (None, "plugin mine.py: there is no such file"),
+        (None, "plugin mine.py: no such file"),
         ("import no_such_thing", "plugin mine.py:1: ModuleNotFoundError: No module named 'no_suc"),
         ("x = 1\ny = (", "plugin mine.py:2: SyntaxError: '(' was never closed"),
         ("\n\ndef f():\n    1 / 0\nf()", "plugin mine.py:4: ZeroDivisionError: division by zero"),
@@ -105,7 +105,7 @@ def entry_point(write, monkeypatch):
 @pytest.mark.usefixtures("components")
 def test_installed_packages_offer_components(entry_point, write):
     entry_point(PLUGIN)
-    text = WHOLE.replace("{name: cnn, channels: [8, 16]}", "mine")
+    text = FULL_CONFIG.replace("{name: cnn, channels: [8, 16]}", "mine")
     assert load(write(text)).model.name == "mine"
     assert load(write(text)).model.name == "mine"
 
@@ -114,4 +114,4 @@ def test_installed_packages_offer_components(entry_point, write):
 def test_an_installed_package_that_fails_is_named(entry_point, write):
     entry_point("import no_such_thing")
     with pytest.raises(UsageError, match="plugin 'offered' of package offered_plugin: ModuleNotF"):
-        load(write(WHOLE))
+        load(write(FULL_CONFIG))

@@ -154,7 +154,7 @@ def test_an_example_names_the_schema_that_lies_above_it(call, folder):
         (["--example", "mnist_mlp", "-o", "no/x.yaml"], "no/x.yaml: there is no folder no"),
         (["--example", "mnist_mlp", "data"], "--example takes no PATH"),
         (["--example", "mnist_mlp", "--target", "x"], "--example takes no PATH and no options"),
-        ([], "expected PATH, which is your data, or --example NAME"),
+        ([], "expected PATH to your data, or --example NAME"),
     ],
 )
 def test_what_init_can_not_do_with_an_example(call, folder, words, message):

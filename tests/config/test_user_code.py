@@ -148,7 +148,7 @@ def test_a_plugin_that_is_not_given_is_named(fresh, run):
     Path("other.py").write_text(f"{PLUGIN}# more\n")  # the same components, in another file
     ended = fresh("evaluate", "run", "--plugin", "other.py")
     assert ended.code == 0
-    assert "warning: p.py was loaded in training, and is not now (--plugin)" in ended.err
+    assert "warning: p.py was loaded in training but not now (see --plugin)" in ended.err
 
 
 def test_moved_code_is_the_same(fresh, run):
@@ -241,4 +241,4 @@ def test_a_record_makes_no_file_be_opened(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Path, "open", refuse)
     (line,) = user_code.code_changes([{str(secret): "0" * 64}], {})
-    assert "secret.py was loaded in training, and is not now" in line
+    assert "secret.py was loaded in training but not now" in line

@@ -179,7 +179,7 @@ HOSTILE: dict[str, str | bytes] = {
     "escape sequence": VALID + "name: \x1b]0;harmed\x07",
     "escaped escape sequence": VALID + r'name: "\e]0;harmed\a"',
     "escape sequence in a key": VALID + r'"\e[31mname": 1',
-    "half a character": VALID + r'name: "\ud800"',
+    "surrogate": VALID + r'name: "\ud800"',
     "no character": VALID + r'name: "\UFFFFFFFF"',
     "UTF-16": VALID.encode("utf-16"),
     "UTF-16, the other way": b"\xfe\xff" + VALID.encode("utf-16-be"),
@@ -416,7 +416,7 @@ OF_THE_TEXT = (
     "escapes for",
     "expected `key: value` lines",
     "expected key=value",
-    "key ",
+    "duplicate key ",
     "merge keys",
     "more than 10,000",
     "nested deeper",
@@ -579,7 +579,7 @@ def flow(value: Any) -> str:
         return "[" + ", ".join(map(flow, value)) + "]"
     if isinstance(value, float) and not math.isfinite(value):
         return {"nan": ".nan", "inf": ".inf", "-inf": "-.inf"}[str(value)]
-    # Escapes, except where they would be of half a character.
+    # Escapes, except where they would be surrogates.
     return json.dumps(value, ensure_ascii=max(str(value), default="") < "\U00010000")
 
 

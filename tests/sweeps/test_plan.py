@@ -10,7 +10,7 @@ from small_runs import write_folder
 from dltrain.config import ConfigError
 from dltrain.core.errors import UsageError
 from dltrain.sweeps.plan import read_plan
-from dltrain.sweeps.search_space import tries
+from dltrain.sweeps.search_space import boundary_values
 
 HEAD = "metric: val/loss\ntrials: 4\nspace:\n"
 
@@ -58,7 +58,7 @@ def test_every_bound_and_choice_is_tried_with_what_it_is_drawn_with(plan):
         "  optimizer.nesterov: {choice: [false], when: {optimizer.name: [sgd]}}\n"
         "  optimizer.weight_decay: {float: [0.0, 0.1], when: {optimizer.name: [adamw, adam]}}\n"
     )
-    tried = tries(found.dimensions)
+    tried = boundary_values(found.dimensions)
     for dimension in found.dimensions:
         assert {t[dimension.key] for t in tried if dimension.key in t} == set(dimension.extremes)
     for values in tried:
@@ -122,7 +122,7 @@ MISTAKES = {
     ),
     "bounds in the wrong order": (
         "  train.batch_size: {int: [32, 16]}",
-        "4:27: space.train.batch_size.int: the lower bound 32 is not below the upper one, 16",
+        "4:27: space.train.batch_size.int: expected a lower bound below the upper bound 16, got 32",
     ),
     "a bound that is no number": (
         "  optimizer.lr: {float: [0.1, high]}",
@@ -134,7 +134,7 @@ MISTAKES = {
     ),
     "a logarithm of zero": (
         "  optimizer.lr: {float: [0, 1], log: true}",
-        "4:26: space.optimizer.lr.float: with `log`, the lower bound must be above 0, got 0",
+        "4:26: space.optimizer.lr.float: expected a lower bound above 0 with `log`, got 0",
     ),
     "steps of a logarithm": (
         "  optimizer.lr: {float: [0.1, 1], log: true, step: 0.1}",
@@ -142,7 +142,7 @@ MISTAKES = {
     ),
     "steps that lead past the bound": (
         "  train.batch_size: {int: [16, 32], step: 10}",
-        "4:43: space.train.batch_size.step: 10 does not lead from 16 to 32",
+        "4:43: space.train.batch_size.step: expected a divisor of 16, got 10",
     ),
     "no kind": (
         "  optimizer.lr: {flot: [0.1, 0.2]}",
@@ -158,7 +158,7 @@ MISTAKES = {
     ),
     "a choice twice": (
         "  optimizer.lr: {choice: [0.1, 0.1]}",
-        "4:32: space.optimizer.lr.choice: 0.1 is in the list already",
+        "4:32: space.optimizer.lr.choice: duplicate value 0.1",
     ),
     "a condition on what is not drawn": (
         "  optimizer.lr: {float: [0.1, 0.2], when: {optimizer.name: sgd}}",
@@ -167,11 +167,11 @@ MISTAKES = {
     "a condition that never holds": (
         "  optimizer.name: {choice: [adam, adamw]}\n"
         "  optimizer.lr: {float: [0.1, 0.2], when: {optimizer.name: sgd}}",
-        "5:60: space.optimizer.lr.when.optimizer.name: 'sgd' is never drawn",
+        "5:60: space.optimizer.lr.when.optimizer.name: expected one of",
     ),
     "what the metric chooses": (
         "  checkpoint.best: {choice: [val/loss, val/accuracy]}",
-        "4:3: space.checkpoint.best: the sweep's metric chooses the best checkpoint",
+        "4:3: space.checkpoint.best: not allowed: the sweep's metric selects the best checkpoint",
     ),
     "another file": ("  extends: {choice: [a.yaml]}", "4:3: space.extends: expected a key"),
 }
@@ -228,4 +228,4 @@ CONFIGS = Path(__file__).parents[2] / "configs"
 @pytest.mark.parametrize("path", sorted((CONFIGS / "sweeps").glob("*.yaml")), ids=lambda p: p.stem)
 def test_a_shipped_sweep_fits_the_config_of_its_name(path):
     found = read_plan(CONFIGS / path.name, path)
-    assert found.metric == found.experiment(found.first).checkpoint.best
+    assert found.metric == found.experiment(found.first_values).checkpoint.best

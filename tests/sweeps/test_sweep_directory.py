@@ -14,7 +14,7 @@ from small_runs import write_folder
 
 import dltrain
 from dltrain.core.errors import RunError
-from dltrain.sweeps.study import held
+from dltrain.sweeps.locks import lock_file
 
 DEAD = "0123456789abcdef0123456789abcdef"
 SPACE = {"optimizer.lr": {"float": [1e-3, 0.1], "log": True}}
@@ -57,7 +57,7 @@ def sweep(folder: Path):
 
 
 def dies(*_arguments, **_options):
-    raise KeyboardInterrupt  # as if the process had ended: nothing is told
+    raise KeyboardInterrupt  # as if the process had ended: it reports nothing
 
 
 def link(place: Path) -> None:
@@ -141,7 +141,7 @@ def test_a_workers_name_leads_nowhere(folder, call, worker):
     called = call("sweep", "config.yaml", "sweep.yaml", "--run-dir", "found")
     assert called.code == 1
     (line,) = called.err.splitlines()
-    assert "its study is damaged: trial 1: user_attrs.worker" in line
+    assert "the study is damaged: trial 1: user_attrs.worker" in line
 
 
 @pytest.mark.parametrize(
@@ -214,5 +214,5 @@ def test_a_place_that_can_not_be_made_is_told(folder):
 
 def test_a_lock_is_no_link(folder):
     (folder / "place").symlink_to("thesis.txt")
-    with pytest.raises(OSError, match="link"), held(folder / "place"):
+    with pytest.raises(OSError, match="link"), lock_file(folder / "place"):
         pass
