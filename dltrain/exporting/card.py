@@ -76,7 +76,7 @@ def example(file: str, to: Format, about: Mapping[str, Any]) -> str:
             "onnxruntime.disable_telemetry_events()",
             f'session = onnxruntime.InferenceSession("{file}")',
             'about = json.loads(session.get_modelmeta().custom_metadata_map["dltrain"])',
-            f'{inputs.name} = numpy.ones({shape}, dtype="{inputs.dtype}")  # replace with your data',
+            f'{inputs.name} = numpy.ones({shape}, dtype="{inputs.dtype}")  {comment}',
             f'({outputs.name},) = session.run(None, {{"{inputs.name}": {inputs.name}}})',
         ]
     elif to == "pt2":
