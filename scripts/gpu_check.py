@@ -1,18 +1,18 @@
-"""Runs every GPU test and GPU benchmark; each result is written as soon as there is one.
+"""Run all GPU tests and GPU measurements, and write each result immediately.
 
     python scripts/gpu_check.py                    writes docs/measurements/DEVICE-DATE.json
     python scripts/gpu_check.py --seconds 240 --only smoke --output X.json
 
-In this order: the smoke tests, the other tests of tests/gpu (correctness), and the measurements,
-the most valuable first. Each test file and each measurement runs in a process of its own with a
-hard limit, so that neither a crash nor a hang takes anything else with it. `--seconds` bounds the
-whole: nothing starts that can't finish in what is left. Exits with 1 where a package or the GPU is
-missing, or where a test or a measurement failed, hung or, on a GPU, was skipped.
+The smoke tests run first, then the other tests of tests/gpu, then the measurements, most valuable
+first. Each test file and each measurement runs in a separate process with a time limit, so that a
+crash or a hang does not affect other results. `--seconds` limits the total duration: nothing is
+started that is not expected to finish in the remaining time. The exit code is 1 if a package or the
+GPU is missing, or if a test or a measurement fails, hangs or, on a GPU, is skipped.
 
-Accuracies, the time to 99 % and Lightning need MNIST, which is looked for in $DLTRAIN_DATA, data/
-and shared/data; without it the other measurements use random images of its size. The result says
-which. `--stand-in-cpu` runs the same program on the CPU, with tiny measurements, to try the program
-itself; its result says "cpu stand-in" and proves nothing about a GPU.
+Accuracies, the time to 99% and Lightning need MNIST, which is searched in $DLTRAIN_DATA, data/ and
+shared/data; without it the other measurements use random images of the same size. The result names
+the data used. `--stand-in-cpu` runs tests and tiny measurements on the CPU to test this program;
+its results say "cpu stand-in" and prove nothing about a GPU.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from bench import children
+from bench import subprocesses
 from bench.gpu_plan import DEADLINE, ROWS, SMOKE, Row, limit_of_test, seconds_of_test
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -43,25 +43,27 @@ MNIST_FILES = {
     "t10k-images-idx3-ubyte": (10_000, 28, 28),
     "t10k-labels-idx1-ubyte": (10_000,),
 }
-TESTS_SHARE = 0.6
-"""Fraction of the time after which no further test starts, so that some is left to measure."""
+TEST_FRACTION = 0.6
+"""Fraction of the total time after which no test is started; the rest is for measurements."""
 
 START_SECONDS = 10.0
-"""What a process needs to start and to import torch, on top of its first test."""
+"""Expected time to start a process and import torch, in addition to its first test."""
 
 START_LIMIT = 120.0
+"""Seconds after which a process that has not started its first test is killed."""
+
 STAND_IN = "DLTRAIN_GPU_STAND_IN"
-"""Environment variable of the tests in tests/gpu: `cpu` lets the CPU stand in for the GPU."""
+"""Environment variable of tests/gpu: `cpu` runs the tests on the CPU instead of a GPU."""
 
 Entry = dict[str, Any]
 
 
 class Results:
-    """The result file, replaced atomically after every change.
+    """Result file, replaced atomically after every change.
 
     Args:
-        path: Where; None until the device, which gives it its name, is known.
-        seconds: The whole time.
+        path: Path of the file; None until the device, which determines the name, is known.
+        seconds: Total time limit.
     """
 
     def __init__(self, path: Path | None, seconds: float) -> None:
@@ -75,7 +77,7 @@ class Results:
 
     @property
     def left(self) -> float:
-        """Seconds that are left."""
+        """Remaining seconds."""
         return self.deadline - time.monotonic()
 
     @property
@@ -84,7 +86,7 @@ class Results:
         return time.monotonic() - self.started
 
     def put(self, entries: dict[str, Entry], name: str, entry: Entry) -> None:
-        """Records a test or a row, and prints a line about it unless it has only been planned."""
+        """Record a test or a measurement, and print it unless it is only planned."""
         with self._lock:
             entries[name] = entry
             self._write()
@@ -94,10 +96,10 @@ class Results:
             for line in str(entry.get("message", "")).splitlines()[:3]:
                 print(f"          {line}", flush=True)
             for key, value in entry.get("figures", {}).items():
-                print(f"          {key:58} {_shown(value)}", flush=True)
+                print(f"          {key:58} {_format_figure(value)}", flush=True)
 
     def update(self, **head: Any) -> None:
-        """Records something about the whole."""
+        """Record properties of the whole run."""
         with self._lock:
             self.head |= head
             self._write()
@@ -119,18 +121,18 @@ class Results:
         part.replace(self.path)
 
 
-def _shown(value: float | None) -> str:
+def _format_figure(value: float | None) -> str:
     return "not finite" if value is None else f"{value:10.4g}"
 
 
 class Check:
-    """One run of this script.
+    """Runs the selected tests and measurements.
 
     Args:
-        results: Receives everything.
-        only: Pattern of the tests and rows to run; None for all.
-        stand_in: Whether the CPU stands in.
-        jobs: Test files at once.
+        results: Result file.
+        only: Pattern of the names to run; None for all.
+        stand_in: Whether the CPU replaces the GPU.
+        jobs: Number of test files that run in parallel.
     """
 
     def __init__(
@@ -145,126 +147,128 @@ class Check:
             STAND_IN: "cpu" if stand_in else "",
         }
 
-    def wants(self, name: str) -> bool:
-        """Whether `--only` asks for it."""
+    def is_selected(self, name: str) -> bool:
+        """Whether `--only` selects a name."""
         return self.only is None or self.only.search(name) is not None
 
     def machine(self) -> Entry:
-        """What `bench.machine` tells: `machine`, or why nothing can be run."""
-        told: Entry = {}
+        """Run `bench.machine` and return its event `machine`, or why nothing can be run."""
+        report: Entry = {}
         command = [sys.executable, "-m", "bench.machine"]
         if self.stand_in:
             command.append("--stand-in-cpu")
-        ending = children.run(
+        result = subprocesses.run(
             command,
             cwd=ROOT,
             environment=self.environment,
             seconds=min(START_LIMIT, self.results.left),
-            on_event=told.update,
+            on_event=report.update,
         )
-        if not told:
-            told["crashed"] = [ending.reason or f"exit code {ending.code}", *ending.tail]
-        return told
+        if not report:
+            report["crashed"] = [result.reason or f"exit code {result.code}", *result.tail]
+        return report
 
     # ------------------------------------------------------------------------------------- tests
 
     def plan_tests(self) -> list[str]:
-        """The names of all tests marked `gpu` that are wanted; files that fail are results."""
+        """Return the names of the selected tests; record files that cannot be imported."""
         names: list[str] = []
 
-        def on_event(event: children.Event) -> None:
+        def on_event(event: subprocesses.Event) -> None:
             if "collected" in event:
                 names.extend(event["collected"])
             else:
                 self._record(event)
 
-        ending = self._pytest(
+        result = self._pytest(
             ["--collect-only", "tests/gpu"], START_LIMIT, on_event, lambda: START_LIMIT
         )
         if not names and not self.results.tests:
-            entry = _failed(ending.reason or f"exit code {ending.code}", ending.tail)
+            entry = _failed(result.reason or f"exit code {result.code}", result.tail)
             self.results.put(self.results.tests, "tests/gpu", entry)
-        wanted = [name for name in names if self.wants(name)]
-        wanted.sort(key=lambda name: SMOKE not in name)  # stable: otherwise in pytest's order
-        for name in wanted:
+        selected = [name for name in names if self.is_selected(name)]
+        selected.sort(key=lambda name: SMOKE not in name)  # a stable sort keeps pytest's sequence
+        for name in selected:
             self.results.put(self.results.tests, name, {"outcome": "planned"})
-        return wanted
+        return selected
 
     def run_tests(self, names: list[str]) -> None:
-        """Runs the smoke tests alone, then the other files, some at once."""
+        """Run the smoke tests alone, then the other files in parallel."""
         files = [list(of_file) for _, of_file in groupby(names, lambda n: n.partition("::")[0])]
         smoke = [file for file in files if SMOKE in file[0]]
         for file in smoke:
             self.run_file(file, self.results.deadline)
         seconds = self.results.deadline - self.results.started
-        until = self.results.started + TESTS_SHARE * seconds
+        until = self.results.started + TEST_FRACTION * seconds
         with ThreadPoolExecutor(self.jobs) as pool:
             others = [file for file in files if file not in smoke]
-            for done in [pool.submit(self.run_file, file, until) for file in others]:
-                done.result()
+            for future in [pool.submit(self.run_file, file, until) for file in others]:
+                future.result()
 
     def run_file(self, names: list[str], until: float) -> None:
-        """Runs the tests of one file, and goes on behind one that crashes or hangs.
+        """Run the tests of one file; after a crash or a hang, continue with the next test.
 
         Args:
-            names: The tests.
-            until: When no further one may start, in seconds of `time.monotonic`.
+            names: Names of the tests.
+            until: Value of `time.monotonic` after which no test is started.
         """
-        left = list(names)
-        while left:
+        remaining = list(names)
+        while remaining:
             seconds = until - time.monotonic()
-            if seconds < START_SECONDS + seconds_of_test(left[0]):
-                self._put_all(left, {"outcome": "not run", "message": "no time"})
+            if seconds < START_SECONDS + seconds_of_test(remaining[0]):
+                self._put_all(remaining, {"outcome": "not run", "message": "no time left"})
                 return
             running: list[str] = []
-            done: set[str] = set()
+            finished: set[str] = set()
 
             def on_event(
-                event: children.Event, running: list[str] = running, done: set[str] = done
+                event: subprocesses.Event,
+                running: list[str] = running,
+                finished: set[str] = finished,
             ) -> None:
                 if "started" in event:
                     running[:] = [event["started"]]
                 elif "test" in event:
                     running.clear()
-                    done.add(event["test"])
+                    finished.add(event["test"])
                     self._record(event)
 
-            def patience(running: list[str] = running) -> float:
+            def idle_limit(running: list[str] = running) -> float:
                 return limit_of_test(running[0]) if running else START_LIMIT
 
-            # Behind the deadline the tests report by themselves that they were not run.
-            ending = self._pytest(left, self.results.left + 5, on_event, patience, seconds)
+            # After the deadline the tests themselves report that they were not run.
+            result = self._pytest(remaining, self.results.left + 5, on_event, idle_limit, seconds)
             if running:
-                reason = ending.reason or f"the process ended with exit code {ending.code}"
-                self.results.put(self.results.tests, running[0], _failed(reason, ending.tail))
-                done.add(running[0])
-            if not done:
-                reason = ending.reason or f"pytest ended with exit code {ending.code}"
-                self._put_all(left, _failed(reason, ending.tail))
+                reason = result.reason or f"the process ended with exit code {result.code}"
+                self.results.put(self.results.tests, running[0], _failed(reason, result.tail))
+                finished.add(running[0])
+            if not finished:
+                reason = result.reason or f"pytest ended with exit code {result.code}"
+                self._put_all(remaining, _failed(reason, result.tail))
                 return
-            left = [name for name in left if name not in done]
+            remaining = [name for name in remaining if name not in finished]
 
     def _pytest(
         self,
         words: list[str],
         seconds: float,
         on_event: Any,
-        patience: Any,
+        idle_limit: Any,
         until: float = float("inf"),
-    ) -> children.Ending:
-        # Warnings are errors in this project's tests; another torch may warn of other things.
-        # What a test prints is not captured, so that the last words of one that crashes are kept.
+    ) -> subprocesses.ProcessResult:
+        # Warnings are errors in this project's tests, but another torch may issue other warnings.
+        # Output is not captured, so that the last lines before a crash are kept.
         options = ("-q", "-s", "-p", "no:cacheprovider", "-p", "bench.gpu_pytest", "-W", "default")
-        return children.run(
+        return subprocesses.run(
             [sys.executable, "-m", "pytest", *options, "-m", "gpu", *words],
             cwd=ROOT,
             environment={**self.environment, DEADLINE: str(time.time() + until)},
             seconds=seconds,
             on_event=on_event,
-            patience=patience,
+            idle_limit=idle_limit,
         )
 
-    def _record(self, event: children.Event) -> None:
+    def _record(self, event: subprocesses.Event) -> None:
         name = event.pop("test")
         self.results.put(self.results.tests, name, event)
 
@@ -272,15 +276,15 @@ class Check:
         for name in names:
             self.results.put(self.results.tests, name, dict(entry))
 
-    # ---------------------------------------------------------------------------------- the rows
+    # ------------------------------------------------------------------------------ measurements
 
     def run_rows(self, rows: list[Row], root: Path, is_mnist: bool) -> None:
-        """Measures one after another, alone on the device."""
+        """Run the measurements sequentially, each alone on the device."""
         for row in rows:
             if row.needs_mnist and not is_mnist and not self.stand_in:
-                entry: Entry = {"outcome": "not run", "message": "MNIST is not there"}
+                entry: Entry = {"outcome": "not run", "message": "MNIST not found"}
             elif self.results.left < row.seconds:
-                message = f"no time: {self.results.left:.0f} s are left, {row.seconds:.0f} needed"
+                message = f"no time left: {self.results.left:.0f} s, needs {row.seconds:.0f} s"
                 entry = {"outcome": "not run", "message": message}
             else:
                 entry = self._measure(row, root)
@@ -288,9 +292,9 @@ class Check:
 
     def _measure(self, row: Row, root: Path) -> Entry:
         entry: Entry = {"outcome": "", "figures": {}}
-        before = time.monotonic()
+        start = time.monotonic()
 
-        def on_event(event: children.Event) -> None:
+        def on_event(event: subprocesses.Event) -> None:
             entry["figures"] |= event.pop("figures", {})
             entry.update(event)
 
@@ -298,12 +302,12 @@ class Check:
         if self.stand_in:
             command.append("--stand-in-cpu")
         limit = max(min(row.limit, self.results.left), 0)
-        ending = children.run(
+        result = subprocesses.run(
             command, cwd=SCRIPTS, environment=self.environment, seconds=limit, on_event=on_event
         )
         if not entry["outcome"]:
-            entry |= _failed(ending.reason or f"exit code {ending.code}", ending.tail)
-        return {**entry, "seconds": round(time.monotonic() - before, 1)}
+            entry |= _failed(result.reason or f"exit code {result.code}", result.tail)
+        return {**entry, "seconds": round(time.monotonic() - start, 1)}
 
 
 def _failed(message: str, tail: list[str]) -> Entry:
@@ -311,9 +315,10 @@ def _failed(message: str, tail: list[str]) -> Entry:
 
 
 def find_mnist() -> Path | None:
-    """The first of the usual data folders that holds MNIST, packed or not."""
-    named = os.environ.get("DLTRAIN_DATA")
-    folders = [*([Path(named).resolve()] if named else []), ROOT / "data", ROOT / "shared" / "data"]
+    """Return the first data folder with MNIST, compressed or not; None if there is none."""
+    variable = os.environ.get("DLTRAIN_DATA")
+    folders = [Path(variable).resolve()] if variable else []
+    folders += [ROOT / "data", ROOT / "shared" / "data"]
     folders.append(ROOT.parent / "shared" / "data")
     for folder in folders:
         raw = folder / "MNIST" / "raw"
@@ -323,7 +328,12 @@ def find_mnist() -> Path | None:
 
 
 def write_random_images(root: Path, divisor: int) -> None:
-    """Random images and labels in MNIST's files, a `divisor`-th of its number."""
+    """Write random images and labels in MNIST's files.
+
+    Args:
+        root: Folder in which MNIST/raw is created.
+        divisor: Each file has the number of samples of MNIST divided by this.
+    """
     generator = random.Random(0)  # noqa: S311 - pixels, not secrets
     raw = root / "MNIST" / "raw"
     raw.mkdir(parents=True)
@@ -338,7 +348,7 @@ def write_random_images(root: Path, divisor: int) -> None:
 
 
 def main() -> int:
-    """Runs it all; the exit code."""
+    """Run the tests and measurements and return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument(
         "--output",
@@ -349,35 +359,36 @@ def main() -> int:
     parser.add_argument(
         "--only",
         metavar="PATTERN",
-        help="run only the tests and measurements whose name matches this regular expression",
+        help="run only tests and measurements whose name matches this regular expression "
+        "(default: all)",
     )
     parser.add_argument(
-        "--jobs", type=int, default=4, help="test files that run at once (default: 4)"
+        "--jobs", type=int, default=4, help="test files that run in parallel (default: 4)"
     )
     parser.add_argument(
         "--stand-in-cpu",
         action="store_true",
-        help="try this program on the CPU; proves nothing about a GPU",
+        help="run on the CPU to test this program; proves nothing about a GPU (default: off)",
     )
     arguments = parser.parse_args()
     only = re.compile(arguments.only, re.IGNORECASE) if arguments.only else None
     stand_in = arguments.stand_in_cpu
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # ends the children on the way out
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # unwinds, which kills the children
 
     results = Results(arguments.output, arguments.seconds)
     check = Check(results, only, stand_in, arguments.jobs)
-    told = check.machine()
-    results.update(device=None, stand_in=stand_in, **told)
-    if "machine" not in told:
-        return _refuse(told)
-    device = told["machine"]["device"]
+    report = check.machine()
+    results.update(device=None, stand_in=stand_in, **report)
+    if "machine" not in report:
+        return _print_obstacle(report)
+    device = report["machine"]["device"]
     if results.path is None:
         name = re.sub(r"\W+", "-", device).lower()
         results.path = ROOT / "docs" / "measurements" / f"{name}-{results.head['date']}.json"
     results.update(device=device)
-    print(f"{device}, torch {told['machine']['torch']}; results: {results.path}", flush=True)
+    print(f"{device}, torch {report['machine']['torch']}; results: {results.path}", flush=True)
 
-    rows = [row for row in ROWS if check.wants(row.name)]
+    rows = [row for row in ROWS if check.is_selected(row.name)]
     for row in rows:
         results.put(results.rows, row.name, {"outcome": "planned"})
     check.run_tests(check.plan_tests())
@@ -388,44 +399,44 @@ def main() -> int:
             if root is None:
                 root = Path(folder)
                 write_random_images(root, 200 if stand_in else 1)
-            results.update(data="MNIST" if is_mnist else "random images of MNIST's size")
+            results.update(data="MNIST" if is_mnist else "random images of the size of MNIST")
             check.run_rows(rows, root, is_mnist)
     results.update(complete=True)
     return _summarize(results, stand_in)
 
 
-def _refuse(told: Entry) -> int:
-    """Says why nothing was run."""
-    for module, reason in told.get("missing", {}).items():
+def _print_obstacle(report: Entry) -> int:
+    """Print why nothing was run and return the exit code."""
+    for module, reason in report.get("missing", {}).items():
         print(f"missing: {module}: {reason}", file=sys.stderr)
-    if "missing" in told:
+    if "missing" in report:
         print(
-            "nothing was run; wheels in a folder are installed by: "
+            "nothing was run; to install wheels from a folder: "
             "pip install --no-index --find-links FOLDER PACKAGE",
             file=sys.stderr,
         )
-    if "no_device" in told:
-        print(f"{told['no_device']}: nothing was run", file=sys.stderr)
-    for line in told.get("crashed", []):
+    if "no_device" in report:
+        print(f"{report['no_device']}: nothing was run", file=sys.stderr)
+    for line in report.get("crashed", []):
         print(line, file=sys.stderr)
     return 1
 
 
 def _summarize(results: Results, stand_in: bool) -> int:
-    """Prints what failed; the exit code."""
+    """Print the failures and the totals, and return the exit code."""
     entries = {**results.tests, **results.rows}
     count = {o: sum(e["outcome"] == o for e in entries.values()) for o in ("passed", "not run")}
-    harmless = {"passed", "not run", *(["skipped"] if stand_in else [])}
-    bad = {name: e["outcome"] for name, e in entries.items() if e["outcome"] not in harmless}
-    for name, outcome in bad.items():
+    accepted = {"passed", "not run", *(["skipped"] if stand_in else [])}
+    failed = {name: e["outcome"] for name, e in entries.items() if e["outcome"] not in accepted}
+    for name, outcome in failed.items():
         print(f"{outcome}: {name}")
     print(
-        f"{count['passed']} of {len(entries)} passed, {len(bad)} failed, "
+        f"{count['passed']} of {len(entries)} passed, {len(failed)} failed, "
         f"{count['not run']} not run, {results.spent:.0f} s"
     )
     if stand_in:
-        print("the CPU stood in: this says nothing about a GPU")
-    return 0 if count["passed"] and not bad else 1
+        print("run on the CPU instead of a GPU: this proves nothing about a GPU")
+    return 0 if count["passed"] and not failed else 1
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Runs docs/notebook.ipynb from nothing, in a folder of its own, and keeps what it shows.
+"""Execute docs/notebook.ipynb in an empty folder and save its outputs.
 
 pip install -e '.[samples,test]' && python scripts/run_notebook.py
 """
@@ -13,12 +13,12 @@ NOTEBOOK = Path(__file__).parent.parent / "docs" / "notebook.ipynb"
 
 
 def main() -> None:
-    """Writes the notebook over itself; an error in a cell is raised, and nothing is written."""
+    """Execute the notebook and overwrite it; if a cell raises an error, write nothing."""
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     with tempfile.TemporaryDirectory() as folder:
-        place = {"metadata": {"path": folder}}
-        NotebookClient(notebook, timeout=120, resources=place, record_timing=False).execute()
-    # The kernel adds its version.
+        resources = {"metadata": {"path": folder}}
+        NotebookClient(notebook, timeout=120, resources=resources, record_timing=False).execute()
+    # Without the version of the kernel, which would change with each Python.
     notebook.metadata.language_info = {"name": "python"}
     nbformat.write(notebook, NOTEBOOK)
 

@@ -1,1 +1,1 @@
-"""The parts of benchmark.py: what is trained, by whom, and how it is measured."""
+"""Modules of benchmark.py and gpu_check.py: workloads, frameworks and measurements."""

@@ -1,4 +1,4 @@
-"""Batches for the networks, from the one pipeline and from the other; and the accuracy."""
+"""Training batches of both input pipelines, and the accuracy on the test split."""
 
 from __future__ import annotations
 
@@ -8,56 +8,58 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
-from bench import pictures, sentences
-from bench.work import Work
+from bench import mnist, sst2
+from bench.workloads import Workload
 
 Batches = Iterable[tuple[Tensor, Tensor]]
 
 
-def by_hand(work: Work) -> Batches:
-    """Batches gathered from tensors on the device: what is hard to beat."""
-    if work.config == "sst2_lstm":
-        train = sentences.read(work.root).train
-        return sentences.Buckets(train, work.batch_size, work.device)
-    images, labels = pictures.tensors(work.root, train=True)
-    return pictures.Gathered(images.to(work.device), labels.to(work.device), work.batch_size)
+def tensor_batches(workload: Workload) -> Batches:
+    """Return batches gathered from tensors on the device, the fastest simple pipeline."""
+    if workload.config == "sst2_lstm":
+        train = sst2.read(workload.root).train
+        return sst2.LengthBuckets(train, workload.batch_size, workload.device)
+    images, labels = mnist.tensors(workload.root, train=True)
+    return mnist.TensorBatches(
+        images.to(workload.device), labels.to(workload.device), workload.batch_size
+    )
 
 
-def loader(work: Work) -> Batches:
-    """What a framework takes that wants an iterable of batches."""
-    if work.config == "sst2_lstm" and work.pipeline == "tensors":
-        return by_hand(work)
+def loader(workload: Workload) -> Batches:
+    """Return a DataLoader, or length-bucketed batches for sentences as tensors."""
+    if workload.config == "sst2_lstm" and workload.pipeline == "tensors":
+        return tensor_batches(workload)
     collate = None
-    if work.config == "sst2_lstm":
-        dataset, collate = sentences.read(work.root).train, sentences.padded
-    elif work.pipeline == "tensors":
-        dataset = TensorDataset(*pictures.tensors(work.root, train=True))
+    if workload.config == "sst2_lstm":
+        dataset, collate = sst2.read(workload.root).train, sst2.pad_batch
+    elif workload.pipeline == "tensors":
+        dataset = TensorDataset(*mnist.tensors(workload.root, train=True))
     else:
-        dataset = pictures.dataset(work.root, train=True)
-    return DataLoader(dataset, work.batch_size, shuffle=True, collate_fn=collate)
+        dataset = mnist.dataset(workload.root, train=True)
+    return DataLoader(dataset, workload.batch_size, shuffle=True, collate_fn=collate)
 
 
-def accuracy(work: Work, predict: Callable[[Tensor], Tensor]) -> float:
-    """Share of the test split that is right.
+def accuracy(workload: Workload, predict: Callable[[Tensor], Tensor]) -> float:
+    """Return the accuracy on the test split.
 
     Args:
-        work: Which network.
-        predict: Inputs to (batch, classes), in evaluation mode.
+        workload: Selects the data and the device.
+        predict: Maps inputs to logits of shape (batch, classes), in evaluation mode.
     """
-    right = total = 0
+    correct = total = 0
     with torch.inference_mode():
-        for inputs, labels in _test_batches(work):
-            found = predict(inputs.to(work.device)).argmax(dim=1)
-            right += int((found == labels.to(work.device)).sum())
+        for inputs, labels in _test_batches(workload):
+            predicted = predict(inputs.to(workload.device)).argmax(dim=1)
+            correct += int((predicted == labels.to(workload.device)).sum())
             total += len(labels)
-    return right / total
+    return correct / total
 
 
-def _test_batches(work: Work, size: int = 500) -> Iterator[tuple[Tensor, Tensor]]:
-    if work.config == "sst2_lstm":
-        test = sentences.read(work.root).test
+def _test_batches(workload: Workload, size: int = 500) -> Iterator[tuple[Tensor, Tensor]]:
+    if workload.config == "sst2_lstm":
+        test = sst2.read(workload.root).test
         for start in range(0, len(test), size):
-            yield sentences.padded(test[start : start + size])
+            yield sst2.pad_batch(test[start : start + size])
         return
-    images, labels = pictures.tensors(work.root, train=False)
+    images, labels = mnist.tensors(workload.root, train=False)
     yield from zip(images.split(size), labels.split(size), strict=True)

@@ -1,4 +1,4 @@
-"""What scripts/gpu_check.py runs, in which order, and how long each may take; needs no torch."""
+"""Measurements of scripts/gpu_check.py and time limits of its tests; imports no torch."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ from dataclasses import dataclass, field
 from typing import Any
 
 DEADLINE = "GPU_CHECK_DEADLINE"
-"""Environment variable of the tests: the time, in seconds of the epoch, to end before."""
+"""Environment variable of the tests: Unix time in seconds by which they must end."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One measurement, in a process of its own.
+    """One measurement, which runs in a separate process.
 
     Attributes:
-        name: Unique; figures begin with it.
-        function: Of `bench.gpu`; gives its figures one after another.
-        arguments: By name.
-        seconds: How long it takes on an H100, start of the process included; it is not started
-            where less is left.
-        limit: Seconds after which it is killed.
-        needs_mnist: Whether random images say nothing.
+        name: Unique name, the prefix of its figures.
+        function: Name of a function of `bench.gpu` that yields figures.
+        arguments: Keyword arguments of the function.
+        seconds: Expected duration on an H100, including the start of the process; the measurement
+            is not started if less time is left.
+        limit: Seconds after which the process is killed.
+        needs_mnist: Whether random images would make the figures meaningless.
     """
 
     name: str
@@ -72,20 +72,20 @@ ROWS = (
     ),
     Row("mnist_cnn lightning", "lightning", {}, 40, 120, needs_mnist=True),
 )
-"""In the order of what they are worth: the first ones are measured where time is short."""
+"""Measurements, most valuable first, because the last ones are skipped if time runs out."""
 
 SMOKE = "test_gpu_smoke.py"
-"""The file of tests/gpu that comes before everything else, and ends within half a minute."""
+"""File of tests/gpu that runs first and takes less than half a minute."""
 
 _TEST_SECONDS = {"compile": 45.0, "process": 40.0, "evaluated_without_one": 40.0, "of_a_cpu": 30.0}
 _TEST_LIMIT = 60.0
 
 
 def seconds_of_test(name: str) -> float:
-    """How long a test may be expected to take, its fixtures included."""
+    """Return the expected duration of a test, including its fixtures."""
     return max((s for part, s in _TEST_SECONDS.items() if part in name), default=5.0)
 
 
 def limit_of_test(name: str) -> float:
-    """Seconds after which a test counts as hanging."""
+    """Return the seconds after which a test counts as hanging."""
     return max(_TEST_LIMIT, 3 * seconds_of_test(name))

@@ -1,4 +1,4 @@
-"""Ignite, without handlers of its own; the loss is not asked for after each step."""
+"""Ignite without handlers; the loss is not read after each step."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ from ignite.engine import Events, create_supervised_trainer
 from torch import nn
 
 from bench import data, networks
-from bench.work import Clock, Work
+from bench.workloads import Timer, Workload
 
 
-def train(work: Work, clock: Clock) -> float:
-    """Trains; the accuracy on the test split."""
-    clock.watch_torch()
-    model = networks.build(work)
+def train(workload: Workload, timer: Timer) -> float:
+    """Train the network and return the accuracy on the test split."""
+    timer.hook_optimizers()
+    model = networks.build(workload)
     trainer = create_supervised_trainer(
         model,
         networks.optimizer(model),
         nn.CrossEntropyLoss(),
-        device=work.device,
+        device=workload.device,
         output_transform=lambda inputs, labels, outputs, loss: None,
     )
-    trainer.add_event_handler(Events.EPOCH_COMPLETED, clock.lap)
-    trainer.run(data.loader(work), max_epochs=work.epochs)
-    return data.accuracy(work, model.eval())
+    trainer.add_event_handler(Events.EPOCH_COMPLETED, timer.end_epoch)
+    trainer.run(data.loader(workload), max_epochs=workload.epochs)
+    return data.accuracy(workload, model.eval())

@@ -1,4 +1,4 @@
-"""Lightning, without its progress bar, logger and checkpoints."""
+"""Lightning without its progress bar, logger and checkpoints."""
 
 from __future__ import annotations
 
@@ -10,43 +10,43 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bench import data, networks
-from bench.work import Clock, Work
+from bench.workloads import Timer, Workload
 
 
 class Module(lightning.LightningModule):
-    """A network and how it is trained."""
+    """LightningModule of a classifier."""
 
-    def __init__(self, model: nn.Module, clock: Clock) -> None:
+    def __init__(self, model: nn.Module, timer: Timer) -> None:
         super().__init__()
-        self.model, self.clock = model, clock
+        self.model, self.timer = model, timer
 
     def training_step(self, batch: tuple[Tensor, Tensor], _: int) -> Tensor:
-        """The loss of a batch."""
+        """Return the loss of a batch."""
         inputs, labels = batch
         return F.cross_entropy(self.model(inputs), labels)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Everyone's."""
+        """Return the optimizer that all frameworks share."""
         return networks.optimizer(self)
 
     def on_train_epoch_end(self) -> None:
-        """Lightning's name for the end of an epoch."""
-        self.clock.lap()
+        """End the epoch of the timer."""
+        self.timer.end_epoch()
 
 
-def train(work: Work, clock: Clock) -> float:
-    """Trains; the accuracy on the test split."""
+def train(workload: Workload, timer: Timer) -> float:
+    """Train the network and return the accuracy on the test split."""
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    clock.watch_torch()
+    timer.hook_optimizers()
     trainer = lightning.Trainer(
-        accelerator="gpu" if work.device == "cuda" else "cpu",
+        accelerator="gpu" if workload.device == "cuda" else "cpu",
         devices=1,
-        max_epochs=work.epochs,
+        max_epochs=workload.epochs,
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    model = networks.build(work)
-    trainer.fit(Module(model, clock), data.loader(work))
-    return data.accuracy(work, model.to(work.device).eval())
+    model = networks.build(workload)
+    trainer.fit(Module(model, timer), data.loader(workload))
+    return data.accuracy(workload, model.to(workload.device).eval())

@@ -1,4 +1,4 @@
-"""The machine and its packages, as events for scripts/gpu_check.py."""
+"""Device and package versions, reported as events to scripts/gpu_check.py."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import subprocess
 import sys
 from typing import Any
 
-from bench.children import emit
+from bench.subprocesses import emit
 
 REQUIRED = {
     "click": "click",
@@ -29,24 +29,24 @@ REQUIRED = {
     "dltrain": "this checkout",
     "dltrain.build": "this checkout",
 }
-"""Module to import -> package to install."""
+"""Module to import to the package that provides it."""
 
 OPTIONAL = ("lightning", "timm", "transformers", "torchmetrics", "sklearn")
 
 
 def missing_packages() -> dict[str, str]:
-    """Each required module that can't be imported, with the package to install and the error."""
+    """Map each required module that cannot be imported to the package to install and the error."""
     missing = {}
     for module, package in REQUIRED.items():
         try:
             importlib.import_module(module)
-        except Exception as error:  # a package that is too old may raise anything
+        except Exception as error:  # an outdated package may raise anything
             missing[module] = f"install {package}: {type(error).__name__}: {error}"
     return missing
 
 
 def describe(stand_in: bool) -> dict[str, Any]:
-    """The device and the versions."""
+    """Return the device and the versions."""
     import torch
 
     import dltrain
@@ -71,27 +71,27 @@ def describe(stand_in: bool) -> dict[str, Any]:
 
 
 def driver_version() -> str | None:
-    """The version that nvidia-smi prints; None where it is not installed or does not answer."""
+    """Return the version that nvidia-smi prints, or None if it is missing or fails."""
     program = shutil.which("nvidia-smi")
     if program is None:
         return None
     command = [program, "--query-gpu=driver_version", "--format=csv,noheader"]
     try:
-        answer = subprocess.run(command, capture_output=True, text=True, check=False, timeout=20)
+        result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=20)
     except subprocess.TimeoutExpired:
         return None
-    return answer.stdout.splitlines()[0].strip() if answer.returncode == 0 else None
+    return result.stdout.splitlines()[0].strip() if result.returncode == 0 else None
 
 
 def main(stand_in: bool) -> None:
-    """Emits `missing`, or `machine`, or `no_device`."""
+    """Emit the event `missing`, `no_device` or `machine`."""
     if missing := missing_packages():
         emit(missing=missing)
         return
     import torch
 
     if not stand_in and not torch.cuda.is_available():
-        emit(no_device=f"torch {torch.__version__} sees no CUDA device")
+        emit(no_device=f"torch {torch.__version__} finds no CUDA device")
         return
     emit(machine=describe(stand_in))
 

@@ -1,4 +1,4 @@
-"""Measurements to figures, and figures to tables."""
+"""Aggregation of measurements, and their tables in Markdown."""
 
 from __future__ import annotations
 
@@ -8,35 +8,35 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.work import COMPETITORS, NETWORKS
+from bench.workloads import COMPETITORS, NETWORKS
 
 Row = dict[str, Any]
+
 NOTES = """\
-Everyone trains the same layers with AdamW at 1e-3 on normalised inputs: 60,000 digits or 6,920
-sentences, shuffled, no augmentation; the accuracy is that of the test split. dltrain runs as
-`dltrain train` does, with scalars, TensorBoard and a checkpoint each epoch; the frameworks run
-without progress bars, logs and checkpoints. dltrain asks torch for the fused AdamW and does not
-decay biases; the others have the framework's default form. "Tensors" are normalised in memory and
-handed over in the framework's own way; "tutorial's data" is a torchvision data set (or a list of
-sentences, padded batch by batch) in a DataLoader. For sentences, "tensors" are batches of about
-equal length, the same as dltrain's, and everyone but dltrain packs them; Keras, the Hugging Face
-Trainer and skorch take no part there, and with batches of 32 no framework reads the tutorial's
-data. s/epoch is training alone, after a first epoch that is not counted; "first step" is from the
-command to the end of the first optimizer step; the peak is the process's (on a GPU, its
-allocator's)."""
+All frameworks train the same layers with AdamW at 1e-3 on normalized inputs: 60,000 digits or 6,920
+sentences, shuffled, without augmentation; the accuracy is that of the test split. dltrain runs like
+`dltrain train`, with scalars, TensorBoard and a checkpoint each epoch; the other frameworks run
+without progress bars, logs and checkpoints. dltrain uses the fused AdamW and excludes biases from
+weight decay; the others use the framework's default. "Tensors" are normalized in memory and passed
+in the framework's own way; "tutorial's data" is a torchvision data set (or a list of sentences,
+padded per batch) in a DataLoader. For sentences, "tensors" are length-bucketed batches, the same
+for all, which all but dltrain pack; Keras, the Hugging Face Trainer and skorch are not measured
+there, and with batches of 32 no framework uses the tutorial's data. s/epoch is training time only,
+without the first epoch; "first step" is the time from the command to the end of the first optimizer
+step; the peak memory is the process's (on a GPU, the allocator's)."""
 
 BEGIN, END = "<!-- benchmark -->", "<!-- /benchmark -->"
 
 
 def row(network: str, competitor: str, samples: int, measurements: Sequence[Row]) -> Row:
-    """One competitor's medians on one network.
+    """Return the medians of one competitor on one network.
 
     Args:
-        network: See `NETWORKS`.
-        competitor: See `COMPETITORS`.
-        samples: Of the training split.
-        measurements: What each process told: `epochs`, seconds of each counted one; `first_step`,
-            seconds; `peak_bytes`; `accuracy`. Or `error`, and nothing else.
+        network: Key of `NETWORKS`.
+        competitor: Key of `COMPETITORS`.
+        samples: Number of training samples.
+        measurements: Result of each process: `epochs` (seconds of each epoch but the first),
+            `first_step` (seconds), `peak_bytes` and `accuracy`; or only `error`.
     """
     figures: Row = {
         "network": network,
@@ -61,36 +61,36 @@ def row(network: str, competitor: str, samples: int, measurements: Sequence[Row]
         "peak_bytes": median("peak_bytes"),
         "accuracy": median("accuracy"),
         "epochs_trained": 1 + len(measurements[0]["epochs"]),
-        "learned": median("accuracy") >= NETWORKS[network].floor,
+        "learned": median("accuracy") >= NETWORKS[network].min_accuracy,
         "measurements": list(measurements),
     }
 
 
 def with_ratios(rows: Sequence[Row]) -> list[Row]:
-    """Each row with `times_dltrain`: its epoch as a multiple of dltrain's on that network."""
+    """Add `times_dltrain` to each row: its epoch as a multiple of dltrain's on that network."""
     base = {r["network"]: r.get("seconds_per_epoch") for r in rows if r["competitor"] == "dltrain"}
-    found = []
+    result = []
     for one in rows:
         ours, theirs = base.get(one["network"]), one.get("seconds_per_epoch")
-        found.append({**one, "times_dltrain": theirs / ours if ours and theirs else None})
-    return found
+        result.append({**one, "times_dltrain": theirs / ours if ours and theirs else None})
+    return result
 
 
 def table(rows: Sequence[Row]) -> str:
-    """Markdown: a table a network, the fastest first; a row that has not learned is at the end."""
+    """Return one table in Markdown per network, fastest first, with failed rows at the end."""
     text = []
     for name in NETWORKS:
-        mine = [one for one in rows if one["network"] == name]
-        if mine:
+        own = [one for one in rows if one["network"] == name]
+        if own:
             text += [f"**{NETWORKS[name].title}, batches of {NETWORKS[name].batch_size}**", ""]
             text += ["| | s/epoch | / dltrain | µs/step | first step, s | peak, MB | accuracy |"]
             text += ["| --- | --- | --- | --- | --- | --- | --- |"]
-            text += [_line(one) for one in sorted(mine, key=_order)]
+            text += [_line(one) for one in sorted(own, key=_sort_key)]
             text += [""]
     return "\n".join(text)
 
 
-def _order(one: Row) -> tuple[bool, float]:
+def _sort_key(one: Row) -> tuple[bool, float]:
     return not one.get("learned", False), one.get("seconds_per_epoch", math.inf)
 
 
@@ -113,17 +113,16 @@ def _line(one: Row) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def about(result: Mapping[str, Any]) -> str:
-    """What was measured, where and with what."""
+def describe_conditions(result: Mapping[str, Any]) -> str:
+    """Return the notes on the measurements, their date, device and versions."""
     versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
-    device = result["device"]
-    where = f"{device['name']}, {device['threads']} threads"
-    measured = f"{result['date']}, {where}, medians of {result['repeats']} repeats. {versions}."
-    return f"{NOTES.replace(chr(10), ' ')}\n\n{measured}"
+    device = f"{result['device']['name']}, {result['device']['threads']} threads"
+    conditions = f"{result['date']}, {device}, medians of {result['repeats']} repeats. {versions}."
+    return f"{NOTES.replace(chr(10), ' ')}\n\n{conditions}"
 
 
 def update_page(page: Path, text: str) -> None:
-    """Puts a text between the markers of a page."""
+    """Replace the text between the markers of a page."""
     content = page.read_text(encoding="utf-8")
     before, _, rest = content.partition(BEGIN)
     after = rest.partition(END)[2]

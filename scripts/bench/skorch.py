@@ -1,4 +1,4 @@
-"""skorch, without its validation split and its printed log."""
+"""skorch without its validation split and its printed log."""
 
 from __future__ import annotations
 
@@ -7,39 +7,39 @@ from skorch import NeuralNetClassifier
 from skorch.callbacks import Callback
 from torch import nn
 
-from bench import data, networks, pictures
-from bench.work import Clock, Work
+from bench import data, mnist, networks
+from bench.workloads import Timer, Workload
 
 
-class Laps(Callback):
-    """Tells the clock of each epoch."""
+class EpochTimer(Callback):
+    """Callback that ends the epoch of a timer."""
 
-    def __init__(self, clock: Clock) -> None:
-        self.clock = clock
+    def __init__(self, timer: Timer) -> None:
+        self.timer = timer
 
     def on_epoch_end(self, net: NeuralNetClassifier, **_: object) -> None:
-        """skorch's name for it."""
-        self.clock.lap()
+        """End the epoch."""
+        self.timer.end_epoch()
 
 
-def train(work: Work, clock: Clock) -> float:
-    """Trains; the accuracy on the test split."""
-    clock.watch_torch()
+def train(workload: Workload, timer: Timer) -> float:
+    """Train the network and return the accuracy on the test split."""
+    timer.hook_optimizers()
     net = NeuralNetClassifier(
-        networks.build(work),
+        networks.build(workload),
         criterion=nn.CrossEntropyLoss,
         optimizer=torch.optim.AdamW,
         lr=networks.LEARNING_RATE,
-        batch_size=work.batch_size,
-        max_epochs=work.epochs,
+        batch_size=workload.batch_size,
+        max_epochs=workload.epochs,
         iterator_train__shuffle=True,
         train_split=None,
-        callbacks=[("laps", Laps(clock))],
+        callbacks=[("epoch_timer", EpochTimer(timer))],
         callbacks__print_log=None,
-        device=work.device,
+        device=workload.device,
     )
-    if work.pipeline == "tensors":
-        net.fit(*pictures.tensors(work.root, train=True))
+    if workload.pipeline == "tensors":
+        net.fit(*mnist.tensors(workload.root, train=True))
     else:
-        net.fit(pictures.dataset(work.root, train=True), y=None)
-    return data.accuracy(work, net.module_.eval())
+        net.fit(mnist.dataset(workload.root, train=True), y=None)
+    return data.accuracy(workload, net.module_.eval())

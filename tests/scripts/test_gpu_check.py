@@ -1,4 +1,4 @@
-"""scripts/gpu_check.py on a machine without a GPU: what it does when things go wrong."""
+"""scripts/gpu_check.py without a GPU: results, failures and time limits."""
 
 import json
 import math
@@ -27,27 +27,27 @@ def check(*words: object, **variables: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def strict(path: Path) -> dict:
-    """Parses JSON; NaN and Infinity are none."""
+def read_json(path: Path) -> dict:
+    """Parse JSON without the constants NaN and Infinity, which the standard does not have."""
 
-    def refuse(name: str):
-        raise AssertionError(f"{name} is no JSON")
+    def reject(name: str):
+        raise AssertionError(f"{name} is not valid JSON")
 
-    return json.loads(path.read_text(), parse_constant=refuse)
+    return json.loads(path.read_text(), parse_constant=reject)
 
 
 @pytest.fixture
-def bench(monkeypatch):
-    """Makes the script and its parts importable."""
+def scripts_path(monkeypatch):
+    """Make the script and its modules importable."""
     monkeypatch.syspath_prepend(SCRIPTS)
 
 
-def test_it_runs_from_end_to_end_with_the_cpu_standing_in(tmp_path):
+def test_it_runs_from_end_to_end_on_the_cpu(tmp_path):
     output = tmp_path / "result.json"
     only = r"smoke\[(cnn|fp16|graph)\]|without_a_graph_to_rounding\[(sgd|rmsprop)|mnist_mlp bf16"
     done = check("--stand-in-cpu", "--seconds", 900, "--only", only, "--output", output)
     assert done.returncode == 0, done.stdout + done.stderr
-    result = strict(output)
+    result = read_json(output)
     assert (result["device"], result["stand_in"]) == ("cpu stand-in", True)
     assert result["machine"]["device"] == "cpu stand-in"
     assert result["complete"] is True
@@ -62,36 +62,36 @@ def test_it_runs_from_end_to_end_with_the_cpu_standing_in(tmp_path):
         "mnist_mlp bf16": "passed"
     }
     assert result["figures"]["mnist_mlp bf16: dltrain, steps/s"] > 0
-    assert "this says nothing about a GPU" in done.stdout
-    assert list(tmp_path.iterdir()) == [output], "no temporary file is left"
+    assert "this proves nothing about a GPU" in done.stdout
+    assert list(tmp_path.iterdir()) == [output], "no temporary file remains"
 
 
 def test_without_a_gpu_it_runs_nothing(tmp_path):
     output = tmp_path / "result.json"
     done = check("--output", output)
     assert done.returncode == 1
-    assert "sees no CUDA device: nothing was run" in done.stderr
-    assert strict(output)["tests"] == {}
+    assert "finds no CUDA device: nothing was run" in done.stderr
+    assert read_json(output)["tests"] == {}
 
 
-def test_a_missing_package_is_named(tmp_path):
+def test_a_missing_package_is_reported(tmp_path):
     (tmp_path / "tqdm.py").write_text("raise ImportError('no such package')\n")
     done = check("--stand-in-cpu", "--output", tmp_path / "result.json", PYTHONPATH=str(tmp_path))
     assert done.returncode == 1
     assert "missing: tqdm: install tqdm: ImportError: no such package" in done.stderr
-    assert "tqdm" in strict(tmp_path / "result.json")["missing"]
+    assert "tqdm" in read_json(tmp_path / "result.json")["missing"]
 
 
-def test_nothing_starts_that_does_not_finish_in_time(tmp_path):
+def test_nothing_is_started_without_enough_time(tmp_path):
     output = tmp_path / "result.json"
     only = r"smoke\[cnn|time to 99"
     done = check("--stand-in-cpu", "--seconds", 12, "--only", only, "--output", output)
-    assert done.returncode == 1, "nothing was proven"
-    result = strict(output)
+    assert done.returncode == 1, "nothing passed"
+    result = read_json(output)
     entries = {**result["tests"], **result["rows"]}
     assert len(entries) == 3
     assert {entry["outcome"] for entry in entries.values()} == {"not run"}
-    assert all(entry["message"].startswith("no time") for entry in entries.values())
+    assert all(entry["message"].startswith("no time left") for entry in entries.values())
 
 
 TESTS = """
@@ -128,11 +128,13 @@ PIDS = []
 """
 
 
-def test_the_other_tests_survive_a_failure_a_crash_and_a_hang(bench, tmp_path, monkeypatch, capsys):
+def test_other_tests_run_after_a_failure_a_crash_and_a_hang(
+    scripts_path, tmp_path, monkeypatch, capsys
+):
     import gpu_check
 
     (tmp_path / "tests" / "gpu").mkdir(parents=True)
-    (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = gpu: needs one\n")
+    (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = gpu: needs a GPU\n")
     (tmp_path / "tests" / "gpu" / "test_gpu_some.py").write_text(TESTS)
     (tmp_path / "tests" / "gpu" / "test_gpu_stale.py").write_text("import does_not_exist\n")
     monkeypatch.setattr(gpu_check, "ROOT", tmp_path)
@@ -142,9 +144,12 @@ def test_the_other_tests_survive_a_failure_a_crash_and_a_hang(bench, tmp_path, m
     results = gpu_check.Results(output, 900)
     checked = gpu_check.Check(results, re.compile("some|stale"), False, 2)
     names = checked.plan_tests()
-    assert {test["outcome"] for test in strict(output)["tests"].values()} == {"planned", "error"}
+    assert {test["outcome"] for test in read_json(output)["tests"].values()} == {
+        "planned",
+        "error",
+    }
     checked.run_tests(names)
-    tests = {name.partition("::")[2]: test for name, test in strict(output)["tests"].items()}
+    tests = {name.partition("::")[2]: test for name, test in read_json(output)["tests"].items()}
     assert {name: test["outcome"] for name, test in tests.items()} == {
         "": "error",
         **dict.fromkeys(("test_good[1]", "test_good[2]", "test_after_it"), "passed"),
@@ -157,25 +162,25 @@ def test_the_other_tests_survive_a_failure_a_crash_and_a_hang(bench, tmp_path, m
     assert any("assert loss == 1.0" in line for line in tests["test_bad"]["traceback"])
     assert tests["test_crashes"]["message"] == "the process ended with exit code 11"
     assert "last words" in "\n".join(tests["test_crashes"]["traceback"])
-    assert "no progress for" in tests["test_hangs"]["message"]
+    assert "s without progress" in tests["test_hangs"]["message"]
     assert any("in test_hangs" in line for line in tests["test_hangs"]["traceback"])
     assert gpu_check._summarize(results, False) == 1
     assert "skipped: tests/gpu/test_gpu_some.py::test_skipped" in capsys.readouterr().out
 
 
-def test_a_row_that_fails_or_hangs_keeps_its_figures_and_leaves_the_others(
-    bench, tmp_path, monkeypatch
+def test_a_failed_or_hanging_measurement_keeps_its_figures_and_does_not_affect_others(
+    scripts_path, tmp_path, monkeypatch
 ):
     import gpu_check
     from bench.gpu_plan import Row
 
     (tmp_path / "bench").mkdir()
-    for name in ("__init__", "children"):
+    for name in ("__init__", "subprocesses"):
         text = (SCRIPTS / "bench" / f"{name}.py").read_text()
         (tmp_path / "bench" / f"{name}.py").write_text(text)
     (tmp_path / "bench" / "gpu.py").write_text(
         "import sys, time\n"
-        "from bench.children import emit\n"
+        "from bench.subprocesses import emit\n"
         "emit(figures={sys.argv[1] + ': s': 1.5})\n"
         "if sys.argv[1] == 'hangs': time.sleep(10_000)\n"
         "if sys.argv[1] == 'fails': raise SystemExit('no luck')\n"
@@ -190,7 +195,7 @@ def test_a_row_that_fails_or_hangs_keeps_its_figures_and_leaves_the_others(
     rows += [Row("works", "", {}, 1, 500), Row("needs MNIST", "", {}, 1, 500, needs_mnist=True)]
     rows.append(Row("takes long", "", {}, 1000, 1000))
     checked.run_rows(rows, tmp_path, is_mnist=False)
-    result = strict(output)
+    result = read_json(output)
     assert {name: row["outcome"] for name, row in result["rows"].items()} == {
         "hangs": "failed",
         "fails": "failed",
@@ -198,12 +203,12 @@ def test_a_row_that_fails_or_hangs_keeps_its_figures_and_leaves_the_others(
         "needs MNIST": "not run",
         "takes long": "not run",
     }
-    assert result["rows"]["hangs"]["message"] == "ended after its limit of 5 s"
+    assert result["rows"]["hangs"]["message"] == "killed after its time limit of 5 s"
     assert result["rows"]["fails"]["traceback"][-1] == "no luck"
     assert {"fails: s": 1.5, "works: s": 1.5}.items() <= result["figures"].items()
 
 
-def test_figures_that_are_not_finite_fail_their_row(bench, tmp_path, monkeypatch):
+def test_a_measurement_with_nonfinite_figures_fails(scripts_path, tmp_path, monkeypatch):
     from bench import gpu
 
     events = tmp_path / "events.jsonl"
@@ -215,7 +220,7 @@ def test_figures_that_are_not_finite_fail_their_row(bench, tmp_path, monkeypatch
     assert (lines[1]["outcome"], lines[1]["message"]) == ("failed", "not finite: a")
 
 
-def test_every_kind_of_row_runs_with_the_cpu_standing_in(bench, tmp_path):
+def test_every_kind_of_measurement_runs_on_the_cpu(scripts_path, tmp_path):
     from bench import gpu
     from bench.gpu_plan import ROWS
     from gpu_check import write_random_images
@@ -226,8 +231,8 @@ def test_every_kind_of_row_runs_with_the_cpu_standing_in(bench, tmp_path):
     for row in {row.function: row for row in reversed(ROWS)}.values():
         figures = {}
         try:
-            for some in getattr(gpu, row.function)(setting, **row.arguments):
-                figures |= some
+            for part in getattr(gpu, row.function)(setting, **row.arguments):
+                figures |= part
         except gpu.UnavailableError:
             assert row.function == "lightning"
             continue
@@ -237,7 +242,7 @@ def test_every_kind_of_row_runs_with_the_cpu_standing_in(bench, tmp_path):
     assert {"resnet18 bf16: dltrain, images/s", "gpt bf16: dltrain, tokens/s"} <= names
 
 
-def test_every_config_of_a_row_is_valid(bench):
+def test_every_config_of_a_measurement_is_valid(scripts_path):
     from bench.gpu import CONFIGS
     from bench.gpu_plan import ROWS
 
@@ -248,7 +253,7 @@ def test_every_config_of_a_row_is_valid(bench):
             dltrain.load(CONFIGS / f"{row.arguments['config']}.yaml", row.arguments["overrides"])
 
 
-def test_no_test_of_the_gpu_passes_without_one():
+def test_gpu_tests_do_not_pass_without_a_gpu():
     words = ("-m", "gpu", "tests/gpu/test_gpu_smoke.py", "-k", "cnn", "-p", "no:cacheprovider")
     for required, outcome in (("", "1 skipped"), ("1", "1 error")):
         done = subprocess.run(

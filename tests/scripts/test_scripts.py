@@ -1,4 +1,4 @@
-"""Scripts whose figures the documentation shows."""
+"""Scripts that produce the figures of the documentation."""
 
 import importlib.util
 import json
@@ -16,13 +16,13 @@ import dltrain
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 
 
-def ran(*words: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+def run_script(*words: object, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, *map(str, words)], cwd=cwd, capture_output=True, text=True, check=False
     )
 
 
-def test_judge_gan_sets_a_distance_beside_the_untrained_ones_and_the_floor(tmp_path):
+def test_judge_gan_compares_with_an_untrained_generator_and_the_floor(tmp_path):
     write_images(tmp_path / "images", train=133, test=40, side=8, classes=3)
     data = {"name": "idx", "root": str(tmp_path / "images"), "validation": 30}
     common = {"data": data, "optimizer": {"name": "adam", "lr": 0.002}}
@@ -35,45 +35,45 @@ def test_judge_gan_sets_a_distance_beside_the_untrained_ones_and_the_floor(tmp_p
         "loss": "hinge",
         "metrics": ["frechet_distance"],
     }
-    for name, own in (("judge", judge), ("gan", gan)):
+    for name, config in (("judge", judge), ("gan", gan)):
         path = tmp_path / f"{name}.yaml"
-        path.write_text(yaml.safe_dump({**common, **own, **quiet, "train": train}))
+        path.write_text(yaml.safe_dump({**common, **config, **quiet, "train": train}))
         summary = dltrain.train(dltrain.load(path), run_dir=tmp_path / name, quiet=True)
     words = (SCRIPTS / "judge_gan.py", tmp_path / "gan", "--samples", 40, "--json")
-    done = ran(*words, cwd=tmp_path)
+    done = run_script(*words, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
+    values = json.loads(done.stdout)
     distance = summary.metrics["test/frechet_distance"]
-    assert found["frechet_distance"] == pytest.approx(distance, rel=1e-5)
-    assert found["share_of_untrained"] == pytest.approx(
-        distance / found["untrained_frechet_distance"], rel=1e-5
+    assert values["frechet_distance"] == pytest.approx(distance, rel=1e-5)
+    assert values["fraction_of_untrained"] == pytest.approx(
+        distance / values["untrained_frechet_distance"], rel=1e-5
     )
-    assert 0 < found["floor_frechet_distance"] < distance < found["untrained_frechet_distance"]
-    refused = ran(SCRIPTS / "judge_gan.py", tmp_path / "judge", cwd=tmp_path)
-    assert (refused.returncode, refused.stdout) == (1, "")
-    assert "no run of task 'gan'" in refused.stderr
+    assert 0 < values["floor_frechet_distance"] < distance < values["untrained_frechet_distance"]
+    failed = run_script(SCRIPTS / "judge_gan.py", tmp_path / "judge", cwd=tmp_path)
+    assert (failed.returncode, failed.stdout) == (1, "")
+    assert "expected a run of task 'gan' with a judge" in failed.stderr
 
 
-def test_torture_goes_on_where_it_was_and_tells_what_broke(tmp_path):
+def test_torture_resumes_and_reports_failed_trials(tmp_path):
     words = ("--only", "a metric that is NaN", "--out", tmp_path / "out")
     for trials in (1, 2):
-        done = ran(SCRIPTS / "torture.py", *words, "--trials", trials, cwd=tmp_path)
+        done = run_script(SCRIPTS / "torture.py", *words, "--trials", trials, cwd=tmp_path)
         assert done.returncode == 0, done.stdout + done.stderr
     lines = (tmp_path / "out" / "trials.jsonl").read_text().splitlines()
     assert [json.loads(line)["number"] for line in lines] == [0, 1]
     assert "| 2/2 | 2 |" in (tmp_path / "out" / "table.md").read_text()
-    broken = {"row": "a metric that is NaN", "number": 2, "seconds": 0.1, "error": "it broke"}
+    failed = {"row": "a metric that is NaN", "number": 2, "seconds": 0.1, "error": "it broke"}
     with (tmp_path / "out" / "trials.jsonl").open("a") as file:
-        print(json.dumps(broken), file=file)
-    done = ran(SCRIPTS / "torture.py", *words, "--trials", 3, cwd=tmp_path)
+        print(json.dumps(failed), file=file)
+    done = run_script(SCRIPTS / "torture.py", *words, "--trials", 3, cwd=tmp_path)
     assert done.returncode == 1
     (row,) = json.loads((tmp_path / "out" / "torture.json").read_text())["rows"]
-    assert row["broken"] == [2]
+    assert row["failed"] == [2]
 
 
 @pytest.fixture
-def bench(monkeypatch):
-    """Makes the parts of benchmark.py importable."""
+def scripts_path(monkeypatch):
+    """Make the modules of benchmark.py importable."""
     monkeypatch.syspath_prepend(SCRIPTS)
 
 
@@ -81,16 +81,18 @@ def measurement(*epochs: float, accuracy: float) -> dict:
     return {"epochs": [*epochs], "first_step": 2.5, "peak_bytes": 300e6, "accuracy": accuracy}
 
 
-def test_the_benchmarks_table_has_medians_ratios_and_only_rows_that_learned(bench, tmp_path):
+def test_the_table_has_medians_ratios_and_only_models_that_learned(scripts_path, tmp_path):
     from bench.report import row, table, update_page, with_ratios
 
     processes = {
         "dltrain": [measurement(1.0, 2.0, accuracy=0.97), measurement(6.0, 2.0, accuracy=0.97)],
-        "limit": [measurement(1.0, accuracy=0.96)],
+        "handwritten": [measurement(1.0, accuracy=0.96)],
         "tutorial": [measurement(0.1, accuracy=0.2)],
         "ignite-tensors": [{"error": "it broke"}],
     }
-    rows = with_ratios([row("mnist_mlp", name, 60_000, told) for name, told in processes.items()])
+    rows = with_ratios(
+        [row("mnist_mlp", name, 60_000, results) for name, results in processes.items()]
+    )
     ours = rows[0]
     assert ours["seconds_per_epoch"] == 2.0
     assert ours["microseconds_per_step"] == pytest.approx(2e6 / 469)
@@ -113,23 +115,32 @@ def test_the_benchmarks_table_has_medians_ratios_and_only_rows_that_learned(benc
     assert text.count(shown.strip()) == 1
 
 
-def test_the_benchmark_leaves_out_what_is_not_installed(bench, monkeypatch, capsys):
+def test_the_benchmark_skips_uninstalled_frameworks(scripts_path, monkeypatch, capsys):
     import benchmark
 
     find = importlib.util.find_spec
-    gone = ("keras", "accelerate")
+    missing = ("keras", "accelerate")
     monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name: None if name in gone else find(name)
+        importlib.util, "find_spec", lambda name: None if name in missing else find(name)
     )
-    words = ["mnist_mlp", "keras", "transformers-tensors", "limit"]
-    assert benchmark.chosen_pairs(words) == [("mnist_mlp", "limit")]
+    words = ["mnist_mlp", "keras", "transformers-tensors", "handwritten"]
+    assert benchmark.select_pairs(words) == [("mnist_mlp", "handwritten")]
     assert "keras is not installed" in capsys.readouterr().out
 
 
 def test_the_benchmark_trains_and_writes_its_figures(tmp_path):
     write_images(tmp_path / "data" / "MNIST" / "raw", train=300, test=60, side=28, classes=10)
     write_sentences(tmp_path / "data" / "sst2")
-    words = ("--only", "mnist_mlp", "sst2_lstm", "dltrain", "limit", "--quick", "--samples", 200)
+    words = (
+        "--only",
+        "mnist_mlp",
+        "sst2_lstm",
+        "dltrain",
+        "handwritten",
+        "--quick",
+        "--samples",
+        200,
+    )
     done = subprocess.run(
         [
             *(sys.executable, str(SCRIPTS / "benchmark.py"), *map(str, words)),
@@ -146,8 +157,8 @@ def test_the_benchmark_trains_and_writes_its_figures(tmp_path):
     assert result["device"]["threads"] >= 1
     assert result["versions"]["torch"]
     assert [(one["network"], one["competitor"]) for one in result["rows"]] == [
-        *(("mnist_mlp", "dltrain"), ("mnist_mlp", "limit")),
-        *(("sst2_lstm", "dltrain"), ("sst2_lstm", "limit")),
+        *(("mnist_mlp", "dltrain"), ("mnist_mlp", "handwritten")),
+        *(("sst2_lstm", "dltrain"), ("sst2_lstm", "handwritten")),
     ]
     for one in result["rows"]:
         seconds, steps = one["seconds_per_epoch"], {"mnist_mlp": 2, "sst2_lstm": 1}[one["network"]]
@@ -159,9 +170,12 @@ def test_the_benchmark_trains_and_writes_its_figures(tmp_path):
         assert one["epochs_trained"] == 2
 
 
-def test_the_benchmarks_reading_of_the_data_is_dltrains(bench, sst2_root, mnist_root, tmp_path):
-    from bench import pictures, sentences
-    from bench.inputs import prepare
+def test_the_benchmark_reads_the_same_data_as_dltrain(
+    scripts_path, sst2_root, mnist_root, tmp_path
+):
+    import bench.mnist
+    import bench.sst2
+    from bench.dataset_files import prepare
 
     from dltrain.core.protocols import DataContext
     from dltrain.data.mnist import mnist
@@ -169,11 +183,11 @@ def test_the_benchmarks_reading_of_the_data_is_dltrains(bench, sst2_root, mnist_
 
     assert prepare(sst2_root, tmp_path / "data", None) == {"mnist": 60_000, "sst2": 6920}
     context = DataContext(tmp_path / "data")
-    ours, theirs = sst2(context, min_count=2), sentences.read(tmp_path / "data")
+    ours, theirs = sst2(context, min_count=2), bench.sst2.read(tmp_path / "data")
     assert theirs.vocabulary_size == len(ours.spec.inputs.vocabulary)
     lengths = [len(tokens) for tokens, _ in theirs.train]
     assert lengths == ours.train.lengths.tolist()
     batch = next(mnist(context, validation=0).test.batches(500))
-    images, labels = pictures.tensors(tmp_path / "data", train=False)
+    images, labels = bench.mnist.tensors(tmp_path / "data", train=False)
     assert labels[:500].equal(batch.targets)
     assert (images[:500] - batch.inputs).abs().max() < 1e-3

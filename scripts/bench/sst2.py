@@ -1,4 +1,4 @@
-"""SST-2: words to numbers, and batches of sentences that are about equally long."""
+"""SST-2: tokenization, and length-bucketed batches of sentences."""
 
 from __future__ import annotations
 
@@ -18,14 +18,15 @@ PADDING, UNKNOWN = 0, 1
 MIN_COUNT = 2
 WORD = regex.compile(r"(?w)\S.*?\b")
 CHUNK = 50
-"""Batches among which sentences are sorted by length, as dltrain does."""
+"""Batches per chunk within which sentences are sorted by length, as in dltrain."""
 
 Sentence = tuple[Tensor, int]
+"""Token ids of shape (tokens,), int64, and class."""
 
 
 @dataclass(frozen=True)
 class Sentences:
-    """Both splits, (tokens,) int64 and class each; the vocabulary is the training split's."""
+    """Training and test split, with the vocabulary of the training split."""
 
     train: list[Sentence]
     test: list[Sentence]
@@ -34,16 +35,20 @@ class Sentences:
 
 @cache
 def read(root: Path) -> Sentences:
-    """Words as dltrain's tokenizer `word` finds them; those in the training split twice or more."""
+    """Read both splits.
+
+    Sentences are split like dltrain's tokenizer `word` does; the vocabulary holds the words that
+    occur at least twice in the training split.
+    """
     train, test = (_lines(root / "sst2" / f"{name}.tsv") for name in ("train", "test"))
     counts = Counter(word for words, _ in train for word in words)
     frequent = [word for word, count in counts.items() if count >= MIN_COUNT]
-    numbers = {word: number for number, word in enumerate(frequent, UNKNOWN + 1)}
+    ids = {word: token for token, word in enumerate(frequent, UNKNOWN + 1)}
 
-    def encoded(lines: list[tuple[list[str], int]]) -> list[Sentence]:
-        return [(torch.tensor([numbers.get(w, UNKNOWN) for w in words]), c) for words, c in lines]
+    def encode(lines: list[tuple[list[str], int]]) -> list[Sentence]:
+        return [(torch.tensor([ids.get(w, UNKNOWN) for w in words]), c) for words, c in lines]
 
-    return Sentences(encoded(train), encoded(test), len(numbers) + UNKNOWN + 1)
+    return Sentences(encode(train), encode(test), len(ids) + UNKNOWN + 1)
 
 
 def _lines(path: Path) -> list[tuple[list[str], int]]:
@@ -54,38 +59,42 @@ def _lines(path: Path) -> list[tuple[list[str], int]]:
     return lines
 
 
-def padded(sentences: Sequence[Sentence]) -> tuple[Tensor, Tensor]:
-    """(batch, tokens of the longest) int64 and (batch,) int64."""
+def pad_batch(sentences: Sequence[Sentence]) -> tuple[Tensor, Tensor]:
+    """Collate sentences.
+
+    Returns:
+        Token ids of shape (batch, longest sentence), int64, and labels of shape (batch,), int64.
+    """
     tokens, labels = zip(*sentences, strict=True)
     return pad_sequence(tokens, batch_first=True, padding_value=PADDING), torch.tensor(labels)
 
 
-class Buckets:
-    """Shuffled batches of about equally long sentences, each padded to its own longest.
+class LengthBuckets:
+    """Shuffled batches of sentences of similar length, each padded to its longest sentence.
 
     Args:
-        sentences: A split.
-        batch_size: Sentences a batch.
-        device: Where they are kept.
+        sentences: Sentences of a split.
+        batch_size: Sentences per batch.
+        device: Device on which the sentences are stored.
     """
 
     def __init__(self, sentences: Sequence[Sentence], batch_size: int, device: str) -> None:
-        tokens, labels = padded(sentences)
+        tokens, labels = pad_batch(sentences)
         self.lengths = torch.tensor([len(words) for words, _ in sentences])
         self.tokens, self.labels = tokens.to(device), labels.to(device)
         self.batch_size = batch_size
 
     def __len__(self) -> int:
-        """Batches an epoch."""
+        """Return the number of batches per epoch."""
         return math.ceil(len(self.lengths) / self.batch_size)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """An epoch."""
-        plan: list[Tensor] = []
+        """Yield the batches of an epoch."""
+        batches: list[Tensor] = []
         for chunk in torch.randperm(len(self.lengths)).split(self.batch_size * CHUNK):
-            plan += chunk[self.lengths[chunk].argsort()].split(self.batch_size)
-        for number in torch.randperm(len(plan)).tolist():
-            index = plan[number]
+            batches += chunk[self.lengths[chunk].argsort()].split(self.batch_size)
+        for number in torch.randperm(len(batches)).tolist():
+            index = batches[number]
             longest = int(self.lengths[index].max())
-            place = index.to(self.labels.device)
-            yield self.tokens[:, :longest][place], self.labels[place]
+            index = index.to(self.labels.device)
+            yield self.tokens[:, :longest][index], self.labels[index]

@@ -1,4 +1,4 @@
-"""Processes that report events while they run, and are ended when they take too long."""
+"""Child processes that report events while they run and are killed at a time limit."""
 
 from __future__ import annotations
 
@@ -15,30 +15,33 @@ from pathlib import Path
 from typing import Any
 
 EVENTS = "GPU_CHECK_EVENTS"
-"""Environment variable that names the file to which a child appends its events."""
+"""Environment variable with the path of the file to which a child appends its events."""
+
+TAIL_LINES = 20
+"""Maximum number of lines of output or traceback in a result."""
 
 _POLL_SECONDS = 0.1
-_DUMP_SECONDS = 3.0  # what a child may take to write where it hangs, and to die
-TAIL_LINES = 20
+_DUMP_SECONDS = 3.0
+"""Time for a child to write its stack trace, or to exit after SIGKILL."""
 
 Event = dict[str, Any]
 
 
 def emit(**event: Any) -> None:
-    """Appends an event, one line of strict JSON, to the file that the parent reads."""
+    """Append an event, one line of strict JSON, to the file that the parent reads."""
     line = json.dumps(event, allow_nan=False) + "\n"
     with Path(os.environ[EVENTS]).open("a", encoding="utf-8") as file:
         file.write(line)
 
 
 @dataclass(frozen=True)
-class Ending:
-    """How a child ended.
+class ProcessResult:
+    """Result of a child process.
 
     Attributes:
-        code: Its exit code, negative for a signal.
-        reason: Why the parent ended it; None where it ended by itself.
-        tail: The last lines of what it printed.
+        code: Exit code; negative for a signal.
+        reason: Reason why the parent killed it; None if it ended by itself.
+        tail: Last lines of its output.
     """
 
     code: int
@@ -53,17 +56,20 @@ def run(
     environment: Mapping[str, str],
     seconds: float,
     on_event: Callable[[Event], None],
-    patience: Callable[[], float] = lambda: float("inf"),
-) -> Ending:
-    """Runs a command in a session of its own and hands over its events as they arrive.
+    idle_limit: Callable[[], float] = lambda: float("inf"),
+) -> ProcessResult:
+    """Run a command in a new session and pass on its events as they arrive.
 
     Args:
         command: Program and arguments.
         cwd: Working directory.
-        environment: All of its environment variables.
-        seconds: Hard limit, after which the process and its children are killed.
-        on_event: Receives each event.
-        patience: Seconds that may pass without an event; asked anew each time.
+        environment: Complete environment of the process.
+        seconds: Time limit, after which the process and its children are killed.
+        on_event: Callback for each event.
+        idle_limit: Returns the maximum number of seconds without an event; called repeatedly.
+
+    Returns:
+        Exit code and last output.
     """
     with tempfile.TemporaryDirectory() as folder:
         events, output = Path(folder) / "events.jsonl", Path(folder) / "output.txt"
@@ -79,18 +85,18 @@ def run(
                 start_new_session=True,
             )
         try:
-            reason = _watch(child, events, seconds, on_event, patience)
+            reason = _watch(child, events, seconds, on_event, idle_limit)
         finally:
             _kill(child)
         tail = _tail(output.read_bytes().decode(errors="replace").splitlines())
     code = child.returncode
-    return Ending(-signal.SIGKILL if code is None else code, reason, tail)
+    return ProcessResult(-signal.SIGKILL if code is None else code, reason, tail)
 
 
 def _tail(lines: list[str]) -> list[str]:
-    """The last lines; of a stack by faulthandler, which begins with the innermost call, the first.
+    """Return the last lines, or the first ones of faulthandler's last stack trace.
 
-    An error message before the stack is kept.
+    faulthandler prints the innermost call first. An error message before the trace is kept.
     """
     dumps = [number for number, line in enumerate(lines) if "(most recent call first)" in line]
     if not dumps:
@@ -104,37 +110,37 @@ def _watch(
     events: Path,
     seconds: float,
     on_event: Callable[[Event], None],
-    patience: Callable[[], float],
+    idle_limit: Callable[[], float],
 ) -> str | None:
-    """Waits for the end; the reason if the child has to be ended."""
-    started = last = time.monotonic()
+    """Wait for the child to end; return the reason if a limit is exceeded."""
+    start = last = time.monotonic()
     with events.open(encoding="utf-8") as lines:
         pending = ""
         while True:
-            running = child.poll() is None  # before reading, so that no last event is missed
+            is_running = child.poll() is None  # polled before reading, to read the last events too
             while line := lines.readline():
                 pending += line
                 if pending.endswith("\n"):
                     on_event(json.loads(pending))
                     pending, last = "", time.monotonic()
-            if not running:
+            if not is_running:
                 return None
             now = time.monotonic()
-            if now - started > seconds:
-                return f"ended after its limit of {seconds:.0f} s"
-            if now - last > patience():
-                return f"ended: no progress for {now - last:.0f} s"
+            if now - start > seconds:
+                return f"killed after its time limit of {seconds:.0f} s"
+            if now - last > idle_limit():
+                return f"killed after {now - last:.0f} s without progress"
             time.sleep(_POLL_SECONDS)
 
 
 def _kill(child: subprocess.Popen[bytes]) -> None:
-    """Ends the process and everything it started; first lets it print where it is."""
+    """Kill the process group, after the child has printed its stack trace."""
     if child.poll() is None:
         child.send_signal(signal.SIGABRT)  # faulthandler writes the stack of every thread
         with suppress(subprocess.TimeoutExpired):
             child.wait(_DUMP_SECONDS)
-    with suppress(ProcessLookupError):  # nobody may be left of its group
+    with suppress(ProcessLookupError):  # the group may be empty
         os.killpg(child.pid, signal.SIGKILL)
-    # A process that hangs in the driver survives SIGKILL; nothing waits for it any longer.
+    # A process that hangs in the driver survives SIGKILL, so the wait is limited.
     with suppress(subprocess.TimeoutExpired):
         child.wait(_DUMP_SECONDS)

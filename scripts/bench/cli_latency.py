@@ -1,4 +1,4 @@
-"""How long the command line takes to answer, and to begin."""
+"""Latency of the command line: start-up and time to the first optimizer step."""
 
 from __future__ import annotations
 
@@ -11,45 +11,42 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from bench.costs import costs
-from bench.fast import time_to_99
-from bench.streamed import streamed
-
 CONFIGS = Path(__file__).parents[2] / "configs"
 
-ANNOUNCING_PLUGIN = """
+FIRST_STEP_PLUGIN = """
 import os, time
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-def announce(*_):
-    if not os.path.exists(os.environ["ANNOUNCE"]):
-        with open(os.environ["ANNOUNCE"], "w") as file:
+def write_time(*_):
+    if not os.path.exists(os.environ["FIRST_STEP_FILE"]):
+        with open(os.environ["FIRST_STEP_FILE"], "w") as file:
             file.write(str(time.time()))
 
-register_optimizer_step_post_hook(announce)
+register_optimizer_step_post_hook(write_time)
 """
+"""Plug-in that writes the time of the first optimizer step to a file."""
 
 
 def interleaved(repeats: int, **measures: Callable[[], float]) -> dict[str, float]:
-    """Medians of seconds, the measures taken in turn; the first round is not counted."""
+    """Return the median seconds of interleaved measurements, without a warm-up round."""
     times: dict[str, list[float]] = {name: [] for name in measures}
-    for round_ in range(repeats + 1):
+    for repeat in range(repeats + 1):
         for name, measure in measures.items():
             seconds = measure()
-            if round_:
+            if repeat > 0:
                 times[name].append(seconds)
     return {name: statistics.median(values) for name, values in times.items()}
 
 
 def process_seconds(*command: str) -> float:
-    """Wall-clock time of a whole process."""
-    before = time.perf_counter()
+    """Return the wall-clock seconds that a command takes."""
+    start = time.perf_counter()
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    return time.perf_counter() - before
+    return time.perf_counter() - start
 
 
 def startup(quick: bool) -> dict[str, float]:
-    """`dltrain --help` against what Python and click cost by themselves."""
+    """Compare `dltrain --help` with the start-up of Python and the import of click."""
     python = sys.executable
     medians = interleaved(
         5 if quick else 20,
@@ -66,18 +63,21 @@ def startup(quick: bool) -> dict[str, float]:
 
 
 def first_step(quick: bool) -> dict[str, float]:
-    """From the command to the first optimizer step of mnist_cnn, data present."""
+    """Measure the time from the command to the first optimizer step of mnist_cnn.
+
+    The data must be present.
+    """
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)
-        plugin = scratch / "announcing.py"
-        plugin.write_text(ANNOUNCING_PLUGIN)
+        plugin = scratch / "first_step.py"
+        plugin.write_text(FIRST_STEP_PLUGIN)
         number = 0
 
         def command() -> float:
             nonlocal number
             number += 1
-            announced = scratch / f"announced-{number}"
-            before = time.time()
+            time_file = scratch / f"first-step-{number}"
+            start = time.time()
             subprocess.run(
                 [
                     *(sys.executable, "-m", "dltrain", "train", str(CONFIGS / "mnist_cnn.yaml")),
@@ -87,9 +87,9 @@ def first_step(quick: bool) -> dict[str, float]:
                 ],
                 check=True,
                 stdout=subprocess.DEVNULL,
-                env={**os.environ, "ANNOUNCE": str(announced)},
+                env={**os.environ, "FIRST_STEP_FILE": str(time_file)},
             )
-            return float(announced.read_text()) - before
+            return float(time_file.read_text()) - start
 
         medians = interleaved(
             3 if quick else 7,
@@ -101,12 +101,3 @@ def first_step(quick: bool) -> dict[str, float]:
         "command to first step, s": medians["dltrain"],
         "difference, s": medians["dltrain"] - medians["torch"],
     }
-
-
-MEASURES = {
-    "startup": startup,
-    "first-step": first_step,
-    "to-99": time_to_99,
-    "pictures": streamed,
-    "costs": costs,
-}

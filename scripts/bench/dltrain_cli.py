@@ -1,4 +1,4 @@
-"""`dltrain train`, with everything that it does by default."""
+"""`dltrain train` with its default logging and checkpoints."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import tempfile
 from pathlib import Path
 
-from bench.work import Clock, Work
+from bench.workloads import Timer, Workload
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -14,26 +14,26 @@ SAME_TRAINING = (
     *("optimizer={name: adamw, lr: 1e-3}", "schedule=constant", "train.clip_norm=null"),
     *("train.ema=null", "train.precision=fp32", "checkpoint.best=null"),
 )
-PICTURES = ("data.validation=0", "data.augment=null", "data.offline=error")
+IMAGES = ("data.validation=0", "data.augment=null", "data.offline=error")
 
 
-def train(work: Work, clock: Clock) -> float:
-    """Trains; the accuracy on the test split, which dltrain reads by itself at the end."""
+def train(workload: Workload, timer: Timer) -> float:
+    """Train the network and return the test accuracy that dltrain measures at the end."""
     from dltrain.training.threads import wait_briefly
 
-    wait_briefly()  # before torch
+    wait_briefly()  # takes effect only before torch is imported
     from dltrain.cli import cli
     from dltrain.training.trainer import Trainer
 
-    clock.watch_torch()
+    timer.hook_optimizers()
     train_epoch, evaluate = Trainer.train_epoch, Trainer.evaluate
 
     def timed_epoch(self: Trainer) -> None:
         train_epoch(self)
-        clock.lap()
+        timer.end_epoch()
 
     def untimed_evaluation(self: Trainer, *arguments) -> dict[str, float]:
-        with clock.stopped():
+        with timer.paused():
             return evaluate(self, *arguments)
 
     Trainer.train_epoch, Trainer.evaluate = timed_epoch, untimed_evaluation
@@ -41,11 +41,11 @@ def train(work: Work, clock: Clock) -> float:
         run = Path(folder) / "run"
         cli(
             [
-                *("train", str(CONFIGS / f"{work.config}.yaml"), "--run-dir", str(run)),
+                *("train", str(CONFIGS / f"{workload.config}.yaml"), "--run-dir", str(run)),
                 *SAME_TRAINING,
-                *(() if work.config == "sst2_lstm" else PICTURES),
-                *(f"train.epochs={work.epochs}", f"train.batch_size={work.batch_size}"),
-                *(f"train.device={work.device}", f"data.root={work.root}"),
+                *(() if workload.config == "sst2_lstm" else IMAGES),
+                *(f"train.epochs={workload.epochs}", f"train.batch_size={workload.batch_size}"),
+                *(f"train.device={workload.device}", f"data.root={workload.root}"),
             ],
             standalone_mode=False,
         )

@@ -1,4 +1,4 @@
-"""A folder of the data as everyone reads it: unpacked, and no larger than wanted."""
+"""Decompressed and optionally shortened copies of the data sets, which all frameworks read."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ import sys
 from pathlib import Path
 
 SIZES = {"images-idx3": 28 * 28, "labels-idx1": 1}
-HEADERS = {"images-idx3": 16, "labels-idx1": 8}
+"""Kind of file to the bytes of one sample."""
 
+HEADERS = {"images-idx3": 16, "labels-idx1": 8}
+"""Kind of file to the bytes of its header."""
 
 SOURCES = ("mnist", "sst2")
 
@@ -16,13 +18,13 @@ SOURCES = ("mnist", "sst2")
 def prepare(
     root: Path, target: Path, samples: int | None, sources: tuple[str, ...] = SOURCES
 ) -> dict[str, int]:
-    """Copies MNIST and SST-2; the training samples of each.
+    """Copy MNIST and SST-2 and return the number of training samples of each.
 
     Args:
-        root: Has MNIST/raw, packed or not, and sst2.
-        target: A new folder.
-        samples: At most so many of each split.
-        sources: Which of the two.
+        root: Folder with MNIST/raw and sst2; files may be compressed with gzip.
+        target: Folder to create.
+        samples: Maximum number of samples per split; None for all.
+        sources: Data sets to copy.
     """
     counts = {}
     if "mnist" in sources:
@@ -58,9 +60,12 @@ def _prepare_sst2(root: Path, target: Path, samples: int | None) -> int:
 
 
 def _read(path: Path) -> bytes:
-    packed = path.with_name(f"{path.name}.gz")
+    compressed = path.with_name(f"{path.name}.gz")
     if path.exists():
         return path.read_bytes()
-    if packed.exists():
-        return gzip.decompress(packed.read_bytes())
-    sys.exit(f"{path} is missing, and so is {packed.name}; DLTRAIN_DATA must hold MNIST and SST-2")
+    if compressed.exists():
+        return gzip.decompress(compressed.read_bytes())
+    sys.exit(
+        f"neither {path} nor {compressed.name} exists; "
+        "set DLTRAIN_DATA to a folder with MNIST and SST-2"
+    )
