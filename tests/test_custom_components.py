@@ -532,7 +532,7 @@ def test_a_dataset_that_can_not_work_says_why(run, dataset, message):
             "CrossEntropyLoss does not match this data, which has ",
         ),
         ("nn.CrossEntropyLoss(reduction='sum')", "points", "depends on the batch size; use 'mean'"),
-        ("nn.KLDivLoss()", "amounts", "how the outputs of KLDivLoss become predictions"),
+        ("nn.KLDivLoss()", "amounts", "how outputs become predictions is unknown for KLDivLoss"),
         ("Learned()", "points", "a loss with trainable parameters is not trained"),
         ("lambda o, t: nn.functional.cross_entropy(o, t)", "points", "must return one value per "),
         ("lambda o, t: (o - t[:, None]) ** 2", "points", "it returned (16, 2)"),

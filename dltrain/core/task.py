@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from dltrain.core.batch import Batch
 from dltrain.core.data_spec import DataSpec
+from dltrain.core.errors import UsageError
 from dltrain.core.protocols import ProcessGroup
 
 if TYPE_CHECKING:
@@ -211,6 +212,21 @@ class PhaseFactory(Protocol):
         ...
 
 
+def phase_without_optimizers(
+    name: str,
+    module: nn.Module,
+    *,
+    averaged: bool = True,
+    called: tuple[nn.Module, ...] = (),
+) -> Phase:
+    """Return a phase that computes losses but does not train."""
+    return Phase(name, module, optimizers=(), averaged=averaged, called=called)
+
+
+def _no_trained_model(run_dir: str) -> TrainedModel:
+    raise UsageError(f"{run_dir}: this context loads no trained models")
+
+
 @dataclass(frozen=True)
 class TaskContext:
     """The parts that a task is built from, which `TASKS` passes to the builder of a task.
@@ -231,9 +247,9 @@ class TaskContext:
     spec: DataSpec
     model: nn.Module
     loss: nn.Module
-    metrics: Sequence[Any]
-    make_phase: PhaseFactory
-    load_trained_model: Callable[[str], TrainedModel]
+    metrics: Sequence[Any] = ()
+    make_phase: PhaseFactory = phase_without_optimizers
+    load_trained_model: Callable[[str], TrainedModel] = _no_trained_model
     seed: int = 0
     num_images: int = 0
     process_group: ProcessGroup = field(default_factory=ProcessGroup)

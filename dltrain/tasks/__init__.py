@@ -1,4 +1,4 @@
-"""What one step computes, one file a kind of task."""
+"""Tasks, which compute what a training step needs, one module per kind."""
 
 from dltrain.tasks import autoencoder, gan, language_model, seq2seq, supervised
 

@@ -1,4 +1,4 @@
-"""Autoencoders: inputs given back through a narrow code, and new samples from drawn codes."""
+"""Task of autoencoders: reconstruct inputs, and generate samples from random codes."""
 
 from __future__ import annotations
 
@@ -30,21 +30,30 @@ from dltrain.tasks.common import (
 from dltrain.tasks.embedding import embedding_of, features_and_outputs
 
 ROW = 8
-"""Pictures in a row of the grid of reconstructions."""
+"""Images per row of the grid of reconstructions."""
 
 
 @TASKS.register("autoencoder")
 class Autoencoder(Task):
-    """Learns to give its inputs back; any loss and metric for values compares the two.
+    """Reconstruct inputs, compared by any loss and metric of values.
 
-    A variational model also pays for codes that are far from a normal distribution, and the loss is
-    the negative evidence lower bound divided by the number of values (Kingma and Welling,
-    "Auto-encoding variational Bayes", 2014; `mse` is a normal distribution of variance 1/2). The
-    noise of a code is a function of the seed, the step and the sample's number.
+    The loss of a variational model includes the divergence of its codes from a normal distribution:
+    it is the negative evidence lower bound divided by the number of values (Kingma and Welling,
+    "Auto-encoding variational Bayes", 2014; `mse` corresponds to a normal distribution of variance
+    1/2). The noise of a code is a function of the seed, the step and the sample's index.
 
     Args:
-        kl_weight: Weight of the divergence of the codes from a normal distribution, in a
-            variational model; above 1 it is a beta-VAE (Higgins et al., 2017).
+        kl_weight: Weight of the divergence of the codes of a variational model from a normal
+            distribution; with a weight above 1 it is a beta-VAE (Higgins et al., 2017).
+    Example:
+        >>> from dltrain.core.data_spec import DataSpec, TableInputs
+        >>> from dltrain.losses.supervised import mse
+        >>> from dltrain.models.autoencoder import Autoencoder as Model
+        >>> spec = DataSpec((4,), 4, TableInputs(()))
+        >>> task = Autoencoder(TaskContext(spec, Model(spec, latent=2), mse(spec)))
+        >>> batch = Batch(torch.zeros(5, 4), torch.zeros(5), index=torch.arange(5))
+        >>> task.loss(batch, task.phases[0]).shape
+        torch.Size([])
     """
 
     def __init__(self, context: TaskContext, /, *, kl_weight: NonNegativeFloat = 1.0) -> None:
@@ -59,7 +68,7 @@ class Autoencoder(Task):
             self.latent: int = cast(Any, context.model).latent
         own = ["loss", "kl_divergence"] if self.latent else ["loss"]
         self.scalars: Mapping[str, bool | None] = scalars_of(context, dict.fromkeys(own, False))
-        # A variational model is called in two halves, with the noise between them.
+        # The halves of a variational model are called separately, to add the noise between them.
         halves = ("encoder", "decoder") if self.latent else ()
         called = tuple(context.model.get_submodule(name) for name in halves)
         self.phases: tuple[Phase, ...] = (context.make_phase("main", context.model, called=called),)
@@ -68,15 +77,13 @@ class Autoencoder(Task):
 
     @staticmethod
     def adapt_spec(spec: DataSpec) -> DataSpec:
-        """The inputs, as values.
+        """Return the spec with the inputs as targets.
 
         Raises:
-            UsageError: The data has no numbers.
+            UsageError: The data is text.
         """
         if spec.inputs.kind == "text":
-            raise UsageError(
-                "task 'autoencoder' is for pictures or numbers, and this data has text"
-            )
+            raise UsageError("task 'autoencoder' expected images or tables, and this data has text")
         size = prod(spec.input_shape)
         return replace(
             spec,
@@ -88,35 +95,35 @@ class Autoencoder(Task):
         )
 
     def weight(self, batch: Batch, phase: Phase) -> Tensor | int:
-        """Samples."""
+        """Return the number of samples."""
         return len(batch)
 
     def loss(self, batch: Batch, phase: Phase) -> Tensor:
-        """Summed loss, a scalar."""
+        """Return the summed loss, a scalar."""
         step = 0 if batch.step is None else batch.step
-        outputs, divergence = self._through(batch, key(self.seed, step, 0))
+        outputs, divergence = self._reconstruct(batch, key(self.seed, step, 0))
         losses = losses_of(self.loss_function, outputs, batch.inputs.flatten(1))
-        return (losses + self._price(divergence)).sum()
+        return (losses + self._penalty(divergence)).sum()
 
-    def _through(self, batch: Batch, seed: int | Tensor) -> tuple[Tensor, Tensor | float]:
-        """Outputs (batch, values), and the divergence of each sample's code, (batch,), in nats."""
+    def _reconstruct(self, batch: Batch, seed: int | Tensor) -> tuple[Tensor, Tensor | float]:
+        """Return outputs (batch, values), and the divergence of each code, (batch,), in nats."""
         if not self.latent:
             return self.model(batch.inputs).flatten(1), 0.0
         code = self.model.encoder(batch.inputs)  # pyright: ignore[reportCallIssue]
-        # Half precision has no room for what the exponential gives.
+        # The exponential can overflow in half precision.
         mean, log_variance = code.to(batch.inputs.dtype).chunk(2, dim=1)
         noise = normal(seed, batch.index, self.latent).to(mean)
-        drawn = mean + noise * (log_variance / 2).exp()
-        outputs = self.model.decoder(drawn)  # pyright: ignore[reportCallIssue]
-        # Between two normal distributions: appendix B of the paper.
+        sampled = mean + noise * (log_variance / 2).exp()
+        outputs = self.model.decoder(sampled)  # pyright: ignore[reportCallIssue]
+        # The divergence of two normal distributions: appendix B of the paper.
         divergence = (mean.square() + log_variance.exp() - 1 - log_variance).sum(dim=1) / 2
         return outputs.flatten(1), divergence
 
-    def _price(self, divergence: Tensor | float) -> Tensor | float:
+    def _penalty(self, divergence: Tensor | float) -> Tensor | float:
         return self.kl_weight * divergence / self.spec.num_outputs
 
     def evaluate(self, batches: Iterator[Batch]) -> dict[str, float]:
-        """Loss and metrics over all samples; a variational model's codes are drawn as always."""
+        """Return loss and metrics over all samples, with the same noise at each evaluation."""
         count = 0
         total: Tensor | float = 0.0
         divergences: Tensor | float = 0.0
@@ -124,12 +131,12 @@ class Autoencoder(Task):
         for metric in self.metrics:
             metric.reset()
         for batch in batches:
-            own, own_divergence = self._through(batch, key(self.seed))
+            own, own_divergence = self._reconstruct(batch, key(self.seed))
             outputs, inputs = self.process_group.all_gather(batch, own, batch.inputs.flatten(1))
             losses = losses_of(self.loss_function, outputs, inputs)
             if isinstance(own_divergence, Tensor):
                 (divergence,) = self.process_group.all_gather(batch, own_divergence)
-                losses = losses + self._price(divergence)
+                losses = losses + self._penalty(divergence)
                 divergences = divergences + divergence.sum()
             total = total + losses.sum()
             predictions = self.loss_function.predict(outputs)
@@ -144,21 +151,21 @@ class Autoencoder(Task):
             values["kl_divergence"] = float(divergences) / count
         values |= computed(self.metrics)
         if self._num_images:
-            self._shown = self._draw(torch.cat(shown, dim=1))
+            self._shown = self._draw_figures(torch.cat(shown, dim=1))
         return values
 
-    def _draw(self, pairs: Tensor) -> list[Figure]:
-        """Pages of inputs and outputs, (2, pictures, values)."""
+    def _draw_figures(self, pairs: Tensor) -> list[Figure]:
+        """Return figures of inputs and outputs, (2, images, values)."""
         rows = [
             side.unflatten(1, self.spec.input_shape)
             for part in pairs.split(ROW, dim=1)
             for side in part
         ]
-        # A last row that is not full stands alone under those that are.
+        # Drop an incomplete last row, unless it is the only one.
         if rows[-1].shape[0] < ROW and len(rows) > 2:
             rows = rows[:-2]
-        pictures = figures.to_pixels(self.spec, torch.cat(rows))
-        shown = [Figure("reconstructions", "image", figures.grid(pictures, min(ROW, len(rows[0]))))]
+        images = figures.to_pixels(self.spec, torch.cat(rows))
+        shown = [Figure("reconstructions", "image", figures.grid(images, min(ROW, len(rows[0]))))]
         if self.latent:
             index = torch.arange(self._num_images, device=pairs.device)
             noise = normal(key(self.seed, 1), index, self.latent).to(pairs)
@@ -166,7 +173,7 @@ class Autoencoder(Task):
         return shown
 
     def embed(self, batches: Iterator[Batch], num_samples: int) -> Embedding:
-        """The code of each sample, of a variational model its mean; the data's label beside it."""
+        """Return the code of each sample (its mean for a variational model) and the target."""
 
         def points(batch: Batch) -> tuple[Tensor, Tensor]:
             encoder = getattr(self.model, "encoder", None)
@@ -176,16 +183,16 @@ class Autoencoder(Task):
             return code, code
 
         return embedding_of(
-            self.spec, self.process_group, batches, num_samples, points, self._known
+            self.spec, self.process_group, batches, num_samples, points, self._labels
         )
 
-    def _known(self, prediction: Tensor, target: Tensor) -> dict[str, str]:
+    def _labels(self, prediction: Tensor, target: Tensor) -> dict[str, str]:
         return {"target": " ".join(f"{value:.6g}" for value in target.reshape(-1).tolist())}
 
     def figures(self) -> list[Figure]:
-        """Rows of inputs, each over what became of them; samples of a variational model."""
+        """Return inputs above their reconstructions, and samples of a variational model."""
         return self._shown
 
     def generate_images(self, noise: Tensor) -> Tensor:
-        """(pictures, latent) to (pictures, channels, height, width) uint8."""
+        """Return images, (images, channels, height, width) uint8, for (images, latent) noise."""
         return figures.to_pixels(self.spec, self.model.decoder(noise))  # pyright: ignore[reportCallIssue]

@@ -1,4 +1,4 @@
-"""What tasks have in common: the scalars of their metrics, and which parts they refuse."""
+"""Functions shared by tasks: scalars of metrics, and checks of models, losses and metrics."""
 
 from __future__ import annotations
 
@@ -18,45 +18,44 @@ from dltrain.metrics.generation import GeneratorMetric
 
 
 def scalars_of(context: TaskContext, own: Mapping[str, bool]) -> dict[str, bool | None]:
-    """A task's own scalars and those of its metrics.
+    """Return the scalars of a task and of its metrics.
 
     Raises:
-        OptionError: Two have one name.
+        OptionError: Two scalars have the same name.
     """
     scalars: dict[str, bool | None] = dict(own)
     for metric in context.metrics:
         for name in metric.scalars.keys() & scalars.keys():
-            raise OptionError("metrics", f"two of them give a scalar named {name!r}")
+            raise OptionError("metrics", f"two metrics return a scalar named {name!r}")
         scalars |= metric.scalars
     return scalars
 
 
 def model_of_inputs(context: TaskContext) -> nn.Module:
-    """The model of a task that gives it a batch's inputs and nothing else.
+    """Return the model of a task that calls it with the inputs of a batch only.
 
     Raises:
-        OptionError: It takes more.
+        OptionError: The model takes more arguments.
     """
     try:
         inspect.signature(context.model.forward).bind(None)
     except TypeError:
-        message = "this model takes more than inputs: 'seq2seq_lstm' is for task 'seq2seq'"
+        message = "this model takes more than inputs: use 'seq2seq_lstm' with task 'seq2seq'"
         raise OptionError("model", message) from None
     return context.model
 
 
 def outputs_of(model: nn.Module, batch: Batch, *shape: int) -> Tensor:
-    """What the model gives for a batch.
+    """Return the outputs of the model for a batch.
 
     Raises:
-        UsageError: It has another shape than this one; a loss might compare it with targets still,
-            as if nothing were wrong.
+        UsageError: The outputs have another shape than `shape`, which a loss might broadcast.
     """
     outputs = model(batch.inputs)
     if outputs.shape != shape:
         raise UsageError(
-            f"the model gives outputs of shape {tuple(outputs.shape)}, and its task compares those "
-            f"of shape {shape}: choose another model or another task"
+            f"the task expected model outputs of shape {shape}, got {tuple(outputs.shape)}: "
+            "choose another model or another task"
         )
     return outputs
 
@@ -65,12 +64,12 @@ def losses_of(function: nn.Module, outputs: Tensor, targets: Tensor) -> Tensor:
     """Return the loss of each sample, (batch,).
 
     Raises:
-        UsageError: It has another shape, such as that of a mean over the batch.
+        UsageError: The loss has another shape, such as that of a mean over the batch.
     """
     losses = function(outputs, targets)
     shape = tuple(losses.shape) if isinstance(losses, Tensor) else type(losses).__name__
     if shape != (len(outputs),):
-        inner = getattr(function, "function", function)  # of an adapted loss
+        inner = getattr(function, "function", function)  # of a loss that was adapted
         place = definition_of(type(inner) if isinstance(inner, nn.Module) else inner)
         raise UsageError(
             f"{place}: a loss must return one value per sample, a tensor of shape "
@@ -80,10 +79,10 @@ def losses_of(function: nn.Module, outputs: Tensor, targets: Tensor) -> Tensor:
 
 
 def computed(metrics: Sequence[Any]) -> dict[str, float]:
-    """Return the scalars of all metrics since they were reset.
+    """Return the scalars of all metrics.
 
     Raises:
-        UsageError: A metric gives other scalars than it has declared.
+        UsageError: A metric returns other scalars than it declares.
     """
     values: dict[str, float] = {}
     for metric in metrics:
@@ -99,34 +98,34 @@ def computed(metrics: Sequence[Any]) -> dict[str, float]:
 
 
 def require_weight(weight: Tensor | float) -> None:
-    """Refuses an evaluation of nothing, whose loss and metrics would be 0 or NaN.
+    """Check that an evaluation has samples; otherwise loss and metrics would be 0 or NaN.
 
     Args:
-        weight: Sum of the weights of its samples or tokens, or their number. On a device it is
-            waited for, once an evaluation.
+        weight: Sum of the weights of samples or tokens. Reading it synchronizes with the device,
+            once per evaluation.
 
     Raises:
-        RunError: It is 0.
+        RunError: `weight` is 0.
     """
     if float(weight) == 0:
         raise RunError(
-            "loss and metrics are undefined: no sample of this evaluation counts; the split gave "
-            "no batches, its targets are all padding, or the loss weighs every sample with 0"
+            "loss and metrics are undefined: the samples of this evaluation have no weight; the "
+            "split has no batches, all targets are padding, or the loss weights all samples with 0"
         )
 
 
 def comparing_loss(context: TaskContext) -> Loss:
-    """The loss of a task that compares outputs with targets.
+    """Return the loss of a task that compares outputs with targets.
 
     Raises:
-        OptionError: The loss, or a metric, is one for generators.
+        OptionError: The loss or a metric is for generators.
     """
     if isinstance(context.loss, AdversarialLoss):
         raise OptionError(
-            "loss", "this loss is for task 'gan': it compares no outputs with targets"
+            "loss", "this loss is for task 'gan': it does not compare outputs with targets"
         )
     for number, metric in enumerate(context.metrics):
         if isinstance(metric, GeneratorMetric):
-            message = "this metric is for task 'gan': it judges samples that a model makes"
+            message = "this metric is for task 'gan': it evaluates generated samples"
             raise OptionError(f"metrics.{number}", message)
     return cast(Loss, context.loss)

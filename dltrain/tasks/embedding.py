@@ -1,4 +1,4 @@
-"""Samples as points: what a model makes of them before its last layer."""
+"""Embeddings of samples: the inputs of the last linear layer of a model."""
 
 from __future__ import annotations
 
@@ -14,23 +14,22 @@ from dltrain.core.task import Embedding
 from dltrain.data.tokenization import text_of
 from dltrain.tasks.figures import three_channels, to_pixels
 
-MOST_TEXT = 200
-"""Characters of a text that are shown beside its point."""
+MAX_CHARACTERS = 200
+"""Maximum number of characters of a text beside its point."""
 
-MOST_FEATURES = 200
-"""TensorBoard's projector looks at no more; of wider points it would take a random projection."""
+MAX_FEATURES = 200
+"""TensorBoard's projector uses no more features; it projects wider points randomly."""
 
 
 def last_linear(model: nn.Module) -> nn.Linear | None:
-    """The last linear layer; what it gets are a model's features. None where there is none."""
+    """Return the last linear layer, whose inputs are the features; None where there is none."""
     return next((m for m in reversed([*model.modules()]) if isinstance(m, nn.Linear)), None)
 
 
 def features_and_outputs(model: nn.Module, inputs: Tensor) -> tuple[Tensor, Tensor]:
-    """What the last linear layer gets, (batch, features), and what the model gives for inputs.
+    """Return the inputs of the last linear layer, (batch, features), and the model's outputs.
 
-    Where no linear layer is called, or where it is called for something else than one row a sample,
-    the output itself stands for the features.
+    The outputs are the features where no linear layer is called, or not with one row per sample.
     """
     kept: list[Tensor] = []
     layer = last_linear(model)
@@ -50,23 +49,23 @@ def embedding_of(
     batches: Iterator[Batch],
     num_samples: int,
     points_and_predictions: Callable[[Batch], tuple[Tensor, Tensor]],
-    known: Callable[[Tensor, Tensor], dict[str, str]],
+    labels: Callable[[Tensor, Tensor], dict[str, str]],
 ) -> Embedding:
-    """Samples of a split, as a task sees them.
+    """Return the embedding of samples of a split.
 
     Args:
-        spec: What the samples are like.
-        world: The processes that read them.
-        batches: Of samples of the split; no more are read than needed.
-        num_samples: At most so many.
-        points_and_predictions: (batch, features), and (batch, ...) for `known`.
-        known: What is known of one sample, of its prediction and its target.
+        spec: The spec of the data.
+        process_group: The ranks that read the split.
+        batches: Batches of the split; no more are read than needed.
+        num_samples: Maximum number of samples.
+        points_and_predictions: Returns (batch, features), and (batch, ...) for `labels`.
+        labels: Returns the labels of one sample from its prediction and its target.
     """
     parts: list[Sequence[Tensor]] = []
     count = 0
     for batch in batches:
         points, predictions = points_and_predictions(batch)
-        # Texts are longer in one batch than in another, so a batch becomes words before the next.
+        # Lengths of texts differ between batches, so each batch is gathered and decoded separately.
         columns = (points, predictions, batch.targets, batch.inputs, batch.index)
         gathered = process_group.all_gather(batch, *columns)
         parts.append([part[: num_samples - count].cpu() for part in gathered])
@@ -76,7 +75,7 @@ def embedding_of(
     rows = []
     for _, *columns in parts:
         for prediction, target, sample, number in zip(*columns, strict=True):
-            row = known(prediction, target)
+            row = labels(prediction, target)
             if isinstance(spec.inputs, TextInputs):
                 row["text"] = _text(spec.inputs, sample)
             rows.append({**row, "index": str(int(number))})
@@ -91,18 +90,18 @@ def embedding_of(
 
 
 def narrowed(points: Tensor) -> Tensor:
-    """Points of more than `MOST_FEATURES` features as so many principal components.
+    """Return points with at most `MAX_FEATURES` features: principal components of wider ones.
 
     Args:
         points: (samples, features) float32.
     """
-    if points.shape[1] <= MOST_FEATURES:
+    if points.shape[1] <= MAX_FEATURES:
         return points
-    with torch.random.fork_rng(devices=[]):  # the components are the same every time
+    with torch.random.fork_rng(devices=[]):  # for the same components every time
         torch.manual_seed(0)
-        _, _, axes = torch.pca_lowrank(points, q=min(MOST_FEATURES, len(points)))
+        _, _, axes = torch.pca_lowrank(points, q=min(MAX_FEATURES, len(points)))
     return (points - points.mean(dim=0)) @ axes
 
 
 def _text(inputs: TextInputs, tokens: Tensor) -> str:
-    return " ".join(text_of(inputs, tokens.tolist()).split())[:MOST_TEXT]
+    return " ".join(text_of(inputs, tokens.tolist()).split())[:MAX_CHARACTERS]

@@ -1,4 +1,4 @@
-"""Some samples of a split, to be looked at."""
+"""Samples of a split to show in figures."""
 
 from __future__ import annotations
 
@@ -12,55 +12,55 @@ from dltrain.core.protocols import ProcessGroup
 
 
 class Examples:
-    """The first samples of a split, but equally many of each class: a folder is often sorted.
+    """The first samples of each class of a split; folders are often sorted by class.
 
     Args:
-        most: How many to keep.
-        num_classes: 0 where the targets are no classes; all samples are of one then.
-        world: The processes that read the split.
+        max_samples: Maximum number of samples.
+        num_classes: Number of classes; 0 for regression.
+        process_group: The ranks that read the split.
     """
 
-    def __init__(self, most: int, num_classes: int, process_group: ProcessGroup) -> None:
-        self.most = most
+    def __init__(self, max_samples: int, num_classes: int, process_group: ProcessGroup) -> None:
+        self.max_samples = max_samples
         self.process_group = process_group
         self._classes = max(1, num_classes)
-        self._of_each = -(-most // self._classes)
-        self._wanted = self._of_each * min(self._classes, most)
+        self._per_class = -(-max_samples // self._classes)
+        self._wanted = self._per_class * min(self._classes, max_samples)
         self.reset()
 
     def reset(self) -> None:
-        """Forgets all."""
-        self._kept: Counter[int] = Counter()
-        self._turns: list[int] = []  # 1 for the first sample of a class, and so on
+        """Forget all samples."""
+        self._counts: Counter[int] = Counter()
+        self._ranks_in_class: list[int] = []  # number of the sample in its class, from 1
         self._parts: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def update(self, batch: Batch, predictions: Tensor, targets: Tensor) -> None:
-        """Keeps what is wanted of a batch; waits for the device until all is found.
+        """Keep samples of a batch; synchronizes with the device until all are collected.
 
         Args:
-            batch: This process's share.
-            predictions: (samples, ...), of all processes.
-            targets: (samples,) int64 classes or (samples, values), likewise.
+            batch: The shard of this rank.
+            predictions: (samples, ...), of all ranks.
+            targets: (samples,) int64 classes or (samples, values), of all ranks.
         """
-        if len(self._turns) == self._wanted:
+        if len(self._ranks_in_class) == self._wanted:
             return
         places = []
         for place, kind in enumerate(targets.tolist() if self._classes > 1 else [0] * len(targets)):
-            if self._kept[kind] < self._of_each and len(self._turns) < self._wanted:
-                self._kept[kind] += 1
-                self._turns.append(self._kept[kind])
+            if self._counts[kind] < self._per_class and len(self._ranks_in_class) < self._wanted:
+                self._counts[kind] += 1
+                self._ranks_in_class.append(self._counts[kind])
                 places.append(place)
         if places:
             (inputs,) = self.process_group.all_gather(batch, batch.inputs)
             index = torch.tensor(places, device=targets.device)
             self._parts.append((inputs[index], predictions[index], targets[index]))
 
-    def chosen(self) -> tuple[Tensor, Tensor, Tensor] | None:
-        """Inputs, predictions and targets, in the split's order; None where nothing was kept."""
+    def selected(self) -> tuple[Tensor, Tensor, Tensor] | None:
+        """Return inputs, predictions and targets in the split's order; None without samples."""
         if not self._parts:
             return None
-        turns = torch.tensor(self._turns)
-        places = turns.argsort(stable=True)[: self.most].sort().values
+        ranks = torch.tensor(self._ranks_in_class)
+        places = ranks.argsort(stable=True)[: self.max_samples].sort().values
         columns = [torch.cat(parts) for parts in zip(*self._parts, strict=True)]
         inputs, predictions, targets = (column[places.to(column.device)] for column in columns)
         return inputs, predictions, targets

@@ -1,4 +1,4 @@
-"""Pictures of what a supervised model does, drawn with Pillow."""
+"""Figures of predictions, drawn with Pillow."""
 
 from __future__ import annotations
 
@@ -11,30 +11,30 @@ from torch import Tensor
 from dltrain.core.data_spec import DataSpec, ImageInputs
 from dltrain.metrics.classification import predicted_classes
 
-MOST_CLASSES = 100
-"""Above this many classes a confusion matrix can't be read, and is not drawn."""
+MAX_CLASSES = 100
+"""A confusion matrix with more classes would be illegible and is not drawn."""
 
 _INK, _PAPER, _GOOD, _BAD = (32, 33, 36), (255, 255, 255), (24, 128, 56), (197, 34, 31)
 
 
 def to_pixels(spec: DataSpec, inputs: Tensor) -> Tensor:
-    """Normalised pictures, (n, channels, height, width), to uint8 pixels on the CPU."""
+    """Return uint8 pixels on the CPU for normalized images, (n, channels, height, width)."""
     assert isinstance(spec.inputs, ImageInputs)
     mean, std = (torch.tensor(v)[:, None, None] for v in (spec.inputs.mean, spec.inputs.std))
     return ((inputs.float().cpu() * std + mean) * 255).round().clamp(0, 255).byte()
 
 
 def three_channels(pixels: Tensor) -> Tensor:
-    """(n, channels, height, width) to (n, 3, height, width); grey is repeated."""
+    """Convert (n, channels, height, width) to RGB, (n, 3, height, width)."""
     return pixels.expand(-1, 3, -1, -1) if pixels.shape[1] == 1 else pixels[:, :3]
 
 
 def grid(pixels: Tensor, columns: int | None = None) -> Tensor:
-    """Pictures side by side, small ones enlarged.
+    """Return a grid of images; small ones are enlarged.
 
     Args:
         pixels: (n, channels, height, width) uint8.
-        columns: Pictures in a row; as many as make a square by default.
+        columns: Images per row; by default the grid is square.
 
     Returns:
         (3, height, width) uint8.
@@ -44,18 +44,18 @@ def grid(pixels: Tensor, columns: int | None = None) -> Tensor:
     columns = columns or math.ceil(math.sqrt(len(pixels)))
     rows, (height, width) = math.ceil(len(pixels) / columns), pixels.shape[2:]
     sheet = torch.full((3, rows * (height + 2) + 2, columns * (width + 2) + 2), 255).byte()
-    for i, picture in enumerate(pixels):
+    for i, image_pixels in enumerate(pixels):
         y, x = 2 + i // columns * (height + 2), 2 + i % columns * (width + 2)
-        sheet[:, y : y + height, x : x + width] = picture
+        sheet[:, y : y + height, x : x + width] = image_pixels
     return sheet
 
 
 def examples(spec: DataSpec, inputs: Tensor, predictions: Tensor, targets: Tensor) -> Tensor:
-    """A grid of inputs, each under its prediction: green if right, red with the truth if wrong.
+    """Return a grid of inputs with predictions: green if correct, else red with the true class.
 
     Args:
-        spec: For names and normalisation.
-        inputs: (n, channels, height, width), normalised.
+        spec: The spec, with class names and normalization.
+        inputs: (n, channels, height, width), normalized.
         predictions: (n, classes) probabilities, or (n, values).
         targets: (n,) classes, or (n, values).
 
@@ -70,10 +70,10 @@ def examples(spec: DataSpec, inputs: Tensor, predictions: Tensor, targets: Tenso
     rows = math.ceil(len(pixels) / columns)
     sheet = Image.new("RGB", (columns * (cell + 4) + 4, rows * (cell + caption + 4) + 4), _PAPER)
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(13)
-    for i, picture in enumerate(pixels):
+    for i, image_pixels in enumerate(pixels):
         x, y = 4 + i % columns * (cell + 4), 4 + i // columns * (cell + caption + 4)
         text, colour = _caption(spec, predictions[i].float().cpu(), targets[i].cpu())
-        image = Image.fromarray(picture.permute(1, 2, 0).numpy()).resize((cell, cell))
+        image = Image.fromarray(image_pixels.permute(1, 2, 0).numpy()).resize((cell, cell))
         draw.text((x + 1, y), text, fill=colour, font=font)
         sheet.paste(image, (x, y + caption))
     return _tensor_of(sheet)
@@ -83,20 +83,20 @@ def _caption(spec: DataSpec, prediction: Tensor, target: Tensor) -> tuple[str, t
     if not spec.num_classes:
         return f"{prediction[0]:.3g} ({target.reshape(-1)[0]:.3g})", _INK
     guess, truth = int(predicted_classes(prediction)), int(target)
-    name, share = spec.class_names[guess][:12], f"{prediction[guess]:.0%}"
+    name, percent = spec.class_names[guess][:12], f"{prediction[guess]:.0%}"
     if guess < 0:
-        name, share = "no class", "NaN"
+        name, percent = "no class", "NaN"
     if guess == truth:
-        return f"{name} {share}", _GOOD
-    return f"{name} {share}\nis {spec.class_names[truth][:12]}", _BAD
+        return f"{name} {percent}", _GOOD
+    return f"{name} {percent}\nis {spec.class_names[truth][:12]}", _BAD
 
 
 def confusion_matrix(counts: Tensor, names: Sequence[str]) -> Tensor:
-    """A confusion matrix: rows are the truth, columns the prediction, shade the share of the row.
+    """Return an image of a confusion matrix: rows are true classes, shaded by their fractions.
 
     Args:
         counts: (classes, classes) int64.
-        names: One a class.
+        names: One name per class.
 
     Returns:
         (3, height, width) uint8.
@@ -110,19 +110,19 @@ def confusion_matrix(counts: Tensor, names: Sequence[str]) -> Tensor:
     margin = 34 + int(max(font.getlength(label) for label in labels))
     sheet = Image.new("RGB", (margin + classes * cell + 8, margin + classes * cell + 8), _PAPER)
     draw = ImageDraw.Draw(sheet)
-    shares = counts / counts.sum(1, keepdim=True).clamp(min=1)
+    fractions = counts / counts.sum(1, keepdim=True).clamp(min=1)
     for row in range(classes):
         for column in range(classes):
-            share, count = float(shares[row, column]), int(counts[row, column])
+            fraction, count = float(fractions[row, column]), int(counts[row, column])
             x, y = margin + column * cell, margin + row * cell
-            # A square root lets rare confusions be seen beside a diagonal near 1.
+            # The square root makes rare confusions visible beside a diagonal near 1.
             shade = tuple(
-                round(p + (i - p) * math.sqrt(share))
+                round(p + (i - p) * math.sqrt(fraction))
                 for p, i in zip(_PAPER, (26, 90, 160), strict=True)
             )
             draw.rectangle((x, y, x + cell - 2, y + cell - 2), fill=shade)
             if count and classes <= 20:
-                ink = _PAPER if share > 0.25 else _INK
+                ink = _PAPER if fraction > 0.25 else _INK
                 middle = (x + cell / 2 - 1, y + cell / 2 - 1)
                 draw.text(middle, str(count), fill=ink, font=font, anchor="mm")
     if classes <= 20:
@@ -135,29 +135,28 @@ def confusion_matrix(counts: Tensor, names: Sequence[str]) -> Tensor:
     return _tensor_of(sheet)
 
 
-def _vertical_text(sheet, text: str, foot: tuple[float, float], font) -> None:
-    """Draws text that reads upwards, its foot at the given point."""
+def _vertical_text(sheet, text: str, end: tuple[float, float], font) -> None:
+    """Draw text that reads upwards and ends at a point."""
     from PIL import Image, ImageDraw
 
     strip = Image.new("RGB", (int(font.getlength(text)) + 2, 18), _PAPER)
     ImageDraw.Draw(strip).text((1, 1), text, fill=_INK, font=font)
     turned = strip.rotate(90, expand=True)
-    sheet.paste(turned, (int(foot[0] - turned.width / 2), int(foot[1] - turned.height)))
+    sheet.paste(turned, (int(end[0] - turned.width / 2), int(end[1] - turned.height)))
 
 
 def curve_counts(probabilities: Tensor, targets: Tensor, thresholds: int) -> Tensor:
-    """One-versus-rest counts above evenly spaced thresholds, without keeping the scores.
+    """Return one-versus-rest counts above evenly spaced thresholds.
 
     Args:
-        probabilities: (batch, classes); one that is not a number counts as 0.
+        probabilities: (batch, classes); NaN counts as 0.
         targets: (batch,) int64.
-        thresholds: How many, from 0 to 1.
+        thresholds: Number of thresholds, from 0 to 1.
 
     Returns:
         (classes, 2, thresholds) int64: true positives and false positives at each threshold.
     """
     classes = probabilities.shape[1]
-    # A probability that is no number counts as 0.
     scores = probabilities.float().nan_to_num(0.0).clamp(0, 1)
     bins = (scores * (thresholds - 1)).long()
     truth = torch.nn.functional.one_hot(targets, classes)
@@ -165,12 +164,12 @@ def curve_counts(probabilities: Tensor, targets: Tensor, thresholds: int) -> Ten
     place = ((column * 2 + (1 - truth)) * thresholds + bins).flatten()
     counts = torch.zeros(classes * 2 * thresholds, dtype=torch.int64, device=place.device)
     counts = counts.index_add(0, place, torch.ones_like(place))
-    # A score counts at every threshold up to its own: sum from the right.
+    # A score counts at every threshold below it: sum from the right.
     return counts.view(classes, 2, thresholds).flip(-1).cumsum(-1).flip(-1)
 
 
 def pr_curve(counts: Tensor) -> Tensor:
-    """Counts of one class, (2, thresholds), as TensorBoard's PR plug-in wants them.
+    """Convert counts of one class, (2, thresholds), to the format of TensorBoard's PR plug-in.
 
     Returns:
         (6, thresholds) float64: true positives, false positives, true negatives, false negatives,

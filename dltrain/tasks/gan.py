@@ -1,4 +1,4 @@
-"""Generative adversarial networks: made samples, and one that tells them from real ones."""
+"""Task of generative adversarial networks."""
 
 from __future__ import annotations
 
@@ -32,13 +32,23 @@ DISCRIMINATOR, GENERATOR = "discriminator", "generator"
     "gan", limits=Limits(fsdp="generator and discriminator use the parameters of each other")
 )
 class Gan(Task):
-    """Learns to make samples like the data's: a generator against a discriminator.
+    """Generate samples like those of the data: a generator against a discriminator.
 
-    Each step trains both once, the discriminator first, on noise of its own. A batch's noise is a
-    function of the seed, the step and the samples' numbers.
+    Each step trains both once, the discriminator first, with different noise. The noise of a batch
+    is a function of the seed, the step and the indices of its samples.
 
     Args:
-        judge: Directory of a finished run of a classifier on such data, which the metrics ask.
+        judge: Run directory of a classifier of such data, whose outputs the metrics use.
+
+    Example:
+        >>> from dltrain.core.data_spec import DataSpec, TableInputs
+        >>> from dltrain.losses.adversarial import Hinge
+        >>> from dltrain.models.gan import gan_mlp
+        >>> spec = DataSpec((4,), 1, TableInputs(()))
+        >>> task = Gan(TaskContext(spec, gan_mlp(spec, latent=2), Hinge(spec)))
+        >>> batch = Batch(torch.zeros(5, 4), torch.zeros(5), index=torch.arange(5))
+        >>> [(phase.name, task.loss(batch, phase).shape) for phase in task.phases]
+        [('discriminator', torch.Size([])), ('generator', torch.Size([]))]
     """
 
     phase_names: ClassVar[tuple[str, ...]] = (DISCRIMINATOR, GENERATOR)
@@ -46,16 +56,16 @@ class Gan(Task):
     def __init__(self, context: TaskContext, /, *, judge: ConfigPath | None = None) -> None:
         if not isinstance(context.loss, AdversarialLoss):
             names = "'non_saturating', 'hinge' or 'wasserstein'"
-            raise OptionError("loss", f"task 'gan' needs a loss of two sides: {names}")
+            raise OptionError("loss", f"task 'gan' expected an adversarial loss: {names}")
         for number, metric in enumerate(context.metrics):
             if not isinstance(metric, GeneratorMetric):
                 raise OptionError(
                     f"metrics.{number}",
-                    "task 'gan' has no predictions to measure; 'classifier_confidence', "
-                    "'class_coverage' and 'frechet_distance' judge what it makes",
+                    "task 'gan' has no predictions: use 'classifier_confidence', "
+                    "'class_coverage' or 'frechet_distance'",
                 )
         if not all(hasattr(context.model, name) for name in (GENERATOR, DISCRIMINATOR, "latent")):
-            raise OptionError("model", "task 'gan' needs model 'gan_mlp' or 'dcgan'")
+            raise OptionError("model", "task 'gan' expected model 'gan_mlp' or 'dcgan'")
         model = cast(Adversaries, context.model)
         self.spec: DataSpec = context.spec
         self.model: nn.Module = context.model
@@ -75,7 +85,7 @@ class Gan(Task):
             context.make_phase(GENERATOR, self.generator),
         )
         if self.metrics and judge is None:
-            raise OptionError("task", "the metrics need a `judge`: the run of a classifier")
+            raise OptionError("task", "the metrics need the run of a classifier, `judge`")
         self.judge: Judge | None = (
             Judge(context, judge) if self.metrics and judge is not None else None
         )
@@ -84,21 +94,21 @@ class Gan(Task):
 
     @staticmethod
     def adapt_spec(spec: DataSpec) -> DataSpec:
-        """How real a sample is.
+        """Return the spec unchanged.
 
         Raises:
-            UsageError: The data has no numbers to make.
+            UsageError: The data is text.
         """
         if spec.inputs.kind == "text":
-            raise UsageError("task 'gan' makes pictures or numbers, and this data has text")
+            raise UsageError("task 'gan' expected images or tables, and this data has text")
         return spec
 
     def weight(self, batch: Batch, phase: Phase) -> Tensor | int:
-        """Samples."""
+        """Return the number of samples."""
         return len(batch)
 
     def loss(self, batch: Batch, phase: Phase) -> Tensor:
-        """Summed loss of the phase, a scalar."""
+        """Return the summed loss of the phase, a scalar."""
         step = 0 if batch.step is None else batch.step
         purpose = key(self.seed, step, self.phases.index(phase))
         noise = self._noise(purpose, batch.index, batch.inputs.dtype)
@@ -119,16 +129,16 @@ class Gan(Task):
         return self.discriminator(samples)
 
     def evaluate(self, batches: Iterator[Batch]) -> dict[str, float]:
-        """Losses less the penalty, mean outputs of the discriminator, and metrics.
+        """Return losses without the penalty, mean outputs of the discriminator, and metrics.
 
-        As many samples are made as there are real ones, from the same noise every time.
+        One sample is generated per real one, from the same noise at each evaluation.
         """
         count, totals = 0, torch.zeros(())
         shown: list[Tensor] = []
         for metric in self.metrics:
             metric.reset()
         for batch in batches:
-            # Samples come in their own order: whoever makes one, it is of the same noise.
+            # The noise depends on the index of a sample only, not on its rank.
             fake = self.generator(self._noise(key(self.seed), batch.index, batch.inputs.dtype))
             scores = self._score(batch.inputs), self._score(fake)
             sums = (
@@ -162,23 +172,23 @@ class Gan(Task):
         return values | computed(self.metrics)
 
     def _gathered(self, batch: Batch, samples: Tensor) -> Judged:
-        """What the judge says of the samples of all processes."""
+        """Return the classifier's outputs for the samples of all ranks."""
         assert self.judge is not None
         judged = self.judge(samples)
         return Judged(*self.process_group.all_gather(batch, judged.probabilities, judged.features))
 
     def figures(self) -> list[Figure]:
-        """What the generator made of the same noise at the last evaluation."""
+        """Return the samples that the last evaluation generated."""
         return [] if self._shown is None else [Figure("samples", "image", self._shown)]
 
     def generate_images(self, noise: Tensor) -> Tensor:
-        """(pictures, latent) to (pictures, channels, height, width) uint8."""
+        """Return images, (images, channels, height, width) uint8, for (images, latent) noise."""
         return figures.to_pixels(self.spec, self.generator(noise))
 
 
 @contextmanager
 def _frozen(module: nn.Module) -> Iterator[None]:
-    """No gradient reaches the module's parameters from what is computed inside this context."""
+    """Disable the gradients of a module's parameters inside this context."""
     trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
     for parameter in trained:
         parameter.requires_grad_(False)

@@ -1,4 +1,4 @@
-"""A classifier of another run, which says what it sees in samples."""
+"""The classifier of another run, which evaluates generated samples."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from dltrain.tasks.embedding import last_linear
 
 
 class Judge:
-    """Probabilities and features of samples.
+    """Class probabilities and features of samples.
 
     Args:
-        parts: Where runs are read, and what the samples are like.
-        run_dir: The classifier's run.
+        context: The context of the task.
+        run_dir: Run directory of the classifier.
 
     Raises:
-        OptionError: There is no such run, it is no classifier with a last linear layer, or its
-            samples have another shape.
+        OptionError: The run does not exist, is not of a classifier with a last linear layer, or has
+            samples of another shape.
     """
 
     def __init__(self, context: TaskContext, run_dir: str) -> None:
@@ -29,17 +29,17 @@ class Judge:
             trained = context.load_trained_model(run_dir)
         except DltrainError as error:
             raise OptionError(
-                "task.judge", f"{error}; a judge is a run of a classifier on the same data"
+                "task.judge", f"{error}; expected the run of a classifier on the same data"
             ) from error
         layer = last_linear(trained.model)
         if trained.predict is None or not trained.spec.num_classes or layer is None:
-            message = f"{run_dir} is no run of a classifier that ends in a linear layer"
+            message = f"{run_dir} is not the run of a classifier with a last linear layer"
             raise OptionError("task.judge", message)
         if trained.spec.input_shape != context.spec.input_shape:
             raise OptionError(
                 "task.judge",
-                f"{run_dir} classifies samples of shape {trained.spec.input_shape}, and this data "
-                f"has {context.spec.input_shape}",
+                f"expected samples of shape {context.spec.input_shape}, and the classifier of "
+                f"{run_dir} has {trained.spec.input_shape}",
             )
         self._predict = trained.predict
         self._features = torch.empty(0)
@@ -50,7 +50,7 @@ class Judge:
         self._features = inputs[0]
 
     def __call__(self, samples: Tensor) -> Judged:
-        """Judges samples, (batch, *input_shape), normalised as the data of the run that asks."""
+        """Return outputs for samples, (batch, *input_shape), normalized as the data of the task."""
         with torch.autocast(samples.device.type, enabled=False):
             samples = samples * self._scale.to(samples) + self._shift.to(samples)
             probabilities = self._predict(samples)
@@ -58,7 +58,7 @@ class Judge:
 
 
 def _change_of_scale(one: object, other: object) -> tuple[Tensor, Tensor]:
-    """Factor and offset that take one normalisation of pictures to another."""
+    """Return factor and offset that convert one normalization of images to another."""
     if not isinstance(one, ImageInputs) or not isinstance(other, ImageInputs):
         return torch.ones(()), torch.zeros(())
     (centre, scale), (its_centre, its_scale) = (

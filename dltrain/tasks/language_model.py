@@ -1,4 +1,4 @@
-"""Language models: which token comes next, and text made by asking again and again."""
+"""Task of language models: predict the next token, and generate text."""
 
 from __future__ import annotations
 
@@ -27,18 +27,32 @@ from dltrain.tasks.common import (
 from dltrain.tasks.token_loss import summed_cross_entropy, summed_token_loss, token_weight
 
 START_TOKENS = ("\n", "\u010a", ".")
-"""The second is how tokenizers of bytes, such as GPT-2's, spell the end of a line."""
+"""The second is a line break in byte-level tokenizers, such as that of GPT-2."""
 
 SAMPLE_TOKENS = 200
-"""Length of the text that each evaluation shows."""
+"""Number of tokens in the text that each evaluation generates."""
 
 
 @TASKS.register("language_model")
 class LanguageModel(Task):
-    """Learns the next token of a text; every token counts alike, padding not at all.
+    """Predict the next token of a text; all tokens except padding have the same weight.
 
-    `perplexity` and `bits_per_token` are those of the plain cross-entropy of the softmax, whatever
-    label smoothing or class weights the loss has.
+    `perplexity` and `bits_per_token` come from the plain cross-entropy of the softmax, without the
+    label smoothing and the class weights of the loss.
+
+    Example:
+        >>> from dltrain.core.data_spec import DataSpec, TextInputs
+        >>> from dltrain.losses.supervised import CrossEntropy
+        >>> from dltrain.models.language_models import Gpt
+        >>> tokens = ("<pad>", "<unknown>", "a", "b")
+        >>> text = TextInputs("character", vocabulary=tokens)
+        >>> spec = DataSpec((16,), 4, text, class_names=tokens)
+        >>> model = Gpt(spec, layers=1, heads=2, width=8)
+        >>> task = LanguageModel(TaskContext(spec, model, CrossEntropy(spec)))
+        >>> windows = torch.full((5, 16), 2)
+        >>> batch = Batch(windows, windows, index=torch.arange(5))
+        >>> task.loss(batch, task.phases[0]).shape, task.weight(batch, task.phases[0])
+        (torch.Size([]), tensor(80))
     """
 
     def __init__(self, context: TaskContext, /) -> None:
@@ -57,24 +71,24 @@ class LanguageModel(Task):
 
     @staticmethod
     def adapt_spec(spec: DataSpec) -> DataSpec:
-        """The next token.
+        """Return the spec unchanged.
 
         Raises:
-            UsageError: The data is no running text.
+            UsageError: The data is not running text.
         """
         if spec.inputs.kind != "text" or spec.class_names != spec.inputs.vocabulary:
             raise UsageError(
-                "task 'language_model' is for running text: use data 'text_file', 'shakespeare' or "
-                "'python_docs'"
+                "task 'language_model' expected running text: use data 'text_file', 'shakespeare' "
+                "or 'python_docs'"
             )
         return spec
 
     def weight(self, batch: Batch, phase: Phase) -> Tensor | int:
-        """Tokens, or the sum of their class weights."""
+        """Return the number of tokens, or the sum of their class weights."""
         return token_weight(self.loss_function, batch.targets, self.inputs.padding)
 
     def loss(self, batch: Batch, phase: Phase) -> Tensor:
-        """Summed loss of the tokens, a scalar."""
+        """Return the summed loss of the tokens, a scalar."""
         outputs = self._outputs(batch)
         return summed_token_loss(self.loss_function, outputs, batch.targets, self.inputs.padding)
 
@@ -83,7 +97,7 @@ class LanguageModel(Task):
         return outputs_of(self.model, batch, *shape)
 
     def evaluate(self, batches: Iterator[Batch]) -> dict[str, float]:
-        """Loss, perplexity, bits per token and metrics, over all tokens."""
+        """Return loss, perplexity, bits per token and metrics over all tokens."""
         total: Tensor | float = 0.0
         weight: Tensor | float = 0.0
         nats: Tensor | float = 0.0
@@ -112,7 +126,7 @@ class LanguageModel(Task):
         mean_nats = float(nats / tokens)
         values = {
             "loss": float(total / weight),
-            # exp would overflow; a NaN stays one.
+            # exp would overflow; NaN stays NaN.
             "perplexity": math.inf if mean_nats > 700 else math.exp(mean_nats),
             "bits_per_token": mean_nats / math.log(2),
         }
@@ -122,8 +136,8 @@ class LanguageModel(Task):
         return values
 
     def figures(self) -> list[Figure]:
-        """A text that the model wrote at the last evaluation, always with the same seed."""
-        # In Markdown, four spaces before a line keep it as it is.
+        """Return the text that the last evaluation generated, with a fixed seed."""
+        # In Markdown, four spaces before a line make it literal.
         text = "" if self._shown is None else self._shown.replace("\n", "\n    ")
         return [] if self._shown is None else [Figure("sample", "text", f"    {text}")]
 
@@ -134,7 +148,7 @@ class LanguageModel(Task):
 
     @property
     def start_token(self) -> int:
-        """What a text without a prompt follows: a line's end, a full stop, or any token."""
+        """Token before a text without a prompt: a line break, a full stop, or the first token."""
         vocabulary = self.inputs.vocabulary
         starts = [vocabulary.index(token) for token in START_TOKENS if token in vocabulary]
         no_text = (self.inputs.padding, self.inputs.unknown)
@@ -148,20 +162,20 @@ class LanguageModel(Task):
         top_k: int | None,
         generator: torch.Generator,
     ) -> Iterator[int]:
-        """Writes on from a prompt; the model should be in evaluation mode.
+        """Continue a prompt; the model must be in evaluation mode.
 
-        A model with a method `step(tokens, state)`, as recurrent ones have, reads each token once
-        and remembers. Any other reads the last tokens again for each new one, a window of them.
+        A model with a method `step(tokens, state)`, such as a recurrent one, reads each token once
+        and keeps a state. Other models read a window of the last tokens for each new token.
 
         Args:
-            prompt_tokens: At least one.
-            num_tokens: How many to write.
-            temperature: Divides the logits: below 1 the probable becomes more probable.
-            top_k: Draw from the most probable tokens only; None from all.
-            generator: On the CPU; the only source of chance.
+            prompt_tokens: Ids of at least one token.
+            num_tokens: Number of tokens to generate.
+            temperature: Divisor of the logits: below 1, probable tokens become more probable.
+            top_k: Number of most probable tokens to sample from; None uses all.
+            generator: Random generator on the CPU.
 
         Yields:
-            Tokens, as soon as they are drawn.
+            Ids of tokens, as soon as they are sampled.
         """
         (window,) = self.spec.input_shape
         no_text = [n for n in (self.inputs.padding, self.inputs.unknown) if n is not None]
@@ -177,18 +191,20 @@ class LanguageModel(Task):
                     outputs, state = step(inputs, state)
             logits = outputs[0, -1].cpu().double().clone()
             logits[no_text] = -math.inf
-            token = _draw(logits, temperature, top_k, generator)
+            token = _sample_token(logits, temperature, top_k, generator)
             tokens = [token] if step is not None else [*tokens[-window:], token]
             yield token
 
 
 def seeded(seed: int) -> torch.Generator:
-    """A generator on the CPU, apart from the global ones."""
+    """Return a new random generator on the CPU."""
     return torch.Generator().manual_seed(seed)
 
 
-def _draw(logits: Tensor, temperature: float, top_k: int | None, generator: torch.Generator) -> int:
-    """A token from (vocabulary,) logits."""
+def _sample_token(
+    logits: Tensor, temperature: float, top_k: int | None, generator: torch.Generator
+) -> int:
+    """Sample a token from (vocabulary,) logits."""
     best = logits.topk(min(top_k or len(logits), len(logits)))
     probabilities = (best.values / temperature).softmax(dim=0)
     return int(best.indices[torch.multinomial(probabilities, 1, generator=generator)])

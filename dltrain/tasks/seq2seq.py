@@ -1,4 +1,4 @@
-"""Sequences made from sequences, token by token: translation, in the widest sense."""
+"""Sequence-to-sequence task, such as translation."""
 
 from __future__ import annotations
 
@@ -25,16 +25,28 @@ from dltrain.tasks.token_loss import summed_token_loss, token_weight
 
 @TASKS.register("seq2seq")
 class Seq2Seq(Task):
-    """Learns output sequences for input sequences; every output token counts alike.
+    """Predict an output sequence for an input sequence; all output tokens have the same weight.
 
-    In training the model sees the right tokens before each one; `exact_match` counts the sequences
-    that it writes on its own, each time taking its most probable token, without a mistake; it is
-    NaN where scores are.
+    Training uses teacher forcing: the model receives the correct previous tokens. `exact_match` is
+    the fraction of sequences that greedy decoding generates without an error; NaN if a score is.
+
+    Example:
+        >>> from dltrain.core.data_spec import DataSpec, TextInputs
+        >>> from dltrain.losses.supervised import CrossEntropy
+        >>> tokens = ("<pad>", "<unknown>", "a", "b")
+        >>> text = TextInputs("character", vocabulary=tokens)
+        >>> spec = DataSpec((0,), 5, text, class_names=(*tokens, "<end>"))
+        >>> model = Seq2SeqLstm(spec, hidden_size=8)
+        >>> task = Seq2Seq(TaskContext(spec, model, CrossEntropy(spec)))
+        >>> inputs, targets = torch.tensor([[2, 3]]), torch.tensor([[3, 2, 4]])
+        >>> batch = Batch(inputs, targets, index=torch.arange(1))
+        >>> task.loss(batch, task.phases[0]).shape, task.generate(inputs, length=3).shape
+        (torch.Size([]), torch.Size([1, 3]))
     """
 
     def __init__(self, context: TaskContext, /) -> None:
         if not all(hasattr(context.model, name) for name in ("encode", "decode")):
-            raise OptionError("model", "task 'seq2seq' needs model 'seq2seq_lstm'")
+            raise OptionError("model", "task 'seq2seq' expected model 'seq2seq_lstm'")
         assert isinstance(context.spec.inputs, TextInputs)
         self.inputs: TextInputs = context.spec.inputs
         self.model: nn.Module = context.model
@@ -52,37 +64,37 @@ class Seq2Seq(Task):
 
     @staticmethod
     def adapt_spec(spec: DataSpec) -> DataSpec:
-        """The next token of the output.
+        """Return the spec unchanged.
 
         Raises:
-            UsageError: The data has no sequences as targets.
+            UsageError: The targets of the data are not sequences.
         """
         if spec.inputs.kind != "text" or spec.class_names[:-1] != spec.inputs.vocabulary:
-            raise UsageError("task 'seq2seq' is for pairs of sequences: use data 'toy_digits'")
+            raise UsageError("task 'seq2seq' expected pairs of sequences: use data 'toy_digits'")
         return spec
 
     def weight(self, batch: Batch, phase: Phase) -> Tensor | int:
-        """Output tokens, or the sum of their class weights."""
+        """Return the number of output tokens, or the sum of their class weights."""
         return token_weight(self.loss_function, batch.targets, self.inputs.padding)
 
     def loss(self, batch: Batch, phase: Phase) -> Tensor:
-        """Summed loss of the output tokens, a scalar."""
+        """Return the summed loss of the output tokens, a scalar."""
         outputs = self._outputs(batch)
         return summed_token_loss(self.loss_function, outputs, batch.targets, self.inputs.padding)
 
     def arguments(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Input tokens, and the right token before each output token."""
+        """Return the input tokens, and the correct token before each output token."""
         return batch.inputs, self._after_start(batch.targets)[:, :-1]
 
     def _outputs(self, batch: Batch) -> Tensor:
         return self.model(*self.arguments(batch))
 
     def _after_start(self, targets: Tensor) -> Tensor:
-        """The end of one sequence is the start of the next."""
+        """Prepend the start token, which is the end token."""
         return torch.cat([targets.new_full((len(targets), 1), self.end), targets], dim=1)
 
     def evaluate(self, batches: Iterator[Batch]) -> dict[str, float]:
-        """Loss in nats a token, exactly right sequences, and metrics over all tokens."""
+        """Return loss in nats per token, exact matches, and metrics over all tokens."""
         count = 0
         total: Tensor | float = 0.0
         weight: Tensor | float = 0.0
@@ -97,14 +109,14 @@ class Seq2Seq(Task):
                 batch.inputs,
                 batch.targets,
                 self._outputs(batch),
-                self.write(batch.inputs, batch.targets.shape[1]),
+                self.generate(batch.inputs, batch.targets.shape[1]),
             )
             total = total + summed_token_loss(self.loss_function, outputs, targets, padding)
             weight = weight + token_weight(self.loss_function, targets, padding)
             counts = targets != padding
             right = ((written == targets) | ~counts).all(dim=1)
             right = right.to(widest_float(right.device))
-            # The most probable of NaN scores would be token 0.
+            # argmax of NaN scores is token 0.
             undefined = outputs.isnan().any(dim=2).any(dim=1)
             exact = exact + right.masked_fill(undefined, math.nan).sum()
             count += len(targets)
@@ -117,12 +129,12 @@ class Seq2Seq(Task):
         values = {"loss": float(total / weight), "exact_match": float(exact) / count}
         return values | computed(self.metrics)
 
-    def write(self, inputs: Tensor, length: int) -> Tensor:
-        """The most probable token after each, (batch, length) int64; nothing counts after an end.
+    def generate(self, inputs: Tensor, length: int) -> Tensor:
+        """Return greedily decoded tokens, (batch, length) int64; ignore those after an end token.
 
         Args:
             inputs: (batch, tokens) int64.
-            length: Where to stop if no sequence has ended.
+            length: Number of tokens to generate.
         """
         memory, state = self.network.encode(inputs)
         token = inputs.new_full((len(inputs), 1), self.end)
@@ -135,14 +147,14 @@ class Seq2Seq(Task):
         return torch.cat(written, dim=1)
 
     def transduce(self, inputs: Tensor) -> list[str]:
-        """Output texts for inputs, (batch, tokens) int64; at most twice as long, and ten tokens."""
-        # Each by its own length: a text must not depend on the padding beside longer ones.
+        """Return output texts of at most 2n + 10 tokens for inputs of n, (batch, tokens) int64."""
+        # The limit depends on the length of each text, not on the padding of the batch.
         limits = (2 * (inputs != self.inputs.padding).sum(dim=1) + 10).tolist()
-        written = self.write(inputs, max(limits)).tolist()
+        written = self.generate(inputs, max(limits)).tolist()
         return [self._text(row[:limit]) for row, limit in zip(written, limits, strict=True)]
 
     def _text(self, numbers: list[int]) -> str:
-        """Up to the end, or to the padding."""
+        """Return the text before the end token or the padding."""
         ends = (self.end, self.inputs.padding)
         return text_of(self.inputs, list(takewhile(lambda number: number not in ends, numbers)))
 
@@ -155,6 +167,6 @@ class Seq2Seq(Task):
             self._shown.append(f"| {texts[0]} | {texts[1]} | {verdict} |")
 
     def figures(self) -> list[Figure]:
-        """Some inputs of the last evaluation, what was written, and whether it is right."""
+        """Return inputs and outputs of the last evaluation as a table."""
         head = ["| input | output | |", "| --- | --- | --- |"]
         return [Figure("outputs", "text", "\n".join([*head, *self._shown]))] if self._shown else []

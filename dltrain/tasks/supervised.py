@@ -1,4 +1,4 @@
-"""Classification and regression: outputs for inputs, compared with targets."""
+"""Task of classification and regression."""
 
 from __future__ import annotations
 
@@ -31,7 +31,18 @@ PR_THRESHOLDS = 127
 
 @TASKS.register("supervised")
 class Supervised(Task):
-    """Learns targets from inputs: classes or values, as the data and the loss say."""
+    """Predict targets, classes or values, from inputs.
+
+    Example:
+        >>> from dltrain.core.data_spec import DataSpec, TableInputs
+        >>> from dltrain.losses.supervised import CrossEntropy
+        >>> import torch
+        >>> spec = DataSpec((4,), 2, TableInputs(()), class_names=("cat", "dog"))
+        >>> task = Supervised(TaskContext(spec, torch.nn.Linear(4, 2), CrossEntropy(spec)))
+        >>> batch = Batch(torch.zeros(5, 4), torch.zeros(5).long(), index=torch.arange(5))
+        >>> task.loss(batch, task.phases[0]).shape, task.predict(batch.inputs).shape
+        (torch.Size([]), torch.Size([5, 2]))
+    """
 
     def __init__(self, context: TaskContext, /) -> None:
         self.model: nn.Module = model_of_inputs(context)
@@ -41,30 +52,30 @@ class Supervised(Task):
         self.phases: tuple[Phase, ...] = (context.make_phase("main", context.model),)
         self.spec: DataSpec = context.spec
         self.process_group: ProcessGroup = context.process_group
-        self._shown = _Shown(context.spec, context.num_images, context.process_group)
+        self._figure_data = _FigureData(context.spec, context.num_images, context.process_group)
 
     def weight(self, batch: Batch, phase: Phase) -> Tensor | int:
-        """Samples, or the sum of their class weights."""
+        """Return the number of samples, or the sum of their class weights."""
         return self.loss_function.weight(batch.targets)
 
     def loss(self, batch: Batch, phase: Phase) -> Tensor:
-        """Summed loss, a scalar."""
+        """Return the summed loss, a scalar."""
         return losses_of(self.loss_function, self._outputs(batch), batch.targets).sum()
 
     def _outputs(self, batch: Batch) -> Tensor:
         return outputs_of(self.model, batch, len(batch), self.loss_function.num_outputs)
 
     def predict(self, inputs: Tensor) -> Tensor:
-        """(batch, *input_shape) to probabilities (batch, classes), or to values (batch, values)."""
+        """Return probabilities (batch, classes), or values (batch, values)."""
         return self.loss_function.predict(self.model(inputs))
 
     def evaluate(self, batches: Iterator[Batch]) -> dict[str, float]:
-        """Loss and metrics over all samples."""
+        """Return loss and metrics over all samples."""
         total: Tensor | float = 0.0
         weight: Tensor | float = 0.0
         for metric in self.metrics:
             metric.reset()
-        self._shown.reset()
+        self._figure_data.reset()
         for batch in batches:
             outputs, targets = self.process_group.all_gather(
                 batch, self._outputs(batch), batch.targets
@@ -75,24 +86,24 @@ class Supervised(Task):
             targets = self.loss_function.targets(targets)
             for metric in self.metrics:
                 metric.update(predictions, targets)
-            self._shown.update(batch, predictions, targets)
+            self._figure_data.update(batch, predictions, targets)
         require_weight(weight)
         values = {"loss": float(total / weight)}
         return values | computed(self.metrics)
 
     def embed(self, batches: Iterator[Batch], num_samples: int) -> Embedding:
-        """What the last linear layer gets for each sample, its target and its prediction."""
+        """Return the inputs of the last linear layer, targets and predictions."""
 
         def points(batch: Batch) -> tuple[Tensor, Tensor]:
             features, outputs = features_and_outputs(self.model, batch.inputs)
             return features, self.loss_function.predict(outputs)
 
         return embedding_of(
-            self.spec, self.process_group, batches, num_samples, points, self._known
+            self.spec, self.process_group, batches, num_samples, points, self._labels
         )
 
-    def _known(self, prediction: Tensor, target: Tensor) -> dict[str, str]:
-        """Of one sample: its prediction, (classes,) or (values,), and its target."""
+    def _labels(self, prediction: Tensor, target: Tensor) -> dict[str, str]:
+        """Return the labels of a sample, from a prediction (classes,) or (values,) and a target."""
         (truth,) = self.loss_function.targets(target[None])
         if not self.spec.num_classes:
             values = truth.reshape(-1).tolist(), prediction.reshape(-1).tolist()
@@ -104,18 +115,18 @@ class Supervised(Task):
         return {"label": names[int(truth)], "prediction": guessed, "verdict": right}
 
     def figures(self) -> list[Figure]:
-        """Inputs with predictions, the confusion matrix and precision-recall curves."""
-        return self._shown.figures()
+        """Return inputs with predictions, the confusion matrix and precision-recall curves."""
+        return self._figure_data.figures()
 
 
-class _Shown:
-    """What evaluation keeps to be looked at: a few inputs, and counts of fixed size."""
+class _FigureData:
+    """Data for the figures of an evaluation: some samples, and counts of fixed size."""
 
     def __init__(self, spec: DataSpec, num_images: int, process_group: ProcessGroup) -> None:
         self.spec = spec
-        wanted = num_images if spec.inputs.kind == "image" else 0
-        self.examples = Examples(wanted, spec.num_classes, process_group)
-        drawn = 2 <= spec.num_classes <= figures.MOST_CLASSES
+        max_samples = num_images if spec.inputs.kind == "image" else 0
+        self.examples = Examples(max_samples, spec.num_classes, process_group)
+        drawn = 2 <= spec.num_classes <= figures.MAX_CLASSES
         self.confusion = ConfusionMatrix(spec) if drawn else None
         self.reset()
 
@@ -134,7 +145,7 @@ class _Shown:
 
     def figures(self) -> list[Figure]:
         shown = []
-        if (examples := self.examples.chosen()) is not None:
+        if (examples := self.examples.selected()) is not None:
             shown.append(Figure("examples", "image", figures.examples(self.spec, *examples)))
         if self.confusion is not None and self.curves is not None:
             names = self.spec.class_names

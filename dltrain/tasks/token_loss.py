@@ -1,4 +1,4 @@
-"""Losses of sequences: every token counts alike, padding not at all."""
+"""Losses of sequences, over all tokens except padding."""
 
 from __future__ import annotations
 
@@ -11,31 +11,30 @@ from dltrain.tasks.common import losses_of
 
 
 def token_weight(loss: Loss, targets: Tensor, padding: int) -> Tensor | int:
-    """Tokens among (batch, tokens) int64, or the sum of their class weights."""
+    """Return the number of tokens in (batch, tokens) int64, or the sum of their class weights."""
     targets = targets.flatten()
-    # Subtracting what padding adds, rather than leaving it out, spares a GPU a wait.
+    # Subtracting the weight of padding, instead of filtering it, avoids a synchronization.
     return loss.weight(targets) - (targets == padding).sum() * loss.weight(
         targets.new_full((1,), padding)
     )
 
 
 def summed_token_loss(loss: Loss, outputs: Tensor, targets: Tensor, padding: int) -> Tensor:
-    """Summed loss of (batch, tokens, classes) outputs for (batch, tokens) int64, a scalar."""
+    """Return the summed loss of (batch, tokens, classes) for (batch, tokens) int64, a scalar."""
     flat = targets.flatten()
     losses = losses_of(loss, outputs.flatten(0, 1), flat)
     return losses.masked_fill(flat == padding, 0.0).sum()
 
 
 def summed_cross_entropy(outputs: Tensor, targets: Tensor, padding: int) -> Tensor:
-    """Plain cross-entropy of the softmax, summed over the tokens that are not padding, in nats.
+    """Return the plain cross-entropy of the softmax, summed over tokens except padding, in nats.
 
-    What perplexity and bits per token are made of: unlike a loss, it knows neither label smoothing
-    nor class weights.
+    Perplexity and bits per token are computed from it, without label smoothing and class weights.
 
     Args:
         outputs: (batch, tokens, classes).
         targets: (batch, tokens) int64.
-        padding: Id of the padding among the targets.
+        padding: Id of the padding in the targets.
     """
     logits = at_least_float32(outputs.flatten(0, 1))
     return F.cross_entropy(logits, targets.flatten(), ignore_index=padding, reduction="sum")

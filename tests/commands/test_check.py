@@ -73,9 +73,12 @@ def test_what_does_not_fit_the_data_is_an_error_at_its_line(call, load):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["model={name: dcgan, channels: []}"], "model.channels: model 'dcgan' needs at least one"),
+        (
+            ["model={name: dcgan, channels: []}"],
+            "model.channels: model 'dcgan' expected",
+        ),
         (["model=seq2seq_lstm", *TEXT], "model: this model takes more than inputs"),
-        (["model=text_generator", *TEXT], "the model gives outputs of shape"),
+        (["model=text_generator", *TEXT], "the task expected model outputs of shape"),
     ],
 )
 def test_a_model_that_does_not_fit_is_told_in_words(overrides, message, load):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from dltrain.config.plugins import register_builtins
-from dltrain.core.registry import LOSSES, METRICS, MODELS, OPTIMIZERS, REGISTRIES, SCHEDULES
+from dltrain.core.registry import LOSSES, METRICS, MODELS, OPTIMIZERS, REGISTRIES, SCHEDULES, TASKS
 
 PACKAGE = Path(__file__).parents[2] / "dltrain"
 MODULES = [
@@ -18,7 +18,7 @@ MODULES = [
 register_builtins()
 COMPONENTS = [
     pytest.param(component, id=f"{component.kind}-{component.name}")
-    for registry in (MODELS, LOSSES, METRICS, OPTIMIZERS, SCHEDULES)
+    for registry in (MODELS, LOSSES, METRICS, OPTIMIZERS, SCHEDULES, TASKS)
     for component in registry.values()
     if component.builder.__module__.startswith("dltrain.")
 ]

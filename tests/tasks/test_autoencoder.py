@@ -161,7 +161,7 @@ def test_a_plain_one_does_not(make, tmp_path):
     [
         ({"loss": "cross_entropy"}, r": loss: loss 'cross_entropy' expected classes"),
         ({"metrics": ["accuracy"]}, r": metrics.0: metric 'accuracy' expected classes"),
-        ({"data": "toy_text"}, r": task: task 'autoencoder' is for pictures or numbers"),
+        ({"data": "toy_text"}, r": task: task 'autoencoder' expected images or tables"),
         (
             {"task": {"name": "autoencoder", "kl_weight": -1}},
             r": task.kl_weight: expected a number",

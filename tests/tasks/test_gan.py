@@ -292,10 +292,10 @@ def test_a_stopped_gan_ends_as_if_it_had_not_stopped(make, tmp_path, stop_at):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"loss": "cross_entropy"}, r": loss: task 'gan' needs a loss of two sides"),
+        ({"loss": "cross_entropy"}, r": loss: task 'gan' expected an adversarial loss"),
         ({"metrics": ["accuracy"]}, r": metrics.0: task 'gan' has no predictions"),
-        ({"metrics": ["frechet_distance"]}, r": task: the metrics need a `judge`"),
-        ({"model": "mlp"}, r": model: task 'gan' needs model 'gan_mlp' or 'dcgan'"),
+        ({"metrics": ["frechet_distance"]}, r": task: the metrics need the run of a classifier"),
+        ({"model": "mlp"}, r": model: task 'gan' expected model 'gan_mlp' or 'dcgan'"),
         (
             {"phases": {"generater": {}}},
             r": phases.generater: unknown phase of task 'gan'; did you mean 'generator'",
@@ -409,13 +409,13 @@ def test_a_judge_of_other_samples_is_refused(make, tmp_path):
         run_dir=tmp_path / "judge",
         quiet=True,
     )
-    with pytest.raises(ConfigError, match=r"task.judge: .* shape \(1, 6, 6\), .* \(1, 8, 8\)"):
+    with pytest.raises(ConfigError, match=r"task.judge: .* shape \(1, 8, 8\), .* \(1, 6, 6\)"):
         check(make(f"task.judge={tmp_path / 'judge'}", "metrics=[class_coverage]"))
 
 
 def test_a_gan_is_no_judge(make, tmp_path):
     train(make(), run_dir=tmp_path / "gan", quiet=True)
-    with pytest.raises(ConfigError, match=r"task.judge: .* no run of a classifier"):
+    with pytest.raises(ConfigError, match=r"task.judge: .* not the run of a classifier"):
         check(make(f"task.judge={tmp_path / 'gan'}", "metrics=[class_coverage]"))
 
 

@@ -231,5 +231,5 @@ def test_it_learns(make, tmp_path):
 
 
 def test_data_that_is_no_text_is_refused(make):
-    with pytest.raises(ConfigError, match=r"'language_model' is for running text: use data"):
+    with pytest.raises(ConfigError, match=r"'language_model' expected running text: use data"):
         trainer_for(make("data=toy_blobs", "model=mlp"), None)

@@ -73,7 +73,7 @@ def test_an_evaluation_of_nothing_fails(tmp_path, monkeypatch, task):
     trainer = trainer_for(experiment, tmp_path)
     assert experiment.task.name == task
     trainer.task.model.eval()
-    with pytest.raises(RunError, match="no sample of this evaluation counts"):
+    with pytest.raises(RunError, match="the samples of this evaluation have no weight"):
         trainer.task.evaluate(iter(()))
 
 
@@ -88,7 +88,7 @@ def test_a_source_with_an_empty_split_is_refused_before_the_first_step(holey, ca
 
 def test_a_split_that_gives_no_batches_ends_the_run(holey):
     experiment = holey("test", 7)
-    with pytest.raises(RunError, match="the split gave no batches"):
+    with pytest.raises(RunError, match="the split has no batches"):
         dltrain.train(experiment, run_dir=Path("run"), quiet=True)
     summary = json.loads(Path("run/summary.json").read_text())
     assert summary["status"] == "failed"
@@ -103,12 +103,12 @@ def test_targets_that_are_all_padding_have_no_loss(tmp_path, monkeypatch):
     trainer.task.model.eval()
     padding = torch.full((2, 9), PADDING)
     batch = Batch(torch.ones_like(padding), padding, torch.arange(2))
-    with torch.no_grad(), pytest.raises(RunError, match="all padding"):
+    with torch.no_grad(), pytest.raises(RunError, match="all targets are padding"):
         trainer.task.evaluate(iter([batch]))
 
 
 def test_samples_without_weight_have_no_loss(experiment, tmp_path, monkeypatch):
     monkeypatch.setattr(CrossEntropy, "weight", lambda self, targets: torch.zeros(()))
     trainer = trainer_for(experiment(CONFIG, "data=toy_spirals"), tmp_path)
-    with pytest.raises(RunError, match="weighs every sample with 0"):
+    with pytest.raises(RunError, match="weights all samples with 0"):
         trainer.evaluate(trainer.data.validation, "val")

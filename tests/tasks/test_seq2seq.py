@@ -86,7 +86,7 @@ def test_writing_token_by_token_equals_reading_them_at_once(experiment, tmp_path
     inputs = torch.randint(2, 12, (5, 6))
     inputs[2, 3:] = PADDING
     with torch.no_grad():
-        written = task.write(inputs, 9)
+        written = task.generate(inputs, 9)
         previous = torch.cat([torch.full((5, 1), task.end), written[:, :-1]], dim=1)
         assert torch.equal(task.model(inputs, previous).argmax(2), written)
 
@@ -123,13 +123,13 @@ def test_exact_match_counts_whole_sequences(experiment, tmp_path, monkeypatch):
     trainer = trainer_for(experiment(CONFIG), tmp_path)
     batches = iter(trainer.data.test.batches(16))
 
-    def write(inputs, length):
+    def generate(inputs, length):
         targets = next(batches).targets.clone()
         written = targets.where(targets != PADDING, 5)
         written[3, 0] = 2 if written[3, 0] == 3 else 3
         return written
 
-    monkeypatch.setattr(trainer.task, "write", write)
+    monkeypatch.setattr(trainer.task, "generate", generate)
     values = trainer.evaluate(trainer.data.test, "test")
     assert len(trainer.data.test) == 16
     assert values["exact_match"] == pytest.approx(15 / 16)
@@ -186,9 +186,9 @@ def test_a_stopped_run_goes_on_exactly(experiment, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model": "text_lstm"}, r": model: task 'seq2seq' needs model 'seq2seq_lstm'"),
-        ({"data": "toy_text"}, r": task: task 'seq2seq' is for pairs of sequences"),
-        ({"task": "language_model"}, r": task: task 'language_model' is for running text"),
+        ({"model": "text_lstm"}, r": model: task 'seq2seq' expected model 'seq2seq_lstm'"),
+        ({"data": "toy_text"}, r": task: task 'seq2seq' expected pairs of sequences"),
+        ({"task": "language_model"}, r": task: task 'language_model' expected running text"),
         ({"loss": "hinge"}, r": loss: this loss is for task 'gan'"),
     ],
 )
