@@ -15,7 +15,7 @@ from dltrain.distributed.fsdp import shard_like
 def averaged_parameters(
     model: nn.Module, modules: Iterable[nn.Module], decay: float | None
 ) -> dict[str, nn.Parameter]:
-    """The parameters that a `ExponentialMovingAverage` of the same arguments averages, by name."""
+    """Return the parameters that `ExponentialMovingAverage` averages, by name."""
     if decay is None:
         return {}
     wanted = {id(p) for module in modules for p in module.parameters() if p.requires_grad}
@@ -23,16 +23,17 @@ def averaged_parameters(
 
 
 class ExponentialMovingAverage:
-    """A moving average of trainable parameters of a model; of none where `decay` is None.
+    """Exponential moving average (EMA) of the trainable parameters of a model.
 
     The decay grows with the number of updates n as min(decay, (1 + n) / (10 + n)), so that the
-    first weights are soon forgotten (the `num_updates` rule of TensorFlow's
-    ExponentialMovingAverage). Buffers, such as batch norm's statistics, stay the model's.
+    initial weights lose their influence soon (the `num_updates` rule of TensorFlow's
+    ExponentialMovingAverage). Buffers, such as the statistics of batch normalization, are not
+    averaged.
 
     Args:
-        model: Gives the parameters their names.
-        modules: Those of its parts that are averaged.
-        decay: Share of the average that is kept at each update.
+        model: Model whose parameter names are used.
+        modules: Submodules whose parameters are averaged.
+        decay: Fraction of the average that is kept at each update; None averages nothing.
     """
 
     def __init__(self, model: nn.Module, modules: Iterable[nn.Module], decay: float | None) -> None:
@@ -44,25 +45,25 @@ class ExponentialMovingAverage:
         }
 
     def weight(self, updates: int) -> float:
-        """How far the average moves towards the weights after update number `updates`."""
+        """Return the weight of the new parameters in the average after `updates` updates."""
         return 1 - min(self.decay, (1 + updates) / (10 + updates))
 
     @torch.no_grad()
     def update(self, weight: float | Tensor) -> None:
-        """Moves the average by this share of the way to the weights; see `weight`."""
+        """Update the average as `average += weight * (parameter - average)`."""
         averages = list(self.tensors.values())
         if not averages:
             return
-        if isinstance(weight, Tensor):  # torch's lerp over lists takes numbers only
-            way = _over_lists("sub", self._parameters, averages)
-            _over_lists("mul_", way, weight)
-            _over_lists("add_", averages, way)
+        if isinstance(weight, Tensor):  # torch's lerp over lists accepts Python numbers only
+            difference = _over_lists("sub", self._parameters, averages)
+            _over_lists("mul_", difference, weight)
+            _over_lists("add_", averages, difference)
         else:
             _over_lists("lerp_", averages, self._parameters, weight)
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """The model computes with the averages inside this context."""
+        """Swap the parameters of the model with their averages inside the context."""
         self._swap()
         try:
             yield
@@ -70,13 +71,13 @@ class ExponentialMovingAverage:
             self._swap()
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """Takes the averages from a checkpoint."""
+        """Load the averages from a checkpoint."""
         for name, average in self.tensors.items():
             average.copy_(shard_like(tensors[name], average))
 
     @torch.no_grad()
     def _swap(self) -> None:
-        # By copies: what has shards keeps views of its own of their memory.
+        # Copies, because FSDP keeps views of the memory of its shards.
         for average, parameter in zip(self.tensors.values(), self._parameters, strict=True):
             weights = parameter.clone()
             parameter.copy_(average)
@@ -84,5 +85,5 @@ class ExponentialMovingAverage:
 
 
 def _over_lists(operation: str, *arguments: Any) -> Any:
-    """One of torch's operations over lists of tensors, a few launches for all of them."""
+    """Call an operation of torch over lists of tensors, which takes few kernel launches."""
     return getattr(torch, f"_foreach_{operation}")(*arguments)

@@ -14,25 +14,25 @@ from dltrain.core.errors import RunError
 from dltrain.training.rollback import OptimizerBackup
 
 SMALLEST_SCALE = 1.0
-"""A scale below this shrinks what it is there to enlarge: gradients overflow for another reason."""
+"""Minimum scale. Gradients that overflow with a smaller one do so for another reason."""
 
 KNOWN_CODE = ("dltrain.", "torch.")
-"""Whose optimizers keep all that they change in parameters and tensors of their state."""
+"""Packages whose optimizers change only parameters and the tensors of their state."""
 
 T = TypeVar("T", bound=Tensor | float | int)
 
 
 class LossScaling:
-    """Decides once a step, for all phases and optimizers, whether the gradients have overflowed.
+    """Decides at each step, for all phases and optimizers, whether the gradients have overflowed.
 
-    A step whose gradients have overflowed changes nothing and lowers the scale (Micikevicius et
-    al., "Mixed precision training", 2018, section 3.2). Where asking is free, the loop asks; on a
-    GPU the decision stays there, and the loop learns of it while the next step is computed.
+    A step whose gradients have overflowed changes no weight and lowers the scale (Micikevicius et
+    al., "Mixed precision training", 2018, section 3.2). On a GPU the decision remains on the
+    device, and the CPU reads it while the next step is computed.
 
     Args:
-        scaler: Keeps the scale. Where it is disabled, every method does nothing.
-        asks_each_step: Whether to wait for the device at each step.
-        describe: Says which checkpoint is left, for the error.
+        scaler: Scaler with the scale. If it is disabled, no method has an effect.
+        asks_each_step: Whether to read the decision at once, which is a device sync.
+        describe: Function that names the last checkpoint, for the error message.
     """
 
     def __init__(
@@ -41,25 +41,25 @@ class LossScaling:
         self.scaler = scaler
         self.asks_each_step = asks_each_step
         self.describe = describe
-        self._overflowed: Tensor | None = None  # of the step in progress, a bool on the device
+        self._overflowed: Tensor | None = None  # bool on the device, for the current step
         self._copies: list[OptimizerBackup] = []
         self._undecided: list[_Decision] = []
 
     def unscale(self, gradients: Sequence[Tensor]) -> None:
-        """Divides gradients by the scale, in place."""
+        """Divide gradients by the scale, in place."""
         if self.scaler.is_enabled() and gradients:
             factor = self._scale[0].double().reciprocal().float()
             torch._foreach_mul_(list(gradients), factor)  # pyright: ignore[reportPrivateImportUsage]
 
     def allows(self, norm: Tensor, step: int) -> bool:
-        """Whether to go on with a step; False where it is to be skipped.
+        """Return False if the step is known to have overflowed and must be skipped.
 
         Args:
-            norm: Of a phase's gradients; one that is not finite is an overflow.
+            norm: Norm of the gradients of a phase; it is not finite if they have overflowed.
             step: Number of the step, from 1.
 
         Raises:
-            RunError: The scale has collapsed.
+            RunError: The scale has fallen below its minimum.
         """
         if not self.scaler.is_enabled():
             return True
@@ -68,19 +68,19 @@ class LossScaling:
             before = self._overflowed
             self._overflowed = overflowed if before is None else before | overflowed
             return True
-        if math.isfinite(norm):
+        if math.isfinite(norm):  # device sync
             return True
         self._adjust(norm.new_ones(()))
         self._refuse_collapse(self.scaler.get_scale(), step)
         return False
 
     def step(self, optimizer: Optimizer, is_last: bool) -> None:
-        """Lets an optimizer step where the gradients have not overflowed.
+        """Step an optimizer, without effect if the gradients have overflowed.
 
         Args:
-            optimizer: Its gradients are unscaled.
-            is_last: Whether its phase is the last one; what the others did is undone where the
-                gradients of a later one overflow.
+            optimizer: Optimizer with unscaled gradients.
+            is_last: Whether its phase is the last one. Updates of other phases are undone if the
+                gradients of a later phase overflow.
         """
         if self._overflowed is None:
             optimizer.step()
@@ -91,17 +91,17 @@ class LossScaling:
         else:
             copy = OptimizerBackup(optimizer)
             optimizer.step()
-            copy.restore_where(self._overflowed)  # the next phase computes with finite weights
+            copy.restore_where(self._overflowed)  # the next phase needs finite weights
             self._copies += [] if is_last else [copy]
 
     def select(self, value: T, otherwise: Tensor | float) -> T | Tensor:
-        """The value, or another where the device knows that the gradients have overflowed."""
+        """Return a value, or `otherwise` if the gradients have overflowed; without device sync."""
         if self._overflowed is None:
             return value
         return torch.where(self._overflowed, otherwise, value)
 
     def end(self, step: int) -> bool:
-        """Ends a step; whether it was taken, False where that is not known yet: see `settle`."""
+        """End a step, and return whether it was taken; False if only `drain` will know."""
         overflowed, self._overflowed = self._overflowed, None
         if overflowed is None:
             if self.scaler.is_enabled():
@@ -115,10 +115,10 @@ class LossScaling:
         return False
 
     def drain(self) -> int:
-        """How many steps were taken of those whose `end` did not know; waits for the last of them.
+        """Return how many undecided steps were taken. Device sync for the last of them.
 
         Raises:
-            RunError: The scale has collapsed.
+            RunError: The scale has fallen below its minimum.
         """
         undecided, self._undecided = self._undecided, []
         taken = 0
@@ -131,11 +131,11 @@ class LossScaling:
 
     @property
     def _scale(self) -> tuple[Tensor, Tensor]:
-        """The scale, float32, and the steps since it was changed, int32; on the device."""
+        """Scale, float32, and number of steps since it was changed, int32; on the device."""
         return self.scaler._check_scale_growth_tracker("step")
 
     def _adjust(self, overflowed: Tensor) -> None:
-        """Lowers the scale after an overflow, 1.0, and raises it after enough steps with 0.0."""
+        """Lower the scale if `overflowed` is 1.0; raise it after enough steps with 0.0."""
         scale, tracker = self._scale
         torch._amp_update_scale_(  # pyright: ignore[reportPrivateImportUsage]
             scale,
@@ -156,7 +156,7 @@ class LossScaling:
 
 
 class _Decision:
-    """Whether a step has overflowed and the scale after it, on their way to the CPU."""
+    """Overflow of a step and the scale after it, copied to the CPU asynchronously."""
 
     def __init__(self, step: int, overflowed: Tensor, scale: Tensor) -> None:
         self.step = step
@@ -168,13 +168,13 @@ class _Decision:
             self._arrived.record()
 
     def read(self) -> tuple[bool, float]:
-        """Waits until they are there; the steps after this one are computed meanwhile."""
+        """Wait for the copy, while the device computes the following steps."""
         if self._arrived is not None:
-            self._arrived.synchronize()
+            self._arrived.synchronize()  # device sync, up to this step
         overflowed, scale = self._values.tolist()
         return bool(overflowed), scale
 
 
 def can_decide_on_device(optimizers: Sequence[Optimizer]) -> bool:
-    """Whether a step of these optimizers can be undone without waiting for the device."""
+    """Return whether steps of these optimizers can be undone without a device sync."""
     return all(type(optimizer).__module__.startswith(KNOWN_CODE) for optimizer in optimizers)

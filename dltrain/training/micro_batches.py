@@ -1,4 +1,4 @@
-"""Slices of a batch that go through the model one after another, as large as the memory bears."""
+"""Micro-batches: slices of a batch that go through the model one after another."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from dltrain.training.state import TrainerState
 
 
 class MicroBatches:
-    """Sums over the slices of a batch; with `auto` they are halved where the memory is full.
+    """Sums over the micro-batches of a batch; `auto` halves their size when out of memory.
 
-    A slice that failed leaves no trace: gradients, buffers, such as batch norm's statistics, and
-    random generators go back to where they were, and the whole batch is taken again in slices half
-    as large, from then on. So the outcome is that of a run with this size from the start, but for
-    earlier phases of the same step, which had room.
+    When a micro-batch runs out of memory, gradients, buffers (such as the statistics of batch
+    normalization) and random generators are restored, and the whole batch is computed again in
+    micro-batches of half the size, as are all later batches. So results equal those of a run with
+    this size from the start, except for earlier phases of the same step.
 
     Args:
-        setting: Samples in a slice; None takes the whole batch.
-        task: Its gradients, and all else that a slice changes.
-        say: Tells the user of a smaller size.
-        share: Whose share of a batch it is that is sliced.
+        setting: Samples per micro-batch; None does not split batches.
+        task: Task whose gradients and buffers are restored.
+        warn: Function that shows a line to the user.
+        rank_slice: Part of each batch that this rank processes.
     """
 
     def __init__(
@@ -48,15 +48,15 @@ class MicroBatches:
     def total(
         self, state: TrainerState, batch: Batch, work: Callable[[Batch, bool], Tensor]
     ) -> Tensor:
-        """The sum of what `work` gives for each slice, a scalar on the device.
+        """Return the sum of the values of `work` over all micro-batches, a scalar on the device.
 
         Args:
-            state: Remembers the size of the slices.
-            batch: What is sliced.
-            work: Takes a slice, and whether it is the last.
+            state: State that holds the size that `auto` has found.
+            batch: Batch to split.
+            work: Function of a micro-batch, and of whether it is the last.
 
         Raises:
-            RunError: The memory is too small for a single sample.
+            RunError: A single sample runs out of memory.
         """
         if not self.auto:
             return self._sum(batch, self.size, work)
@@ -67,7 +67,7 @@ class MicroBatches:
             except RuntimeError as error:
                 if not is_out_of_memory(error):
                     raise
-            # Not in the handler, where the error still holds on to what has to be freed.
+            # Outside the handler: the error refers to memory that must be freed.
             self.task.model.zero_grad()
             undo()
             if torch.cuda.is_available():
@@ -79,13 +79,13 @@ class MicroBatches:
             self.warn(f"the memory is full: going on in micro-batches of {state.micro_batch}")
 
     def parts(self, batch: Batch) -> list[Batch]:
-        """The slices of a batch, as far as their size is known before the memory is full."""
+        """Return the micro-batches of a batch; with `auto`, the batch itself."""
         return self._parts(batch, self.size)
 
     def _parts(self, batch: Batch, size: int | None) -> list[Batch]:
         parts = list(batch.split(size))
         if size is not None and batch.global_size is not None:
-            # As many as of the largest share: what a slice exchanges, all processes exchange.
+            # As many as on the rank with the largest shard: all ranks communicate equally often.
             wanted = math.ceil(self.rank_slice.max_size(batch.global_size) / size)
             parts += [batch.placeholder()] * (wanted - len(parts))
         return parts

@@ -1,4 +1,4 @@
-"""What happens when a loss or a gradient is not finite."""
+"""Detection of losses and gradients that are not finite."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from dltrain.training.state import TrainerState
 
 
 class NonFiniteGuard:
-    """Asks at each step whether the loss is finite, where asking does not make the loop wait.
+    """Checks that the loss and the gradients of each step are finite.
 
-    On a CPU the answer is there at once, and a bad step is never taken. On a GPU with
+    On a CPU each step is checked at once, and a bad step never changes weights. On a GPU with
     `on_nonfinite: stop` the first bad step is remembered on the device, and `check` reads it.
 
     Args:
-        device: Where the loss is.
-        on_nonfinite: Stop the run, or skip the step.
+        device: Device of the loss.
+        on_nonfinite: Whether to stop the run or to skip the step.
         max_skipped: Maximum number of consecutive skipped steps.
-        describe: Says which checkpoint is left, for the error.
-        values: How many a step has, one a phase.
-        clipped: Whether gradients are clipped already, so that an error does not recommend it.
-        half_precision: Whether a step computes in 16 bits, which is then among the likely causes.
+        describe: Function that names the last checkpoint, for the error message.
+        values: Number of values per step, one per phase.
+        clipped: Whether gradients are clipped; if not, the error recommends it.
+        half_precision: Whether steps compute in 16 bits, which the error names as a likely cause.
     """
 
     def __init__(
@@ -46,22 +46,22 @@ class NonFiniteGuard:
         self.half_precision = half_precision
         self.asks_each_step: bool = device.type == "cpu" or on_nonfinite == "skip"
         self._values, self._begun = values, 0
-        self._sum = torch.zeros((), device=device)  # 0 times every value: NaN after a bad one
+        self._sum = torch.zeros((), device=device)  # sum of 0 * value: NaN after a bad value
         self._good = torch.zeros((), dtype=torch.int64, device=device)
 
     def allows(self, state: TrainerState, value: Tensor) -> bool:
-        """Whether the step after `state.step` may be taken; False where it is to be skipped.
+        """Return False if the step after `state.step` must be skipped.
 
-        The trainer sets `state.skipped_in_a_row` to 0 once all phases of a step are good.
+        The caller sets `state.skipped_in_a_row` to 0 once all phases of a step are finite.
 
         Raises:
-            RunError: The value is not finite, and the run is to stop.
+            RunError: The value is not finite, and the run must stop.
         """
         if not self.asks_each_step:
             self._sum.add_(value, alpha=0)
             self._good += self._sum == 0
             return True
-        if math.isfinite(value):
+        if math.isfinite(value):  # device sync on a GPU, only with `on_nonfinite: skip`
             return True
         state.skipped += 1
         state.skipped_in_a_row += 1
@@ -70,16 +70,16 @@ class NonFiniteGuard:
         return False
 
     def check(self) -> None:
-        """Waits for the device.
+        """Read the device's record of bad steps. Device sync on a GPU.
 
         Raises:
-            RunError: A step since the last time was bad.
+            RunError: A value of a step since the last call was not finite.
         """
         if not self.asks_each_step and math.isnan(self._sum):
             raise self._error(self._begun + int(self._good) // self._values + 1)
 
     def start(self, step: int) -> None:
-        """The next value is of the step after this one."""
+        """Restart the record after `step` steps."""
         self._begun = step
         self._sum.zero_()
         self._good.zero_()

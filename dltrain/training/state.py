@@ -1,4 +1,4 @@
-"""What a run needs to go on exactly, less its tensors."""
+"""State of the trainer, apart from the tensors of model and optimizers."""
 
 from __future__ import annotations
 
@@ -11,43 +11,43 @@ from torch import Tensor
 
 @dataclass
 class Window:
-    """Sums over the steps since the last training scalars; tensors stay on the device."""
+    """Sums over the steps since scalars were logged last; tensors stay on the device."""
 
     loss: Tensor | float = 0.0
     weight: Tensor | float = 0.0
     gradient_norm: Tensor | float = 0.0  # of the last step alone
 
     def set(self, other: Window) -> None:
-        """Takes the other's values; the sums keep their place on the device."""
+        """Copy the values of another window; tensors of sums are overwritten in place."""
         for name, value in vars(other).items():
-            kept = getattr(self, name)
-            if not isinstance(kept, Tensor) or name == "gradient_norm":
+            own = getattr(self, name)
+            if not isinstance(own, Tensor) or name == "gradient_norm":
                 setattr(self, name, value)
             elif isinstance(value, Tensor):
-                kept.copy_(value)
+                own.copy_(value)
             else:
-                kept.fill_(value)
+                own.fill_(value)
 
 
 @dataclass
 class TrainerState:
-    """Counters and accounts; saved as JSON in every checkpoint.
+    """Counters, sums and best values; saved as JSON in every checkpoint.
 
     Attributes:
-        step: Batches seen; says where in the data the run stands.
-        updates: Steps that changed the weights; says where in the schedule the run stands.
-        skipped: Steps skipped because a loss or gradient was not finite.
-        skipped_in_a_row: The last of them, without a good one between.
-        windows: By phase, what has not been recorded yet.
-        last: The last value of every scalar; None where it was not finite.
-        best: Value and step of the scalar that chooses the best checkpoint.
-        best_metrics: The validation scalars at that step.
-        stop_best: The best value of the scalar that early stopping watches.
-        evaluations_without_better: How many evaluations since then.
-        evaluation_due: The evaluation of this step has not been finished.
-        micro_batch: Samples in a slice of a batch, where `train.micro_batch: auto` has found that
-            the memory bears no more; None before.
-        seconds: Spent training, over all processes that worked on the run.
+        step: Number of completed steps; the position in the data.
+        updates: Number of steps that changed the weights; the progress of the schedule.
+        skipped: Number of steps that were skipped because a loss or gradient was not finite.
+        skipped_in_a_row: Number of consecutive skipped steps up to now.
+        windows: Sums that have not been logged yet, by phase.
+        last: Last value of every scalar; None where it was not finite.
+        best: Best value of the scalar that selects the best checkpoint, and its step.
+        best_metrics: Validation scalars at that step.
+        stop_best: Best value of the scalar that early stopping monitors.
+        evaluations_without_better: Number of evaluations since that value.
+        evaluation_due: Whether the evaluation of this step is not complete.
+        micro_batch: Samples per micro-batch after `train.micro_batch: auto` ran out of memory; None
+            before.
+        seconds: Seconds spent on the run, including those before it was resumed.
     """
 
     step: int = 0
@@ -67,21 +67,21 @@ class TrainerState:
     def add(
         self, phase: str, loss: Tensor | float, weight: Tensor | int, gradient_norm: Tensor
     ) -> None:
-        """Adds a step's summed loss and weight to its phase's window."""
+        """Add the summed loss and the weight of a step to the window of its phase."""
         window = self.windows.setdefault(phase, Window())
-        window.loss += loss  # in place, where it is on the device
+        window.loss += loss  # in place if it is a tensor
         window.weight += weight
         window.gradient_norm = gradient_norm
 
     def take(self, phase: str) -> tuple[float, float, float]:
-        """Summed loss, summed weight and last gradient norm; the window starts anew."""
+        """Return and clear summed loss, summed weight and last gradient norm. Device sync."""
         window = self.windows.pop(phase, Window())
         return float(window.loss), float(window.weight), float(window.gradient_norm)
 
     def update_early_stopping(
         self, value: float | None, higher_is_better: bool, min_delta: float
     ) -> None:
-        """Counts the evaluations since the watched scalar got better by more than `min_delta`."""
+        """Count the evaluations since the scalar improved by more than `min_delta`."""
         best = self.stop_best
         if value is not None and (best is None or _gain(value, best, higher_is_better) > min_delta):
             self.stop_best, self.evaluations_without_better = value, 0
@@ -89,7 +89,7 @@ class TrainerState:
             self.evaluations_without_better += 1
 
     def update_best(self, value: float | None, higher_is_better: bool) -> bool:
-        """Whether the value is better than any before, and keeps it if so; None never is."""
+        """Return whether a value is the best so far, and store it in that case; None never is."""
         best = self.best
         if value is None or (best and _gain(value, best[0], higher_is_better) <= 0):
             return False
@@ -98,7 +98,7 @@ class TrainerState:
         return True
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON holds it; waits for the device."""
+        """Return the state as JSON-serializable values. Device sync."""
         windows = {
             phase: {name: float(value) for name, value in vars(window).items()}
             for phase, window in self.windows.items()
@@ -108,7 +108,11 @@ class TrainerState:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> TrainerState:
-        """What `to_json` gave; KeyError where a field is missing or unknown."""
+        """Return the state that `to_json` was called on.
+
+        Raises:
+            KeyError: A field is missing or unknown.
+        """
         names = {f.name for f in fields(cls)}
         if value.keys() != names:
             raise KeyError(f"trainer state: {sorted(value.keys() ^ names)}")
