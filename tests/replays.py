@@ -96,5 +96,5 @@ def emulate_cuda_graphs(monkeypatch, record: bool = True) -> list[GraphRecorder]
     monkeypatch.setattr(cuda_graph, "GraphRecorder", recorder)
     monkeypatch.setattr(NonFiniteGuard, "__init__", init_as_on_gpu)
     if not record:
-        monkeypatch.setattr(cuda_graph, "WARM_UP", math.inf)
+        monkeypatch.setattr(cuda_graph, "WARM_UP_STEPS", math.inf)
     return recorders

@@ -1,8 +1,8 @@
-"""Tensors of a checkpoint, compared with what the model and its optimizers expect.
+"""Verification of a checkpoint's tensors against the model and its optimizers.
 
-A checkpoint may come from a stranger. A tensor of another shape than its parameter ends a fused
-optimizer by a segmentation fault, or is broadcast without a word; so names, shapes and dtypes are
-compared before anything is loaded. What the numbers are like is not judged, but for counters.
+A checkpoint may be untrusted. An optimizer state with a wrong shape crashes a fused optimizer, or
+is broadcast silently. So names, shapes and dtypes are compared before anything is loaded. Values
+are not checked, except for step counters.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from dltrain.core.errors import shorten
 from dltrain.core.task import Phase
 from dltrain.training.device import generator_states
 
-MOST_RANDOM_BYTES = 2**16
-"""Of a generator's state."""
+MAX_RANDOM_BYTES = 2**16
+"""Maximum size of the state of a random generator."""
 
 _Kind = tuple[torch.dtype, torch.Size]
 _RANK = re.compile(r"rank[0-9]{1,9}/")
 _CUDA = re.compile(r"cuda(\.[0-9]{1,4})?")
 _CUDA_BYTES = 16
-"""Seed and offset, which Philox counts in fours."""
+"""Size of seed and offset; the offset of Philox is a multiple of 4."""
 
 _Word = Annotated[int, Field(ge=0, lt=2**32)]
 _Position = Annotated[int, Field(ge=0, le=624)]
@@ -54,31 +54,31 @@ _PythonWords = Annotated[list[_Word], Len(625, 625)]
 
 
 def check_tensors(what: str, found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
-    """Refuses tensors that have not the names, shapes and dtypes of others.
+    """Check that tensors have the expected names, shapes and dtypes.
 
     Args:
-        what: Of what they are, for the message.
-        found: In a checkpoint, whole.
-        expected: What they are to be loaded into; may be shards, which tell the whole shape.
+        what: What the tensors belong to, for the message.
+        found: Tensors of a checkpoint.
+        expected: Tensors into which they will be loaded. Sharded tensors have the whole shape.
 
     Raises:
-        ValueError: A tensor is missing, nobody's, or another; the message names the first one.
+        ValueError: A tensor is missing, unexpected, or differs; the message names the first one.
     """
     kinds = {name: (tensor.dtype, tensor.shape) for name, tensor in expected.items()}
     _compare(what, found, kinds)
 
 
 def check_optimizers(phases: Iterable[Phase], packed: Mapping[str, Tensor]) -> None:
-    """Refuses states that the optimizers of some phases would not have made.
+    """Check that optimizer states have the tensors that the optimizers of some phases create.
 
-    The state of a parameter is whole, or absent where the optimizer has not made it yet.
+    The state of a parameter is complete, or absent before the first step of its optimizer.
 
     Args:
-        phases: With their optimizers.
-        packed: What `checkpoint.pack_optimizers` gave.
+        phases: Phases with the optimizers.
+        packed: Result of `snapshot.pack_optimizers`.
 
     Raises:
-        ValueError: See `check_tensors`; or a counter of steps is no such number.
+        ValueError: See `check_tensors`; or a step counter is not a number of steps.
     """
     found: dict[str, list[str]] = {}
     for name in packed:
@@ -101,13 +101,13 @@ def check_optimizers(phases: Iterable[Phase], packed: Mapping[str, Tensor]) -> N
 
 
 def check_random_states(states: Mapping[str, Tensor]) -> None:
-    """Refuses what are not the states of random generators, of each process.
+    """Check that tensors are the states of random generators, for each rank.
 
     Raises:
-        ValueError: A state is missing, nobody's, or no state; the message names it.
+        ValueError: A state is missing, unexpected or invalid; the message names it.
     """
     names = {"torch", "python", "numpy"}
-    prefixes = {found[0] if (found := _RANK.match(name)) else "" for name in states} | {""}
+    prefixes = {match[0] if (match := _RANK.match(name)) else "" for name in states} | {""}
     for prefix in sorted(prefixes):
         for name in sorted(names):
             if prefix + name not in states:
@@ -117,8 +117,8 @@ def check_random_states(states: Mapping[str, Tensor]) -> None:
         shown = shorten(full, 60)
         if name not in names and name != "mps" and not _CUDA.fullmatch(name):
             raise ValueError(f"random state {shown} belongs to no generator")
-        if tensor.dtype != torch.uint8 or tensor.ndim != 1 or len(tensor) > MOST_RANDOM_BYTES:
-            kind = _told((tensor.dtype, tensor.shape))
+        if tensor.dtype != torch.uint8 or tensor.ndim != 1 or len(tensor) > MAX_RANDOM_BYTES:
+            kind = _describe((tensor.dtype, tensor.shape))
             raise ValueError(f"random state {shown} is {kind}; expected uint8 (bytes)")
         try:
             _check_state(name, tensor)
@@ -129,18 +129,20 @@ def check_random_states(states: Mapping[str, Tensor]) -> None:
 def _compare(what: str, found: Mapping[str, Tensor], expected: Mapping[str, _Kind | None]) -> None:
     for name, kind in expected.items():
         if name not in found:
-            told = f"; expected {_told(kind)}" if kind else ""
-            raise ValueError(f"{what}: {shorten(name)} is missing{told}")
+            expectation = f"; expected {_describe(kind)}" if kind else ""
+            raise ValueError(f"{what}: {shorten(name)} is missing{expectation}")
         own = (found[name].dtype, found[name].shape)
         if kind is not None and own != kind:
-            raise ValueError(f"{what}: {shorten(name)} is {_told(own)}; expected {_told(kind)}")
+            raise ValueError(
+                f"{what}: {shorten(name)} is {_describe(own)}; expected {_describe(kind)}"
+            )
     for name, tensor in found.items():
         if name not in expected:
-            own = _told((tensor.dtype, tensor.shape))
+            own = _describe((tensor.dtype, tensor.shape))
             raise ValueError(f"{what}: {shorten(name)} is {own}; expected no tensor of this name")
 
 
-def _told(kind: _Kind) -> str:
+def _describe(kind: _Kind) -> str:
     dtype, shape = kind
     sizes = [*map(str, shape[:8]), *(["..."] if len(shape) > 8 else [])]
     return f"{str(dtype).removeprefix('torch.')} ({', '.join(sizes)})"
@@ -148,7 +150,7 @@ def _told(kind: _Kind) -> str:
 
 def _check_counter(name: str, tensor: Tensor) -> None:
     if tensor.numel() != 1 or tensor.is_complex():
-        return  # of a user's own optimizer, which means something else by it
+        return  # a user's own optimizer may use the name for something else
     value = float(tensor)
     if not value >= 0 or value != value // 1:  # NaN and infinity too
         raise ValueError(
@@ -157,7 +159,7 @@ def _check_counter(name: str, tensor: Tensor) -> None:
 
 
 def _check_state(name: str, tensor: Tensor) -> None:
-    """Tries a generator's state on a generator that nobody uses."""
+    """Check the state of one generator; torch's is loaded into an unused generator."""
     match name:
         case "torch":
             torch.Generator().set_state(tensor)
@@ -165,11 +167,11 @@ def _check_state(name: str, tensor: Tensor) -> None:
             version, words, gauss = parse_json(tensor.numpy().tobytes(), _Python)
             validated(words, _PythonWords)
             if version != 3 or words[-1] > 624 or not (gauss is None or type(gauss) is float):
-                raise ValueError("no state of Python's generator")
+                raise ValueError("expected a state of Python's random.Random")
         case "numpy":
             parse_json(tensor.numpy().tobytes(), _Numpy)
         case "mps":
-            pass  # torch compares its length
+            pass  # torch checks its length
         case _:
             if len(tensor) != _CUDA_BYTES:
                 raise ValueError(f"has {len(tensor)} bytes; expected {_CUDA_BYTES}")
@@ -178,19 +180,22 @@ def _check_state(name: str, tensor: Tensor) -> None:
                 raise ValueError(f"offset {offset}; expected a multiple of 4")
 
 
-# ----------------------------------------------------------------------- what optimizers keep
+# ----------------------------------------------------------- expected states of optimizers
 
 
 def _states(optimizer: Optimizer) -> list[tuple[Tensor, dict[str, _Kind] | None]]:
-    """Each parameter of an optimizer, and what its state is to hold; None where it can't be told.
+    """Return the parameters with dtypes and shapes of their states; None where unknown.
 
-    Of torch's own optimizers it is known; another takes a step in a copy.
+    They are known for torch's own optimizers. For others, a copy of the optimizer takes a step.
     """
     parameters = [(p, group) for group in optimizer.param_groups for p in group["params"]]
     if _is_known(optimizer):
-        return [(parameter, _known(optimizer, group, parameter)) for parameter, group in parameters]
-    tried = _tried(optimizer)
-    return [(parameter, tried.get(place)) for place, (parameter, _) in enumerate(parameters)]
+        return [
+            (parameter, _known_state(optimizer, group, parameter))
+            for parameter, group in parameters
+        ]
+    states = _state_after_step(optimizer)
+    return [(parameter, states.get(place)) for place, (parameter, _) in enumerate(parameters)]
 
 
 _LIKE = {
@@ -203,20 +208,22 @@ _LIKE = {
     torch.optim.RMSprop: ("square_avg",),
     torch.optim.SGD: (),
 }
-"""Tensors like the parameter, beside those that an option of the optimizer asks for."""
+"""State tensors with the shape of the parameter, without those that depend on an option."""
 
 _OPTIONS = {"amsgrad": "max_exp_avg_sq", "momentum": "momentum_buffer", "centered": "grad_avg"}
 
 
 def _is_known(optimizer: Optimizer) -> bool:
-    """Whether it is one of these, or `optimizers._unwrapped` of it; a user's own may keep more."""
+    """Return whether the state is known: a user's own subclass may have more."""
     kind = type(optimizer)
     return kind in _LIKE or (
         kind.__bases__[0] in _LIKE and kind.__module__ == "dltrain.optim.optimizers"
     )
 
 
-def _known(optimizer: Optimizer, group: Mapping[str, Any], parameter: Tensor) -> dict[str, _Kind]:
+def _known_state(
+    optimizer: Optimizer, group: Mapping[str, Any], parameter: Tensor
+) -> dict[str, _Kind]:
     kind = type(optimizer) if type(optimizer) in _LIKE else type(optimizer).__bases__[0]
     like = [*_LIKE[kind], *(key for option, key in _OPTIONS.items() if group.get(option))]
     kinds = dict.fromkeys(like, (parameter.dtype, parameter.shape))
@@ -225,8 +232,8 @@ def _known(optimizer: Optimizer, group: Mapping[str, Any], parameter: Tensor) ->
     return kinds
 
 
-def _tried(optimizer: Optimizer) -> dict[int, dict[str, _Kind]]:
-    """What a step leaves in a copy, by the parameter's place; nothing where no copy can be made."""
+def _state_after_step(optimizer: Optimizer) -> dict[int, dict[str, _Kind]]:
+    """Return the state after a step of a copy, by position of the parameter; empty on failure."""
     random = generator_states()
     try:
         other = copy.deepcopy(optimizer)
@@ -234,11 +241,11 @@ def _tried(optimizer: Optimizer) -> dict[int, dict[str, _Kind]]:
         for parameter in parameters:
             parameter.grad = torch.zeros_like(parameter)
         other.step()
-    except Exception:  # code of a user's own, or a copy that torch refuses: nothing is known of it
+    except Exception:  # a user's own code may raise anything, and torch may refuse the copy
         return {}
     finally:
-        for put_back, state in random:
-            put_back(state)
+        for set_state, state in random:
+            set_state(state)
     return {
         place: {
             key: (value.dtype, value.shape)

@@ -1,4 +1,4 @@
-"""What makes a run go on exactly: snapshots, and checkpoints that a thread writes."""
+"""Snapshots of a trainer, and checkpoints that a background thread writes."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ class CheckpointManager:
         self.wait: Callable[[], None] = self._background.wait
 
     def save(self, snapshot: Snapshot) -> None:
-        """Copies it, and begins to write it; waits for the one before, which is in memory still."""
+        """Copy a snapshot to the CPU and start to write it, once the one before is written."""
         self.wait()
         if self.process_group.is_main:
             self._background.submit(partial(self._write, snapshot.to_cpu_copy()))
@@ -118,22 +118,22 @@ class CheckpointManager:
         self.store.save(snapshot.state["trainer"]["step"], snapshot)
 
     def mark_best(self, metric: str, higher: bool, value: float, step: int) -> None:
-        """Records that the checkpoint of this step is the best so far."""
+        """Record that the checkpoint of this step is the best so far."""
         if self.process_group.is_main:
             self._background.submit(partial(self.store.mark_best, step, metric, value, higher))
 
     def best(self) -> Path | None:
-        """See `CheckpointStore.best`; waits for what is being written."""
+        """Wait for the background thread, and return the result of `CheckpointStore.best`."""
         self.wait()
         return self.process_group.broadcast_object(self.store.best)
 
     def describe(self) -> str:
-        """See `CheckpointStore.describe`; waits likewise."""
+        """Wait for the background thread, and return the result of `CheckpointStore.describe`."""
         self.drain()
         return self.store.describe()
 
     def snapshot(self, state: TrainerState) -> Snapshot:
-        """All that `restore` needs."""
+        """Return everything that `restore` needs. Device sync."""
         main = self.process_group.is_main
         return Snapshot(
             model=gather_to_main(self.task.model.state_dict(), main),
@@ -149,10 +149,10 @@ class CheckpointManager:
         )
 
     def restore(self, snapshot: Snapshot) -> TrainerState:
-        """Puts everything back; gives the state that `snapshot` was given.
+        """Verify a snapshot, restore everything and return the trainer's state.
 
         Raises:
-            ValueError: It is of another model, or damaged; nothing was put back.
+            ValueError: The snapshot belongs to another model, or is damaged; nothing was restored.
         """
         self._check_weights(snapshot)
         check_optimizers(self.task.phases, snapshot.optimizer)
@@ -164,11 +164,11 @@ class CheckpointManager:
         self.ema.load(snapshot.averaged)
         unpack_optimizers(self.task.phases, snapshot.optimizer)
         self._set_random_states(snapshot.rng, snapshot.state["trainer"]["step"])
-        if snapshot.state["scaler"]:  # empty where losses were not scaled, as on a CPU
+        if snapshot.state["scaler"]:  # empty without loss scaling, as on a CPU
             self.scaler.load_state_dict(snapshot.state["scaler"])
         positions = snapshot.state["recorders"]
         for logger in self.loggers:
-            if type(logger).__name__ in positions:  # else it was added since
+            if type(logger).__name__ in positions:  # otherwise the logger is new
                 logger.restore(positions[type(logger).__name__])
         return TrainerState.from_json(snapshot.state["trainer"])
 
@@ -177,7 +177,7 @@ class CheckpointManager:
         check_tensors("averaged weights", snapshot.averaged, self.ema.tensors)
 
     def _random_states(self) -> dict[str, Tensor]:
-        """Of every process: those of the first by their names, the others' under `rank1/` etc."""
+        """Return the random states of all ranks; names of ranks above 0 begin with `rank1/` etc."""
         states = self.process_group.all_gather_object(
             random_state(this_gpu=self.process_group.world_size > 1)
         )
@@ -189,7 +189,7 @@ class CheckpointManager:
         return {**states[0], **others}
 
     def _set_random_states(self, states: Mapping[str, Tensor], step: int) -> None:
-        """Takes this process's; a process that had none draws what no other does."""
+        """Restore the random states of this rank; a rank without any gets a new seed."""
         rank = self.process_group.rank_slice.rank
         prefix = f"rank{rank}/" if rank else ""
         own = {n.removeprefix(prefix): s for n, s in states.items() if n.startswith(prefix)}
@@ -199,7 +199,7 @@ class CheckpointManager:
 
     @contextmanager
     def weights_of(self, path: Path | None) -> Iterator[None]:
-        """The model computes with a checkpoint's weights inside this context."""
+        """Load the weights of a checkpoint inside the context; None changes nothing."""
         if path is None:
             yield
             return

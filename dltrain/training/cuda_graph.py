@@ -1,7 +1,7 @@
-"""A step of training as a CUDA graph: recorded once, and repeated with one call.
+"""Training steps as CUDA graphs: recorded once, and replayed with one call.
 
-Everything in it that changes from step to step is read from memory on the device: the samples'
-numbers, the epoch, the learning rates. An epoch's worth of them is copied there before its first
+Everything that changes from step to step is read from memory on the device: the indices of the
+samples, the epoch and the learning rates. Those of a whole epoch are copied there before its first
 step. See docs.nvidia.com/cuda, "CUDA Graphs", and "CUDA Graphs" in torch's notes on CUDA semantics.
 """
 
@@ -26,11 +26,11 @@ from dltrain.training.device import Precision
 from dltrain.training.state import TrainerState, Window
 from dltrain.training.step import StepScalars, parameter_groups
 
-WARM_UP = 3
-"""Steps of each shape that run as always before one is recorded: libraries set themselves up."""
+WARM_UP_STEPS = 3
+"""Number of steps per batch size that run eagerly before one is recorded, to warm libraries up."""
 
-OWN = ("dltrain.", "torch.", "torchvision.")
-"""Whose Python code is known to do the same at each step."""
+KNOWN_CODE = ("dltrain.", "torch.", "torchvision.")
+"""Packages whose Python code is known to do the same at each step."""
 
 
 ComputeStep = Callable[[TrainerState, Batch, Callable[[], StepScalars]], bool]
@@ -39,18 +39,18 @@ ComputeStep = Callable[[TrainerState, Batch, Callable[[], StepScalars]], bool]
 
 @runtime_checkable
 class IndexableSplit(Split, Protocol):
-    """A split whose samples are all on the device, so that a GPU can make its batches by itself."""
+    """A split with all samples on the device, so that batches can be made in a CUDA graph."""
 
     def order(self, epoch: int) -> Tensor:
-        """The order of the samples in a training epoch, (samples,) int64, on the device."""
+        """Return the order of the samples in a training epoch, (samples,) int64, on the device."""
         ...
 
     def at(self, index: Tensor, epoch: int | Tensor) -> tuple[Tensor, Tensor]:
-        """Inputs and targets of a batch of training, as `batches` gives them.
+        """Return inputs and targets of a training batch, as `batches` does.
 
         Args:
-            index: (batch,) int64, the samples' numbers, on the device.
-            epoch: The training epoch; an int64 scalar on the device is not waited for.
+            index: (batch,) int64, indices of the samples, on the device.
+            epoch: The training epoch; an int64 scalar on the device causes no device sync.
         """
         ...
 
@@ -63,45 +63,48 @@ def cuda_graph_blocker(
     device: torch.device,
     process_group: ProcessGroup,
 ) -> str | None:
-    """Why steps can't be recorded; None where they can."""
+    """Return why steps can't be recorded; None if they can."""
     optimizers = [optimizer for phase in task.phases for optimizer in phase.optimizers]
     loss = task.loss_function
     modules = (*task.model.modules(), *(() if loss is None else loss.modules()))
     kinds = {type(part) for part in (task, split, *modules, *optimizers)}
-    foreign = sorted(k.__qualname__ for k in kinds if not k.__module__.startswith(OWN))
+    foreign = sorted(k.__qualname__ for k in kinds if not k.__module__.startswith(KNOWN_CODE))
     on_device = all(map(_on_device, optimizers))
     reasons = [
         (device.type != "cuda", f"it needs a CUDA device, and this is {device.type!r}"),
-        (process_group.world_size > 1, "several processes exchange their gradients"),
-        (precision.scaler.is_enabled(), "fp16 asks at each step whether its gradients overflow"),
-        (settings.on_nonfinite == "skip", "'on_nonfinite: skip' asks at each step about its loss"),
-        (settings.micro_batch == "auto", "'micro_batch: auto' watches the memory at each step"),
-        (not isinstance(split, IndexableSplit), "the data's batches are not made on the device"),
-        (not on_device, "the optimizer counts its steps, or has its learning rate, on the CPU"),
+        (process_group.world_size > 1, "ranks exchange gradients"),
+        (precision.scaler.is_enabled(), "with fp16 each step checks whether gradients overflow"),
+        (settings.on_nonfinite == "skip", "'on_nonfinite: skip' checks the loss of each step"),
+        (
+            settings.micro_batch == "auto",
+            "'micro_batch: auto' may change the size of micro-batches",
+        ),
+        (not isinstance(split, IndexableSplit), "the samples are not in memory on the device"),
+        (not on_device, "the optimizer keeps its step counter or its learning rate on the CPU"),
         (
             bool(foreign) and settings.cuda_graph != "on",
-            f"the Python code of {', '.join(foreign)} may do something else at each step; "
-            "train.cuda_graph=on says that it does not",
+            f"the Python code of {', '.join(foreign)} may differ between steps; "
+            "train.cuda_graph=on declares that it does not",
         ),
     ]
     return next((reason for holds, reason in reasons if holds), None)
 
 
 def _on_device(optimizer: torch.optim.Optimizer) -> bool:
-    """Whether it can read the count of its steps, and a learning rate, on the device."""
+    """Return whether an optimizer can read step counter and learning rate on the device."""
     groups = optimizer.param_groups
     return all("capturable" in group or group.get("fused") for group in groups)
 
 
 def make_optimizers_capturable(task: Task) -> None:
-    """Optimizers keep the count of their steps there; to be said before a state is loaded."""
+    """Make optimizers keep their step counters on the device; call this before loading a state."""
     for group in parameter_groups(task.phases):
         if "capturable" in group:
             group["capturable"] = True
 
 
 class GraphRecorder:
-    """Runs steps on a stream of their own, and records them there.
+    """Runs and records steps on a separate CUDA stream.
 
     Args:
         device: A CUDA device.
@@ -113,10 +116,10 @@ class GraphRecorder:
         self._pool = torch.cuda.graph_pool_handle()
 
     def run(self, work: Callable[[], None]) -> str:
-        """Does it; which of its operations waited for the device, if any did."""
+        """Run a function, and return warnings about its device syncs; empty if there are none."""
         current, mode = torch.cuda.current_stream(self.device), torch.cuda.get_sync_debug_mode()
         self.stream.wait_stream(current)
-        with torch.cuda.stream(self.stream), warnings.catch_warnings(record=True) as told:
+        with torch.cuda.stream(self.stream), warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             torch.cuda.set_sync_debug_mode("warn")
             try:
@@ -124,24 +127,24 @@ class GraphRecorder:
             finally:
                 torch.cuda.set_sync_debug_mode(mode)
         current.wait_stream(self.stream)
-        return "; ".join(str(w.message) for w in told if "synchronizing" in str(w.message))
+        return "; ".join(str(w.message) for w in caught if "synchronizing" in str(w.message))
 
     def record(self, work: Callable[[], None]) -> Callable[[], None]:
-        """Records it without doing it; gives what does it.
+        """Record a function without running it, and return a function that replays it.
 
-        Where that fails, the current stream and the generator are what they were before.
+        On an error, the current stream and the random generator are restored.
         """
         graph, current = torch.cuda.CUDAGraph(), torch.cuda.current_stream(self.device)
         generator = torch.cuda.default_generators[current.device_index]
         state = generator.clone_state()
         try:
-            # A checkpoint may be written by a thread meanwhile.
+            # Other threads, such as the one that writes checkpoints, may use CUDA meanwhile.
             with torch.cuda.graph(
                 graph, pool=self._pool, stream=self.stream, capture_error_mode="thread_local"
             ):
                 work()
         except Exception:
-            # A recording that broke off leaves its stream current, and the generator in it.
+            # A failed recording leaves its stream current, and the generator in capture mode.
             torch.cuda.set_stream(current)
             generator.graphsafe_set_state(state)
             torch.cuda.synchronize(self.device)
@@ -150,16 +153,17 @@ class GraphRecorder:
 
 
 class StepGraph:
-    """Makes training steps of samples on the device, and records them where it can.
+    """Runs training steps on samples in device memory, as CUDA graphs where possible.
 
     Args:
-        task: Its optimizers read their numbers on the device, see `count_on_device`.
-        split: The samples.
-        batch_size: Samples a step; the last one of an epoch may be smaller, and is a second graph.
-        compute: A step: gradients, weights, averages and sums.
-        numbers: What a step needs to know, given the number of updates before it.
-        state: What it counts.
-        refuse: Takes the reason where a step can't be recorded, which goes on as always then.
+        task: Task whose optimizers were given to `make_optimizers_capturable`.
+        split: Training split.
+        batch_size: Samples per step; a smaller last batch of an epoch gets its own graph.
+        compute: See `OptimizerStep.compute`.
+        step_scalars: Function that returns the scalars of a step from the number of updates before.
+        state: State of the trainer.
+        refuse: Function that receives the reason if a step can't be recorded; steps then run
+            without a graph.
     """
 
     def __init__(
@@ -183,7 +187,7 @@ class StepGraph:
         order = split.order(0)
         device = order.device
         self._order, self._epoch = order, torch.zeros((), dtype=torch.int64, device=device)
-        # Places in the order, the row of the table, and the step: all of them move at each step.
+        # Positions in the order, row of the table, and step; all of them advance at each step.
         self._position = torch.zeros(batch_size + 2, dtype=torch.int64, device=device)
         self._motion = torch.ones_like(self._position)
         self._motion[:batch_size] = batch_size
@@ -233,7 +237,7 @@ class StepGraph:
         return cls(task, split, settings.batch_size, compute, step_scalars, state, refuse)
 
     def steps(self, epoch: int, offset: int) -> Iterator[Callable[[], None]]:
-        """What makes each step of an epoch, from the one of that number on."""
+        """Iterate over the steps of an epoch, from number `offset` on, as functions to call."""
         sizes = [len(part) for part in self._order.split(self.batch_size)][offset:]
         updates = self.state.updates
         plan = [self.step_scalars(updates + number) for number in range(len(sizes))]
@@ -254,7 +258,7 @@ class StepGraph:
             shape = self._shapes[size] = _Shape(
                 partial(self._work, size), self._recorder, self._refuse
             )
-        self._go_on_with_windows()
+        self._use_fixed_windows()
         shape(list(self._windows.values()), records=not self._refused)
         self.state.step += 1
         self.state.updates += 1
@@ -262,15 +266,15 @@ class StepGraph:
             group["lr"] = rate
 
     def _refuse(self, reason: str) -> None:
-        """Steps of all sizes go on without a recording, which is said once."""
+        """Run all further steps without a graph, and report the reason once."""
         self._refused = True
         for phase in self.task.phases:
             for optimizer in phase.optimizers:
-                optimizer.zero_grad()  # a recording that broke off may have begun with gradients
+                optimizer.zero_grad()  # a failed recording may have set gradients
         self.refuse(reason)
 
     def _work(self, size: int) -> None:
-        """All that is recorded."""
+        """Compute a step from the values on the device; this is what a graph records."""
         index = self._order.index_select(0, self._position[:size])
         row, step = self._position[self.batch_size :].split(1)
         *rates, average = self._table.index_select(0, row)[0].unbind()
@@ -278,8 +282,8 @@ class StepGraph:
         self.compute(self.state, batch, lambda: StepScalars(rates, average))
         self._position.add_(self._motion)
 
-    def _go_on_with_windows(self) -> None:
-        """The sums have a place that does not change, with what the state has summed so far."""
+    def _use_fixed_windows(self) -> None:
+        """Put windows with fixed memory into the state, with the sums that it has so far."""
         for phase, window in self._windows.items():
             now = self.state.windows.get(phase, Window())
             if now is not window:
@@ -288,49 +292,49 @@ class StepGraph:
 
 
 class _Shape:
-    """Steps with batches of one size: the first as always, the others by replay."""
+    """Steps with batches of one size: the first ones run eagerly, the others are replayed."""
 
     def __init__(
         self,
         work: Callable[[], None],
-        logger: GraphRecorder,
+        recorder: GraphRecorder,
         refuse: Callable[[str], None],
     ) -> None:
-        self.work, self.logger, self.refuse = work, logger, refuse
-        self.warm_up: float = WARM_UP
+        self.work, self.recorder, self.refuse = work, recorder, refuse
+        self.warm_up: float = WARM_UP_STEPS
         self.replay: Callable[[], None] | None = None
         self.added: list[tuple[float, Tensor | float]] = []
 
     def __call__(self, windows: Sequence[Window], records: bool) -> None:
-        """Makes a step; `records` is whether one may be recorded."""
+        """Run a step; `records` is whether it may be recorded."""
         if not records:
             self.replay = None
-            self.logger.run(self.work)
+            self.recorder.run(self.work)
         elif self.replay is not None:
             self.replay()
-            # What Python counts by itself, a graph does not repeat.
+            # A replay does not repeat what Python adds to plain numbers.
             for window, (weight, norm) in zip(windows, self.added, strict=True):
                 if not isinstance(window.weight, Tensor):
                     window.weight += weight
                 window.gradient_norm = norm
         elif self.warm_up > 0:
             self.warm_up -= 1
-            waits = self.logger.run(self.work)
+            waits = self.recorder.run(self.work)
             if waits and self.warm_up <= 0:
-                self.refuse("something in the step waits for the device: " + waits)
+                self.refuse("an operation of the step synchronizes with the device: " + waits)
         else:
             self._record(windows)
 
     def _record(self, windows: Sequence[Window]) -> None:
-        """Records the step and makes it; without a recording where that fails."""
+        """Record the step and replay it; on an error, run it without a graph."""
         before = [replace(window) for window in windows]
         try:
-            replay = self.logger.record(self.work)
-        except Exception as error:  # a library, a driver or a model may refuse anything
+            replay = self.recorder.record(self.work)
+        except Exception as error:  # libraries, drivers and models may raise anything
             for window, old in zip(windows, before, strict=True):
                 vars(window).update(vars(old))
             self.refuse(f"a step can't be recorded: {describe_error(error).partition(chr(10))[0]}")
-            self.logger.run(self.work)
+            self.recorder.run(self.work)
             return
         self.replay = replay
         self.replay()

@@ -1,4 +1,4 @@
-"""Where and in which numbers to compute: device, precision, random states, CPU memory."""
+"""Device, precision, states of random generators, and memory."""
 
 from __future__ import annotations
 
@@ -25,31 +25,35 @@ from dltrain.core.errors import UsageError
 
 
 def resolve_device(name: str) -> torch.device:
-    """`auto`, `cpu`, `cuda`, `cuda:N` or `mps` to a device that is there.
+    """Return the device that a name stands for.
+
+    Args:
+        name: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
 
     Raises:
-        UsageError: This machine does not have it.
+        UsageError: This machine does not have the device.
     """
     cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
     if name == "auto":
         return torch.device("cuda" if cuda else "mps" if mps else "cpu")
     device = torch.device(name)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UsageError(f"device {name!r}: torch sees {torch.cuda.device_count()} CUDA devices")
+        raise UsageError(f"device {name!r}: torch finds {torch.cuda.device_count()} CUDA devices")
     if device.type == "mps" and not mps:
-        raise UsageError("device 'mps': torch sees no Apple GPU here")
+        raise UsageError("device 'mps': torch finds no Apple GPU on this machine")
     return device
 
 
 @dataclass(frozen=True)
 class Precision:
-    """In which numbers a step computes.
+    """Precision of a training step.
 
     Attributes:
         name: `fp32`, `bf16`, `fp16` or `fp64`.
-        dtype: Of the parameters and of the data.
-        autocast: Makes the context that the forward pass runs in; disabled where not wanted.
-        scaler: Gradient scaler; disabled where not wanted, so that a step has no branch for it.
+        dtype: Dtype of the parameters and of the data.
+        autocast: Function that returns the context of the forward pass; disabled for fp32 and fp64.
+        scaler: Gradient scaler; disabled unless the precision is fp16, so that a step needs no
+            branch for it.
     """
 
     name: str
@@ -59,10 +63,14 @@ class Precision:
 
 
 def resolve_precision(name: str, device: torch.device) -> Precision:
-    """`auto`, `fp32`, `bf16`, `fp16` or `fp64` on a device.
+    """Return the precision that a name stands for on a device.
+
+    Args:
+        name: `auto`, `fp32`, `bf16`, `fp16` or `fp64`.
+        device: Device of the model.
 
     Raises:
-        UsageError: The device can't compute in it.
+        UsageError: The device does not support the precision.
     """
     if name == "auto":
         if device.type == "cuda":
@@ -83,17 +91,17 @@ def resolve_precision(name: str, device: torch.device) -> Precision:
 
 
 def seed_everything(seed: int) -> None:
-    """Seeds torch on every device, Python's `random` and NumPy's global generator."""
+    """Seed torch on every device, Python's `random` and NumPy's global generator."""
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
 
 
 def random_state(this_gpu: bool = False) -> dict[str, Tensor]:
-    """The states of all global generators, as uint8 tensors.
+    """Return the states of all global random generators as uint8 tensors, by name.
 
     Args:
-        this_gpu: Of GPUs, only the one in use: where each has a process, the others are not ours.
+        this_gpu: Whether to include the current GPU only, as when each rank has its own GPU.
     """
     numpy_state = np.random.get_state(legacy=False)
     assert isinstance(numpy_state, dict)
@@ -113,7 +121,7 @@ def random_state(this_gpu: bool = False) -> dict[str, Tensor]:
 
 
 def set_random_state(states: Mapping[str, Tensor]) -> None:
-    """Puts back what `random_state` gave; states of devices that are not here are left out."""
+    """Restore the result of `random_state`; states of devices that do not exist are ignored."""
     torch.set_rng_state(states["torch"])
     version, internal, gauss_next = _value_of(states["python"])
     random.setstate((version, tuple(internal), gauss_next))
@@ -130,9 +138,9 @@ def set_random_state(states: Mapping[str, Tensor]) -> None:
 
 
 def generator_states() -> list[tuple[Callable[[Any], Any], Any]]:
-    """The states of all global generators, each with the function that puts it back.
+    """Return the functions that set the states of all global generators, and the states.
 
-    Quicker than `random_state`, for states that are not written to a file.
+    This is faster than `random_state`, for states that are not written to a file.
     """
     states: list[tuple[Callable[[Any], Any], Any]] = [
         (torch.set_rng_state, torch.get_rng_state()),
@@ -150,7 +158,7 @@ _OUT_OF_MEMORY = re.compile(
     r"can't allocate memory"
     r"|\bout of (host |device )?memory\b"
     r"|std::bad_alloc"
-    # cuBLAS, cuDNN, cuSPARSE, cuSOLVER and the like allocate by themselves, and so does NCCL.
+    # cuBLAS, cuDNN, cuSPARSE, cuSOLVER and NCCL allocate memory themselves.
     r"|\b\w+_STATUS_ALLOC_FAILED\b"
     r"|\b(CUDA_ERROR_OUT_OF_MEMORY|cudaErrorMemoryAllocation)\b",
     re.IGNORECASE,
@@ -158,7 +166,7 @@ _OUT_OF_MEMORY = re.compile(
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether an error says that a device, or the machine, is out of memory."""
+    """Return whether an error means that a device, or the machine, is out of memory."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     return isinstance(error, RuntimeError) and _OUT_OF_MEMORY.search(str(error)) is not None
@@ -173,20 +181,20 @@ def _value_of(tensor: Tensor) -> Any:
 
 
 def make_deterministic(wanted: bool) -> None:
-    """Makes torch refuse operations without a deterministic form, or lets it choose the fastest."""
+    """Make torch refuse nondeterministic operations, or let it choose the fastest ones."""
     if wanted:
-        # cuBLAS is deterministic only with a fixed workspace; read when CUDA's first matrix product
-        # makes its handle (docs.nvidia.com/cuda/cublas, "Results Reproducibility").
+        # cuBLAS is deterministic only with a fixed workspace. It reads the variable at its first
+        # matrix product (docs.nvidia.com/cuda/cublas, "Results Reproducibility").
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     if wanted != torch.are_deterministic_algorithms_enabled():  # the setter imports the compiler
         torch.use_deterministic_algorithms(wanted)
 
 
 def benchmark_convolutions(wanted: bool) -> None:
-    """Let cuDNN try its algorithms for each new shape of a convolution, and keep the fastest.
+    """Let cuDNN measure its algorithms for each new input shape, and use the fastest.
 
-    Each new shape costs a trial of all of them, so that this is for inputs of one shape only.
-    Deterministic algorithms are chosen without a trial.
+    Measuring takes time for every shape, so use this only for inputs of one shape. With
+    deterministic algorithms it has no effect.
     """
     deterministic = torch.are_deterministic_algorithms_enabled()
     torch.backends.cudnn.benchmark = wanted and not deterministic
@@ -194,7 +202,7 @@ def benchmark_convolutions(wanted: bool) -> None:
 
 @contextmanager
 def global_settings_restored() -> Iterator[None]:
-    """Put back torch's process-wide settings that a run has of its own, on leaving the context."""
+    """Restore the process-wide settings of torch that a run changes, on leaving the context."""
     deterministic = torch.are_deterministic_algorithms_enabled()
     benchmark, precision = torch.backends.cudnn.benchmark, torch.get_float32_matmul_precision()
     try:
@@ -206,11 +214,11 @@ def global_settings_restored() -> Iterator[None]:
 
 
 def retain_freed_memory() -> None:
-    """Tells glibc to keep large freed blocks instead of giving them back to the system.
+    """Make glibc keep large freed blocks instead of returning them to the system.
 
-    A step frees and allocates the same activations again and again; by default glibc maps each
-    block above some threshold anew, and every page of it faults on first touch. Elsewhere than on
-    glibc this does nothing. Values and thresholds: mallopt(3).
+    Every step frees and allocates the same activations. By default glibc maps each block above a
+    threshold anew, and every page of it causes a page fault. Without glibc this has no effect.
+    Source of the options: mallopt(3).
     """
     if sys.platform != "linux" or platform.libc_ver()[0] != "glibc":
         return
@@ -221,24 +229,24 @@ def retain_freed_memory() -> None:
 
 
 def peak_memory_bytes(device: torch.device) -> int:
-    """The most memory used so far: the allocator's on a GPU, the process's on a CPU."""
+    """Return the peak memory in bytes: of torch's allocator on a GPU, of the process on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    # Linux hands getrusage's figure down to children: it is the process's own when it has grown.
-    # What proc(5) has is always its own, and takes long to read.
+    # On Linux a child inherits the value of getrusage; it is the process's own once it has grown.
+    # The value of proc(5) is always the process's own, but slow to read.
     if sys.platform == "linux" and (peak := _peak_bytes()) > _INHERITED_PEAK:
         return peak
     try:
-        told = re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())
+        match = re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())
     except OSError:
-        told = None
-    if told is not None:
-        return int(told[1]) * 1024
+        match = None
+    if match is not None:
+        return int(match[1]) * 1024
     return _peak_bytes()
 
 
 def _peak_bytes() -> int:
-    """What getrusage(2) has, in bytes on macOS and in KiB elsewhere."""
+    """Return the peak of getrusage(2), which counts bytes on macOS and KiB elsewhere."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 

@@ -74,9 +74,11 @@ class MicroBatches:
                 torch.cuda.empty_cache()
             failed = min(state.micro_batch or len(batch), len(batch))
             if failed == 1:
-                raise RunError("the memory is too small for a single sample in training")
+                raise RunError(
+                    "out of memory with a micro-batch of one sample; use a smaller model"
+                )
             state.micro_batch = failed // 2
-            self.warn(f"the memory is full: going on in micro-batches of {state.micro_batch}")
+            self.warn(f"out of memory: continuing with micro-batches of {state.micro_batch}")
 
     def parts(self, batch: Batch) -> list[Batch]:
         """Return the micro-batches of a batch; with `auto`, the batch itself."""

@@ -1,4 +1,4 @@
-"""What a training step changes, and how it is put back."""
+"""Backups of everything that a training step changes."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from dltrain.training.device import generator_states
 
 
 class StepRollback:
-    """Copies of what a step changes; a call puts everything back, as if nothing had been computed.
+    """Copies of everything that a training step changes; a call restores it.
 
-    These are the buffers, extra states and untrained parameters of all modules of a task, the
-    states of the random generators, and what the phases that step first train. Trained parameters
-    of the later phases are not copied: whether to undo a step is known before they change.
+    The copies are buffers, extra states and frozen parameters of all modules of a task, the states
+    of the random generators, and parameters and optimizers of the first phases. Trained parameters
+    of later phases are not copied: a step is only undone before they change.
 
     Args:
-        task: Its modules and phases.
-        num_stepped: How many of the phases may have stepped when the step is undone.
+        task: Task with the modules and phases.
+        num_stepped: Number of phases that may have updated their weights when the step is undone.
     """
 
     def __init__(self, task: Task, num_stepped: int = 0) -> None:
@@ -52,24 +52,24 @@ class StepRollback:
 
     @torch.no_grad()
     def __call__(self) -> None:
-        """Puts everything back."""
+        """Restore everything."""
         for optimizer in self._optimizers:
             optimizer.restore()
         for tensor, copy in self._tensors:
             tensor.copy_(copy)
-        for module, buffers in self._buffers:  # one may have been replaced, not changed in place
+        for module, buffers in self._buffers:  # buffers may have been replaced
             module._buffers.update(buffers)
         for module, state in self._extra:
             module.set_extra_state(state)
-        for put_back, state in self._generators:
-            put_back(state)
+        for set_state, state in self._generators:
+            set_state(state)
 
 
 class OptimizerBackup:
-    """Copies of an optimizer's parameters and states.
+    """Copies of the parameters and the state of an optimizer.
 
     Args:
-        optimizer: Not changed.
+        optimizer: Optimizer to copy.
     """
 
     def __init__(self, optimizer: Optimizer) -> None:
@@ -83,7 +83,7 @@ class OptimizerBackup:
 
     @torch.no_grad()
     def restore(self) -> None:
-        """Puts all of it back; a state that was made since is removed."""
+        """Restore parameters and state; state that was created since is removed."""
         for parameter, copy in self._parameters:
             parameter.copy_(copy)
         for parameter in [p for p in self.optimizer.state if p not in self._states]:
@@ -96,9 +96,12 @@ class OptimizerBackup:
 
     @torch.no_grad()
     def restore_where(self, condition: Tensor) -> None:
-        """Puts all of it back where a scalar bool on the device holds, without waiting for it.
+        """Restore parameters and state if a condition holds, without device sync.
 
-        States that were made since become zeros there, as torch's optimizers begin.
+        State that was created since becomes zero, which is the initial state of torch's optimizers.
+
+        Args:
+            condition: Scalar bool on the device.
         """
         for parameter, copy in self._parameters:
             torch.where(condition, copy, parameter, out=parameter)
@@ -124,6 +127,6 @@ def _trained_by(phase: Phase) -> Iterable[Tensor]:
 
 
 def _modules_of(task: Task) -> list[nn.Module]:
-    """All modules of the task's model and of modules that the task keeps, such as its loss."""
-    kept = [value for value in vars(task).values() if isinstance(value, nn.Module)]
-    return list({id(m): m for top in (task.model, *kept) for m in top.modules()}.values())
+    """Return all modules of the model and of other attributes of the task, such as its loss."""
+    others = [value for value in vars(task).values() if isinstance(value, nn.Module)]
+    return list({id(m): m for top in (task.model, *others) for m in top.modules()}.values())

@@ -1,21 +1,20 @@
-"""How torch's threads wait for each other; decided before torch is loaded."""
+"""Settings of OpenMP threads, which must be made before torch is imported."""
 
 from __future__ import annotations
 
 import os
 
 SPINS = "10000"
-"""Looks of a waiting thread: half a millisecond on an AMD EPYC, where libgomp's default of 300,000
-takes ten."""
+"""Spins of a waiting thread: 0.5 ms on an AMD EPYC, where the default of 300,000 takes 10 ms."""
 
 
 def wait_briefly() -> None:
-    """Has a thread without work sleep soon, instead of keeping a core busy for milliseconds.
+    """Let idle OpenMP threads sleep soon, instead of keeping a core busy for milliseconds.
 
-    Where batches come from other processes, those need the core. In a loop without them the next
-    operation comes long before, so nothing is lost. It is libgomp's setting, which torch computes
-    with on Linux, and it reads it once, as it is loaded; `GOMP_SPINCOUNT` or `OMP_WAIT_POLICY` in
-    the environment goes before. No result depends on it.
+    Worker processes that load data need these cores. Without workers the next operation usually
+    starts before a thread sleeps, so nothing is lost. The setting applies to libgomp, which torch
+    uses on Linux and which reads it when it is loaded. `GOMP_SPINCOUNT` or `OMP_WAIT_POLICY` in the
+    environment takes precedence. Results do not depend on it.
 
     Source: the manual of GNU libgomp, "Environment Variables".
     """

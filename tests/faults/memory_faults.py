@@ -82,7 +82,7 @@ def full(number: int, folder: Path) -> None:
     assert states[0] == states[1]
     newest = load_checkpoint(CheckpointStore(auto / "checkpoints").all()[0])
     assert newest.state["trainer"]["micro_batch"] == (found if found < 32 else None)
-    told = f"going on in micro-batches of {found}"
+    told = f"continuing with micro-batches of {found}"
     assert (told in (auto / "log.txt").read_text()) == (found < 32)
 
 

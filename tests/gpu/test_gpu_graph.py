@@ -49,7 +49,7 @@ def test_repeated_steps_are_those_that_python_would_have_made(
 ):
     chosen = make(RUNS[kind], *GPU, f"train.precision={precision}")
     with monkeypatch.context() as patch:
-        patch.setattr(cuda_graph, "WARM_UP", math.inf)
+        patch.setattr(cuda_graph, "WARM_UP_STEPS", math.inf)
         made_by_python = dltrain.train(chosen, run_dir=tmp_path / "python", quiet=True)
     assert not replays
     repeated = dltrain.train(chosen, run_dir=tmp_path / "repeated", quiet=True)
@@ -110,7 +110,7 @@ def test_a_compiled_model_can_be_recorded(make, tmp_path, replays):
 def test_a_step_that_waits_for_the_gpu_goes_on_without_a_graph(make, only_cuda, tmp_path, replays):
     # This model reads a count on the device at each step.
     chosen = make(CLASSIFIER | {"model": "restless"}, *GPU, "train.deterministic=false")
-    with pytest.raises(RunError, match="something in the step waits for the device"):
+    with pytest.raises(RunError, match="an operation of the step synchronizes with the device"):
         trainer_for(chosen, tmp_path).fit()
     assert not replays
 

@@ -79,10 +79,14 @@ def test_a_step_that_waits_for_the_device_goes_on_without_a_graph(make, tmp_path
     trainer.fit()
     assert made[0].records == 0
     # Batches of two sizes, and one message.
-    assert told == ["no CUDA graph: something in the step waits for the device: a copy to the CPU"]
+    assert told == [
+        "no CUDA graph: an operation of the step synchronizes with the device: a copy to the CPU"
+    ]
     assert trainer.state.step == 32
     wanted = trainer_for(make(CLASSIFIER, "train.cuda_graph=on"), tmp_path / "on")
-    with pytest.raises(RunError, match=r"^train.cuda_graph=on: something in the step waits"):
+    with pytest.raises(
+        RunError, match=r"^train.cuda_graph=on: an operation of the step synchronizes"
+    ):
         wanted.fit()
 
 
@@ -151,10 +155,10 @@ def test_a_warm_up_may_last_the_whole_run(make, tmp_path, monkeypatch, schedule)
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (["train.on_nonfinite=skip"], "asks at each step about its loss"),
-        (["train.micro_batch=auto"], "watches the memory at each step"),
-        (["optimizer={name: muon}", "model={name: mlp, hidden: [8, 8]}"], "counts its steps"),
-        (["model=restless"], r"the Python code of \w+ may do something else at each step"),
+        (["train.on_nonfinite=skip"], "checks the loss of each step"),
+        (["train.micro_batch=auto"], "may change the size of micro-batches"),
+        (["optimizer={name: muon}", "model={name: mlp, hidden: [8, 8]}"], "keeps its step counter"),
+        (["model=restless"], r"the Python code of \w+ may differ between steps"),
     ],
 )
 def test_what_stands_in_the_way_is_said(make, tmp_path, monkeypatch, change, reason):
