@@ -1,8 +1,8 @@
-"""Pages of the documentation site that nobody writes by hand; a hook of mkdocs.
+"""Generated pages of the documentation site; a hook of mkdocs.
 
-A page for each kind of component, from the registries; a reference of the command line, from
-click; and the files that stand beside `docs/`, such as SECURITY.md. None of them is committed:
-`mkdocs build` asks for them.
+The hook adds a page for each kind of component, from the registries; a reference of the command
+line, from click; and Markdown files outside `docs/`, such as SECURITY.md. `mkdocs build` generates
+these pages, so none is committed.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parent.parent
 
-BESIDE = {
+ROOT_FILES = {
     "CHANGELOG.md": "changelog.md",
     "CONTRIBUTING.md": "contributing.md",
     "SECURITY.md": "security.md",
 }
-"""Files at the root that are pages of the site, too."""
+"""Files in the root directory to their pages."""
 
 VERB_PAGES = {"rm": "runs.md", "schema": "list.md", "completion": "list.md"}
-"""Verbs that share a page with another; each other verb has one of its own name."""
+"""Commands that are described on the page of another command."""
 
 KEYS = {
     "models": "model",
@@ -47,31 +47,36 @@ KEYS = {
     "metrics": "metrics",
     "tasks": "task",
 }
-"""Kinds of components, and the key of a config that takes one."""
+"""Kinds of components to the key of a config that selects one."""
 
 INTRODUCTIONS = {
-    "models": "A model learns its shapes from the data, so no option repeats them.",
+    "models": "Input and output shapes are inferred from the data, so they are not options.",
     "data": (
-        "Where samples come from. Paths are looked for in the working directory, then in the "
-        "common data folder: `data/`, or what `$DLTRAIN_DATA` names (ROOT below)."
+        "Sources of samples. Relative paths are searched in the working directory, then in the "
+        "data root: `$DLTRAIN_DATA` if it is set, otherwise `data/` (ROOT below)."
     ),
-    "losses": "What training makes small.",
-    "optimizers": "`lr` is the rate that the [schedule](schedules.md) multiplies.",
+    "losses": "Loss functions to minimize.",
+    "optimizers": (
+        "Optimizers of the parameters. `lr` is the learning rate that the "
+        "[schedule](schedules.md) multiplies."
+    ),
     "schedules": (
-        "A factor of the learning rate as a function of progress, from 0 at the first step to 1 "
-        "at the last; it has no state to save."
+        "Learning rate schedules. A schedule is a factor of the learning rate as a function of "
+        "progress, from 0 at the first step to 1 at the last; it has no state to save."
     ),
-    "metrics": "Computed over a whole split, never as an average of batches' averages.",
-    "tasks": "What one step computes, and what an evaluation has to show.",
+    "metrics": (
+        "Metrics of an evaluation, computed over a whole split and not as an average over batches."
+    ),
+    "tasks": "Kinds of training: the loss of a step, and the results of an evaluation.",
     "sections": (
-        "The parts of a config that are no components. [The config file](../configuration.md) "
-        "tells how they work together."
+        "Sections of a config that are not components. [The config file](../configuration.md) "
+        "explains how they work together."
     ),
 }
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Adds the pages to those in `docs/`; called by mkdocs."""
+    """Add the generated pages to those in `docs/`; called by mkdocs."""
     from mkdocs.structure.files import File
 
     for path, text in pages().items():
@@ -80,21 +85,21 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def pages() -> dict[str, str]:
-    """Path below `docs/` to Markdown."""
+    """Return the path of each page below `docs/` and its Markdown."""
     register_builtins()
     used = _configs_by_component()
-    made = {f"components/{kind}.md": _kind_page(kind, used) for kind in KINDS}
-    made["components/index.md"] = _overview()
-    made["cli.md"] = _command_line()
-    for source, path in BESIDE.items():
-        made[path] = _moved_into_docs((ROOT / source).read_text(encoding="utf-8"))
-    return made
+    generated = {f"components/{kind}.md": _kind_page(kind, used) for kind in KINDS}
+    generated["components/index.md"] = _overview()
+    generated["cli.md"] = _command_line()
+    for source, path in ROOT_FILES.items():
+        generated[path] = _relink((ROOT / source).read_text(encoding="utf-8"))
+    return generated
 
 
-def _moved_into_docs(text: str) -> str:
-    """Links as they are from inside `docs/`."""
+def _relink(text: str) -> str:
+    """Rewrite the links of a file in the root directory for a page in `docs/`."""
     text = text.replace("](docs/", "](")
-    for source, path in BESIDE.items():
+    for source, path in ROOT_FILES.items():
         text = text.replace(f"]({source})", f"]({path})")
     return text
 
@@ -103,7 +108,7 @@ def _moved_into_docs(text: str) -> str:
 
 
 def _configs_by_component() -> dict[tuple[str, str], list[str]]:
-    """(kind in the singular, name) to the shipped configs that choose it."""
+    """Map (kind in the singular, name) to the shipped configs that select the component."""
     used: dict[tuple[str, str], list[str]] = {}
     for path in sorted((ROOT / "configs").glob("*.yaml")):
         for kind, name in sorted(set(_choices(vars(load(path))))):
@@ -112,7 +117,7 @@ def _configs_by_component() -> dict[tuple[str, str], list[str]]:
 
 
 def _choices(value: Any) -> Iterator[tuple[str, str]]:
-    """The components chosen anywhere in a config."""
+    """Yield kind and name of each component selected anywhere in a config."""
     if isinstance(value, Choice):
         yield value.component.kind, value.name
         yield from _choices(value.options)
@@ -128,9 +133,10 @@ def _overview() -> str:
     lines = [
         "# Components",
         "",
-        "All that a config can name. The same is in the terminal, `dltrain list models cnn`, and "
-        "in an editor, through the [JSON Schema](../list.md). "
-        "[Custom components](../extend/README.md) are registered with a decorator.",
+        "All components that a config can select. The same descriptions are available in the "
+        "terminal, for example with `dltrain list models cnn`, and in an editor through the "
+        "[JSON Schema](../list.md). [Custom components](../extend/README.md) are registered with "
+        "a decorator.",
         "",
     ]
     for kind, registry in KINDS.items():
@@ -157,7 +163,7 @@ def _kind_page(kind: str, used: dict[tuple[str, str], list[str]]) -> str:
 
 
 def _example(kind: str, component: Component) -> str:
-    """The shortest way to ask for it: required options alone."""
+    """Return the shortest config of a component, with required options only."""
     required = ", ".join(f"{option.name}: …" for option in component.options if option.required)
     if kind == "sections":
         return f"{component.name}: {{{required or '…'}}}"
@@ -166,18 +172,23 @@ def _example(kind: str, component: Component) -> str:
 
 
 def _rest_of_docstring(component: Component) -> list[str]:
-    """What follows the first line, less the options, which the table shows."""
-    _, *rest = re.split(r"^(Args|Attributes|Raises):\n", "\n" + component.doc, flags=re.MULTILINE)
-    prose = component.doc.partition("\n")[2]
-    prose = re.split(r"^(?:Args|Attributes|Raises):\n", prose, flags=re.MULTILINE)[0].strip()
+    """Return the docstring without its first line and its options, which the table shows."""
+    heading = r"^(Args|Attributes|Raises|Example):\n"
+    prose, *rest = re.split(heading, component.doc, flags=re.MULTILINE)
+    prose = prose.partition("\n")[2].strip()
     sections = dict(zip(rest[::2], rest[1::2], strict=True))
-    refused = re.sub(r"^\s*\w+: ", "", sections.get("Raises", ""), flags=re.MULTILINE)
-    refused = " ".join(refused.split())
-    return [*([prose] if prose else []), *([f"**Refused where:** {refused}"] if refused else [])]
+    errors = re.sub(r"^\s*\w+: ", "", sections.get("Raises", ""), flags=re.MULTILINE)
+    errors = " ".join(errors.split())
+    example = inspect.cleandoc(sections.get("Example", ""))
+    return [
+        *([prose] if prose else []),
+        *([f"**Errors:** {errors}"] if errors else []),
+        *([f"**In Python:**\n\n```pycon\n{example}\n```"] if example else []),
+    ]
 
 
 def _table(options: tuple[Option, ...]) -> str:
-    lines = ["| option | type | default | meaning |", "| --- | --- | --- | --- |"]
+    lines = ["| option | type | default | description |", "| --- | --- | --- | --- |"]
     for option in options:
         default = "required" if option.default is REQUIRED else f"`{as_yaml(option.default)}`"
         cells = [f"`{option.name}`", _type(option.annotation), default, option.doc]
@@ -186,7 +197,7 @@ def _table(options: tuple[Option, ...]) -> str:
 
 
 def _type(annotation: Any) -> str:
-    """`relu | gelu | silu` as "relu, gelu or silu"."""
+    """Format a type such as `relu | gelu | silu` as "relu, gelu or silu"."""
     *others, last = type_name(annotation).split(" | ")
     return f"{', '.join(others)} or {last}" if others else last
 
@@ -197,16 +208,17 @@ def _type(annotation: Any) -> str:
 def _command_line() -> str:
     parts = [
         "# Command line",
-        "`--json`, where a command has it, prints the result for a program; `KEY=VALUE` changes "
-        "a value of the config for this run.",
-        "Exit codes: 0 done; 1 the run failed, and one line says why; 2 the command line or the "
-        "config is wrong; 130 and 143 stopped by a signal, after a checkpoint.",
+        "`--json`, where available, prints the result as JSON; `KEY=VALUE` overrides a value of "
+        "the config for this run.",
+        "Exit codes: 0 success; 1 the command failed, and one line states the reason; 2 the "
+        "command line or the config is invalid; 130 and 143 interrupted by a signal, after a "
+        "checkpoint.",
         *_command("dltrain", cli, level=2),
     ]
     for name, command in cli.commands.items():
         page = VERB_PAGES.get(name, f"{name}.md")
         parts += _command(f"dltrain {name}", command, level=2)
-        parts.append(f"More in [{page.removesuffix('.md')}]({page}).")
+        parts.append(f"See [{page.removesuffix('.md')}]({page}).")
     return "\n\n".join(parts) + "\n"
 
 
@@ -218,8 +230,8 @@ def _command(words: str, command: click.Command, level: int) -> list[str]:
         for parameter in command.get_params(context)
         if (record := parameter.get_help_record(context)) is not None
     ]
-    table = ["| option | meaning |", "| --- | --- |"]
-    table += [_row(f"`{option}`", meaning) for option, meaning in records]
+    table = ["| option | description |", "| --- | --- |"]
+    table += [_row(f"`{option}`", description) for option, description in records]
     return [
         f"{'#' * level} {words}",
         f"```\n{usage}\n```",
@@ -229,12 +241,12 @@ def _command(words: str, command: click.Command, level: int) -> list[str]:
 
 
 def _paragraphs(text: str) -> Iterator[str]:
-    """A help text; what click is told not to wrap, by a backspace, is shown as it is."""
+    """Yield the paragraphs of a help text, with a code block for each that click does not wrap."""
     for paragraph in inspect.cleandoc(text).split("\n\n"):
-        kept = paragraph.removeprefix("\b\n")
-        yield paragraph if kept == paragraph else f"```\n{kept}\n```"
+        unwrapped = paragraph.removeprefix("\b\n")
+        yield paragraph if unwrapped == paragraph else f"```\n{unwrapped}\n```"
 
 
 def _row(*texts: str) -> str:
-    """A row of a table."""
+    """Return a row of a table."""
     return "| " + " | ".join(text.replace("|", "\\|") for text in texts) + " |"

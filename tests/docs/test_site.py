@@ -1,4 +1,4 @@
-"""The documentation site, built as CI builds it."""
+"""The documentation site, built like in CI."""
 
 import importlib.util
 import re
@@ -19,7 +19,7 @@ pytest.importorskip("mkdocs", reason="mkdocs, of the extra `docs`, is not instal
 
 ROOT = Path(__file__).parents[2]
 LOADED = {"script": "src", "img": "src", "iframe": "src", "source": "src", "link": "href"}
-"""Elements with which a page loads something, and where they name it."""
+"""HTML elements that load a file, and their attribute with its URL."""
 
 spec = importlib.util.spec_from_file_location("docs_pages", ROOT / "scripts" / "docs_pages.py")
 docs_pages = importlib.util.module_from_spec(spec)
@@ -27,27 +27,27 @@ spec.loader.exec_module(docs_pages)
 
 
 class Page(HTMLParser):
-    """What a page links to, what it loads, and which places in it have a name."""
+    """Links, loaded files and anchors of a page."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
         self.links: list[str] = []
         self.loads: list[str] = []
-        self.places: set[str] = {""}
+        self.anchors: set[str] = {""}
         self.feed(text)
 
     def handle_starttag(self, tag, attrs):
-        given = dict(attrs)
-        self.places |= {given[key] for key in ("id", "name") if given.get(key)}
-        if tag == "a" and given.get("href"):
-            self.links.append(given["href"])
-        if given.get(LOADED.get(tag, "")):
-            self.loads.append(given[LOADED[tag]])
+        attributes = dict(attrs)
+        self.anchors |= {attributes[key] for key in ("id", "name") if attributes.get(key)}
+        if tag == "a" and attributes.get("href"):
+            self.links.append(attributes["href"])
+        if attributes.get(LOADED.get(tag, "")):
+            self.loads.append(attributes[LOADED[tag]])
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory) -> Path:
-    """The built site; a warning of mkdocs would end the build."""
+    """The built site; `--strict` turns a warning of mkdocs into an error."""
     folder = tmp_path_factory.mktemp("site")
     words = ["-m", "mkdocs", "build", "--quiet", "--strict", "--site-dir", folder]
     done = subprocess.run(
@@ -74,7 +74,7 @@ def test_no_link_is_dead(site, pages):
             start = site if parts.path.startswith("/") else path.parent
             target = (start / unquote(parts.path).lstrip("/")).resolve() if parts.path else path
             target = target / "index.html" if target.is_dir() else target
-            known = pages[target].places if target in pages else {""}
+            known = pages[target].anchors if target in pages else {""}
             if not target.is_file() or unquote(parts.fragment) not in known | {"__top"}:
                 dead.append(f"{path.relative_to(site)}: {link}")
     assert dead == []
@@ -87,17 +87,17 @@ def test_nothing_is_loaded_from_elsewhere(site, pages):
     for path in site.rglob("*.css"):
         text = path.read_text(encoding="utf-8")
         assert not re.search(r"(?:@import\s+|url\()[\"']?(?:https?:)?//", text), path
-    drawn = [path for path in pages if 'class="mermaid"' in path.read_text(encoding="utf-8")]
-    assert drawn == []  # the theme would fetch what draws it
+    diagrams = [path for path in pages if 'class="mermaid"' in path.read_text(encoding="utf-8")]
+    assert diagrams == []  # the theme would load the library for them
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_component_has_its_place(kind, site, pages):
+def test_every_component_has_an_anchor(kind, site, pages):
     register_builtins()
     path = site / "components" / kind / "index.html"
-    # Other tests register components of their own beside the built-in ones.
+    # Other tests register further components.
     built_in = [c for c in KINDS[kind].values() if c.builder.__module__.startswith("dltrain.")]
-    assert {component.name for component in built_in} <= pages[path].places
+    assert {component.name for component in built_in} <= pages[path].anchors
     text = path.read_text(encoding="utf-8")
     for component in built_in:
         for option in component.options:
@@ -105,19 +105,19 @@ def test_every_component_has_its_place(kind, site, pages):
 
 
 @pytest.mark.parametrize("verb", cli.commands)
-def test_every_verb_has_its_place(verb, site, pages):
-    assert f"dltrain-{verb}" in pages[site / "cli" / "index.html"].places
+def test_every_command_has_a_page(verb, site, pages):
+    assert f"dltrain-{verb}" in pages[site / "cli" / "index.html"].anchors
     page = site / docs_pages.VERB_PAGES.get(verb, f"{verb}.md").removesuffix(".md") / "index.html"
     assert f"dltrain {verb}" in page.read_text(encoding="utf-8")
 
 
-def test_every_public_name_is_explained(site):
+def test_every_public_name_is_documented(site):
     text = (site / "api" / "index.html").read_text(encoding="utf-8")
     missing = [name for name in dltrain.__all__ if not re.search(rf"\b{name}\b", text)]
     assert missing == []
 
 
-def test_a_component_s_page_shows_what_the_code_says():
+def test_the_page_of_a_component_shows_its_docstring():
     page = docs_pages.pages()["components/models.md"]
     section = page.split("\n## cnn\n")[1].split("\n## ")[0]
     assert "\nmodel: cnn\n" in section
@@ -125,5 +125,8 @@ def test_a_component_s_page_shows_what_the_code_says():
         '| `activation` | sigmoid, tanh, relu, gelu or silu | `"relu"` | '
         "Nonlinearity of each stage. |" in section
     )
-    assert "**Refused where:** The samples are not pictures" in section
+    (errors,) = [line for line in section.splitlines() if line.startswith("**Errors:** ")]
+    assert errors.startswith("**Errors:** The samples are not images")
+    assert "Example" not in errors
+    assert "\n```pycon\n>>> import torch\n" in section
     assert "`configs/mnist_cnn.yaml`" in section
