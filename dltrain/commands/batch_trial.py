@@ -115,8 +115,8 @@ def _steps(plan: Plan, experiment: Experiment, data: Data, runtime: Runtime) -> 
     """Take steps, evaluate a batch, and copy the state for a checkpoint, as training does."""
     experiment = plan.apply(experiment)
     task = build_task(experiment, data.spec, runtime)
-    with tempfile.TemporaryDirectory() as place:
-        trainer = build_trainer(experiment, data, task, runtime, CheckpointStore(Path(place)))
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = build_trainer(experiment, data, task, runtime, CheckpointStore(Path(folder)))
         task.model.train()
         trainer.total_steps = max(trainer.total_steps, plan.steps + 1)  # schedules end there
         batches = trainer.batches()
@@ -162,12 +162,12 @@ def trials_in_processes(experiment: Experiment, plugins: Sequence[str | Path]) -
     """Return a function that runs each trial in a process of its own."""
 
     def run(plan: Plan) -> tuple[Trial, int | None]:
-        with tempfile.TemporaryDirectory() as place:
-            config = Path(place) / "config.yaml"
+        with tempfile.TemporaryDirectory() as folder:
+            config = Path(folder) / "config.yaml"
             config.write_text(experiment.to_yaml(), encoding="utf-8")
-            words = [str(config), json.dumps(asdict(plan)), *map(str, plugins)]
+            arguments = [str(config), json.dumps(asdict(plan)), *map(str, plugins)]
             ended = subprocess.run(  # noqa: S603
-                [sys.executable, "-m", "dltrain.commands.batch_trial", *words],
+                [sys.executable, "-m", "dltrain.commands.batch_trial", *arguments],
                 capture_output=True,
                 check=False,
                 text=True,
@@ -188,9 +188,9 @@ def trials_in_processes(experiment: Experiment, plugins: Sequence[str | Path]) -
     return run
 
 
-def _trial_process(config: str, words: str, *plugins: str) -> None:
+def _trial_process(config: str, plan_json: str, *plugins: str) -> None:
     """Run a trial in this process, and print its result as JSON."""
-    plan, has_data = Plan(**json.loads(words)), threading.Event()
+    plan, has_data = Plan(**json.loads(plan_json)), threading.Event()
     assert plan.memory_bytes is not None
     threading.Thread(target=_guard, args=(plan.memory_bytes, has_data), daemon=True).start()
     try:

@@ -53,7 +53,7 @@ def diagnose_data(data: Data, experiment: Experiment) -> list[Finding]:
             Finding(
                 "duplicate inputs",
                 f"{fraction:.0%} of {len(train.hashes)} training samples are copies of others: "
-                "the data says less than its size",
+                "the data has less information than its size suggests",
             )
         )
     for name, other in samples.items():
@@ -143,7 +143,7 @@ def _labels(samples: dict[str, _Samples], num_classes: int) -> list[Finding]:
                 wrong = low if low < 0 else high
                 message = (
                     f"the {name} split has a label {wrong}, and there are {num_classes} classes, "
-                    f"0 to {num_classes - 1}: training will fail or count it wrongly"
+                    f"0 to {num_classes - 1}: training will fail, or metrics will be wrong"
                 )
                 return [Finding("labels", message)]
     return []
@@ -172,17 +172,17 @@ def _constant_inputs(train: _Samples, table: TableInputs | None) -> list[Finding
         return []
     same = train.minimum == train.maximum
     if bool(same.all()):
-        message = "all training inputs are the same: there is nothing to tell them apart by"
+        message = "all training inputs are the same: the model can't distinguish them"
         return [Finding("constant inputs", message)]
     if table is None:
         return []
-    names, place = [], 0
+    names, start = [], 0
     for column in table.columns:
-        if bool(same[place : place + column.width].all()):
+        if bool(same[start : start + column.width].all()):
             names.append(column.name)
-        place += column.width
+        start += column.width
     if not names:
         return []
     listed = ", ".join(repr(name) for name in names)
-    message = f"the same value in all training rows: {listed}; such a column says nothing"
+    message = f"the same value in all training rows: {listed}; such a column has no information"
     return [Finding("constant inputs", message)]

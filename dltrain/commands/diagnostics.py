@@ -34,7 +34,9 @@ def diagnose_model(task: Task, data: Data, runtime: Runtime, batch_size: int) ->
         unused = [name for name, p in trained if p.grad is None]
         dead = _dead_layers({name: p.grad for name, p in trained if p.grad is not None})
         if unused:
-            message = f"the loss does not depend on {_listed(unused)}: training leaves them as is"
+            message = (
+                f"the loss does not depend on {_listed(unused)}: training does not change them"
+            )
             findings.append(Finding("unused parameters", message))
         if dead:
             message = (
@@ -101,7 +103,7 @@ def diagnose_initial_loss(task: Task, data: Data, initial_loss: float) -> list[F
     if guess / 2 <= initial_loss <= 1.5 * guess + 0.5:
         return []
     why = (
-        "outputs begin too large: are inputs normalised, and the last layer's weights small?"
+        "initial outputs are too large: are inputs normalized, and the last layer's weights small?"
         if initial_loss > guess
         else "the model knows the answer before it is trained: is the target among the inputs?"
     )

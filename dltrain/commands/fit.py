@@ -45,7 +45,7 @@ from dltrain.training.trainer import Trainer
 
 
 @dataclass(frozen=True)
-class Inputs:
+class TrainingInputs:
     """Runtime and data of a run that is about to train.
 
     Attributes:
@@ -89,13 +89,13 @@ def training_process_group(experiment: Experiment) -> Iterator[ProcessGroup]:
         yield process_group
 
 
-def read_inputs(
+def read_training_inputs(
     experiment: Experiment,
     process_group: ProcessGroup,
     *,
     quiet: bool,
     recorded_folder: str | None = None,
-) -> Inputs:
+) -> TrainingInputs:
     """Find the device and read the data; the first rank of each machine may have to download it.
 
     Args:
@@ -121,7 +121,7 @@ def read_inputs(
         data = build_data(experiment, runtime, warn, recorded_folder)
     _refuse_unlike(process_group, {"the data's fingerprint": fingerprint(data)[:12]})
     seconds = time.perf_counter() - started
-    return Inputs(experiment.data.name, runtime, data, notices, seconds)
+    return TrainingInputs(experiment.data.name, runtime, data, notices, seconds)
 
 
 def _refuse_unlike(process_group: ProcessGroup, facts: Mapping[str, str]) -> None:
@@ -139,7 +139,7 @@ def print_unless_quiet(text: str, quiet: bool) -> None:
 
 
 def open_loggers(
-    stack: ExitStack, run: Run, experiment: Experiment, inputs: Inputs, quiet: bool
+    stack: ExitStack, run: Run, experiment: Experiment, inputs: TrainingInputs, quiet: bool
 ) -> list[Logger]:
     """Open the run's own loggers, on the first rank only; the first of them writes the log.
 

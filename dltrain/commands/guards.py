@@ -68,8 +68,8 @@ def disk_errors(run: Run) -> Iterator[None]:
 
 def restart_hint(run: Run) -> str:
     """Return the command that restarts a run without a checkpoint."""
-    words = ["dltrain train", shlex.quote(str(run.config_path)), run.plugin_options()]
-    return f"restart with: {' '.join(filter(None, words))}"
+    command = ["dltrain train", shlex.quote(str(run.config_path)), run.plugin_options()]
+    return f"restart with: {' '.join(filter(None, command))}"
 
 
 @contextmanager

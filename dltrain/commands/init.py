@@ -163,8 +163,8 @@ def _check(content: str, name: str) -> Check:
 def _schema_line(config: Path) -> list[str]:
     """Return the comment that names the schema, if it lies beside the config or above it."""
     folder = config.absolute().parent
-    for place in (folder, *folder.parents):
-        if (place / SCHEMA).is_file():
-            relative = os.path.relpath(place / SCHEMA, folder)
+    for parent in (folder, *folder.parents):
+        if (parent / SCHEMA).is_file():
+            relative = os.path.relpath(parent / SCHEMA, folder)
             return [f"{_SCHEMA_COMMENT} $schema={relative}"]
     return []

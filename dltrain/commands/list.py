@@ -129,11 +129,11 @@ def type_name(annotation: Any) -> str:
 
 def _bounds(metadata: tuple[Any, ...]) -> list[str]:
     signs = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
-    found = []
+    bounds = []
     for item in metadata:
         for constraint in getattr(item, "metadata", [item]):
             for attribute, sign in signs.items():
                 bound = getattr(constraint, attribute, None)
                 if bound is not None:
-                    found.append(f"{sign} {bound}")
-    return found
+                    bounds.append(f"{sign} {bound}")
+    return bounds

@@ -93,8 +93,8 @@ def profile(
     runtime = build_runtime(experiment)
     data = build_data(experiment, runtime, print_warning)
     task = build_task(experiment, data.spec, runtime)
-    with tempfile.TemporaryDirectory() as place:
-        folder = Path(place)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
         metrics = MetricsFile(folder / "metrics.jsonl")
         board = TensorBoard(folder / "tensorboard", "", {}, lambda: next(data.train.batches(1)))
         loggers = [metrics, board] if experiment.recording.tensorboard else [metrics]

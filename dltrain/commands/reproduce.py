@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dltrain.checkpoints.loading import load_checkpoint
 from dltrain.checkpoints.snapshot import num_bytes
-from dltrain.commands.fit import Inputs, read_inputs, training_process_group
+from dltrain.commands.fit import TrainingInputs, read_training_inputs, training_process_group
 from dltrain.commands.resume import resume_run
 from dltrain.commands.train import existing_run, start_run
 from dltrain.config import LENGTH, ROUNDING, Experiment
@@ -143,7 +143,9 @@ def reproduce(
         if existing is not None and has_checkpoint:
             summary = resume_run(existing, experiment, process_group, quiet=quiet)
         else:
-            inputs = read_inputs(experiment, process_group, quiet=quiet, recorded_folder=folder)
+            inputs = read_training_inputs(
+                experiment, process_group, quiet=quiet, recorded_folder=folder
+            )
             more, notes = _input_changes(run, experiment, record, inputs, plugins)
             changes += more
             if changes and exact:
@@ -189,7 +191,7 @@ def _input_changes(
     run: Run,
     experiment: Experiment,
     record: dict[str, Any],
-    inputs: Inputs,
+    inputs: TrainingInputs,
     plugins: Sequence[Path],
 ) -> tuple[list[str], list[str]]:
     """Compare data, code and environment with those of the original.
@@ -222,13 +224,13 @@ def _input_changes(
 def _compare_scalars(original: Run, again: Run) -> tuple[int, list[ScalarDifference]]:
     """Return the number of values, and those that differ in any bit, in recorded order."""
     before, now = _values(original), _values(again)
-    places = dict.fromkeys([*before, *now])
+    keys = dict.fromkeys([*before, *now])
     differing = [
-        ScalarDifference(*place, before.get(place), now.get(place))
-        for place in places
-        if place not in before or place not in now or _bits(before[place]) != _bits(now[place])
+        ScalarDifference(*key, before.get(key), now.get(key))
+        for key in keys
+        if key not in before or key not in now or _bits(before[key]) != _bits(now[key])
     ]
-    return len(places), differing
+    return len(keys), differing
 
 
 def _values(run: Run) -> dict[tuple[str, int], float | None]:

@@ -15,7 +15,7 @@ from dltrain.commands.fit import (
     log_message,
     open_loggers,
     print_unless_quiet,
-    read_inputs,
+    read_training_inputs,
     training_process_group,
 )
 from dltrain.commands.guards import disk_errors, restart_hint
@@ -91,7 +91,7 @@ def resume_run(
             _newest(run, checkpoints, process_group)  # fails before the data is read
         record = process_group.broadcast_object(run.record)
         refuse_changed_config(experiment, record, (*ROUNDING, *LENGTH))
-        inputs = read_inputs(
+        inputs = read_training_inputs(
             experiment, process_group, quiet=quiet, recorded_folder=record["data_folder"]
         )
         data = inputs.data_record()

@@ -90,11 +90,18 @@ def sweep(
             return _outcome(search)
     with closing(_search(plan, run_dir, Path(space), quiet)) as search:
         _warn_of_changed_code(search, quiet)
-        words = ["sweep", str(config), str(space), *overrides, "--run-dir", str(search.directory)]
-        words += [word for path in plugins for word in ("--plugin", str(path))]
-        words += ["--worker", *(["--quiet"] if quiet else [])]
+        arguments = [
+            "sweep",
+            str(config),
+            str(space),
+            *overrides,
+            "--run-dir",
+            str(search.directory),
+        ]
+        arguments += [word for path in plugins for word in ("--plugin", str(path))]
+        arguments += ["--worker", *(["--quiet"] if quiet else [])]
         try:
-            run_workers(words, min(jobs, plan.trials))
+            run_workers(arguments, min(jobs, plan.trials))
         except (RunError, InterruptedRunError) as error:
             error.add_note("resume with the same command")
             raise

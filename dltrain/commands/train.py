@@ -10,11 +10,11 @@ from typing import Any
 
 from dltrain.build import build_task, build_trainer
 from dltrain.commands.fit import (
-    Inputs,
+    TrainingInputs,
     fit,
     log_message,
     open_loggers,
-    read_inputs,
+    read_training_inputs,
     training_process_group,
 )
 from dltrain.commands.guards import disk_errors
@@ -67,7 +67,7 @@ def train(
         existing, has_checkpoint = existing_run(experiment, run_dir, process_group)
         if existing is not None and has_checkpoint:
             return resume_run(existing, experiment, process_group, quiet=quiet, loggers=loggers)
-        inputs = read_inputs(experiment, process_group, quiet=quiet)
+        inputs = read_training_inputs(experiment, process_group, quiet=quiet)
         return start_run(
             experiment,
             inputs,
@@ -126,7 +126,7 @@ def _find_existing(
 
 def start_run(
     experiment: Experiment,
-    inputs: Inputs,
+    inputs: TrainingInputs,
     existing: Run | None,
     *,
     run_dir: str | Path | None,

@@ -89,25 +89,25 @@ def tune_lr(
         names = ", ".join(phase.name for phase in task.phases)
         raise UsageError(f"a range test is for one learning rate, and this task has {names}")
     task.phases = tuple(replace(phase, schedule=lambda _: 1.0) for phase in task.phases)
-    with tempfile.TemporaryDirectory() as place:
-        trainer = build_trainer(experiment, data, task, runtime, CheckpointStore(Path(place)))
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = build_trainer(experiment, data, task, runtime, CheckpointStore(Path(folder)))
         configured = task.phases[0].optimizers[0].param_groups[0]["lr"]
         factor = (highest / lowest) ** (1 / max(1, steps - 1))
         rates = [lowest * factor**number for number in range(steps)]
         untrained = _untrained(trainer, steps)
         losses = _losses(trainer, [rate / configured for rate in rates])
-    # Batches differ, and so do their losses: each is compared with the untrained model's.
+    # Losses differ between batches, so each is compared with the untrained model's loss.
     pairs = zip(losses, untrained, strict=False)
-    shares = [1 - (before - loss) / (abs(before) or 1.0) for loss, before in pairs]
-    found = min(range(len(shares)), key=shares.__getitem__) if shares else 0
-    # Where the loss still falls at the highest rate, its lowest point has not been seen.
-    enough = FALLEN if found < steps - 1 else FALLEN_AT_END
-    if not shares or shares[found] > enough:
-        raise RunError(_no_fall(experiment, rates, losses, shares, data.spec.num_classes == 0))
-    suggestion = _one_digit(rates[found] / SAFETY)
+    fractions = [1 - (before - loss) / (abs(before) or 1.0) for loss, before in pairs]
+    best = min(range(len(fractions)), key=fractions.__getitem__) if fractions else 0
+    # If the loss still falls at the highest rate, its minimum is beyond the range.
+    threshold = FALLEN if best < steps - 1 else FALLEN_AT_END
+    if not fractions or fractions[best] > threshold:
+        raise RunError(_no_fall(experiment, rates, losses, fractions, data.spec.num_classes == 0))
+    suggestion = _one_digit(rates[best] / SAFETY)
     rates = rates[: len(losses)]
     write_atomically(Path(page), _page(rates, losses, suggestion, configured).encode())
-    return LearningRate(suggestion, rates[found], rates, losses, configured, str(page))
+    return LearningRate(suggestion, rates[best], rates, losses, configured, str(page))
 
 
 def _untrained(trainer: Trainer, steps: int) -> list[float]:
