@@ -75,7 +75,7 @@ class MicroBatches:
             failed = min(state.micro_batch or len(batch), len(batch))
             if failed == 1:
                 raise RunError(
-                    "out of memory with a micro-batch of one sample; use a smaller model"
+                    "out of memory with a single sample; make the model or its inputs smaller"
                 )
             state.micro_batch = failed // 2
             self.warn(f"out of memory: continuing with micro-batches of {state.micro_batch}")

@@ -69,7 +69,10 @@ CONFIG_OF_GREEDY = {
             ["train.micro_batch=1"],
             "step 1: out of memory on cpu; make the model or its inputs smaller",
         ),
-        (["train.micro_batch=auto"], "out of memory with a micro-batch of one sample"),
+        (
+            ["train.micro_batch=auto"],
+            "out of memory with a single sample; make the model or its inputs smaller",
+        ),
         (
             ["train.micro_batch=auto", "model.training=false"],
             "the evaluation after step 4: out of memory on cpu; try a "
