@@ -107,9 +107,9 @@ class BinaryCrossEntropy(Loss):
         """Return the loss of each sample, (batch,)."""
         outputs = at_least_float32(outputs)
         # The target of a single output is the class itself, 0 or 1; of several, a one-hot row.
-        wanted = targets[:, None] if self.num_outputs == 1 else F.one_hot(targets, self.num_outputs)
+        labels = targets[:, None] if self.num_outputs == 1 else F.one_hot(targets, self.num_outputs)
         losses = F.binary_cross_entropy_with_logits(
-            outputs, wanted.to(outputs.dtype), reduction="none"
+            outputs, labels.to(outputs.dtype), reduction="none"
         )
         return losses.mean(dim=1)
 

@@ -17,7 +17,7 @@ from dltrain.metrics.ratio import NAN
 
 
 @dataclass(frozen=True)
-class Judged:
+class JudgeOutputs:
     """Outputs of a classifier for samples.
 
     Attributes:
@@ -33,7 +33,7 @@ class GeneratorMetric(ABC):
     """Base class of metrics of a generator: sums over samples, independent of the batch size.
 
     Attributes:
-        scalars: The name of each scalar that `compute` gives, and whether higher is better.
+        scalars: The name of each scalar that `compute` returns, and whether higher is better.
     """
 
     scalars: Mapping[str, bool]
@@ -43,7 +43,7 @@ class GeneratorMetric(ABC):
         """Reset all sums."""
 
     @abstractmethod
-    def update(self, fake: Judged, real: Judged) -> None:
+    def update(self, fake: JudgeOutputs, real: JudgeOutputs) -> None:
         """Add a batch of fake and as many real samples."""
 
     @abstractmethod
@@ -59,7 +59,7 @@ class ClassifierConfidence(GeneratorMetric):
         >>> from dltrain.core.data_spec import DataSpec, TableInputs
         >>> metric = ClassifierConfidence(DataSpec((4,), 1, TableInputs(())))
         >>> probabilities = torch.tensor([[0.75, 0.25], [0.5, 0.5]])
-        >>> fake = Judged(probabilities, features=torch.eye(2))
+        >>> fake = JudgeOutputs(probabilities, features=torch.eye(2))
         >>> metric.update(fake, real=fake)
         >>> metric.compute()
         {'classifier_confidence': 0.625}
@@ -76,7 +76,7 @@ class ClassifierConfidence(GeneratorMetric):
         self._total: Tensor | float = 0.0
         self._count = 0
 
-    def update(self, fake: Judged, real: Judged) -> None:
+    def update(self, fake: JudgeOutputs, real: JudgeOutputs) -> None:
         """See `GeneratorMetric`."""
         self._total = self._total + fake.probabilities.max(dim=1).values.sum()
         self._count += len(fake.probabilities)
@@ -100,7 +100,7 @@ class ClassCoverage(GeneratorMetric):
         >>> from dltrain.core.data_spec import DataSpec, TableInputs
         >>> metric = ClassCoverage(DataSpec((4,), 1, TableInputs(())))
         >>> probabilities = torch.tensor([[0.75, 0.25], [0.5, 0.5]])
-        >>> fake = Judged(probabilities, features=torch.eye(2))
+        >>> fake = JudgeOutputs(probabilities, features=torch.eye(2))
         >>> metric.update(fake, real=fake)
         >>> metric.compute()
         {'class_coverage': 0.5, 'smallest_class_share': 0.0, 'largest_class_share': 1.0}
@@ -120,7 +120,7 @@ class ClassCoverage(GeneratorMetric):
         """See `GeneratorMetric`."""
         self._counts: Tensor | int = 0
 
-    def update(self, fake: Judged, real: Judged) -> None:
+    def update(self, fake: JudgeOutputs, real: JudgeOutputs) -> None:
         """See `GeneratorMetric`."""
         num_classes = fake.probabilities.shape[1]
         classes = predicted_classes(fake.probabilities)
@@ -155,8 +155,8 @@ class FrechetDistance(GeneratorMetric):
         >>> from dltrain.core.data_spec import DataSpec, TableInputs
         >>> metric = FrechetDistance(DataSpec((4,), 1, TableInputs(())))
         >>> probabilities = torch.tensor([[0.75, 0.25], [0.5, 0.5]])
-        >>> fake = Judged(probabilities, features=torch.eye(2))
-        >>> metric.update(fake, real=Judged(probabilities, features=1 + torch.eye(2)))
+        >>> fake = JudgeOutputs(probabilities, features=torch.eye(2))
+        >>> metric.update(fake, real=JudgeOutputs(probabilities, features=1 + torch.eye(2)))
         >>> round(metric.compute()["frechet_distance"], 3)
         2.0
     """
@@ -171,7 +171,7 @@ class FrechetDistance(GeneratorMetric):
         """See `GeneratorMetric`."""
         self._fake, self._real = Moments(), Moments()
 
-    def update(self, fake: Judged, real: Judged) -> None:
+    def update(self, fake: JudgeOutputs, real: JudgeOutputs) -> None:
         """See `GeneratorMetric`."""
         self._fake.add(fake.features)
         self._real.add(real.features)

@@ -142,8 +142,8 @@ class Autoencoder(Task):
             predictions = self.loss_function.predict(outputs)
             for metric in self.metrics:
                 metric.update(predictions, inputs)
-            wanted = slice(max(0, self._num_images - count))
-            shown.append(torch.stack([inputs[wanted], outputs[wanted].to(inputs)]))
+            missing = slice(max(0, self._num_images - count))
+            shown.append(torch.stack([inputs[missing], outputs[missing].to(inputs)]))
             count += len(inputs)
         require_weight(count)
         values = {"loss": float(total) / count}

@@ -19,7 +19,7 @@ from dltrain.core.task import Figure, Phase, Task, TaskContext
 from dltrain.data.seeding import key, normal, uniform
 from dltrain.losses.adversarial import AdversarialLoss
 from dltrain.losses.supervised import at_least_float32
-from dltrain.metrics.generation import GeneratorMetric, Judged
+from dltrain.metrics.generation import GeneratorMetric, JudgeOutputs
 from dltrain.models.gan import Adversaries
 from dltrain.tasks import figures
 from dltrain.tasks.common import computed, require_weight, scalars_of
@@ -154,10 +154,10 @@ class Gan(Task):
                 judged = self._gathered(batch, fake), self._gathered(batch, batch.inputs)
                 for metric in self.metrics:
                     metric.update(*judged)
-            wanted = max(0, self._num_images - count)
-            if wanted:
-                (made,) = self.process_group.all_gather(batch, fake[:wanted])
-                shown.append(made[:wanted])
+            num_missing = max(0, self._num_images - count)
+            if num_missing:
+                (generated,) = self.process_group.all_gather(batch, fake[:num_missing])
+                shown.append(generated[:num_missing])
             count += len(rows[0])
         require_weight(count)
         if self._num_images:
@@ -171,11 +171,13 @@ class Gan(Task):
         }
         return values | computed(self.metrics)
 
-    def _gathered(self, batch: Batch, samples: Tensor) -> Judged:
+    def _gathered(self, batch: Batch, samples: Tensor) -> JudgeOutputs:
         """Return the classifier's outputs for the samples of all ranks."""
         assert self.judge is not None
         judged = self.judge(samples)
-        return Judged(*self.process_group.all_gather(batch, judged.probabilities, judged.features))
+        return JudgeOutputs(
+            *self.process_group.all_gather(batch, judged.probabilities, judged.features)
+        )
 
     def figures(self) -> list[Figure]:
         """Return the samples that the last evaluation generated."""

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from dltrain.core.data_spec import ImageInputs
 from dltrain.core.errors import DltrainError, OptionError
 from dltrain.core.task import TaskContext
-from dltrain.metrics.generation import Judged
+from dltrain.metrics.generation import JudgeOutputs
 from dltrain.tasks.embedding import last_linear
 
 
@@ -49,12 +49,12 @@ class Judge:
     def _keep(self, layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         self._features = inputs[0]
 
-    def __call__(self, samples: Tensor) -> Judged:
+    def __call__(self, samples: Tensor) -> JudgeOutputs:
         """Return outputs for samples, (batch, *input_shape), normalized as the data of the task."""
         with torch.autocast(samples.device.type, enabled=False):
             samples = samples * self._scale.to(samples) + self._shift.to(samples)
             probabilities = self._predict(samples)
-        return Judged(probabilities, self._features)
+        return JudgeOutputs(probabilities, self._features)
 
 
 def _change_of_scale(one: object, other: object) -> tuple[Tensor, Tensor]:

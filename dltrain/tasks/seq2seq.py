@@ -159,10 +159,10 @@ class Seq2Seq(Task):
         return text_of(self.inputs, list(takewhile(lambda number: number not in ends, numbers)))
 
     def _show(self, inputs: Tensor, written: Tensor, targets: Tensor) -> None:
-        for source, given, wanted in zip(inputs, written, targets, strict=True):
+        for source, output, target in zip(inputs, written, targets, strict=True):
             if len(self._shown) == self._num_shown:
                 return
-            texts = [self._text(row.tolist()) for row in (source, given, wanted)]
+            texts = [self._text(row.tolist()) for row in (source, output, target)]
             verdict = "right" if texts[1] == texts[2] else f"expected {texts[2]}"
             self._shown.append(f"| {texts[0]} | {texts[1]} | {verdict} |")
 

@@ -1,4 +1,4 @@
-"""What a component's builder returned, checked; what torch and functions give is adapted."""
+"""Build the components of a config: check what builders return, adapt objects of torch."""
 
 from __future__ import annotations
 
@@ -60,10 +60,10 @@ def build_at(experiment: Experiment, path: str, build: Callable[[], Any]) -> Any
 
 
 def make_data(choice: Choice, context: DataContext) -> Data:
-    """Build data; see `data.torch_datasets.as_data` for what is adapted.
+    """Build data; see `data.torch_datasets.as_data` for the types that it adapts.
 
     Raises:
-        UsageError: The builder returned something else.
+        UsageError: The builder returned another type.
     """
     built = _build(choice, context)
     place = definition_of(choice.component.builder)
@@ -84,10 +84,10 @@ def make_data(choice: Choice, context: DataContext) -> Data:
 
 
 def make_loss(choice: Choice, spec: DataSpec) -> nn.Module:
-    """Build a loss; see `losses.adapted.as_loss` for what is adapted.
+    """Build a loss; see `losses.adapted.as_loss` for the types that it adapts.
 
     Raises:
-        UsageError: The builder returned something else.
+        UsageError: The builder returned another type.
     """
     built = _build(choice, spec)
     if isinstance(built, Loss | AdversarialLoss):
@@ -104,7 +104,7 @@ def make_model(choice: Choice, spec: DataSpec) -> nn.Module:
     """Build a model.
 
     Raises:
-        UsageError: The builder returned no module, or one with parameters of unknown shape.
+        UsageError: The builder did not return a module, or one with parameters of unknown shape.
     """
     built = _build(choice, spec)
     if not isinstance(built, nn.Module):
@@ -117,10 +117,10 @@ def make_model(choice: Choice, spec: DataSpec) -> nn.Module:
 
 
 def make_metric(choice: Choice, spec: DataSpec) -> Metric | GeneratorMetric:
-    """Build a metric; see `metrics.adapted.as_metric` for what is adapted.
+    """Build a metric; see `metrics.adapted.as_metric` for the types that it adapts.
 
     Raises:
-        UsageError: The builder returned something else.
+        UsageError: The builder returned another type.
     """
     built = _build(choice, spec)
     if isinstance(built, GeneratorMetric):
@@ -136,14 +136,14 @@ def make_metric(choice: Choice, spec: DataSpec) -> Metric | GeneratorMetric:
 
 
 def make_optimizers(choice: Choice, module: nn.Module) -> tuple[Optimizer, ...]:
-    """Build the optimizers of a phase: usually one.
+    """Build the optimizers of a phase, usually one.
 
     Raises:
-        UsageError: The builder returned something else.
+        UsageError: The builder returned another type.
     """
     built = _build(choice, module)
     optimizers = built if isinstance(built, tuple) else (built,)
-    if not optimizers or not all(isinstance(one, Optimizer) for one in optimizers):
+    if not optimizers or not all(isinstance(optimizer, Optimizer) for optimizer in optimizers):
         raise _wrong(choice, _type(built), "a torch.optim.Optimizer, or a tuple of them")
     return optimizers
 
@@ -152,7 +152,7 @@ def make_schedule(choice: Choice) -> Callable[[float], float]:
     """Build a schedule.
 
     Raises:
-        UsageError: The builder returned no function of progress, from 0 to 1, to a finite number.
+        UsageError: The builder did not return a function from progress to a finite number.
     """
     expected = "a function of progress, from 0 to 1, to a factor of the learning rate"
     built: Any = _build(choice)
@@ -165,13 +165,13 @@ def make_schedule(choice: Choice) -> Callable[[float], float]:
     return schedule
 
 
-def make_task(choice: Choice, parts: TaskContext) -> Task:
+def make_task(choice: Choice, context: TaskContext) -> Task:
     """Build a task.
 
     Raises:
-        UsageError: The builder returned no task, or one without a required attribute.
+        UsageError: The builder did not return a task, or one without a required attribute.
     """
-    built = _build(choice, parts)
+    built = _build(choice, context)
     if not isinstance(built, Task):
         raise _wrong(choice, _type(built), "a dltrain.Task")
     for name in ("model", "phases", "scalars"):
@@ -185,7 +185,7 @@ def make_task(choice: Choice, parts: TaskContext) -> Task:
 
 
 def _build(choice: Choice, *arguments: Any) -> Any:
-    """Call the builder; an error of the call itself, which has no line, gets the builder's."""
+    """Call the builder; an error of the call itself names the line of the builder."""
     builder = choice.component.builder
     try:
         return choice.build(*arguments)
@@ -196,7 +196,7 @@ def _build(choice: Choice, *arguments: Any) -> Any:
 
 
 def _adapted(choice: Choice, adapt: Callable[[], Any]) -> Any:
-    """Adapt what a builder returned; an error names the builder's line."""
+    """Adapt the result of a builder; an error names the line of the builder."""
     try:
         return adapt()
     except OptionError:
@@ -206,12 +206,12 @@ def _adapted(choice: Choice, adapt: Callable[[], Any]) -> Any:
         raise UsageError(f"{place}: {choice.component.kind} {choice.name!r}: {error}") from error
 
 
-def _wrong(choice: Choice, found: str, expected: str) -> UsageError:
-    """Describe a builder that returned something of a wrong type."""
+def _wrong(choice: Choice, received: str, expected: str) -> UsageError:
+    """Return an error for a builder that returned a wrong type."""
     place = definition_of(choice.component.builder)
     return UsageError(
         f"{place}: {choice.component.kind} {choice.name!r} must return {expected}; "
-        f"it returned {found}"
+        f"it returned {received}"
     )
 
 

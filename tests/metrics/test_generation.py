@@ -9,15 +9,17 @@ import torch
 import dltrain.metrics  # noqa: F401  (registers them)
 from dltrain.core.data_spec import DataSpec, ImageInputs
 from dltrain.core.registry import METRICS
-from dltrain.metrics.generation import Judged, Moments, frechet_distance
+from dltrain.metrics.generation import JudgeOutputs, Moments, frechet_distance
 
 SPEC = DataSpec((1, 4, 4), 1, ImageInputs((0.0,), (1.0,)), ("a", "b", "c"))
 
 
-def judged(*classes: int, features: torch.Tensor | None = None) -> Judged:
+def judged(*classes: int, features: torch.Tensor | None = None) -> JudgeOutputs:
     """Certain of these classes."""
     probabilities = torch.eye(4)[list(classes)]
-    return Judged(probabilities, torch.zeros(len(classes), 2) if features is None else features)
+    return JudgeOutputs(
+        probabilities, torch.zeros(len(classes), 2) if features is None else features
+    )
 
 
 def moments(samples: torch.Tensor) -> Moments:
@@ -62,7 +64,9 @@ def test_batches_can_be_cut_anywhere(name):
     metric = METRICS[name].builder(SPEC)
     generator = torch.Generator().manual_seed(2)
     both = [
-        Judged(torch.rand(57, 4, generator=generator), torch.randn(57, 3, generator=generator))
+        JudgeOutputs(
+            torch.rand(57, 4, generator=generator), torch.randn(57, 3, generator=generator)
+        )
         for _ in range(2)
     ]
     assert all(math.isnan(value) for value in metric.compute().values())
@@ -71,7 +75,7 @@ def test_batches_can_be_cut_anywhere(name):
         metric.reset()
         for start in range(0, 57, size):
             part = slice(start, start + size)
-            metric.update(*(Judged(j.probabilities[part], j.features[part]) for j in both))
+            metric.update(*(JudgeOutputs(j.probabilities[part], j.features[part]) for j in both))
         results.append(metric.compute())
     assert results[0].keys() == metric.scalars.keys()
     for other in results[1:]:
@@ -81,7 +85,7 @@ def test_batches_can_be_cut_anywhere(name):
 def test_confidence_is_the_mean_of_the_highest_probability():
     metric = METRICS["classifier_confidence"].builder(SPEC)
     probabilities = torch.tensor([[0.5, 0.25, 0.25], [0.1, 0.1, 0.8]])
-    metric.update(Judged(probabilities, torch.zeros(2, 1)), judged(0, 1))
+    metric.update(JudgeOutputs(probabilities, torch.zeros(2, 1)), judged(0, 1))
     assert metric.compute() == {"classifier_confidence": pytest.approx(0.65)}
 
 

@@ -14,7 +14,7 @@ from dltrain.core.data_spec import Column, DataSpec, TableInputs
 from dltrain.core.errors import UsageError
 from dltrain.core.protocols import Metric
 from dltrain.core.registry import METRICS
-from dltrain.metrics.generation import GeneratorMetric, Judged
+from dltrain.metrics.generation import GeneratorMetric, JudgeOutputs
 
 NAMES = ("ant", "bee", "cat", "dog", "elk")
 INPUTS = TableInputs((Column("x"),))
@@ -209,10 +209,10 @@ def test_the_confusion_matrix_leaves_out_samples_whose_scores_are_nan() -> None:
 
 def test_what_a_judge_cannot_tell_of_made_samples_is_nan() -> None:
     generator = torch.Generator().manual_seed(0)
-    real = Judged(
+    real = JudgeOutputs(
         torch.rand(20, 5, generator=generator).softmax(1), torch.rand(20, 3, generator=generator)
     )
-    bad = Judged(real.probabilities.clone(), real.features.clone())
+    bad = JudgeOutputs(real.probabilities.clone(), real.features.clone())
     bad.probabilities[3] = math.nan
     bad.features[3] = math.nan
     for name in ("classifier_confidence", "class_coverage", "frechet_distance"):
