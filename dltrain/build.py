@@ -24,7 +24,7 @@ from dltrain.core.errors import RunError, UsageError, print_warning, shorten
 from dltrain.core.paths import data_folder
 from dltrain.core.protocols import Data, DataContext, ProcessGroup
 from dltrain.core.task import Phase, Task, TaskContext, TrainedModel, task_class
-from dltrain.data.seeding import key
+from dltrain.data.seeding import derive_seed
 from dltrain.data.tokenization import verify_tokenizer
 from dltrain.distributed.batch_norm import convert_batch_norm
 from dltrain.distributed.fsdp import apply_fsdp
@@ -181,7 +181,7 @@ def build_task(experiment: Experiment, spec: DataSpec, runtime: Runtime) -> Task
     task: Task = build_at(experiment, "task", lambda: make_task(experiment.task, context))
     set_random_state(random)  # a task may load another run's model, which draws random numbers
     if runtime.process_group.rank_slice.rank > 0:  # same weights, different dropout
-        seed_everything(key(experiment.seed, runtime.process_group.rank_slice.rank))
+        seed_everything(derive_seed(experiment.seed, runtime.process_group.rank_slice.rank))
     if experiment.train.compile:
         compile_task(task)
     names = [phase.name for phase in task.phases]

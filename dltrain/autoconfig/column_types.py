@@ -9,16 +9,16 @@ from dataclasses import dataclass
 from typing import Literal
 
 from dltrain.core.errors import shorten
-from dltrain.data.labels import no_number
-from dltrain.data.table import MISSING, number
+from dltrain.data.labels import find_non_number
+from dltrain.data.table import MISSING, parse_number
 
 Kind = Literal["number", "category", "text", "useless"]
 
-MOST_CATEGORIES = 50
+MAX_CATEGORIES = 50
 """Each becomes a feature of its own; more is one too many for a small table."""
-MOST_CLASSES = 20
+MAX_CLASSES = 20
 """Whole numbers of more values than this are no classes."""
-ROWS_A_CLASS = 5
+MIN_ROWS_PER_CLASS = 5
 """Whole numbers with fewer rows for each value are no classes either."""
 
 _IDENTIFIER = re.compile(
@@ -31,7 +31,7 @@ _DECIMAL_COMMA = re.compile(r"-?\d+,\d+")
 
 
 @dataclass(frozen=True)
-class Cells:
+class ColumnSummary:
     """A column.
 
     Attributes:
@@ -48,7 +48,7 @@ class Cells:
     counts: Counter[str]
     words: float
     missing: int
-    why: str = ""
+    reason: str = ""
 
     @property
     def distinct(self) -> int:
@@ -61,7 +61,7 @@ class Cells:
         return self.counts.total()
 
 
-def look_at(name: str, cells: Sequence[str], lines: Sequence[int]) -> Cells:
+def summarize_column(name: str, cells: Sequence[str], lines: Sequence[int]) -> ColumnSummary:
     """Says what a column holds.
 
     Args:
@@ -71,12 +71,12 @@ def look_at(name: str, cells: Sequence[str], lines: Sequence[int]) -> Cells:
     """
     counts = Counter(cell for cell in cells if cell.lower() not in MISSING)
     total = counts.total()
-    words = sum(_words(value) * count for value, count in counts.items()) / max(1, total)
+    words = sum(_count_words(value) * count for value, count in counts.items()) / max(1, total)
     kind, why = _kind(name, cells, counts, words, lines)
-    return Cells(name, kind, counts, words, len(cells) - total, why)
+    return ColumnSummary(name, kind, counts, words, len(cells) - total, why)
 
 
-def _words(text: str) -> int:
+def _count_words(text: str) -> int:
     """Words in a text; in scripts that put no space between them, characters."""
     return len(text.split()) + len(UNSPACED.findall(text))
 
@@ -90,31 +90,31 @@ def _kind(
     most, often = counts.most_common(1)[0]
     if distinct == 1 or (total >= 20 and total - often < 3):
         return "useless", f"is {shorten(most)!r} in {often:,} of {total:,} rows"
-    numbers = [value for value in map(number, counts) if value is not None]
-    if no_number(counts) is None:
-        return _number(name, numbers, total)
+    numbers = [value for value in map(parse_number, counts) if value is not None]
+    if find_non_number(counts) is None:
+        return _number_kind(name, numbers, total)
     if 0.8 * distinct < len(numbers) < distinct:
-        return "useless", _slip(cells, lines)
+        return "useless", _typo_reason(cells, lines)
     is_text = words >= 1.5 and distinct > total / 2
-    why = _useless_words(counts, is_text)
+    why = _useless_reason(counts, is_text)
     return ("useless" if why else "text" if is_text else "category"), why
 
 
-def _useless_words(counts: Counter[str], is_text: bool) -> str:
+def _useless_reason(counts: Counter[str], is_text: bool) -> str:
     """Why words say nothing; empty where they do."""
     total, distinct = counts.total(), len(counts)
     if sum(map(bool, map(_DECIMAL_COMMA.fullmatch, counts))) > distinct / 2:
         return f"has numbers with a decimal comma, such as {next(iter(counts))!r}: write a point"
     if all(map(_DATE.fullmatch, counts)):
         return "has dates; make numbers of them, such as the year, to learn from it"
-    if not is_text and (distinct > max(MOST_CATEGORIES, total / 2) or distinct == total >= 20):
+    if not is_text and (distinct > max(MAX_CATEGORIES, total / 2) or distinct == total >= 20):
         return f"has {distinct:,} different values in {total:,} rows: a name, it seems"
-    if not is_text and distinct > 4 * MOST_CATEGORIES:
+    if not is_text and distinct > 4 * MAX_CATEGORIES:
         return f"has {distinct:,} different values, too many for categories"
     return ""
 
 
-def _number(name: str, values: Sequence[float], total: int) -> tuple[Kind, str]:
+def _number_kind(name: str, values: Sequence[float], total: int) -> tuple[Kind, str]:
     """Whether numbers say something, or only count the rows."""
     if total < 10 or len(values) < total or not all(map(float.is_integer, values)):
         return "number", ""
@@ -125,24 +125,24 @@ def _number(name: str, values: Sequence[float], total: int) -> tuple[Kind, str]:
     return "number", ""
 
 
-def _slip(cells: Sequence[str], lines: Sequence[int]) -> str:
+def _typo_reason(cells: Sequence[str], lines: Sequence[int]) -> str:
     for line, cell in zip(lines, cells, strict=True):
-        if number(cell) is None and cell.lower() not in MISSING:
+        if parse_number(cell) is None and cell.lower() not in MISSING:
             return f"has numbers, but line {line} is {shorten(cell)!r}: mend it to learn from it"
     raise AssertionError("a column of numbers is none with a slip")
 
 
-def could_be_classes(cells: Cells) -> bool:
+def could_be_classes(cells: ColumnSummary) -> bool:
     """Whether a column is a plausible class to predict."""
     if cells.kind == "number":
-        values = [number(value) for value in cells.counts]
+        values = [parse_number(value) for value in cells.counts]
         if cells.distinct == 2:
             return True
         whole = all(value is not None and value.is_integer() for value in values)
-        return whole and cells.distinct <= min(MOST_CLASSES, cells.total / ROWS_A_CLASS)
+        return whole and cells.distinct <= min(MAX_CLASSES, cells.total / MIN_ROWS_PER_CLASS)
     return cells.kind == "category"
 
 
-def could_be_values(cells: Cells) -> bool:
+def could_be_values(cells: ColumnSummary) -> bool:
     """Whether a column is a plausible value to predict."""
     return cells.kind == "number" and cells.distinct > 2

@@ -10,13 +10,13 @@ from typing import Any
 from dltrain.config.dump import dump
 from dltrain.core.errors import shorten
 
-LINE = 100
+LINE_WIDTH = 100
 """Columns of a line; a reason that would make it longer stands above."""
-LONGEST_REASON = 400
+MAX_REASON_CHARACTERS = 400
 
 
 @dataclass(frozen=True)
-class Because:
+class Explained:
     """A value, and why it was chosen.
 
     Attributes:
@@ -26,8 +26,8 @@ class Because:
     """
 
     value: Any
-    why: str
-    instead: str = ""
+    reason: str
+    alternative: str = ""
 
 
 @dataclass(frozen=True)
@@ -61,23 +61,23 @@ def render(config: Mapping[str, Any], head: Sequence[str]) -> str:
 
 
 def _entry(key: str, given: Any) -> list[str]:
-    if not isinstance(given, Because):
-        given = Because(given, "")
-    value, why = given.value, given.why
-    if isinstance(value, Mapping) and any(isinstance(v, Because) for v in value.values()):
+    if not isinstance(given, Explained):
+        given = Explained(given, "")
+    value, why = given.value, given.reason
+    if isinstance(value, Mapping) and any(isinstance(v, Explained) for v in value.values()):
         options = [line for item in value.items() for line in _entry(*item)]
         return [*_comment(given), f"{key}:", *(f"  {line}" for line in options)]
     lines = dump({key: value}, inline=isinstance(value, Mapping)).splitlines()
     beside = f"{lines[0]}  # {_one_line(why)}"
-    if why and len(lines) == 1 and len(beside) <= LINE - 2:
+    if why and len(lines) == 1 and len(beside) <= LINE_WIDTH - 2:
         return [beside]
     return [*_comment(given), *lines]
 
 
-def _comment(given: Because) -> list[str]:
-    wrapped = textwrap.wrap(_one_line(given.why), LINE - 4, break_on_hyphens=False)
-    return [f"# {line}" for line in (*wrapped, given.instead) if line]
+def _comment(given: Explained) -> list[str]:
+    wrapped = textwrap.wrap(_one_line(given.reason), LINE_WIDTH - 4, break_on_hyphens=False)
+    return [f"# {line}" for line in (*wrapped, given.alternative) if line]
 
 
 def _one_line(text: str) -> str:
-    return shorten(text, LONGEST_REASON)
+    return shorten(text, MAX_REASON_CHARACTERS)

@@ -6,12 +6,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dltrain.autoconfig.column_types import Cells, could_be_classes, could_be_values
+from dltrain.autoconfig.column_types import ColumnSummary, could_be_classes, could_be_values
 from dltrain.core.errors import DataError, UsageError, shorten
 
-NAMES = {"target", "label", "labels", "class", "classes", "y", "outcome", "output", "response"}
+TARGET_NAMES = {
+    "target",
+    "label",
+    "labels",
+    "class",
+    "classes",
+    "y",
+    "outcome",
+    "output",
+    "response",
+}
 """Names, in lower case, that say that a column is the target."""
-LIKELY = {
+LIKELY_TARGET_NAMES = {
     *("category", "churn", "default", "diagnosis", "grade", "price", "quality", "rating"),
     *("result", "score", "sentiment", "species", "stars", "survived", "type", "value"),
 }
@@ -27,11 +37,11 @@ class Target:
         doubts: What else could be meant.
     """
 
-    cells: Cells
+    cells: ColumnSummary
     doubts: list[str]
 
 
-def find_target(path: Path, columns: Sequence[Cells], wanted: str | None) -> Target:
+def find_target(path: Path, columns: Sequence[ColumnSummary], wanted: str | None) -> Target:
     """The column that the user names, or the likeliest.
 
     Args:
@@ -51,9 +61,9 @@ def find_target(path: Path, columns: Sequence[Cells], wanted: str | None) -> Tar
         raise UsageError(f"--target: {path} has no column {wanted!r}; it has {names}")
     possible = [c for c in columns if could_be_classes(c) or could_be_values(c)]
     if not possible:
-        reasons = "; ".join(f"{shorten(c.name)!r} {c.why or 'is text'}" for c in columns)
+        reasons = "; ".join(f"{shorten(c.name)!r} {c.reason or 'is text'}" for c in columns)
         raise DataError(f"{path}: no column can be predicted: {shorten(reasons, 500)}")
-    for names in (NAMES, LIKELY):
+    for names in (TARGET_NAMES, LIKELY_TARGET_NAMES):
         named = [cells for cells in possible if cells.name.lower() in names]
         if len(named) == 1:
             return Target(named[0], [])
@@ -64,7 +74,7 @@ def find_target(path: Path, columns: Sequence[Cells], wanted: str | None) -> Tar
     return Target(possible[-1], [_doubt(possible[-1], possible, "is the last that can be one")])
 
 
-def _doubt(taken: Cells, possible: Sequence[Cells], why: str) -> str:
+def _doubt(taken: ColumnSummary, possible: Sequence[ColumnSummary], why: str) -> str:
     others = shorten(", ".join(c.name for c in possible if c is not taken), 200)
     return (
         f"the column to predict is a guess: {shorten(taken.name)!r} {why}; "

@@ -7,36 +7,39 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dltrain.autoconfig.column_types import MOST_CLASSES, UNSPACED, Cells, could_be_classes
-from dltrain.autoconfig.config_draft import Because, Suggestion
+from dltrain.autoconfig.column_types import MAX_CLASSES, UNSPACED, ColumnSummary, could_be_classes
+from dltrain.autoconfig.config_draft import Explained, Suggestion
 from dltrain.autoconfig.target import Target
 from dltrain.autoconfig.training import (
     classification,
-    how_long,
+    format_class_counts,
+    holdout_options,
+    model_selection,
     require_enough,
     require_samples,
-    splits,
-    stopping,
-    told_counts,
+    training_length,
 )
 from dltrain.core.data_spec import TextInputs
 from dltrain.core.errors import DataError, shorten
-from dltrain.data.labels import in_order
+from dltrain.data.labels import sorted_names
 from dltrain.data.sst2 import FILES as SST2_FILES
 from dltrain.data.sst2 import read_sst2
 from dltrain.data.table import Table
 from dltrain.data.tokenization import split_text
-from dltrain.data.utf8 import one_line_end, read_utf8
+from dltrain.data.utf8 import normalize_line_ends, read_utf8
 
-FEWEST_CHARACTERS = 2_000
-MOST_RARE = 0.15
+MIN_CHARACTERS = 2_000
+MAX_RARE_FRACTION = 0.15
 """Fraction of the tokens; where more is rare, rare tokens are what the texts consist of."""
-LONG_TEXT = 200
+LONG_TEXT_TOKENS = 200
 """Tokens; reading more than this one after another takes long."""
 
 
-def of_texts(
-    table: Table, reading: Mapping[str, str | None], columns: Sequence[Cells], target: Target
+def suggest_texts(
+    table: Table,
+    reading: Mapping[str, str | None],
+    columns: Sequence[ColumnSummary],
+    target: Target,
 ) -> Suggestion:
     """For texts with a class each.
 
@@ -53,12 +56,12 @@ def of_texts(
     names = [cells.name for cells in columns]
     texts = [" ".join(cells) for cells in zip(*map(table.column, names), strict=True)]
     require_samples(path, len(texts), "texts")
-    counts = _labels(table, target.cells)
-    told = told_counts(counts, "texts")
+    counts = _class_counts(table, target.cells)
+    told = format_class_counts(counts, "texts")
     data: dict[str, Any] = {
         "name": "text_csv",
         "path": str(path),
-        "text": Because(names, _joined(names)),
+        "text": Explained(names, _text_reason(names)),
         "label": label,
         **reading,
     }
@@ -66,7 +69,7 @@ def of_texts(
     return _suggestion(data, texts, counts, seen, doubts=target.doubts)
 
 
-def of_sst2(folder: Path) -> Suggestion:
+def suggest_sst2(folder: Path) -> Suggestion:
     """For files laid out as SST-2's, which have no header.
 
     Raises:
@@ -75,25 +78,25 @@ def of_sst2(folder: Path) -> Suggestion:
     train = read_sst2(folder / next(iter(SST2_FILES)))
     classes = Counter("positive" if target else "negative" for target in train.targets)
     counts = dict(sorted(classes.items()))
-    told = told_counts(counts, "texts")
+    told = format_class_counts(counts, "texts")
     data = {"name": "sst2", "root": str(folder)}
     seen = {"files": ", ".join(SST2_FILES), "label": told}
     return _suggestion(data, train.texts, counts, seen, apart=("validation", "test"))
 
 
-def _labels(table: Table, cells: Cells) -> dict[str, int]:
+def _class_counts(table: Table, cells: ColumnSummary) -> dict[str, int]:
     """Class to texts, in the source's order."""
-    if cells.kind == "number" and not could_be_classes(cells) and cells.distinct > MOST_CLASSES:
+    if cells.kind == "number" and not could_be_classes(cells) and cells.distinct > MAX_CLASSES:
         raise DataError(
             f"{table.path}: {cells.name!r} has {cells.distinct:,} different numbers, and texts are "
             "told apart by classes: name another column with --target, or make classes of it"
         )
     counts = Counter(cell for cell in table.column(cells.name) if cell)
     require_enough(f"{table.path}: column {cells.name!r}", counts, "texts")
-    return {name: counts[name] for name in in_order(counts)}
+    return {name: counts[name] for name in sorted_names(counts)}
 
 
-def _joined(names: Sequence[str]) -> str:
+def _text_reason(names: Sequence[str]) -> str:
     return "several columns are joined by a space" if len(names) > 1 else "the column with the text"
 
 
@@ -116,32 +119,32 @@ def _suggestion(
         apart: Splits that are not cut.
         doubts: See `Suggestion`.
     """
-    cut, kept = splits(len(texts), "texts", apart=apart)
+    cut, kept = holdout_options(len(texts), "texts", apart=apart)
     inputs = _tokenizer(texts)
     if inputs.tokenizer == "character":
-        data["tokenizer"] = Because("character", "no spaces stand between these words")
-    lengths = sorted(len(split_text(text, inputs)) for text in _looked_at(texts))
+        data["tokenizer"] = Explained("character", "no spaces stand between these words")
+    lengths = sorted(len(split_text(text, inputs)) for text in _evenly_spaced(texts))
     middle, long = lengths[len(lengths) // 2], lengths[int(0.95 * (len(lengths) - 1))]
     told = f"{middle} in the middle one, at most {lengths[-1]:,}"
-    if kept >= 2000 and _rare_fraction(texts, inputs) < MOST_RARE:
-        data["min_count"] = Because(2, "tokens that come once teach nothing")
-    if long > LONG_TEXT:
-        shown = min(2 * LONG_TEXT, -(-long // 50) * 50)
-        data["max_tokens"] = Because(shown, "longer texts are cut, so that training is quick")
+    if kept >= 2000 and _rare_fraction(texts, inputs) < MAX_RARE_FRACTION:
+        data["min_count"] = Explained(2, "tokens that come once teach nothing")
+    if long > LONG_TEXT_TOKENS:
+        shown = min(2 * LONG_TEXT_TOKENS, -(-long // 50) * 50)
+        data["max_tokens"] = Explained(shown, "longer texts are cut, so that training is quick")
     chosen = classification(counts, "texts")
-    train = how_long(kept, steps=800, most_epochs=30)
+    train = training_length(kept, steps=800, max_epochs=30)
     config = {
-        "model": _network(kept, middle),
-        "data": Because(
+        "model": _model(kept, middle),
+        "data": Explained(
             {**data, **cut},
-            f"{told_counts(counts, 'texts')}; tokens: {told}",
+            f"{format_class_counts(counts, 'texts')}; tokens: {told}",
         ),
         "loss": chosen["loss"],
         "optimizer": {"name": "adamw", "lr": 3e-3, "weight_decay": 0.05},
         "schedule": {"name": "one_cycle", "warmup": 0.2},
         "metrics": chosen["metrics"],
-        "train": {**train, "clip_norm": Because(1.0, "no single batch moves the weights far")},
-        **stopping(chosen["best"], train["epochs"].value),
+        "train": {**train, "clip_norm": Explained(1.0, "no single batch moves the weights far")},
+        **model_selection(chosen["best"], train["epochs"].value),
     }
     return Suggestion(
         "texts with labels",
@@ -151,14 +154,14 @@ def _suggestion(
     )
 
 
-def _looked_at(texts: Sequence[str]) -> Sequence[str]:
+def _evenly_spaced(texts: Sequence[str]) -> Sequence[str]:
     """Up to 5,000 of the texts."""
     return texts[:: -(-len(texts) // 5000)]
 
 
 def _tokenizer(texts: Sequence[str]) -> TextInputs:
     """The tokenizer, chosen by the script of the texts."""
-    looked_at = _looked_at(texts)
+    looked_at = _evenly_spaced(texts)
     letters = sum(len(text) for text in looked_at)
     unspaced = sum(len(UNSPACED.findall(text)) for text in looked_at)
     return TextInputs("character" if unspaced > letters / 4 else "word", (), lowercase=True)
@@ -170,26 +173,26 @@ def _rare_fraction(texts: Sequence[str], inputs: TextInputs) -> float:
     return sum(count for count in counts.values() if count <= 2) / max(1, counts.total())
 
 
-def _network(samples: int, tokens: int) -> Because:
-    if samples < 2000 or tokens > LONG_TEXT / 2:
+def _model(samples: int, tokens: int) -> Explained:
+    if samples < 2000 or tokens > LONG_TEXT_TOKENS / 2:
         network = {"name": "text_cnn", "embedding_size": 64, "channels": 64, "dropout": 0.5}
         what = "texts are long" if samples >= 2000 else f"there are {samples:,} texts to train on"
-        return Because(network, f"looks for words and phrases; quick, and {what}")
+        return Explained(network, f"looks for words and phrases; quick, and {what}")
     options = {"layers": 1, "bidirectional": True, "pooling": "mean", "dropout": 0.4}
-    return Because({"name": "text_lstm", **options}, "reads each text in both directions")
+    return Explained({"name": "text_lstm", **options}, "reads each text in both directions")
 
 
-def of_corpus(path: Path) -> Suggestion:
+def suggest_corpus(path: Path) -> Suggestion:
     """For running text, to write more of.
 
     Raises:
         DataError: There is too little of it.
     """
-    text = one_line_end(read_utf8(path))
+    text = normalize_line_ends(read_utf8(path))
     total = len(text)
-    if total < FEWEST_CHARACTERS:
+    if total < MIN_CHARACTERS:
         raise DataError(
-            f"{path}: has {total:,} characters; {FEWEST_CHARACTERS:,} at least are wanted, "
+            f"{path}: has {total:,} characters; {MIN_CHARACTERS:,} at least are wanted, "
             "and some 100,000 make sense"
         )
     window = 128 if total >= 50_000 else 64 if total >= 10_000 else 32
@@ -200,22 +203,22 @@ def of_corpus(path: Path) -> Suggestion:
     data = {
         "name": "text_file",
         "path": str(path),
-        "window": Because(window, "characters that it sees at once in training"),
-        "validation": Because(0.1, f"the last {held:,} characters choose the best epoch"),
+        "window": Explained(window, "characters that it sees at once in training"),
+        "validation": Explained(0.1, f"the last {held:,} characters choose the best epoch"),
     }
-    train = how_long(windows, steps=2000, most_epochs=40)
+    train = training_length(windows, steps=2000, max_epochs=40)
     config = {
-        "task": Because("language_model", "learns which character comes next"),
-        "model": Because(
+        "task": Explained("language_model", "learns which character comes next"),
+        "model": Explained(
             {"name": "text_generator", "hidden_size": width, "dropout": 0.2},
             f"of a size for {total:,} characters",
         ),
-        "data": Because(data, f"characters: {told}; `dltrain sample` writes more of the kind"),
+        "data": Explained(data, f"characters: {told}; `dltrain sample` writes more of the kind"),
         "loss": "cross_entropy",
         "optimizer": {"name": "adamw", "lr": 3e-3, "weight_decay": 0.01},
         "schedule": {"name": "one_cycle", "warmup": 0.1},
-        "metrics": Because(["accuracy"], "the share of characters that it foretells"),
-        "train": {**train, "clip_norm": Because(1.0, "no single batch moves the weights far")},
-        **stopping("val/loss", train["epochs"].value),
+        "metrics": Explained(["accuracy"], "the share of characters that it foretells"),
+        "train": {**train, "clip_norm": Explained(1.0, "no single batch moves the weights far")},
+        **model_selection("val/loss", train["epochs"].value),
     }
     return Suggestion("running text", config, {"characters": told})

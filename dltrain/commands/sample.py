@@ -12,8 +12,8 @@ from torch import Tensor
 from dltrain.build import load_trained
 from dltrain.core.errors import RunError, UsageError
 from dltrain.core.task import Task, task_class
-from dltrain.data.seeding import key, normal
-from dltrain.data.tokenization import Encoder, split_text, written_texts
+from dltrain.data.seeding import derive_seed, normal
+from dltrain.data.tokenization import Encoder, decode_stream, split_text
 from dltrain.rundir.directory import Run
 from dltrain.tasks.figures import grid
 from dltrain.tasks.language_model import LanguageModel, seeded
@@ -115,9 +115,9 @@ def stream(
 
     def pieces() -> Iterator[Piece]:
         for number in range(num_samples):
-            generator = seeded(key(seed, number))
+            generator = seeded(derive_seed(seed, number))
             written = task.generate(tokens, num_tokens, temperature, top_k, generator)
-            for text in written_texts(task.inputs, tokens, written):
+            for text in decode_stream(task.inputs, tokens, written):
                 yield Piece(number, text)
 
     return pieces()
@@ -169,10 +169,10 @@ def sample_images(
     index = torch.arange(num_samples, device=trained.runtime.device)
     if interpolate:
         row, position = index // ROW, (index % ROW)[:, None] / (ROW - 1)
-        start, end = (normal(key(seed), 2 * row + side, task.latent) for side in (0, 1))
+        start, end = (normal(derive_seed(seed), 2 * row + side, task.latent) for side in (0, 1))
         noise = _slerp(start, end, position)
     else:
-        noise = normal(key(seed), index, task.latent)
+        noise = normal(derive_seed(seed), index, task.latent)
     parts = noise.to(trained.runtime.precision.dtype).split(
         trained.experiment.train.samples_at_once
     )
@@ -203,7 +203,7 @@ def _slerp(start: Tensor, end: Tensor, position: Tensor) -> Tensor:
 
 
 def _prompt_tokens(task: LanguageModel, prompt: str) -> list[int]:
-    tokens = Encoder(task.inputs).running(prompt)
+    tokens = Encoder(task.inputs).encode_untruncated(prompt)
     if task.inputs.unknown in tokens:
         position = tokens.index(task.inputs.unknown)
         if task.inputs.tokenizer == "file":

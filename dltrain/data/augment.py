@@ -16,9 +16,9 @@ from pydantic import Field
 from torch import Tensor
 
 from dltrain.core.option_types import NonNegativeFloat, NonNegativeInt
-from dltrain.data.seeding import key, uniform
+from dltrain.data.seeding import derive_seed, uniform
 
-_NUM_DRAWS = 8  # the same for any options, so that switching one on leaves the others' draws alone
+_NUM_VALUES = 8  # the same for any options, so that switching one on leaves the others' draws alone
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,11 +41,11 @@ class Augment:
     rotate: Annotated[float, Field(ge=0, le=180)] = 0.0
     cutout: NonNegativeInt = 0
 
-    def draws(self, seed: int, epoch: int | Tensor, index: Tensor) -> Tensor:
+    def random_values(self, seed: int, epoch: int | Tensor, index: Tensor) -> Tensor:
         """The samples' random numbers, (batch, 8) float32 in [0, 1)."""
-        return uniform(key(seed, epoch), index, _NUM_DRAWS)
+        return uniform(derive_seed(seed, epoch), index, _NUM_VALUES)
 
-    def move(self, pixels: Tensor, draws: Tensor, dtype: torch.dtype) -> Tensor:
+    def transform(self, pixels: Tensor, draws: Tensor, dtype: torch.dtype) -> Tensor:
         """Crop, flip, shift and rotate.
 
         Args:
@@ -57,23 +57,23 @@ class Augment:
             A new tensor of the same shape, in units of raw pixels.
         """
         if self.crop or self.flip:
-            pixels = _window(pixels, self.crop, self.flip, draws[:, 0:3])
+            pixels = _crop_and_flip(pixels, self.crop, self.flip, draws[:, 0:3])
         moved = pixels.to(dtype)
         if self.shift or self.rotate:
             moved = _affine(moved, self.shift, math.radians(self.rotate), draws[:, 3:6])
         return moved
 
-    def blank(self, images: Tensor, draws: Tensor) -> Tensor:
+    def apply_cutout(self, images: Tensor, draws: Tensor) -> Tensor:
         """Cutout, in place, of normalised images (batch, channels, height, width)."""
         if not self.cutout:
             return images
         height, width = images.shape[-2:]
-        rows = _covered(draws[:, 6], height, self.cutout)
-        columns = _covered(draws[:, 7], width, self.cutout)
+        rows = _interval_mask(draws[:, 6], height, self.cutout)
+        columns = _interval_mask(draws[:, 7], width, self.cutout)
         return images.masked_fill_((rows[:, :, None] & columns[:, None, :])[:, None], 0)
 
 
-def _window(pixels: Tensor, padding: int, flip: bool, draws: Tensor) -> Tensor:
+def _crop_and_flip(pixels: Tensor, padding: int, flip: bool, draws: Tensor) -> Tensor:
     """Cuts each sample's window out of the padded picture, from draws (batch, 3)."""
     height, width = pixels.shape[-2:]
     padded = F.pad(pixels, (padding,) * 4)
@@ -99,7 +99,7 @@ def _affine(images: Tensor, shift: float, radians: float, draws: Tensor) -> Tens
     return F.grid_sample(images, grid, padding_mode="zeros", align_corners=False)
 
 
-def _covered(draw: Tensor, length: int, size: int) -> Tensor:
+def _interval_mask(draw: Tensor, length: int, size: int) -> Tensor:
     """Which places a stretch of `size` about a random centre covers, (batch, length) bool."""
     start = (draw * length).long() - size // 2
     place = torch.arange(length, device=draw.device) - start[:, None]

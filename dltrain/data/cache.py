@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dltrain.core.errors import OptionError
-from dltrain.data.in_memory import without_waiting
+from dltrain.data.in_memory import to_device
 
 
 class MemoryCache:
@@ -28,13 +28,13 @@ class MemoryCache:
         self._samples = torch.empty((num_samples, *shape), dtype=dtype, device=device)
         self._has = torch.zeros(num_samples, dtype=torch.bool)
 
-    def lacks(self, index: Tensor) -> bool:
+    def misses(self, index: Tensor) -> bool:
         """Whether one of the samples has not been stored; `index` is int64, on the CPU."""
         return not bool(self._has[index].all())
 
     def store(self, index: Tensor, samples: Tensor) -> None:
         """Keeps samples, (batch, *shape) on the device; `index` is int64, on the CPU."""
-        self._samples[without_waiting(index, samples.device)] = samples
+        self._samples[to_device(index, samples.device)] = samples
         self._has[index] = True
 
     def take(self, index: Tensor) -> Tensor:
@@ -42,7 +42,7 @@ class MemoryCache:
         return self._samples.index_select(0, index)
 
 
-def check_room(num_samples: int, sample_bytes: int, device: torch.device) -> None:
+def require_cache_memory(num_samples: int, sample_bytes: int, device: torch.device) -> None:
     """Refuses a cache that would take more than three quarters of what is free.
 
     A system that does not tell what is free is trusted to have room.

@@ -13,7 +13,7 @@ from dltrain.core.data_spec import Column, DataSpec, TableInputs
 from dltrain.core.errors import DataError, shorten
 from dltrain.core.protocols import Data, DataContext
 from dltrain.data.in_memory import class_counts, in_memory_data
-from dltrain.data.labels import in_order, no_number
+from dltrain.data.labels import find_non_number, sorted_names
 from dltrain.data.splits import TEST_SEED, hold_out, split_fingerprint
 from dltrain.data.table import Table
 
@@ -24,17 +24,17 @@ def fit_column(name: str, cells: list[str], train: list[int]) -> Column:
     A column with a cell that is no number in the sense of `no_number`, in whatever row, is one of
     categories.
     """
-    if no_number(set(cells)) is not None:
-        return Column(name, categories=in_order(cells[row] for row in train))
+    if find_non_number(set(cells)) is not None:
+        return Column(name, categories=sorted_names(cells[row] for row in train))
     values = [float(cells[row]) for row in train]
-    return fit_numbers(name, torch.tensor(values, dtype=torch.float64))
+    return fit_numeric_column(name, torch.tensor(values, dtype=torch.float64))
 
 
-def fit_numbers(name: str, seen: Tensor) -> Column:
+def fit_numeric_column(name: str, values: Tensor) -> Column:
     """Mean and standard deviation of the training rows, (rows,) float64."""
-    if seen.min() == seen.max():  # rounding must not blow a constant up
-        return Column(name, mean=seen[0].item())
-    return Column(name, seen.mean().item(), seen.std(correction=0).item())
+    if values.min() == values.max():  # rounding must not blow a constant up
+        return Column(name, mean=values[0].item())
+    return Column(name, values.mean().item(), values.std(correction=0).item())
 
 
 def cell_text(column: Column, value: Any) -> str:
@@ -74,7 +74,7 @@ def _require_finite(table: Table, name: str, values: Tensor, standardised: Tenso
     if not standardised.isfinite().all():
         row = int(values.abs().argmax())
         raise DataError(
-            f"{table.place(row)}: {shorten(name)!r} is {values[row].item()}; "
+            f"{table.location(row)}: {shorten(name)!r} is {values[row].item()}; "
             "so large a number can't be computed with"
         )
 
@@ -111,7 +111,7 @@ def table_data(
     content.update(repr((targets.tolist(), class_names)).encode())
     if not class_names:
         if standardise_target:
-            target = fit_numbers("target", targets[train].flatten())
+            target = fit_numeric_column("target", targets[train].flatten())
         values = targets
         targets = ((values - target.mean) / target.std).to(context.dtype)
         _require_finite(table, "the target", values, targets)

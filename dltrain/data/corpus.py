@@ -18,8 +18,8 @@ from dltrain.core.paths import ConfigPath, resolve_path
 from dltrain.core.protocols import Data, DataContext
 from dltrain.core.registry import DATA
 from dltrain.data.download import fetch
-from dltrain.data.in_memory import without_waiting
-from dltrain.data.seeding import epoch_order, key
+from dltrain.data.in_memory import to_device
+from dltrain.data.seeding import derive_seed, epoch_order
 from dltrain.data.splits import HoldoutSize
 from dltrain.data.tokenization import (
     Encoder,
@@ -29,7 +29,7 @@ from dltrain.data.tokenization import (
     text_inputs,
     tokenizer_files,
 )
-from dltrain.data.utf8 import one_line_end, read_utf8
+from dltrain.data.utf8 import normalize_line_ends, read_utf8
 
 SHAKESPEARE_URL = (
     "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
@@ -177,7 +177,7 @@ def corpus_data(
     spec = DataSpec((window,), len(vocabulary), inputs, class_names=vocabulary)
     # a number for each token, as small as they fit: texts stay on the device whole
     dtype = torch.uint8 if len(vocabulary) <= 256 else torch.int32
-    numbers = torch.tensor(Encoder(inputs).running(text), dtype=dtype).to(context.device)
+    numbers = torch.tensor(Encoder(inputs).encode_untruncated(text), dtype=dtype).to(context.device)
 
     def part(start: int, stop: int, training: bool = False) -> Windows:
         return Windows(
@@ -263,10 +263,10 @@ class Windows:
         if epoch is None:
             first, order = self.first, torch.arange(self.num_windows)
         else:
-            first = self.first + key(self.seed, epoch, self.window) % self.window
+            first = self.first + derive_seed(self.seed, epoch, self.window) % self.window
             order = epoch_order(self.num_training_windows, self.seed, epoch)
         places = torch.arange(self.window, device=device)
-        for whole in without_waiting(order, device).split(batch_size)[offset:]:
+        for whole in to_device(order, device).split(batch_size)[offset:]:
             index = whole[rank_slice.bounds(len(whole))]
             at = first + index[:, None] * self.window + places
             inside = at + 1 < self.stop
@@ -282,4 +282,4 @@ class Windows:
 
 
 def _read(file: Path) -> str:
-    return one_line_end(read_utf8(file))
+    return normalize_line_ends(read_utf8(file))

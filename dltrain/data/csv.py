@@ -12,9 +12,9 @@ from dltrain.core.paths import ConfigPath, resolve_path
 from dltrain.core.protocols import Data, DataContext
 from dltrain.core.registry import DATA
 from dltrain.data.columns import table_data
-from dltrain.data.labels import in_order, no_number, numbers_of, warn_of_spellings
+from dltrain.data.labels import class_indices, find_non_number, sorted_names, warn_about_spellings
 from dltrain.data.splits import HoldoutSize
-from dltrain.data.table import Table, number
+from dltrain.data.table import Table, parse_number
 from dltrain.data.table_reading import Delimiter, read_table
 
 MAX_AUTO_CLASSES = 20
@@ -68,11 +68,11 @@ def csv_table(
         raise OptionError("features", f"{', '.join(names) or 'none'}; give columns but {target!r}")
     table.require_values((*names, target))
     for name in names:
-        _warn_of_categories(context, table, name)
+        _warn_about_categories(context, table, name)
     if target_kind == "class" or (target_kind == "auto" and _looks_like_classes(cells)):
-        class_names = in_order(cells)
-        targets = torch.tensor(numbers_of(class_names, cells))
-        warn_of_spellings(context.warn, target, cells, table.place)
+        class_names = sorted_names(cells)
+        targets = torch.tensor(class_indices(class_names, cells))
+        warn_about_spellings(context.warn, target, cells, table.location)
         if len(class_names) < 2:
             raise DataError(f"{file}: {target!r} is {cells[0]!r} in every row")
         if standardise_target:
@@ -94,23 +94,23 @@ def csv_table(
 
 def _looks_like_classes(cells: list[str]) -> bool:
     different = set(cells)
-    if no_number(different) is not None:
+    if find_non_number(different) is not None:
         return True
     return len(different) <= MAX_AUTO_CLASSES and all(
         float(cell).is_integer() for cell in different
     )
 
 
-def _warn_of_categories(context: DataContext, table: Table, name: str) -> None:
+def _warn_about_categories(context: DataContext, table: Table, name: str) -> None:
     """Says which cell makes a column that has numbers one of categories: it may be a slip."""
     cells = table.column(name)
-    found = no_number(dict.fromkeys(cells))
+    found = find_non_number(dict.fromkeys(cells))
     if found is None:
         return
-    if any(number(cell) is not None for cell in cells):
+    if any(parse_number(cell) is not None for cell in cells):
         cell, why = found
         context.warn(
-            f"{table.place(cells.index(cell))}: {shorten(name)!r} is {shorten(cell)!r}, {why}: "
+            f"{table.location(cells.index(cell))}: {shorten(name)!r} is {shorten(cell)!r}, {why}: "
             "the whole column is taken for categories"
         )
-    warn_of_spellings(context.warn, name, cells, table.place)
+    warn_about_spellings(context.warn, name, cells, table.location)

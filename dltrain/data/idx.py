@@ -46,10 +46,10 @@ def idx(
         augment: Random changes to training pictures.
     """
     folder = resolve_path(root, context.root)
-    absent = missing(folder, TRAIN_FILES)
+    absent = missing_files(folder, TRAIN_FILES)
     if absent:
         raise OptionError("root", f"{folder} has no {absent[0]} and no {absent[0]}.gz")
-    images, labels = read_pair(folder, TRAIN_FILES)
+    images, labels = read_images_and_labels(folder, TRAIN_FILES)
     values, targets = labels.unique(return_inverse=True)
     names = class_names or tuple(str(value) for value in values.tolist())
     if len(names) != len(values):
@@ -58,8 +58,8 @@ def idx(
             f"{len(names)} names for the {len(values)} labels of {folder / TRAIN_FILES[1]}",
         )
     test = None
-    if len(missing(folder, TEST_FILES)) < len(TEST_FILES):
-        test_images, test_labels = read_pair(folder, TEST_FILES)
+    if len(missing_files(folder, TEST_FILES)) < len(TEST_FILES):
+        test_images, test_labels = read_images_and_labels(folder, TEST_FILES)
         unknown = test_labels[~torch.isin(test_labels, values)]
         if len(unknown):
             label = int(unknown[0])
@@ -73,7 +73,7 @@ def idx(
         validation=validation,
         augment=augment,
         source=str(folder),
-        files=found(folder, TRAIN_FILES + TEST_FILES),
+        files=existing_files(folder, TRAIN_FILES + TEST_FILES),
     )
 
 
@@ -142,7 +142,7 @@ def idx_shape(path: Path, num_dimensions: int) -> tuple[int, ...]:
     return struct.unpack(f">{num_dimensions}I", header[4:])
 
 
-def read_pair(folder: Path, names: tuple[str, str]) -> tuple[Tensor, Tensor]:
+def read_images_and_labels(folder: Path, names: tuple[str, str]) -> tuple[Tensor, Tensor]:
     """Pictures and labels, raw or .gz.
 
     Returns:
@@ -151,25 +151,25 @@ def read_pair(folder: Path, names: tuple[str, str]) -> tuple[Tensor, Tensor]:
     Raises:
         DataError: A file is damaged, or the two have different numbers of samples.
     """
-    paths = [present(folder, name) for name in names]
+    paths = [resolve_file(folder, name) for name in names]
     pictures, labels = idx_shape(paths[0], 3)[0], idx_shape(paths[1], 1)[0]
     if pictures != labels:  # seen before anything is unpacked
         raise DataError(f"{paths[0]} has {pictures} pictures, {paths[1]} {labels} labels")
     return read_idx(paths[0], 3)[:, None], read_idx(paths[1], 1).long()
 
 
-def present(folder: Path, name: str) -> Path:
+def resolve_file(folder: Path, name: str) -> Path:
     """Where a file is, or would be: under its own name, or else with .gz."""
     plain = folder / name
     return plain if plain.exists() else folder / f"{name}.gz"
 
 
-def found(folder: Path, names: tuple[str, ...]) -> tuple[Path, ...]:
+def existing_files(folder: Path, names: tuple[str, ...]) -> tuple[Path, ...]:
     """Those of the files that a folder has, plain or as .gz."""
-    absent = missing(folder, names)
-    return tuple(present(folder, name) for name in names if name not in absent)
+    absent = missing_files(folder, names)
+    return tuple(resolve_file(folder, name) for name in names if name not in absent)
 
 
-def missing(folder: Path, names: tuple[str, ...]) -> list[str]:
+def missing_files(folder: Path, names: tuple[str, ...]) -> list[str]:
     """Which of the files a folder has neither plain nor as .gz."""
-    return [name for name in names if not present(folder, name).exists()]
+    return [name for name in names if not resolve_file(folder, name).exists()]

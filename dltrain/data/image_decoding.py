@@ -33,11 +33,11 @@ FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 Others, such as EPS, start programs that interpret what the file says.
 """
 
-_MOST_SIDE = 128  # pixels of a side of the images whose levels are counted
+_MAX_SIDE = 128  # pixels of a side of the images whose levels are counted
 
-MOST_BYTES = 2**30
+MAX_BYTES = 2**30
 """Of an image's file."""
-MOST_PIXELS = 2**30 // 12
+MAX_PIXELS = 2**30 // 12
 """Pixels of an image; more are taken for a decompression bomb, as Pillow does by default."""
 
 
@@ -60,7 +60,7 @@ def decode_image(
             has 16 bits and the others 8, or the other way round.
     """
     try:
-        content = read_named(path, MOST_BYTES, pipe=pipe)
+        content = read_named(path, MAX_BYTES, pipe=pipe)
     except OSError as error:
         message = f"{path}: not an image that can be read: {error.strerror}"
         raise DataError(message) from error
@@ -72,7 +72,7 @@ def decode_image_bytes(
     name: str,
     shape: tuple[int, ...],
     inputs: ImageInputs,
-    max_pixels: int = MOST_PIXELS,
+    max_pixels: int = MAX_PIXELS,
 ) -> Tensor:
     """What `decode_image` makes of a file, of its content.
 
@@ -85,12 +85,12 @@ def decode_image_bytes(
     """
     from PIL import Image
 
-    with _told(name):
+    with _decoding_errors(name):
         with Image.open(io.BytesIO(content), formats=FORMATS) as opened:
-            _refuse_bomb(opened, name, max_pixels)
+            _require_at_most_pixels(opened, name, max_pixels)
             opened.verify()  # checks the sums of a PNG, which decoding does not
         with Image.open(io.BytesIO(content), formats=FORMATS) as opened:
-            return decode_opened(opened, name, shape, inputs)
+            return decode_pil_image(opened, name, shape, inputs)
 
 
 @dataclass(frozen=True)
@@ -107,9 +107,9 @@ class ImageHeader:
 
     width: int
     height: int
-    grey: bool
-    deep: bool
-    transparent: bool
+    is_gray: bool
+    is_deep: bool
+    is_transparent: bool
 
 
 def read_header(file: Path | io.BytesIO, name: str | None = None) -> ImageHeader:
@@ -126,20 +126,20 @@ def read_header(file: Path | io.BytesIO, name: str | None = None) -> ImageHeader
 
     name = name or str(file)
     with (
-        _told(name),
+        _decoding_errors(name),
         open_named(file) if isinstance(file, Path) else file as source,
         Image.open(source, formats=FORMATS) as opened,
     ):
         deep = _is_deep(opened, name)
         return ImageHeader(
             *opened.size,
-            grey=deep or opened.mode in ("1", "L", "LA"),
-            deep=deep,
-            transparent=opened.has_transparency_data,
+            is_gray=deep or opened.mode in ("1", "L", "LA"),
+            is_deep=deep,
+            is_transparent=opened.has_transparency_data,
         )
 
 
-def visible_levels(path: Path) -> Tensor | None:
+def visible_gray_levels(path: Path) -> Tensor | None:
     """How much of an image's visible parts has each grey level, (256,) float64 that sum to 1.
 
     Returns:
@@ -151,9 +151,13 @@ def visible_levels(path: Path) -> Tensor | None:
     import numpy as np
     from PIL import Image
 
-    with _told(str(path)), open_named(path) as file, Image.open(file, formats=FORMATS) as opened:
-        _refuse_bomb(opened, str(path), MOST_PIXELS)
-        opened.thumbnail((_MOST_SIDE, _MOST_SIDE), Image.Resampling.NEAREST)
+    with (
+        _decoding_errors(str(path)),
+        open_named(path) as file,
+        Image.open(file, formats=FORMATS) as opened,
+    ):
+        _require_at_most_pixels(opened, str(path), MAX_PIXELS)
+        opened.thumbnail((_MAX_SIDE, _MAX_SIDE), Image.Resampling.NEAREST)
         pixels = opened.convert("RGBA")
         alpha = np.asarray(pixels.getchannel("A"), dtype=np.float64).ravel()
         levels = np.asarray(pixels.convert("RGB").convert("L")).ravel()
@@ -162,45 +166,45 @@ def visible_levels(path: Path) -> Tensor | None:
     return torch.from_numpy(np.bincount(levels, alpha, minlength=256) / alpha.sum())
 
 
-def _refuse_bomb(image: Image, name: str, max_pixels: int) -> None:
+def _require_at_most_pixels(image: Image, name: str, max_pixels: int) -> None:
     if image.width * image.height > max_pixels:
         size = f"{image.width} x {image.height}"
         raise DataError(f"{name}: {size} pixels; at most {max_pixels:,} are taken")
 
 
 _LOCK = threading.Lock()
-_QUIET: list[warnings.catch_warnings] = []
+_FILTERS: list[warnings.catch_warnings] = []
 """One for each thread that decodes; the first of them has changed the filters of the process."""
 
 
 @contextmanager
-def _no_warnings() -> Iterator[None]:
+def _ignored_warnings() -> Iterator[None]:
     """Ignore warnings until the last thread in this context leaves it.
 
     `catch_warnings` alone is for one thread: of two, the later would restore what the other set.
     """
     with _LOCK:
         quiet = warnings.catch_warnings()
-        if not _QUIET:
+        if not _FILTERS:
             quiet.__enter__()
             warnings.simplefilter("ignore")
-        _QUIET.append(_QUIET[0] if _QUIET else quiet)
+        _FILTERS.append(_FILTERS[0] if _FILTERS else quiet)
     try:
         yield
     finally:
         with _LOCK:
-            quiet = _QUIET.pop()
-            if not _QUIET:
+            quiet = _FILTERS.pop()
+            if not _FILTERS:
                 quiet.__exit__(None, None, None)
 
 
 @contextmanager
-def _told(name: str) -> Iterator[None]:
+def _decoding_errors(name: str) -> Iterator[None]:
     """Whatever a decoder raises, as a DataError that names the file."""
     from PIL import UnidentifiedImageError
 
     try:
-        with _no_warnings():  # of details, such as a damaged date, which spoil no pixel
+        with _ignored_warnings():  # of details, such as a damaged date, which spoil no pixel
             yield
     except DataError:
         raise
@@ -212,7 +216,9 @@ def _told(name: str) -> Iterator[None]:
         raise DataError(f"{name}: not an image that can be read: {reason}") from error
 
 
-def decode_opened(image: Image, name: str, shape: tuple[int, ...], inputs: ImageInputs) -> Tensor:
+def decode_pil_image(
+    image: Image, name: str, shape: tuple[int, ...], inputs: ImageInputs
+) -> Tensor:
     """What `decode_image` makes of a file, of an image that Pillow has opened or made."""
     import numpy as np
     from PIL import Image, ImageOps
@@ -226,9 +232,9 @@ def decode_opened(image: Image, name: str, shape: tuple[int, ...], inputs: Image
         )
     image = ImageOps.exif_transpose(image)
     if not deep:
-        image = _on_background(image, inputs.background)
+        image = _composite_on_background(image, inputs.background)
     channels, height, width = shape
-    image = _shortened(image, height, width)
+    image = _crop_long_side(image, height, width)
     image = image.convert("I" if deep else "L" if channels == 1 else "RGB")
     scale = max(height / image.height, width / image.width)
     size = (max(width, round(image.width * scale)), max(height, round(image.height * scale)))
@@ -242,7 +248,7 @@ def decode_opened(image: Image, name: str, shape: tuple[int, ...], inputs: Image
     return torch.from_numpy(array).view(height, width, channels).permute(2, 0, 1).contiguous()
 
 
-def _on_background(image: Image, level: int) -> Image:
+def _composite_on_background(image: Image, level: int) -> Image:
     """A transparent image as it looks on a grey level; without it, black on nothing is black."""
     from PIL import Image
 
@@ -252,7 +258,7 @@ def _on_background(image: Image, level: int) -> Image:
     return Image.alpha_composite(ground, image.convert("RGBA")).convert("RGB")
 
 
-def _shortened(image: Image, height: int, width: int) -> Image:
+def _crop_long_side(image: Image, height: int, width: int) -> Image:
     """The middle of a picture that is far longer than the shape: scaled whole, it would be huge."""
     scale = max(height / image.height, width / image.width)
     keep_width = min(image.width, 8 * math.ceil(width / scale))
@@ -275,7 +281,7 @@ def _is_deep(image: Image, name: str) -> bool:
             "16-bit grey"
         )
     deep = image.mode.startswith("I")
-    if not deep and image.format in ("PNG", "PPM", "TIFF") and _is_reduced(image):
+    if not deep and image.format in ("PNG", "PPM", "TIFF") and _loses_bits(image):
         raise DataError(
             f"{name}: 16 bits a channel are read in grey images without transparency only; save as "
             "8-bit, or as 16-bit grey"
@@ -285,7 +291,7 @@ def _is_deep(image: Image, name: str) -> bool:
     return deep
 
 
-def _is_reduced(image: Image) -> bool:
+def _loses_bits(image: Image) -> bool:
     """Whether Pillow would give the upper 8 of 16 bits, told by how it unpacks what it opened."""
     for codec, _, _, given in getattr(image, "tile", ()):
         options: tuple[Any, ...] = given if isinstance(given, tuple) else (given,)

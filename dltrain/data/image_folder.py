@@ -17,7 +17,7 @@ from dltrain.core.paths import ConfigPath, resolve_path
 from dltrain.core.protocols import Data, DataContext
 from dltrain.core.registry import DATA
 from dltrain.data.augment import Augment
-from dltrain.data.cache import MemoryCache, check_room
+from dltrain.data.cache import MemoryCache, require_cache_memory
 from dltrain.data.image_decoding import decode_image
 from dltrain.data.image_layout import ImageFiles, find_images
 from dltrain.data.image_statistics import Background, image_inputs
@@ -79,8 +79,8 @@ def image_folder(
     class_names, parts = layout.class_names, layout.splits
     if layout.notice:
         context.warn(layout.notice)
-    _cut(parts, "test", test, TEST_SEED)
-    _cut(parts, "validation", validation, context.seed)
+    _split_off(parts, "test", test, TEST_SEED)
+    _split_off(parts, "validation", validation, context.seed)
 
     shape = (channels, size, size)
     inputs = image_inputs(parts["train"].paths, shape, background, mean, std)
@@ -90,11 +90,13 @@ def image_folder(
     )
 
     if cache == "memory":
-        check_room(sum(len(part.paths) for part in parts.values()), sample_bytes, context.device)
+        require_cache_memory(
+            sum(len(part.paths) for part in parts.values()), sample_bytes, context.device
+        )
 
     def split(part: ImageFiles) -> Streaming:
         return Streaming(
-            _Reader(part.paths, shape, inputs),
+            _ReadImage(part.paths, shape, inputs),
             part.targets.to(context.device),
             names=part.paths,
             sample_bytes=sample_bytes,
@@ -128,7 +130,7 @@ def image_folder(
 
 
 @dataclass(frozen=True)
-class _Reader:
+class _ReadImage:
     """A sample's number to pixels; what worker processes run."""
 
     paths: list[Path]
@@ -139,7 +141,7 @@ class _Reader:
         return decode_image(self.paths[number], self.shape, self.inputs)
 
 
-def _cut(parts: dict[str, ImageFiles], name: str, amount: float, seed: int) -> None:
+def _split_off(parts: dict[str, ImageFiles], name: str, amount: float, seed: int) -> None:
     """Moves pictures from the training split to one that has no folder."""
     if name in parts:
         return

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dltrain.core.errors import DataError, shorten
 from dltrain.data.image_decoding import SUFFIXES
-from dltrain.data.labels import in_order
+from dltrain.data.labels import sorted_names
 
 SPLIT_FOLDERS: dict[str, tuple[str, ...]] = {
     "train": ("train", "training"),
@@ -82,28 +82,28 @@ def find_images(root: Path) -> ImageLayout:
         DataError: There are fewer than two classes, a class has no images, or two folders are
             named like one split.
     """
-    top, ignored = _listed(root), Counter[str]()
+    top, ignored = _list_directory(root), Counter[str]()
     by_split = _split_folders(top)
-    train = _listed(by_split["train"]) if by_split else top
-    class_names = in_order(path.name for path in train.folders)
+    train = _list_directory(by_split["train"]) if by_split else top
+    class_names = sorted_names(path.name for path in train.folders)
     if len(class_names) < 2:
-        beside = f" and {_counted(train.images)} beside them" if train.images else ""
+        beside = f" and {_format_count(train.images)} beside them" if train.images else ""
         raise DataError(
             f"{train.path}: has {len(class_names)} folders{beside}; a folder for each class, two "
             "or more, is wanted"
         )
-    splits = {"train": _images(train, class_names, ignored)}
-    others = {name: _listed(path) for name, path in by_split.items() if name != "train"}
+    splits = {"train": _labelled_images(train, class_names, ignored)}
+    others = {name: _list_directory(path) for name, path in by_split.items() if name != "train"}
     unlabelled = {name: split for name, split in others.items() if not _has_class(split, train)}
     for name, split in others.items():
         if name not in unlabelled:
-            splits[name] = _images(split, class_names, ignored)
+            splits[name] = _labelled_images(split, class_names, ignored)
     if unlabelled:
         (name, split), *_ = unlabelled.items()
-        message = _unlabelled(name, split, train.path, class_names)
+        message = _describe_unlabelled(name, split, train.path, class_names)
         raise UnlabelledSplitError(message, train.path, [n for n in splits if n != "train"])
     if by_split:
-        _ignore(top, set(by_split.values()), ignored)
+        _count_ignored(top, set(by_split.values()), ignored)
     return ImageLayout(class_names, splits, _notice(root, bool(by_split), ignored))
 
 
@@ -115,10 +115,11 @@ def _split_folders(top: _Folder) -> dict[str, Path]:
     }
     # a folder named train is a class if it has no folders in it
     holders = {
-        split: [path for path in paths if _listed(path).folders] for split, paths in named.items()
+        split: [path for path in paths if _list_directory(path).folders]
+        for split, paths in named.items()
     }
     if not holders["train"]:
-        _refuse_without_train(top.path, named, holders)
+        _require_train_classes(top.path, named, holders)
         return {}
     for split, paths in named.items():
         if len(paths) > 1:
@@ -127,18 +128,20 @@ def _split_folders(top: _Folder) -> dict[str, Path]:
     return {split: paths[0] for split, paths in named.items() if paths}
 
 
-def _refuse_without_train(
+def _require_train_classes(
     root: Path, named: dict[str, list[Path]], holders: dict[str, list[Path]]
 ) -> None:
     """Raises DataError where folders are splits, and none has classes to train on."""
     others = [path.name for split in ("validation", "test") for path in named[split]]
     if named["train"] and others:
-        train = _listed(named["train"][0])
+        train = _list_directory(named["train"][0])
         raise DataError(
-            f"{train.path}: has {_counted(train.images)} and no class folders; beside "
+            f"{train.path}: has {_format_count(train.images)} and no class folders; beside "
             f"{' and '.join(others)} it is the training split, laid out as {train.path}/CLASS/IMAGE"
         )
-    split = [path for paths in holders.values() for path in paths if not _listed(path).images]
+    split = [
+        path for paths in holders.values() for path in paths if not _list_directory(path).images
+    ]
     if split:
         raise DataError(
             f"{split[0]}: is named as a split and has class folders, but {root} has no folder "
@@ -146,10 +149,12 @@ def _refuse_without_train(
         )
 
 
-def _images(split: _Folder, class_names: tuple[str, ...], ignored: Counter[str]) -> ImageFiles:
+def _labelled_images(
+    split: _Folder, class_names: tuple[str, ...], ignored: Counter[str]
+) -> ImageFiles:
     paths: list[Path] = []
     targets: list[int] = []
-    for folder in map(_listed, split.folders):
+    for folder in map(_list_directory, split.folders):
         name = folder.path.name
         if name not in class_names:
             raise DataError(
@@ -158,13 +163,13 @@ def _images(split: _Folder, class_names: tuple[str, ...], ignored: Counter[str])
             )
         if not folder.images:
             left_out = Counter[str]()
-            _ignore(folder, set(), left_out)
-            has = f" that is read; it has {_listing(left_out)}" if left_out else ""
+            _count_ignored(folder, set(), left_out)
+            has = f" that is read; it has {_format_ignored(left_out)}" if left_out else ""
             raise DataError(f"{folder.path}: has no image{has}; fill the folder or remove it")
-        _ignore(folder, set(), ignored, but_images=True)
+        _count_ignored(folder, set(), ignored, images_are_read=True)
         paths += folder.images
         targets += [class_names.index(name)] * len(folder.images)
-    _ignore(split, {*split.folders}, ignored)
+    _count_ignored(split, {*split.folders}, ignored)
     return ImageFiles(paths, torch.tensor(targets, dtype=torch.int64))
 
 
@@ -172,12 +177,14 @@ def _has_class(split: _Folder, train: _Folder) -> bool:
     return bool({path.name for path in split.folders} & {path.name for path in train.folders})
 
 
-def _unlabelled(name: str, split: _Folder, train: Path, class_names: tuple[str, ...]) -> str:
+def _describe_unlabelled(
+    name: str, split: _Folder, train: Path, class_names: tuple[str, ...]
+) -> str:
     """What is wrong with a split without class folders, and what to do."""
     classes = shorten(", ".join(class_names), 200)
-    inside = [path for folder in split.folders for path in _listed(folder).images]
+    inside = [path for folder in split.folders for path in _list_directory(folder).images]
     images = split.images or inside
-    has = f"has {_counted(images)} and" if images else "has"
+    has = f"has {_format_count(images)} and" if images else "has"
     told = (
         f"{split.path}: {has} no folder of a class; a {name} split is laid out as "
         f"{split.path}/CLASS/IMAGE, with the classes {classes}"
@@ -188,7 +195,7 @@ def _unlabelled(name: str, split: _Folder, train: Path, class_names: tuple[str, 
     return f"{told}; {cut}, and unlabelled images are for: dltrain predict RUN {images[0].parent}/*"
 
 
-def _listed(folder: Path) -> _Folder:
+def _list_directory(folder: Path) -> _Folder:
     """See `_Folder`.
 
     Raises:
@@ -213,8 +220,8 @@ def _listed(folder: Path) -> _Folder:
     return listed
 
 
-def _ignore(
-    folder: _Folder, read: set[Path], ignored: Counter[str], *, but_images: bool = False
+def _count_ignored(
+    folder: _Folder, read: set[Path], ignored: Counter[str], *, images_are_read: bool = False
 ) -> None:
     """Counts the files in a folder, less those in the folders that are read.
 
@@ -224,8 +231,8 @@ def _ignore(
         ignored: What to add to: files by what they are.
         but_images: Whether images directly in the folder are read.
     """
-    ignored.update(_kind(path) for path in folder.others)
-    if not but_images and folder.images:
+    ignored.update(_describe_suffix(path) for path in folder.others)
+    if not images_are_read and folder.images:
         ignored[f"images directly in {folder.path}"] += len(folder.images)
     for inner in folder.folders:
         if inner not in read:
@@ -233,10 +240,10 @@ def _ignore(
                 names[:] = [name for name in names if not name.startswith(".")]
                 for path in (Path(place, name) for name in files if not name.startswith(".")):
                     is_image = path.suffix.lower() in SUFFIXES
-                    ignored[f"images in {inner}" if is_image else _kind(path)] += 1
+                    ignored[f"images in {inner}" if is_image else _describe_suffix(path)] += 1
 
 
-def _kind(path: Path) -> str:
+def _describe_suffix(path: Path) -> str:
     return f"{path.suffix.lower()} files" if path.suffix else "files without a suffix"
 
 
@@ -245,14 +252,14 @@ def _notice(root: Path, by_split: bool, ignored: Counter[str]) -> str:
         return ""
     wanted = "SPLIT/CLASS/IMAGE" if by_split else "CLASS/IMAGE"
     return (
-        f"{root}: {ignored.total():,} files are ignored: {_listing(ignored)}; images are read from "
-        f"{wanted} and end in {', '.join(sorted(SUFFIXES))}"
+        f"{root}: {ignored.total():,} files are ignored: {_format_ignored(ignored)}; images are "
+        f"read from {wanted} and end in {', '.join(sorted(SUFFIXES))}"
     )
 
 
-def _listing(ignored: Counter[str]) -> str:
+def _format_ignored(ignored: Counter[str]) -> str:
     return shorten(", ".join(f"{count:,} {kind}" for kind, count in ignored.most_common()), 300)
 
 
-def _counted(images: Sequence[Path]) -> str:
+def _format_count(images: Sequence[Path]) -> str:
     return f"{len(images):,} image{'' if len(images) == 1 else 's'}"

@@ -11,14 +11,14 @@ import torch
 
 from dltrain.core.data_spec import ImageInputs
 from dltrain.core.errors import DataError
-from dltrain.data.image_decoding import decode_image, read_header, visible_levels
+from dltrain.data.image_decoding import decode_image, read_header, visible_gray_levels
 
 Background = Literal["auto", "white", "gray", "black"]
 
 LEVELS = {"white": 255, "gray": 128, "black": 0}
 """Grey level of each background."""
 
-MOST_HEADERS, MOST_DECODED = 1000, 200
+MAX_HEADERS, MAX_DECODED = 1000, 200
 """Training images whose headers are read, and that are decoded; evenly among all."""
 
 IMAGENET = {
@@ -27,8 +27,8 @@ IMAGENET = {
 }
 """Channel statistics of ImageNet, which pretrained models expect; grey is the channels' average."""
 
-_SIMPLE = (".jpeg", ".jpg")  # 8 bits and no transparency, so that nothing need be looked at
-_GROUNDS = (255, 0, 128, 192, 64)  # of equally good ones, the first
+_NEVER_DEEP = (".jpeg", ".jpg")  # 8 bits and no transparency, so that nothing need be looked at
+_BACKGROUND_LEVELS = (255, 0, 128, 192, 64)  # of equally good ones, the first
 
 
 def image_inputs(
@@ -50,16 +50,20 @@ def image_inputs(
     Raises:
         DataError: Some images are deep and others not, or one can't be read.
     """
-    looked_at = [path for path in _some(paths, MOST_HEADERS) if path.suffix.lower() not in _SIMPLE]
+    looked_at = [
+        path
+        for path in _evenly_spaced(paths, MAX_HEADERS)
+        if path.suffix.lower() not in _NEVER_DEEP
+    ]
     headers = {path: read_header(path) for path in looked_at}
-    deep = [path for path, header in headers.items() if header.deep]
+    deep = [path for path, header in headers.items() if header.is_deep]
     if not deep:
-        transparent = [path for path, header in headers.items() if header.transparent]
-        level = _best_ground(transparent) if background == "auto" else LEVELS[background]
+        transparent = [path for path, header in headers.items() if header.is_transparent]
+        level = _best_background(transparent) if background == "auto" else LEVELS[background]
         default = IMAGENET[shape[0]]
         return ImageInputs(mean or default.mean, std or default.std, background=level)
-    flat = [path for path in paths if path not in headers or not headers[path].deep]
-    if len(deep) < len(looked_at) or len(looked_at) < len(_some(paths, MOST_HEADERS)):
+    flat = [path for path in paths if path not in headers or not headers[path].is_deep]
+    if len(deep) < len(looked_at) or len(looked_at) < len(_evenly_spaced(paths, MAX_HEADERS)):
         raise DataError(
             f"{deep[0]} has 16 bits a pixel and {flat[0]} has 8: their values mean something else; "
             "convert all images to one of the two"
@@ -76,7 +80,7 @@ def _deep_inputs(
     """Range, mean and deviation of deep training images."""
     any_range = ImageInputs((0.0,), (1.0,), deep=True)
     low, high, count, total, squares, origin = 2**31, -(2**31), 0, 0.0, 0.0, None
-    for path in _some(paths, MOST_DECODED):
+    for path in _evenly_spaced(paths, MAX_DECODED):
         pixels = decode_image(path, (1, *shape[1:]), any_range)
         low, high = min(low, int(pixels.min())), max(high, int(pixels.max()))
         origin = int(pixels.min()) if origin is None else origin  # squares near 0 keep their digits
@@ -92,16 +96,16 @@ def _deep_inputs(
     return ImageInputs(mean or own_mean, std or own_std, deep=True, low=low, high=low + width)
 
 
-def _best_ground(paths: Sequence[Path]) -> int:
+def _best_background(paths: Sequence[Path]) -> int:
     """The grey level on which the least visible image stands out most; white if none matters."""
-    levels = [visible_levels(path) for path in _some(paths, MOST_DECODED)]
+    levels = [visible_gray_levels(path) for path in _evenly_spaced(paths, MAX_DECODED)]
     seen = [weights for weights in levels if weights is not None]
     if not seen:
-        return _GROUNDS[0]
-    distance = (torch.arange(256)[:, None] - torch.tensor(_GROUNDS)).abs().double()
+        return _BACKGROUND_LEVELS[0]
+    distance = (torch.arange(256)[:, None] - torch.tensor(_BACKGROUND_LEVELS)).abs().double()
     contrast = (torch.stack(seen) @ distance).amin(dim=0)  # of each ground, (grounds,)
-    return _GROUNDS[int(contrast.argmax())]
+    return _BACKGROUND_LEVELS[int(contrast.argmax())]
 
 
-def _some(paths: Sequence[Path], most: int) -> Sequence[Path]:
+def _evenly_spaced(paths: Sequence[Path], most: int) -> Sequence[Path]:
     return paths[:: max(1, -(-len(paths) // most))]

@@ -50,9 +50,9 @@ class ImageTransform:
             pixels = pixels - self.low
         if self.augment is None or epoch is None:
             return pixels.to(self.dtype).sub_(self.centre).mul_(self.scale)
-        draws = self.augment.draws(self.seed, epoch, index)
-        moved = self.augment.move(pixels, draws, self.dtype)
-        return self.augment.blank(moved.sub_(self.centre).mul_(self.scale), draws)
+        draws = self.augment.random_values(self.seed, epoch, index)
+        moved = self.augment.transform(pixels, draws, self.dtype)
+        return self.augment.apply_cutout(moved.sub_(self.centre).mul_(self.scale), draws)
 
 
 def pixel_statistics(pixels: Tensor) -> ImageInputs:

@@ -50,13 +50,13 @@ class InMemory:
         """See `spec.Split.batches`."""
         total, device = len(self), self.samples.device
         shuffled = epoch is not None
-        order = self.order(epoch) if shuffled else torch.arange(total, device=device)
+        order = self.epoch_order(epoch) if shuffled else torch.arange(total, device=device)
         for start in range(offset * batch_size, total, batch_size):
             whole = order[start : start + batch_size]
             part = rank_slice.bounds(len(whole))
             index = whole[part]
             if shuffled:
-                inputs, targets = self.at(index, epoch)
+                inputs, targets = self.gather(index, epoch)
             else:
                 place = slice(start + part.start, start + part.stop)
                 inputs, targets = self.samples[place], self.targets[place]
@@ -64,11 +64,11 @@ class InMemory:
                     inputs = self.transform(inputs, index, None)
             yield rank_slice.make_batch(inputs, targets, index, len(whole))
 
-    def order(self, epoch: int) -> Tensor:
+    def epoch_order(self, epoch: int) -> Tensor:
         """The samples' order in a training epoch, (samples,) int64, on the device."""
-        return without_waiting(epoch_order(len(self), self.seed, epoch), self.samples.device)
+        return to_device(epoch_order(len(self), self.seed, epoch), self.samples.device)
 
-    def at(self, index: Tensor, epoch: int | Tensor) -> tuple[Tensor, Tensor]:
+    def gather(self, index: Tensor, epoch: int | Tensor) -> tuple[Tensor, Tensor]:
         """Inputs and targets of these samples, (batch,) int64, as in that training epoch.
 
         The epoch may be an int64 scalar on the device: nothing is waited for.
@@ -79,7 +79,7 @@ class InMemory:
         return samples, targets
 
 
-def without_waiting(tensor: Tensor, device: torch.device) -> Tensor:
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     """A CPU tensor on the device, without waiting for what a GPU still computes."""
     if device.type != "cuda":
         return tensor.to(device)

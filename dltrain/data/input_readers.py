@@ -20,7 +20,7 @@ from dltrain.data.jsonl import JSONL_SUFFIXES, read_jsonl
 from dltrain.data.table import Table
 from dltrain.data.table_reading import DELIMITERS, Layout, read_header, read_table, usual_quote
 from dltrain.data.tokenization import Encoder
-from dltrain.data.utf8 import decoded, read_utf8, text_lines
+from dltrain.data.utf8 import decode_utf8, read_utf8, split_lines
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".tab")
 """Endings, in lower case, of tables."""
@@ -29,7 +29,7 @@ FILE_SUFFIXES = (*TABLE_SUFFIXES, *JSONL_SUFFIXES, ".txt", ".text", ".log", ".md
 """Endings, in lower case, that no text is taken for."""
 
 
-def read_inputs(spec: DataSpec, given: Sequence[str | Path]) -> tuple[Tensor, list[str]]:
+def read_inputs(spec: DataSpec, items: Sequence[str | Path]) -> tuple[Tensor, list[str]]:
     """Pictures, the rows of CSV files, or texts, as the model wants them.
 
     Returns:
@@ -40,8 +40,8 @@ def read_inputs(spec: DataSpec, given: Sequence[str | Path]) -> tuple[Tensor, li
         DataError: A file can't be read, or lacks a column that the model was trained on.
     """
     if spec.inputs.kind == "text":
-        return read_texts(spec.inputs, given)
-    paths = [Path(item) for item in given]
+        return read_texts(spec.inputs, items)
+    paths = [Path(item) for item in items]
     if spec.inputs.kind == "image":
         return read_images(spec, paths), [str(path) for path in paths]
     tables = [_table(spec.inputs, path) for path in paths]
@@ -50,7 +50,7 @@ def read_inputs(spec: DataSpec, given: Sequence[str | Path]) -> tuple[Tensor, li
     return torch.cat(rows), names
 
 
-def read_texts(inputs: TextInputs, given: Sequence[str | Path]) -> tuple[Tensor, list[str]]:
+def read_texts(inputs: TextInputs, items: Sequence[str | Path]) -> tuple[Tensor, list[str]]:
     """Texts, files with a text per line, text columns of tables, or `-` for standard input.
 
     A `Path` is a file; which str is one, `is_file` says.
@@ -61,15 +61,15 @@ def read_texts(inputs: TextInputs, given: Sequence[str | Path]) -> tuple[Tensor,
     Raises:
         DataError: A file can't be read or lacks a column, or there is no text at all.
     """
-    texts = [text for item in given for text in _texts(inputs, item)]
+    texts = [text for item in items for text in _texts(inputs, item)]
     if not texts:
-        raise DataError(f"{', '.join(map(str, given))}: there is no text to read")
+        raise DataError(f"{', '.join(map(str, items))}: there is no text to read")
     return pad_texts(inputs, [*map(Encoder(inputs), texts)]), texts
 
 
 def _texts(inputs: TextInputs, item: str | Path) -> list[str]:
     if item == "-":
-        return text_lines(decoded(sys.stdin.buffer.read(), "standard input"))
+        return split_lines(decode_utf8(sys.stdin.buffer.read(), "standard input"))
     if not is_file(item):
         return [str(item)]
     path = Path(item).expanduser()
@@ -85,7 +85,7 @@ def _texts(inputs: TextInputs, item: str | Path) -> list[str]:
     elif suffix in TABLE_SUFFIXES:
         columns = read_new_table(path, inputs.columns, inputs.quote).columns
     else:
-        return text_lines(read_utf8(path, pipe=True))
+        return split_lines(read_utf8(path, pipe=True))
     return [" ".join(cells) for cells in zip(*map(columns.get, inputs.columns), strict=True)]
 
 

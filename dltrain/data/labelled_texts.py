@@ -27,20 +27,20 @@ from dltrain.data.tokenization import (
 
 
 @dataclass(frozen=True)
-class Texts:
+class LabelledTexts:
     """Texts and the number of each one's class."""
 
     texts: list[str]
     targets: list[int]
 
-    def take(self, index: Sequence[int]) -> Texts:
+    def take(self, index: Sequence[int]) -> LabelledTexts:
         """Some of them."""
-        return Texts([self.texts[i] for i in index], [self.targets[i] for i in index])
+        return LabelledTexts([self.texts[i] for i in index], [self.targets[i] for i in index])
 
 
 def split_texts(
-    context: DataContext, whole: Texts, validation: float, test: float
-) -> dict[str, Texts]:
+    context: DataContext, whole: LabelledTexts, validation: float, test: float
+) -> dict[str, LabelledTexts]:
     """Test first, always the same; then validation from the rest."""
     targets = torch.tensor(whole.targets)
     rest, tested = hold_out(targets, test, TEST_SEED, name="test")
@@ -54,7 +54,7 @@ def split_texts(
 
 def text_data(
     context: DataContext,
-    parts: dict[str, Texts],
+    parts: dict[str, LabelledTexts],
     *,
     class_names: tuple[str, ...],
     source: str,
@@ -80,7 +80,7 @@ def text_data(
         digest.update(json.dumps([name, part.texts, part.targets]).encode())
         if part.texts:
             targets = torch.tensor(part.targets).to(context.device)
-            digests = [_digest(text, inputs.lowercase) for text in part.texts]
+            digests = [_text_digest(text, inputs.lowercase) for text in part.texts]
             sequences = [encode(text) for text in part.texts]
             splits[name] = LengthBuckets(
                 sequences,
@@ -107,7 +107,7 @@ def text_data(
     )
 
 
-def _digest(text: str, lowercase: bool) -> bytes:
+def _text_digest(text: str, lowercase: bool) -> bytes:
     """Of the words of a text; equal for texts between which white space alone differs."""
     words = (text.lower() if lowercase else text).split()
     return hashlib.blake2b(" ".join(words).encode(), digest_size=16).digest()

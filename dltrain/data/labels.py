@@ -7,16 +7,16 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from decimal import Decimal, InvalidOperation
 
 from dltrain.core.errors import shorten
-from dltrain.data.table import number
+from dltrain.data.table import parse_number
 
-EXACT_UNTIL = 2**53
+MAX_EXACT_INTEGER = 2**53
 """Whole numbers above this are not all different as float64."""
 
 _PADDED = re.compile(r"[+-]?0\d+")
 _WHOLE = re.compile(r"[+-]?\d+")
 
 
-def in_order(names: Iterable[str]) -> tuple[str, ...]:
+def sorted_names(names: Iterable[str]) -> tuple[str, ...]:
     """The different names, by number where all are numbers, else by their characters.
 
     Numbers are compared exactly; equal ones with different spellings stay apart, by spelling.
@@ -28,20 +28,20 @@ def in_order(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(sorted(different, key=lambda name: (values[name], name)))
 
 
-def numbers_of(names: Sequence[str], cells: Iterable[str]) -> list[int]:
+def class_indices(names: Sequence[str], cells: Iterable[str]) -> list[int]:
     """The place of each cell among the names."""
     place = {name: number for number, name in enumerate(names)}
     return [place[cell] for cell in cells]
 
 
-def no_number(cells: Collection[str]) -> tuple[str, str] | None:
+def find_non_number(cells: Collection[str]) -> tuple[str, str] | None:
     """A cell that makes a column one of names, not of numbers, and the reason; None for numbers.
 
     That is a cell that is no number, a whole number with leading zeros, such as a postal code, and
     one so large that a computer takes it for another of the column, as identifiers can be.
     """
     for cell in cells:
-        if number(cell) is None:
+        if parse_number(cell) is None:
             return cell, "no number"
     for cell in cells:
         if _PADDED.fullmatch(cell):
@@ -49,15 +49,15 @@ def no_number(cells: Collection[str]) -> tuple[str, str] | None:
     large: dict[float, Decimal] = {}
     for cell in cells:
         value = float(cell)
-        if abs(value) >= EXACT_UNTIL and _WHOLE.fullmatch(cell):
+        if abs(value) >= MAX_EXACT_INTEGER and _WHOLE.fullmatch(cell):
             exact = Decimal(cell)
             if large.setdefault(value, exact) != exact:
                 return cell, "a number so large that it can't be told from another"
     return None
 
 
-def warn_of_spellings(
-    say: Callable[[str], None], name: str, cells: Sequence[str], place: Callable[[int], str]
+def warn_about_spellings(
+    warn: Callable[[str], None], name: str, cells: Sequence[str], location: Callable[[int], str]
 ) -> None:
     """Says where names are equal as numbers, such as 1 and 1.0, and so may be meant to be one.
 
@@ -77,10 +77,10 @@ def warn_of_spellings(
             continue
         first = spelled.setdefault(value, cell)
         if first != cell:
-            say(
-                f"{place(row)}: {shorten(name)!r} is {shorten(cell)!r}, and {shorten(first)!r} in "
-                f"{place(rows[first])}: names are kept apart by their spelling; "
-                "spell them alike if they are one"
+            warn(
+                f"{location(row)}: {shorten(name)!r} is {shorten(cell)!r}, and {shorten(first)!r} "
+                f"in {location(rows[first])}: names that differ in spelling are distinct; "
+                "use one spelling if they mean the same"
             )
             return
 

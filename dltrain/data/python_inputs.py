@@ -12,7 +12,7 @@ from torch import Tensor
 from dltrain.core.data_spec import DataSpec, ImageInputs, TableInputs
 from dltrain.core.errors import DataError, shorten
 from dltrain.data.columns import cell_text, encode
-from dltrain.data.image_decoding import decode_image, decode_opened
+from dltrain.data.image_decoding import decode_image, decode_pil_image
 from dltrain.data.input_readers import normalise_images, pad_texts
 from dltrain.data.table import MISSING, Table
 from dltrain.data.tokenization import Encoder
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 
-def read_objects(spec: DataSpec, given: Sequence[Any]) -> tuple[Tensor, list[str]]:
+def read_objects(spec: DataSpec, items: Sequence[Any]) -> tuple[Tensor, list[str]]:
     """Pictures, rows of a table, or texts, as the model wants them.
 
     Args:
@@ -37,18 +37,18 @@ def read_objects(spec: DataSpec, given: Sequence[Any]) -> tuple[Tensor, list[str
         DataError: An object is none of these, or lacks a column that the model was trained on.
     """
     if isinstance(spec.inputs, ImageInputs):
-        names = [str(o) if isinstance(o, str | Path) else str(n) for n, o in enumerate(given)]
+        names = [str(o) if isinstance(o, str | Path) else str(n) for n, o in enumerate(items)]
         pixels = [
             _image(item, name, spec.input_shape, spec.inputs)
-            for name, item in zip(names, given, strict=True)
+            for name, item in zip(names, items, strict=True)
         ]
         return normalise_images(spec.inputs, torch.stack(pixels)), names
     if isinstance(spec.inputs, TableInputs):
-        return _rows(spec.inputs, given), [str(number) for number in range(len(given))]
-    for number, item in enumerate(given):
+        return _rows(spec.inputs, items), [str(number) for number in range(len(items))]
+    for number, item in enumerate(items):
         if not isinstance(item, str):
-            raise _wrong(number, item, "a text (str) is wanted")
-    return pad_texts(spec.inputs, [*map(Encoder(spec.inputs), given)]), list(given)
+            raise _type_error(number, item, "a text (str) is wanted")
+    return pad_texts(spec.inputs, [*map(Encoder(spec.inputs), items)]), list(items)
 
 
 def _image(item: Any, name: str, shape: tuple[int, ...], inputs: ImageInputs) -> Tensor:
@@ -57,17 +57,17 @@ def _image(item: Any, name: str, shape: tuple[int, ...], inputs: ImageInputs) ->
 
     if isinstance(item, str | Path):
         return decode_image(Path(item), shape, inputs)
-    image = item if isinstance(item, Image.Image) else _image_of_array(item, name, inputs.deep)
-    return decode_opened(image, name, shape, inputs)
+    image = item if isinstance(item, Image.Image) else _image_from_array(item, name, inputs.deep)
+    return decode_pil_image(image, name, shape, inputs)
 
 
-def _image_of_array(item: Any, name: str, deep: bool) -> Image:
+def _image_from_array(item: Any, name: str, deep: bool) -> Image:
     import numpy as np
     from PIL import Image
 
     wanted = "a path, a picture of Pillow, or an array (height, width[, channels]) is wanted"
     if not hasattr(item, "__array__"):
-        raise _wrong(name, item, wanted)
+        raise _type_error(name, item, wanted)
     array = np.asarray(item)
     if array.dtype not in ((np.uint16, np.int32) if deep else (np.uint8,)):
         known = "uint16 or int32, grey," if deep else "uint8, 0 to 255,"
@@ -86,7 +86,7 @@ def _rows(inputs: TableInputs, given: Sequence[Any]) -> Tensor:
     by_name = {column.name: column for column in inputs.columns}
     for number, row in enumerate(given):
         if not isinstance(row, Mapping):
-            raise _wrong(number, row, "a mapping with a value for each column is wanted")
+            raise _type_error(number, row, "a mapping with a value for each column is wanted")
         for name, cells in columns.items():
             if name not in row:
                 there = shorten(", ".join(map(str, row)), 300)
@@ -99,5 +99,5 @@ def _rows(inputs: TableInputs, given: Sequence[Any]) -> Tensor:
     return encode(inputs.columns, table, torch.float32)
 
 
-def _wrong(number: int | str, item: Any, wanted: str) -> DataError:
+def _type_error(number: int | str, item: Any, wanted: str) -> DataError:
     return DataError(f"input {number}: a {type(item).__name__}; {wanted}")

@@ -18,10 +18,10 @@ _MASK = (1 << 64) - 1
 
 
 @overload
-def key(*numbers: int) -> int: ...
+def derive_seed(*numbers: int) -> int: ...
 @overload
-def key(*numbers: int | Tensor) -> int | Tensor: ...
-def key(*numbers: int | Tensor) -> int | Tensor:
+def derive_seed(*numbers: int | Tensor) -> int | Tensor: ...
+def derive_seed(*numbers: int | Tensor) -> int | Tensor:
     """A 64-bit seed that depends on every number and on their order.
 
     Args:
@@ -72,7 +72,7 @@ def normal(seed: int | Tensor, index: Tensor, num_draws: int) -> Tensor:
 
 def epoch_order(num_samples: int, seed: int, epoch: int) -> Tensor:
     """The order of the samples in a training epoch: a permutation, (samples,) int64, on the CPU."""
-    generator = torch.Generator().manual_seed(key(seed, epoch))
+    generator = torch.Generator().manual_seed(derive_seed(seed, epoch))
     return torch.randperm(num_samples, generator=generator)
 
 

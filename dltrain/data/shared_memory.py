@@ -10,7 +10,7 @@ DIRECTORY = "/dev/shm"  # noqa: S108
 """Where Linux keeps shared memory; a container's is often small, 64 MiB in Docker."""
 
 
-def shared_memory_room() -> tuple[int, int] | None:
+def shared_memory_bytes() -> tuple[int, int] | None:
     """Free and total bytes of shared memory; None where it has no limit of its own."""
     try:
         room = os.statvfs(DIRECTORY)
@@ -31,21 +31,25 @@ def require_shared_memory(batch_bytes: int, batches: int) -> None:
     Raises:
         DataError: They do not fit.
     """
-    room = shared_memory_room()
+    room = shared_memory_bytes()
     if room is not None and batch_bytes * batches > room[0]:
         raise shared_memory_error(batch_bytes, batches)
 
 
 def shared_memory_error(batch_bytes: int, batches: int) -> DataError:
     """Says that shared memory is too small for the workers, and what to do; see above."""
-    room = shared_memory_room()
-    size = "" if room is None else f" ({_mebibytes(room[0])} of {_mebibytes(room[1])} are free)"
+    room = shared_memory_bytes()
+    size = (
+        ""
+        if room is None
+        else f" ({_format_mebibytes(room[0])} of {_format_mebibytes(room[1])} are free)"
+    )
     return DataError(
         f"{DIRECTORY}: shared memory is too small{size} for the batches of data.workers: up to "
-        f"{batches} of {_mebibytes(batch_bytes)} each; enlarge it (docker run --shm-size=1g), "
-        "or set data.workers=0 or a smaller train.batch_size"
+        f"{batches} of {_format_mebibytes(batch_bytes)} each; increase it (docker run "
+        "--shm-size=1g), or set data.workers=0 or a smaller train.batch_size"
     )
 
 
-def _mebibytes(count: int) -> str:
+def _format_mebibytes(count: int) -> str:
     return f"{count / 2**20:,.1f} MiB"

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dltrain.core.errors import OptionError
 from dltrain.core.option_types import NonNegativeInt, Probability
-from dltrain.data.seeding import key
+from dltrain.data.seeding import derive_seed
 
 HoldoutSize = NonNegativeInt | Probability
 """How much to hold out: a number of samples, or a fraction of them below 1; 0 for none."""
@@ -45,7 +45,7 @@ def hold_out(targets: Tensor, amount: float, seed: int, *, name: str) -> tuple[T
             f"{amount} of {total} samples is {count}; "
             f"give a number from 1 to {total - 1}, a fraction in between, or 0 for none",
         )
-    order = torch.randperm(total, generator=torch.Generator().manual_seed(key(seed)))
+    order = torch.randperm(total, generator=torch.Generator().manual_seed(derive_seed(seed)))
     if targets.is_floating_point():
         return order[count:].sort().values, order[:count].sort().values
 

@@ -10,7 +10,7 @@ from dltrain.core.paths import ConfigPath, resolve_path
 from dltrain.core.protocols import Data, DataContext
 from dltrain.core.registry import DATA
 from dltrain.data.download import fetch
-from dltrain.data.labelled_texts import Texts, text_data
+from dltrain.data.labelled_texts import LabelledTexts, text_data
 from dltrain.data.tokenization import Tokenizer
 from dltrain.data.utf8 import read_lines
 
@@ -75,7 +75,7 @@ def sst2(
     )
 
 
-def read_sst2(path: Path) -> Texts:
+def read_sst2(path: Path) -> LabelledTexts:
     """Lines of SENTENCE<TAB>LABEL; DataError names the line that is something else."""
     texts, targets = [], []
     for number, line in enumerate(read_lines(path), 1):
@@ -84,4 +84,4 @@ def read_sst2(path: Path) -> Texts:
             raise DataError(f"{path}:{number}: not a sentence, a tab, and 0 or 1")
         texts.append(text)
         targets.append(int(label))
-    return Texts(texts, targets)
+    return LabelledTexts(texts, targets)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dltrain.core.batch import FULL_BATCH, Batch, RankSlice
 from dltrain.data.cache import MemoryCache
-from dltrain.data.in_memory import Transform, without_waiting
+from dltrain.data.in_memory import Transform, to_device
 from dltrain.data.seeding import epoch_order
 from dltrain.data.worker_reader import ReadSample, WorkerReader
 
@@ -76,7 +76,7 @@ class Streaming:
         order = torch.arange(total) if epoch is None else epoch_order(total, self.seed, epoch)
         whole = order.split(batch_size)
         shards = [samples[rank_slice.bounds(len(samples))] for samples in whole]
-        on_device = without_waiting(order, device).split(batch_size)
+        on_device = to_device(order, device).split(batch_size)
         unread = [n for n in range(offset, len(shards)) if self._needs_reading(shards[n])]
         copy = _copier(device)
         reader = WorkerReader(
@@ -108,7 +108,7 @@ class Streaming:
             reader.close()
 
     def _needs_reading(self, index: Tensor) -> bool:
-        return self.cache is None or self.cache.lacks(index)
+        return self.cache is None or self.cache.misses(index)
 
 
 def _copier(device: torch.device) -> Callable[[Tensor], Tensor]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dltrain.core.batch import Batch, RankSlice
 from dltrain.core.protocols import Split
 
-_MOST_AT_ONCE = 16
+_MAX_BATCH_SIZE = 16
 
 
 def evenly_spaced_batches(
@@ -24,7 +24,7 @@ def evenly_spaced_batches(
     if num_samples >= len(split):
         yield from split.batches(batch_size, rank_slice=rank_slice)
         return
-    size = max(1, min(_MOST_AT_ONCE, batch_size, num_samples // _MOST_AT_ONCE))
+    size = max(1, min(_MAX_BATCH_SIZE, batch_size, num_samples // _MAX_BATCH_SIZE))
     there, wanted = -(-len(split) // size), -(-num_samples // size)
     for number in range(wanted):
         yield next(split.batches(size, offset=number * there // wanted, rank_slice=rank_slice))

@@ -30,17 +30,17 @@ class Table:
     path: Path
     lines: list[int]
     columns: dict[str, list[str]]
-    naming: str = "{path}:{line}"
+    location_format: str = "{path}:{line}"
     quote: Quote = "auto"
-    unusable: tuple[str, ...] = ()
+    ambiguous: tuple[str, ...] = ()
 
-    def place(self, row: int) -> str:
+    def location(self, row: int) -> str:
         """What the row is called in errors."""
-        return self.naming.format(path=self.path, line=self.lines[row])
+        return self.location_format.format(path=self.path, line=self.lines[row])
 
     def column(self, name: str) -> list[str]:
         """The cells of a column; DataError if there is none of that name."""
-        if name in self.unusable:
+        if name in self.ambiguous:
             raise DataError(f"{self.path}:1: several columns are called {shorten(name)!r}")
         if name not in self.columns:
             names = shorten(", ".join(self.columns), 300)
@@ -52,8 +52,8 @@ class Table:
 
     def require_names(self) -> None:
         """Raises DataError where a column can't be told from others by its name."""
-        if self.unusable:
-            names = ", ".join(map(repr, self.unusable))
+        if self.ambiguous:
+            names = ", ".join(map(repr, self.ambiguous))
             raise DataError(
                 f"{self.path}:1: column names must be there, and differ: {shorten(names, 300)}; "
                 "change them, or choose others with features"
@@ -66,7 +66,7 @@ class Table:
             for name, cells in columns:
                 if is_missing(cells[row]):
                     raise DataError(
-                        f"{self.place(row)}: {shorten(name)!r} is "
+                        f"{self.location(row)}: {shorten(name)!r} is "
                         f"{shorten(cells[row]) or 'empty'}; fill in a value or take the row out"
                     )
 
@@ -74,11 +74,12 @@ class Table:
         """The cells of a column as numbers; DataError, with the line, where one is none."""
         values = []
         for row, cell in enumerate(self.column(name)):
-            value = number(cell)
+            value = parse_number(cell)
             if value is None or not math.isfinite(value):
-                wanted = "a number" if value is None else "a number that a computer can hold"
+                expected = "a number" if value is None else "a number within the range of float64"
                 raise DataError(
-                    f"{self.place(row)}: {shorten(name)!r} is {shorten(cell)!r}; {wanted} is wanted"
+                    f"{self.location(row)}: expected {expected} in {shorten(name)!r}, "
+                    f"got {shorten(cell)!r}"
                 )
             values.append(value)
         return values
@@ -88,12 +89,12 @@ def is_missing(cell: str) -> bool:
     """Whether a cell stands for no value: it is empty, or a word such as `NA`, `nan` or `inf`."""
     if cell.lower() in MISSING:
         return True
-    value = number(cell)
+    value = parse_number(cell)
     is_word = not any(map(str.isdigit, cell))  # 1e999 is a number, if one too large to compute with
     return value is not None and not math.isfinite(value) and is_word
 
 
-def number(cell: str) -> float | None:
+def parse_number(cell: str) -> float | None:
     """The cell's number, or None."""
     try:
         return None if "_" in cell else float(cell)  # Python takes 1_000 for a number

@@ -14,13 +14,13 @@ from pydantic import Field
 
 from dltrain.core.errors import DataError, OptionError, shorten
 from dltrain.core.option_types import Quote
-from dltrain.data.table import Table, number
+from dltrain.data.table import Table, parse_number
 from dltrain.data.utf8 import read_utf8
 
 DELIMITERS = (",", ";", "\t", "|")
 """Delimiters tried when the file's own is unknown."""
 
-MAX_CELL = 2**31 - 1
+MAX_CELL_CHARACTERS = 2**31 - 1
 """Maximum number of characters in a cell for Python's csv module; its default is 131,072."""
 
 Delimiter = Annotated[str, Field(pattern=r'^[^\r\n"]$')]
@@ -32,7 +32,7 @@ class Layout(NamedTuple):
     delimiter: str
     quote: str | None
 
-    def options(self, path: Path) -> dict[str, str | None]:
+    def non_default_options(self, path: Path) -> dict[str, str | None]:
         """What `read_table` must be told to read a file so."""
         options: dict[str, str | None] = {}
         if self.delimiter != usual_delimiter(path):
@@ -80,7 +80,7 @@ def read_table(path: Path, delimiter: str | None = None, quote: Quote = "auto") 
     layout = Layout(delimiter, usual_quote(delimiter) if quote == "auto" else quote)
     if layout.quote == delimiter:
         raise OptionError("quote", f"{quote!r} is the delimiter as well; choose another of the two")
-    text = _read(path)
+    text = _read_text(path)
     try:
         header, *rows = _rows(path, text, layout, is_guess=quote == "auto")
     except DataError as error:
@@ -100,28 +100,30 @@ def read_table(path: Path, delimiter: str | None = None, quote: Quote = "auto") 
         raise DataError(
             f"{path}:1: column names must be there, and differ: {shorten(str(names), 300)}"
         )
-    return Table(path, [row.first for row in rows], columns, quote=quote, unusable=unusable)
+    return Table(path, [row.first for row in rows], columns, quote=quote, ambiguous=unusable)
 
 
 def read_header(path: Path, layout: Layout) -> list[str]:
     """The names in a file's first row, empty where it can't be read so."""
-    text = _read(path)
+    text = _read_text(path)
     try:
-        return [name.strip() for name in next(_parsed(text, layout), _Row(1, 1, [])).cells]
+        return [name.strip() for name in next(_parse_rows(text, layout), _Row(1, 1, [])).cells]
     except csv.Error:
         return []
 
 
-def likely_layout(path: Path) -> Layout:
+def detect_layout(path: Path) -> Layout:
     """The layout in which a file is a table of at least two columns, the usual one if none is.
 
     Of several delimiters that fit, the one that gives the most columns. A file that is no table
     with the quoting that is usual for any delimiter is tried with the other.
     """
-    return _likely(path, _read(path)) or Layout(usual := usual_delimiter(path), usual_quote(usual))
+    return _detect_layout(path, _read_text(path)) or Layout(
+        usual := usual_delimiter(path), usual_quote(usual)
+    )
 
 
-def _likely(path: Path, text: str) -> Layout | None:
+def _detect_layout(path: Path, text: str) -> Layout | None:
     usual = usual_delimiter(path)
     delimiters = sorted(DELIMITERS, key=lambda delimiter: delimiter != usual)
     for is_usual in (True, False):
@@ -150,10 +152,10 @@ def _names_if_table(path: Path, text: str, layout: Layout) -> list[str]:
 
 def _hint(path: Path, text: str, layout: Layout) -> str:
     """The options with which a file is a table that is none with a layout; empty if none are."""
-    likely = _likely(path, text)
+    likely = _detect_layout(path, text)
     if likely is None or likely == layout:
         return ""
-    options = likely.options(path)
+    options = likely.non_default_options(path)
     if likely.delimiter != layout.delimiter:
         options["delimiter"] = likely.delimiter
     else:
@@ -162,7 +164,7 @@ def _hint(path: Path, text: str, layout: Layout) -> str:
     return f"; it reads as a table with {' and '.join(told)}"
 
 
-def _read(path: Path) -> str:
+def _read_text(path: Path) -> str:
     text = read_utf8(path)
     if (place := text.find("\0")) >= 0:
         line = text.count("\n", 0, place) + 1
@@ -170,9 +172,9 @@ def _read(path: Path) -> str:
     return text
 
 
-def _parsed(text: str, layout: Layout) -> Iterator[_Row]:
+def _parse_rows(text: str, layout: Layout) -> Iterator[_Row]:
     """The rows, without empty lines; csv.Error where they end early."""
-    csv.field_size_limit(MAX_CELL)  # of the whole process, and so never lowered again
+    csv.field_size_limit(MAX_CELL_CHARACTERS)  # of the whole process, and so never lowered again
     reader = csv.reader(
         io.StringIO(text, newline="\n" if "\n" in text else ""),  # "" also splits at "\r"
         delimiter=layout.delimiter,
@@ -204,7 +206,7 @@ def _rows(path: Path, text: str, layout: Layout, *, is_guess: bool) -> list[_Row
     rows: list[_Row] = []
     mistake = ""
     try:
-        for row in _parsed(text, layout):
+        for row in _parse_rows(text, layout):
             if rows and len(row.cells) != len(rows[0].cells):
                 told = f"; its quotes go on to line {row.last}" if row.last > row.first else ""
                 mistake = (
@@ -215,7 +217,7 @@ def _rows(path: Path, text: str, layout: Layout, *, is_guess: bool) -> list[_Row
             rows.append(row)
     except csv.Error as error:
         first = rows[-1].last + 1 if rows else 1
-        mistake = _fault(path, text, layout, first) or f"{path}:{first}: {error}"
+        mistake = _describe_syntax_error(path, text, layout, first) or f"{path}:{first}: {error}"
     if is_guess and layout.quote:  # what an earlier quote swallowed comes first
         _require_no_rows_in_cells(path, text, rows, layout.delimiter, layout.quote)
     if mistake:
@@ -225,7 +227,7 @@ def _rows(path: Path, text: str, layout: Layout, *, is_guess: bool) -> list[_Row
     return rows
 
 
-def _fault(path: Path, text: str, layout: Layout, first: int) -> str:
+def _describe_syntax_error(path: Path, text: str, layout: Layout, first: int) -> str:
     """What keeps the row that begins on a line from being read; empty if nothing is found.
 
     Python's csv module knows only the line where it gave up, not the one where a quote opened.
@@ -273,7 +275,7 @@ def _require_no_rows_in_cells(
         return
     lines = text.split(_line_end(text))
     others = [row.cells for row in rows[1:] if row.last == row.first]
-    usual = [_likeness(cells) for cells in zip(*others, strict=True)]
+    usual = [_similarity_test(cells) for cells in zip(*others, strict=True)]
     for row in long:
         broken = [place for place, cell in enumerate(row.cells) if _line_end(text) in cell]
         if len(broken) != 1 or quote in row.cells[broken[0]]:  # who doubles quotes, pairs them
@@ -289,7 +291,7 @@ def _require_no_rows_in_cells(
         columns = [*zip(*parts, strict=True)]
         tests = [*usual[:before], *usual[before + 1 :]]
         if len(others) < len(parts):
-            tests = [_likeness(cells) for cells in columns]
+            tests = [_similarity_test(cells) for cells in columns]
         if any(tests) and all(
             test is None or all(map(test, cells))
             for test, cells in zip(tests, columns, strict=True)
@@ -300,10 +302,10 @@ def _require_no_rows_in_cells(
             )
 
 
-def _likeness(cells: Sequence[str]) -> Callable[[str], bool] | None:
+def _similarity_test(cells: Sequence[str]) -> Callable[[str], bool] | None:
     """Says whether a cell is like those of a column; None where they are all different."""
     values = {cell.strip() for cell in cells}
     if len(values) <= len(cells) / 2:
         return values.__contains__
-    are_numbers = all(number(value) is not None for value in values)
-    return (lambda cell: number(cell) is not None) if are_numbers else None
+    are_numbers = all(parse_number(value) is not None for value in values)
+    return (lambda cell: parse_number(cell) is not None) if are_numbers else None

@@ -11,8 +11,8 @@ from dltrain.core.paths import ConfigPath, resolve_path
 from dltrain.core.protocols import Data, DataContext
 from dltrain.core.registry import DATA
 from dltrain.data.jsonl import JSONL_SUFFIXES, read_jsonl
-from dltrain.data.labelled_texts import Texts, split_texts, text_data
-from dltrain.data.labels import in_order, numbers_of, warn_of_spellings
+from dltrain.data.labelled_texts import LabelledTexts, split_texts, text_data
+from dltrain.data.labels import class_indices, sorted_names, warn_about_spellings
 from dltrain.data.splits import HoldoutSize
 from dltrain.data.table_reading import Delimiter, read_table
 from dltrain.data.tokenization import Tokenizer
@@ -61,11 +61,11 @@ def text_csv(
         raise OptionError("text", "give at least one column")
     lines, columns = _read_columns(file, (*text, label), delimiter, quote)
     texts = [" ".join(cells) for cells in zip(*(columns[name] for name in text), strict=True)]
-    class_names = in_order(columns[label])
+    class_names = sorted_names(columns[label])
     if len(class_names) < 2:
         raise DataError(f"{file}: {label!r} is {shorten(columns[label][0])!r} in every row")
-    warn_of_spellings(context.warn, label, columns[label], lambda row: f"{file}:{lines[row]}")
-    whole = Texts(texts, numbers_of(class_names, columns[label]))
+    warn_about_spellings(context.warn, label, columns[label], lambda row: f"{file}:{lines[row]}")
+    whole = LabelledTexts(texts, class_indices(class_names, columns[label]))
     return text_data(
         context,
         split_texts(context, whole, validation, test),

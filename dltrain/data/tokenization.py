@@ -28,7 +28,7 @@ TokenizerFile = Annotated[
 ]
 Tokenizer = Literal["word", "character"] | TokenizerFile
 
-SPECIAL = ("<pad>", "<unk>")
+SPECIAL_TOKENS = ("<pad>", "<unk>")
 """The first two entries of a vocabulary; see `spec.PADDING` and `spec.UNKNOWN`."""
 
 WORD = r"(?ws)\p{LB=SA}[\p{LB=SA}\p{WB=Extend}\p{WB=Format}\p{WB=ZWJ}]*|\S.*?\b"
@@ -37,7 +37,7 @@ boundaries (UAX #29), without white space. Combining marks belong to the letter 
 emoji sequence is one token, and so are "don't" and "3.14". The default rules cut Thai and other
 scripts that need a dictionary (line break class SA) between letters; here they stay whole."""
 
-LARGEST_ID = 2**21
+MAX_TOKEN_ID = 2**21
 """Of a tokenizer file: a vocabulary, and an embedding, have a row for each id up to the largest."""
 
 PADDING_NAME = re.compile(r"[\[<|]+pad[\]>|]+", re.IGNORECASE)
@@ -72,7 +72,7 @@ def text_inputs(
     (file,) = tokenizer_files(context, tokenizer)
     try:
         definition = read_named(file).decode("utf-8")
-        parsed = _parsed(definition)
+        parsed = _load_tokenizer(definition)
     except (OSError, UnicodeDecodeError) as error:
         raise OptionError("tokenizer", f"{file}: can't be read: {error}") from error
     except UsageError as error:
@@ -86,7 +86,7 @@ def text_inputs(
             f"{max_tokens}; {file} adds {num_special} special tokens to each text: give more",
         )
     try:
-        vocabulary, padding, unknown = _ids_of_file(definition, parsed)
+        vocabulary, padding, unknown = _file_vocabulary_and_ids(definition, parsed)
     except ValueError as error:
         raise OptionError("tokenizer", f"{file}: {error}") from error
     lowercase = bool(lowercase)
@@ -105,8 +105,8 @@ def verify_tokenizer(inputs: Inputs) -> None:
     if not isinstance(inputs, TextInputs) or inputs.tokenizer != "file":
         return
     try:
-        parsed = _parsed(inputs.definition)
-        ids = _ids_of_file(inputs.definition, parsed)
+        parsed = _load_tokenizer(inputs.definition)
+        ids = _file_vocabulary_and_ids(inputs.definition, parsed)
     except UsageError:
         raise
     except Exception as error:  # the library raises nothing more specific
@@ -124,30 +124,32 @@ def tokenizer_files(context: DataContext, tokenizer: str) -> tuple[Path, ...]:
     return (resolve_path(tokenizer, context.root),)
 
 
-def _ids_of_file(definition: str, parsed: Any) -> tuple[tuple[str, ...], int, int | None]:
+def _file_vocabulary_and_ids(
+    definition: str, parsed: Any
+) -> tuple[tuple[str, ...], int, int | None]:
     """Vocabulary, id of the padding, and id of the unknown token of a tokenizer file.
 
     Raises:
         ValueError: An id is too large.
     """
     largest = max(parsed.get_vocab(with_added_tokens=True).values(), default=0)
-    if largest > LARGEST_ID:
-        message = f"has a token with the id {largest:,}; at most {LARGEST_ID:,} is accepted"
+    if largest > MAX_TOKEN_ID:
+        message = f"has a token with the id {largest:,}; at most {MAX_TOKEN_ID:,} is accepted"
         raise ValueError(message)
-    saved, vocabulary = json.loads(definition), _vocabulary_of_file(parsed)
-    padding = _padding_of_file(saved, vocabulary)
+    saved, vocabulary = json.loads(definition), _file_vocabulary(parsed)
+    padding = _file_padding_id(saved, vocabulary)
     if padding == len(vocabulary):  # a tokenizer without padding gets a token behind its own
-        vocabulary = (*vocabulary, SPECIAL[0])
-    return vocabulary, padding, _unknown_of_file(saved, parsed)
+        vocabulary = (*vocabulary, SPECIAL_TOKENS[0])
+    return vocabulary, padding, _file_unknown_id(saved, parsed)
 
 
-def _vocabulary_of_file(parsed: Any) -> tuple[str, ...]:
+def _file_vocabulary(parsed: Any) -> tuple[str, ...]:
     """The tokens by id, added ones included; an id that no token has gets a name of its own."""
     tokens = {number: token for token, number in parsed.get_vocab(with_added_tokens=True).items()}
     return tuple(tokens.get(n, f"<unused {n}>") for n in range(max(tokens, default=-1) + 1))
 
 
-def _padding_of_file(saved: dict[str, Any], vocabulary: Sequence[str]) -> int:
+def _file_padding_id(saved: dict[str, Any], vocabulary: Sequence[str]) -> int:
     """Id of the padding: as the file says, by its token's name, or else the id after the last."""
     if (padding := saved.get("padding")) and padding["pad_token"] in vocabulary:
         return vocabulary.index(padding["pad_token"])
@@ -155,7 +157,7 @@ def _padding_of_file(saved: dict[str, Any], vocabulary: Sequence[str]) -> int:
     return next(named, len(vocabulary))
 
 
-def _unknown_of_file(saved: dict[str, Any], parsed: Any) -> int | None:
+def _file_unknown_id(saved: dict[str, Any], parsed: Any) -> int | None:
     """Id of the unknown token; None where the tokenizer has none."""
     model = saved["model"]
     if model.get("unk_id") is not None:
@@ -168,7 +170,7 @@ def split_text(text: str, inputs: TextInputs) -> list[str]:
     """The tokens of a text, all of them, without special ones."""
     text = text.lower() if inputs.lowercase else text
     if inputs.tokenizer == "file":
-        return _encoding(inputs, text, special=False).tokens
+        return _encode_with_file(inputs, text, special=False).tokens
     return list(text) if inputs.tokenizer == "character" else _word_pattern().findall(text)
 
 
@@ -179,16 +181,16 @@ def _word_pattern() -> Any:
     return regex.compile(WORD)
 
 
-def text_of(inputs: TextInputs, ids: Sequence[int]) -> str:
+def decode(inputs: TextInputs, ids: Sequence[int]) -> str:
     """The text of token ids, without the padding and a tokenizer file's special tokens."""
     ids = [number for number in ids if number != inputs.padding]
     if inputs.tokenizer == "file":
-        return _parsed(inputs.definition).decode(ids)
+        return _load_tokenizer(inputs.definition).decode(ids)
     between = "" if inputs.tokenizer == "character" else " "
     return between.join(inputs.vocabulary[number] for number in ids)
 
 
-def written_texts(inputs: TextInputs, before: Sequence[int], ids: Iterable[int]) -> Iterator[str]:
+def decode_stream(inputs: TextInputs, before: Sequence[int], ids: Iterable[int]) -> Iterator[str]:
     """The text that each token id adds to those before it.
 
     A tokenizer of bytes may need several tokens for one character: those before the last add "".
@@ -202,7 +204,7 @@ def written_texts(inputs: TextInputs, before: Sequence[int], ids: Iterable[int])
     told, new = [before[-1]], []
     for number in ids:
         new.append(number)
-        known, text = text_of(inputs, told), text_of(inputs, [*told, *new])
+        known, text = decode(inputs, told), decode(inputs, [*told, *new])
         if text.endswith("\N{REPLACEMENT CHARACTER}") and len(new) < 8:
             yield ""
             continue
@@ -211,7 +213,7 @@ def written_texts(inputs: TextInputs, before: Sequence[int], ids: Iterable[int])
 
 
 @cache
-def _parsed(definition: str, max_tokens: int | None = None) -> Any:
+def _load_tokenizer(definition: str, max_tokens: int | None = None) -> Any:
     """The tokenizer that a file's content defines; cuts at `max_tokens` and never pads."""
     try:
         from tokenizers import Tokenizer as LibraryTokenizer
@@ -228,7 +230,7 @@ def _parsed(definition: str, max_tokens: int | None = None) -> Any:
     return parsed
 
 
-def _encoding(inputs: TextInputs, text: str, *, special: bool) -> Any:
+def _encode_with_file(inputs: TextInputs, text: str, *, special: bool) -> Any:
     """What the library makes of a text.
 
     Args:
@@ -239,7 +241,7 @@ def _encoding(inputs: TextInputs, text: str, *, special: bool) -> Any:
     Raises:
         DataError: The tokenizer can't encode it, for it lacks its own unknown token.
     """
-    parsed = _parsed(inputs.definition, inputs.max_tokens if special else None)
+    parsed = _load_tokenizer(inputs.definition, inputs.max_tokens if special else None)
     try:
         return parsed.encode(text, add_special_tokens=special)
     except Exception as error:  # the library raises nothing more specific
@@ -285,12 +287,12 @@ def build_vocabulary(
         max_size: The longest that the vocabulary may be, its two special entries included.
     """
     counts = Counter(token for text in tokens for token in text)
-    for special in SPECIAL:
+    for special in SPECIAL_TOKENS:
         counts.pop(special, None)
     frequent = [token for token, count in counts.items() if count >= min_count]
     frequent.sort(key=lambda token: (-counts[token], token))
-    limit = None if max_size is None else max(0, max_size - len(SPECIAL))
-    return (*SPECIAL, *frequent[:limit])
+    limit = None if max_size is None else max(0, max_size - len(SPECIAL_TOKENS))
+    return (*SPECIAL_TOKENS, *frequent[:limit])
 
 
 class Encoder:
@@ -311,16 +313,16 @@ class Encoder:
         """
         if self.inputs.tokenizer == "file":
             lowered = text.lower() if self.inputs.lowercase else text
-            ids = _encoding(self.inputs, lowered, special=True).ids
+            ids = _encode_with_file(self.inputs, lowered, special=True).ids
         else:
-            ids = self.running(text)[: self.inputs.max_tokens]
+            ids = self.encode_untruncated(text)[: self.inputs.max_tokens]
         unknown = self.inputs.unknown
         return torch.tensor(ids or [self.inputs.padding if unknown is None else unknown])
 
-    def running(self, text: str) -> list[int]:
+    def encode_untruncated(self, text: str) -> list[int]:
         """Ids of all tokens of running text, without special tokens."""
         if self.inputs.tokenizer == "file":
-            return _encoding(self.inputs, text, special=False).ids
+            return _encode_with_file(self.inputs, text, special=False).ids
         unknown = self.inputs.unknown
         assert unknown is not None
         return [self._ids.get(token, unknown) for token in split_text(text, self.inputs)]

@@ -18,7 +18,7 @@ from dltrain.data.in_memory import class_counts, fingerprint, in_memory_data
 from dltrain.data.splits import TEST_SEED, hold_out, split_fingerprint
 
 SPLITS = ("train", "validation", "test")
-HELD_OUT = 0.1
+HOLDOUT_FRACTION = 0.1
 """Fraction of the samples for validation, and for test, where there is one dataset for all."""
 
 
@@ -43,18 +43,20 @@ def as_data(built: Any, context: DataContext, source: str) -> Data | None:
     datasets = _datasets(built)
     if datasets is None:
         return None
-    parts = {name: _read(name, dataset) for name, dataset in datasets.items()}
+    parts = {name: _read_samples(name, dataset) for name, dataset in datasets.items()}
     inputs, targets = parts["train"]
     for name, (others, other_targets) in parts.items():
         for what, ours, own in (("inputs", others, inputs), ("targets", other_targets, targets)):
             if (ours.dtype, ours.shape[1:]) != (own.dtype, own.shape[1:]):
-                raise UsageError(f"{what} of {name} are {_kind(ours)}, those of train {_kind(own)}")
+                raise UsageError(
+                    f"{what} of {name} are {_describe(ours)}, those of train {_describe(own)}"
+                )
     names = _class_names(datasets, [targets for _, targets in parts.values()])
 
     whole = fingerprint(*(tensor for part in parts.values() for tensor in part))
     cut = ""
     if isinstance(built, Dataset):
-        parts, cut = _cut(inputs, targets, context)
+        parts, cut = _split(inputs, targets, context)
         sizes = ", ".join(f"{len(targets)} {name}" for name, (_, targets) in parts.items())
         context.warn(
             f"one dataset for all splits is cut at random: {sizes}; return a mapping with the keys "
@@ -63,7 +65,7 @@ def as_data(built: Any, context: DataContext, source: str) -> Data | None:
     spec = DataSpec(
         input_shape=tuple(inputs.shape[1:]),
         num_outputs=len(names) or targets.shape[1],
-        inputs=_inputs(inputs),
+        inputs=_describe_inputs(inputs),
         class_names=names,
         class_counts=class_counts(parts["train"][1], len(names)) if names else (),
     )
@@ -110,7 +112,7 @@ def _datasets(built: Any) -> dict[str, Dataset[Any]] | None:
     return {name: built[name] for name in SPLITS if name in built}
 
 
-def _read(split: str, dataset: Dataset[Any]) -> tuple[Tensor, Tensor]:
+def _read_samples(split: str, dataset: Dataset[Any]) -> tuple[Tensor, Tensor]:
     """Read all inputs, (samples, ...), and targets, (samples,) int64 or (samples, values) float.
 
     Raises:
@@ -143,8 +145,8 @@ def _read(split: str, dataset: Dataset[Any]) -> tuple[Tensor, Tensor]:
         for what, ours, own in (("input", sample, first), ("target", target, first_target)):
             if (ours.dtype, ours.shape) != (own.dtype, own.shape):
                 raise UsageError(
-                    f"the {what} of sample {number} of {split} is {_kind(ours)}, "
-                    f"that of sample 0 is {_kind(own)}"
+                    f"the {what} of sample {number} of {split} is {_describe(ours)}, "
+                    f"that of sample 0 is {_describe(own)}"
                 )
         inputs[number] = sample
         targets.append(target)
@@ -163,7 +165,7 @@ def _sample(split: str, dataset: Dataset[Any], number: int) -> tuple[Tensor, Ten
     place = f"sample {number} of {split}"
     pair = dataset[number]
     if not isinstance(pair, tuple | list) or len(pair) != 2:
-        raise UsageError(f"{place} is {_kind(pair)}; it must be a pair (input, target)")
+        raise UsageError(f"{place} is {_describe(pair)}; it must be a pair (input, target)")
     values, target = (_tensor(value) for value in pair)
     if values is not None and values.dtype.is_floating_point:
         values = _float32_or_float64(values)
@@ -171,8 +173,8 @@ def _sample(split: str, dataset: Dataset[Any], number: int) -> tuple[Tensor, Ten
         values = None
     if values is None or not (values.ndim == 1 or (values.ndim == 3 and values.shape[0] in (1, 3))):
         raise UsageError(
-            f"the input of {place} is {_kind(pair[0])}; it must be a tensor of floats (features,), "
-            "or an image (1 or 3 channels, height, width) of uint8 or floats, as ToTensor gives"
+            f"the input of {place} is {_describe(pair[0])}; expected a float tensor (features,), "
+            "or an image (1 or 3 channels, height, width) of uint8 or floats, as from ToTensor"
         )
     if target is not None and target.ndim == 0 and not target.is_floating_point():
         if target < 0:
@@ -180,7 +182,7 @@ def _sample(split: str, dataset: Dataset[Any], number: int) -> tuple[Tensor, Ten
         return values, target.to(torch.int64)
     if target is None or target.ndim > 1 or not target.is_floating_point():
         raise UsageError(
-            f"the target of {place} is {_kind(pair[1])}; it must be a class, which is a whole "
+            f"the target of {place} is {_describe(pair[1])}; it must be a class, which is a whole "
             "number, or a float or a tensor of floats (values,)"
         )
     return values, _float32_or_float64(target).reshape(-1)
@@ -204,7 +206,7 @@ def _tensor(value: Any) -> Tensor | None:
     return None if value.is_complex() else value.detach().cpu()
 
 
-def _kind(value: Any) -> str:
+def _describe(value: Any) -> str:
     if isinstance(value, Tensor):
         return f"{str(value.dtype).removeprefix('torch.')} of shape {tuple(value.shape)}"
     if isinstance(value, tuple | list):
@@ -231,13 +233,13 @@ def _class_names(datasets: Mapping[str, Dataset[Any]], targets: list[Tensor]) ->
     return names
 
 
-def _cut(
+def _split(
     inputs: Tensor, targets: Tensor, context: DataContext
 ) -> tuple[dict[str, tuple[Tensor, Tensor]], str]:
     """Cut samples into splits; the fingerprint tells which samples each of them has."""
     try:
-        rest, test = hold_out(targets, HELD_OUT, TEST_SEED, name="test")
-        kept, held = hold_out(targets[rest], HELD_OUT, context.seed, name="validation")
+        rest, test = hold_out(targets, HOLDOUT_FRACTION, TEST_SEED, name="test")
+        kept, held = hold_out(targets[rest], HOLDOUT_FRACTION, context.seed, name="validation")
     except OptionError as error:
         raise UsageError(f"{error}; or return a mapping of datasets by split") from error
     index = {"train": rest[kept], "validation": rest[held], "test": test}
@@ -245,7 +247,7 @@ def _cut(
     return parts, split_fingerprint(**index)
 
 
-def _inputs(inputs: Tensor) -> ImageInputs | TableInputs:
+def _describe_inputs(inputs: Tensor) -> ImageInputs | TableInputs:
     """Return how raw data becomes an input: not at all, but for the scale of pixels."""
     if inputs.ndim == 2:
         return TableInputs(tuple(Column(str(number)) for number in range(inputs.shape[1])))

@@ -13,7 +13,7 @@ from dltrain.core.option_types import NonNegativeFloat, PositiveInt
 from dltrain.core.protocols import Data, DataContext
 from dltrain.core.registry import DATA
 from dltrain.data.in_memory import class_counts, fingerprint, in_memory_data
-from dltrain.data.seeding import key
+from dltrain.data.seeding import derive_seed
 from dltrain.data.splits import TEST_SEED, HoldoutSize, hold_out, split_fingerprint
 
 
@@ -38,7 +38,7 @@ def toy_line(
     draw = _generator(context)
     x = torch.rand(samples, 1, generator=draw, dtype=torch.float64) * 2 - 1
     y = 2 * x + 1 + noise * torch.randn(samples, 1, generator=draw, dtype=torch.float64)
-    return _toy(context, x, y, formula="y = 2 x + 1", validation=validation, test=test)
+    return _toy_data(context, x, y, formula="y = 2 x + 1", validation=validation, test=test)
 
 
 @DATA.register
@@ -62,7 +62,7 @@ def toy_sine(
     draw = _generator(context)
     x = (torch.rand(samples, 1, generator=draw, dtype=torch.float64) * 2 - 1) * math.pi
     y = x.sin() + noise * torch.randn(samples, 1, generator=draw, dtype=torch.float64)
-    return _toy(context, x, y, formula="y = sin x", validation=validation, test=test)
+    return _toy_data(context, x, y, formula="y = sin x", validation=validation, test=test)
 
 
 @DATA.register
@@ -93,12 +93,12 @@ def toy_blobs(
     angle = target.double() * (2 * math.pi / classes)
     centre = torch.stack([angle.cos(), angle.sin()], 1)
     x = centre + noise * torch.randn(samples, 2, generator=draw, dtype=torch.float64)
-    return _toy(
+    return _toy_data(
         context,
         x,
         target,
         formula="clouds on a circle",
-        class_names=_digits(classes, samples),
+        class_names=_class_names(classes, samples),
         validation=validation,
         test=test,
     )
@@ -135,28 +135,28 @@ def toy_spirals(
     angle = 2 * math.pi * (turns * radius + target / classes)
     x = radius[:, None] * torch.stack([angle.cos(), angle.sin()], 1)
     x = x + noise * torch.randn(samples, 2, generator=draw, dtype=torch.float64)
-    return _toy(
+    return _toy_data(
         context,
         x,
         target,
         formula="spirals",
-        class_names=_digits(classes, samples),
+        class_names=_class_names(classes, samples),
         validation=validation,
         test=test,
     )
 
 
 def _generator(context: DataContext) -> torch.Generator:
-    return torch.Generator().manual_seed(key(context.seed))
+    return torch.Generator().manual_seed(derive_seed(context.seed))
 
 
-def _digits(classes: int, samples: int) -> tuple[str, ...]:
+def _class_names(classes: int, samples: int) -> tuple[str, ...]:
     if classes > samples:
         raise OptionError("classes", f"{classes} of them can't share {samples} samples")
     return tuple(str(number) for number in range(classes))
 
 
-def _toy(
+def _toy_data(
     context: DataContext,
     x: Tensor,
     y: Tensor,

@@ -15,9 +15,9 @@ from dltrain.core.protocols import Data, DataContext
 from dltrain.core.registry import DATA
 from dltrain.data.in_memory import fingerprint
 from dltrain.data.length_buckets import LengthBuckets
-from dltrain.data.seeding import key
+from dltrain.data.seeding import derive_seed
 from dltrain.data.splits import TEST_SEED, HoldoutSize, hold_out, split_fingerprint
-from dltrain.data.tokenization import SPECIAL, Encoder
+from dltrain.data.tokenization import SPECIAL_TOKENS, Encoder
 
 END = "<end>"
 """The last of the output tokens: ends a sequence."""
@@ -56,7 +56,7 @@ def toy_digits(
     if samples > possible:
         raise OptionError("samples", f"{samples} of so short sequences; at most {possible}")
     sources = _different_sequences(context.seed, samples, min_length, max_length)
-    inputs = TextInputs("character", (*SPECIAL, *"0123456789"))
+    inputs = TextInputs("character", (*SPECIAL_TOKENS, *"0123456789"))
     class_names = (*inputs.vocabulary, END)
     encode = Encoder(inputs)
     sequences = [encode(source) for source in sources]
@@ -91,7 +91,7 @@ def toy_digits(
 
 
 def _different_sequences(seed: int, count: int, shortest: int, longest: int) -> list[str]:
-    draw = torch.Generator().manual_seed(key(seed))
+    draw = torch.Generator().manual_seed(derive_seed(seed))
     found: dict[str, None] = {}
     while len(found) < count:
         lengths = torch.randint(shortest, longest + 1, (count,), generator=draw).tolist()

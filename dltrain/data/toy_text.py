@@ -9,8 +9,8 @@ import torch
 from dltrain.core.option_types import PositiveInt
 from dltrain.core.protocols import Data, DataContext
 from dltrain.core.registry import DATA
-from dltrain.data.labelled_texts import Texts, split_texts, text_data
-from dltrain.data.seeding import key
+from dltrain.data.labelled_texts import LabelledTexts, split_texts, text_data
+from dltrain.data.seeding import derive_seed
 from dltrain.data.splits import HoldoutSize
 
 _NAMES = ("ape", "bear", "cat", "dog", "eel", "fox", "goat", "hen")
@@ -39,7 +39,7 @@ def toy_text(
     """
     names = itertools.combinations(_NAMES, 2)
     contents = list(itertools.product(names, _VERBS, _FILLERS, _FILLERS))
-    draw = torch.Generator().manual_seed(key(context.seed))
+    draw = torch.Generator().manual_seed(derive_seed(context.seed))
     orders = [torch.randperm(len(contents), generator=draw).tolist() for _ in range(2)]
     texts, targets = [], []
     for number in range(samples):
@@ -51,7 +51,7 @@ def toy_text(
         targets.append(swapped)
     return text_data(
         context,
-        split_texts(context, Texts(texts, targets), validation, test),
+        split_texts(context, LabelledTexts(texts, targets), validation, test),
         class_names=("in order", "swapped"),
         source=f"made sentences, seed {context.seed}",
     )

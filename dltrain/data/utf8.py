@@ -22,10 +22,10 @@ def read_utf8(path: Path, *, pipe: bool = False) -> str:
         content = read_named(path, pipe=pipe)
     except OSError as error:
         raise DataError(f"{path}: can't be read: {error.strerror}") from error
-    return decoded(content, str(path))
+    return decode_utf8(content, str(path))
 
 
-def decoded(content: bytes, name: str) -> str:
+def decode_utf8(content: bytes, name: str) -> str:
     """UTF-8 as text; see `read_utf8`.
 
     Args:
@@ -44,7 +44,7 @@ def decoded(content: bytes, name: str) -> str:
         ) from error
 
 
-def one_line_end(text: str) -> str:
+def normalize_line_ends(text: str) -> str:
     """The text with a line feed for a carriage return and line feed.
 
     Nothing else ends a line: separators of lines and pages, and a lone carriage return, are text.
@@ -52,9 +52,9 @@ def one_line_end(text: str) -> str:
     return text.replace("\r\n", "\n")
 
 
-def text_lines(text: str) -> list[str]:
+def split_lines(text: str) -> list[str]:
     """The lines of a text, without their ends; see `one_line_end`. The last need not have one."""
-    lines = one_line_end(text).split("\n")
+    lines = normalize_line_ends(text).split("\n")
     return lines if lines[-1] else lines[:-1]
 
 
@@ -64,7 +64,7 @@ def read_lines(path: Path) -> list[str]:
     Raises:
         DataError: The file can't be read, is not UTF-8, or is empty.
     """
-    lines = one_line_end(read_utf8(path)).rstrip("\n").split("\n")
+    lines = normalize_line_ends(read_utf8(path)).rstrip("\n").split("\n")
     if lines == [""]:
         raise DataError(f"{path}: has no lines")
     return lines

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dltrain.core.errors import RunError
 from dltrain.core.protocols import Split
-from dltrain.data.seeding import key, normal
+from dltrain.data.seeding import derive_seed, normal
 from dltrain.exporting.interface import Interface
 from dltrain.exporting.preprocessing import Noise
 
@@ -104,7 +104,7 @@ def _batches(
         assert isinstance(width, int)
         sizes = [BATCH_SIZE] * num_batches + [1, BATCH_SIZE - 1]
         for number, size in enumerate(sizes):
-            noise = normal(key(seed, number), torch.arange(size), width)
+            noise = normal(derive_seed(seed, number), torch.arange(size), width)
             yield noise.to(interface.preparation.dtype), None, False
         return
     available = math.ceil(len(split) / BATCH_SIZE)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from dltrain.core.data_spec import DataSpec, ImageInputs, TableInputs, TextInputs
-from dltrain.data.tokenization import text_of
+from dltrain.data.tokenization import decode
 from dltrain.metrics.classification import predicted_classes
 from dltrain.reporting.analysis import (
     BINS,
@@ -160,7 +160,7 @@ def _sample(spec: DataSpec, inputs: Tensor, alt: str, max_side: int) -> str:
         case ImageInputs():
             return image(to_pixels(spec, inputs[None])[0], alt, max_side)
         case TextInputs() as text:
-            content = text_of(text, inputs.tolist())
+            content = decode(text, inputs.tolist())
             if len(content) > MAX_TEXT_CHARACTERS:
                 content = f"{content[:MAX_TEXT_CHARACTERS]}…"
             return f"<blockquote>{escape(content)}</blockquote>"

@@ -19,7 +19,7 @@ from torch import Tensor
 from dltrain.core.data_spec import DataSpec, ImageInputs, TableInputs, TextInputs
 from dltrain.core.errors import DataError, shorten
 from dltrain.data.columns import cell_text, encode
-from dltrain.data.image_decoding import decode_image_bytes, decode_opened, read_header
+from dltrain.data.image_decoding import decode_image_bytes, decode_pil_image, read_header
 from dltrain.data.input_readers import normalise_images, pad_texts
 from dltrain.data.table import Table
 from dltrain.data.tokenization import Encoder
@@ -146,7 +146,7 @@ class RequestParser:
         return opened
 
     def _decode(self, opened: _OpenedImage, name: str) -> Tensor:
-        decode: Any = decode_image_bytes if isinstance(opened.image, bytes) else decode_opened
+        decode: Any = decode_image_bytes if isinstance(opened.image, bytes) else decode_pil_image
         return decode(opened.image, name, self.spec.input_shape, self._image_inputs)
 
     @property

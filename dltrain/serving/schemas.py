@@ -20,7 +20,7 @@ from pydantic import (
 from dltrain.core.data_spec import Column, DataSpec, ImageInputs, TableInputs
 from dltrain.core.errors import shorten
 from dltrain.data.columns import cell_text
-from dltrain.data.tokenization import text_of
+from dltrain.data.tokenization import decode
 from dltrain.serving.limits import Limits
 
 ITEMS_KEYS = {"image": "images", "table": "rows", "text": "texts"}
@@ -98,7 +98,7 @@ def example(spec: DataSpec) -> dict[str, Any]:
     if spec.inputs.kind == "text":
         ids = range(len(spec.inputs.vocabulary))
         words = [n for n in ids if n not in (spec.inputs.padding, spec.inputs.unknown)][:4]
-        return {"texts": [text_of(spec.inputs, words)]}
+        return {"texts": [decode(spec.inputs, words)]}
     return {"images": [[[0, 128], [255, 64]]]}
 
 

@@ -17,7 +17,7 @@ from dltrain.checkpoints.atomic_files import make_directory
 from dltrain.checkpoints.untrusted_files import DirectoryLayout, verify
 from dltrain.checkpoints.untrusted_json import GIB, KIB, MIB, Count, validated
 from dltrain.core.errors import DltrainError, RunError, UsageError, shorten
-from dltrain.data.seeding import key
+from dltrain.data.seeding import derive_seed
 from dltrain.rundir.directory import Run
 from dltrain.sweeps.algorithms import SamplerContext, no_experimental_warnings
 from dltrain.sweeps.locks import JournalLock, is_locked, lock_file
@@ -244,7 +244,7 @@ class Search:
 
         run = self.run_of(number)
         with no_experimental_warnings():
-            seed = key(self.plan.seed, len(self.trials())) % 2**32
+            seed = derive_seed(self.plan.seed, len(self.trials())) % 2**32
             sampler = self.plan.sampler.build(SamplerContext(seed, self.plan.seed, self.plan.grid))
             study = optuna.load_study(
                 study_name="sweep", storage=self._storage, sampler=sampler, pruner=self._pruner

@@ -17,7 +17,7 @@ from dltrain.core.option_types import NonNegativeFloat
 from dltrain.core.protocols import Loss, ProcessGroup
 from dltrain.core.registry import TASKS
 from dltrain.core.task import Embedding, Figure, Phase, Task, TaskContext
-from dltrain.data.seeding import key, normal
+from dltrain.data.seeding import derive_seed, normal
 from dltrain.tasks import figures
 from dltrain.tasks.common import (
     comparing_loss,
@@ -101,7 +101,7 @@ class Autoencoder(Task):
     def loss(self, batch: Batch, phase: Phase) -> Tensor:
         """Return the summed loss, a scalar."""
         step = 0 if batch.step is None else batch.step
-        outputs, divergence = self._reconstruct(batch, key(self.seed, step, 0))
+        outputs, divergence = self._reconstruct(batch, derive_seed(self.seed, step, 0))
         losses = losses_of(self.loss_function, outputs, batch.inputs.flatten(1))
         return (losses + self._penalty(divergence)).sum()
 
@@ -131,7 +131,7 @@ class Autoencoder(Task):
         for metric in self.metrics:
             metric.reset()
         for batch in batches:
-            own, own_divergence = self._reconstruct(batch, key(self.seed))
+            own, own_divergence = self._reconstruct(batch, derive_seed(self.seed))
             outputs, inputs = self.process_group.all_gather(batch, own, batch.inputs.flatten(1))
             losses = losses_of(self.loss_function, outputs, inputs)
             if isinstance(own_divergence, Tensor):
@@ -168,7 +168,7 @@ class Autoencoder(Task):
         shown = [Figure("reconstructions", "image", figures.grid(images, min(ROW, len(rows[0]))))]
         if self.latent:
             index = torch.arange(self._num_images, device=pairs.device)
-            noise = normal(key(self.seed, 1), index, self.latent).to(pairs)
+            noise = normal(derive_seed(self.seed, 1), index, self.latent).to(pairs)
             shown.append(Figure("samples", "image", figures.grid(self.generate_images(noise))))
         return shown
 

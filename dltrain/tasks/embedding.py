@@ -11,7 +11,7 @@ from dltrain.core.batch import Batch
 from dltrain.core.data_spec import DataSpec, TextInputs
 from dltrain.core.protocols import ProcessGroup
 from dltrain.core.task import Embedding
-from dltrain.data.tokenization import text_of
+from dltrain.data.tokenization import decode
 from dltrain.tasks.figures import three_channels, to_pixels
 
 MAX_CHARACTERS = 200

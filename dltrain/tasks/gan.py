@@ -16,7 +16,7 @@ from dltrain.core.paths import ConfigPath
 from dltrain.core.protocols import ProcessGroup
 from dltrain.core.registry import TASKS, Limits
 from dltrain.core.task import Figure, Phase, Task, TaskContext
-from dltrain.data.seeding import key, normal, uniform
+from dltrain.data.seeding import derive_seed, normal, uniform
 from dltrain.losses.adversarial import AdversarialLoss
 from dltrain.losses.supervised import at_least_float32
 from dltrain.metrics.generation import GeneratorMetric, JudgeOutputs
@@ -110,7 +110,7 @@ class Gan(Task):
     def loss(self, batch: Batch, phase: Phase) -> Tensor:
         """Return the summed loss of the phase, a scalar."""
         step = 0 if batch.step is None else batch.step
-        purpose = key(self.seed, step, self.phases.index(phase))
+        purpose = derive_seed(self.seed, step, self.phases.index(phase))
         noise = self._noise(purpose, batch.index, batch.inputs.dtype)
         if phase.name == GENERATOR:
             with _frozen(self.discriminator):
@@ -118,7 +118,7 @@ class Gan(Task):
         with torch.no_grad():
             fake = self.generator(noise)
         losses = self.loss_function.discriminator(self._score(batch.inputs), self._score(fake))
-        fraction = uniform(key(purpose, 1), batch.index, 1).flatten().to(batch.inputs.dtype)
+        fraction = uniform(derive_seed(purpose, 1), batch.index, 1).flatten().to(batch.inputs.dtype)
         penalty = self.loss_function.penalty(self._score, batch.inputs, fake, fraction)
         return (losses + penalty).sum()
 
@@ -139,7 +139,7 @@ class Gan(Task):
             metric.reset()
         for batch in batches:
             # The noise depends on the index of a sample only, not on its rank.
-            fake = self.generator(self._noise(key(self.seed), batch.index, batch.inputs.dtype))
+            fake = self.generator(self._noise(derive_seed(self.seed), batch.index, batch.inputs.dtype))
             scores = self._score(batch.inputs), self._score(fake)
             sums = (
                 self.loss_function.discriminator(*scores),

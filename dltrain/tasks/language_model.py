@@ -15,7 +15,7 @@ from dltrain.core.errors import UsageError
 from dltrain.core.protocols import Loss, ProcessGroup
 from dltrain.core.registry import TASKS
 from dltrain.core.task import Figure, Phase, Task, TaskContext
-from dltrain.data.tokenization import written_texts
+from dltrain.data.tokenization import decode_stream
 from dltrain.tasks.common import (
     comparing_loss,
     computed,
@@ -144,7 +144,7 @@ class LanguageModel(Task):
     def _sample(self) -> str:
         start = [self.start_token]
         tokens = self.generate(start, SAMPLE_TOKENS, 0.8, None, seeded(0))
-        return "".join(written_texts(self.inputs, start, tokens))
+        return "".join(decode_stream(self.inputs, start, tokens))
 
     @property
     def start_token(self) -> int:

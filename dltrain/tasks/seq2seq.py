@@ -16,7 +16,7 @@ from dltrain.core.errors import OptionError, UsageError
 from dltrain.core.protocols import Loss, ProcessGroup
 from dltrain.core.registry import TASKS
 from dltrain.core.task import Figure, Phase, Task, TaskContext
-from dltrain.data.tokenization import text_of
+from dltrain.data.tokenization import decode
 from dltrain.metrics.ratio import widest_float
 from dltrain.models.seq2seq import Seq2SeqLstm
 from dltrain.tasks.common import comparing_loss, computed, require_weight, scalars_of
@@ -156,7 +156,7 @@ class Seq2Seq(Task):
     def _text(self, numbers: list[int]) -> str:
         """Return the text before the end token or the padding."""
         ends = (self.end, self.inputs.padding)
-        return text_of(self.inputs, list(takewhile(lambda number: number not in ends, numbers)))
+        return decode(self.inputs, list(takewhile(lambda number: number not in ends, numbers)))
 
     def _show(self, inputs: Tensor, written: Tensor, targets: Tensor) -> None:
         for source, output, target in zip(inputs, written, targets, strict=True):

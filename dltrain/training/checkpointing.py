@@ -29,7 +29,7 @@ from dltrain.core.data_spec import DataSpec, spec_to_json
 from dltrain.core.errors import RunError
 from dltrain.core.protocols import ProcessGroup
 from dltrain.core.task import Task
-from dltrain.data.seeding import key
+from dltrain.data.seeding import derive_seed
 from dltrain.distributed.fsdp import gather_to_main, load_full_state_dict
 from dltrain.loggers.base import Logger
 from dltrain.training.checkpoint_checks import check_optimizers, check_random_states, check_tensors
@@ -195,7 +195,7 @@ class CheckpointManager:
         own = {n.removeprefix(prefix): s for n, s in states.items() if n.startswith(prefix)}
         set_random_state(own or states)
         if not own:
-            seed_everything(key(torch.initial_seed(), rank, step))
+            seed_everything(derive_seed(torch.initial_seed(), rank, step))
 
     @contextmanager
     def weights_of(self, path: Path | None) -> Iterator[None]:

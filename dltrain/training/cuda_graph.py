@@ -21,7 +21,7 @@ from dltrain.core.batch import Batch
 from dltrain.core.errors import RunError, describe_error
 from dltrain.core.protocols import ProcessGroup, Split
 from dltrain.core.task import Task
-from dltrain.data.in_memory import without_waiting
+from dltrain.data.in_memory import to_device
 from dltrain.training.device import Precision
 from dltrain.training.state import TrainerState, Window
 from dltrain.training.step import StepScalars, parameter_groups
@@ -247,8 +247,8 @@ class StepGraph:
         counters = torch.tensor([0, self.state.step])
         self._order.copy_(self.split.order(epoch))
         self._epoch.fill_(epoch)
-        self._table[: len(rows)] = without_waiting(rows, device)
-        self._position.copy_(without_waiting(torch.cat([places, counters]), device))
+        self._table[: len(rows)] = to_device(rows, device)
+        self._position.copy_(to_device(torch.cat([places, counters]), device))
         for size, numbers in zip(sizes, plan, strict=True):
             yield partial(self._take, size, numbers)
 

@@ -119,7 +119,7 @@ def test_rows_of_a_table_as_mappings_or_a_frame(experiment, tmp_path):
         model([rows[0], {"size": 1}])
     with pytest.raises(DataError, match="input 0: 'size' is nan; a value is wanted"):
         model([{"size": float("nan"), "kind": "a"}])
-    with pytest.raises(DataError, match="'size' is 'big'; a number is wanted"):
+    with pytest.raises(DataError, match="expected a number in 'size', got 'big'"):
         model([{"size": "big", "kind": "a"}])
     with pytest.raises(DataError, match="input 0: a str; a mapping"):
         model("big")

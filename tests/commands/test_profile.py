@@ -11,7 +11,7 @@ from small_data import write_color_images
 
 import dltrain
 from dltrain import profile
-from dltrain.data.image_folder import _Reader
+from dltrain.data.image_folder import _ReadImage
 
 CONFIG = {
     "name": "t",
@@ -67,7 +67,7 @@ def test_slow_images_are_told_from_a_slow_model(experiment, tmp_path, monkeypatc
     clock, read, forward = Clock(), _Reader.__call__, torch.nn.Flatten.forward
     image, model = (0.024, 0.004) if slow == "images" else (0.001, 0.036)
     monkeypatch.setattr("dltrain.commands.profile.time", clock)
-    monkeypatch.setattr(_Reader, "__call__", clock.slow(image, read))
+    monkeypatch.setattr(_ReadImage, "__call__", clock.slow(image, read))
     monkeypatch.setattr(torch.nn.Flatten, "forward", clock.slow(model, forward))
     data = {"name": "image_folder", "root": "my_images", "size": 8, "workers": 0}
     config = {**CONFIG, "data": data, "train": {**CONFIG["train"], "batch_size": 4}}

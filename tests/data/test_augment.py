@@ -22,8 +22,8 @@ def pictures(num=40, channels=3, height=10, width=8):
 
 
 def moved(augment, pixels, epoch=0, seed=0):
-    draws = augment.draws(seed, epoch, torch.arange(len(pixels)))
-    return augment.move(pixels, draws, torch.float32), draws
+    draws = augment.random_values(seed, epoch, torch.arange(len(pixels)))
+    return augment.transform(pixels, draws, torch.float32), draws
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 16])
@@ -97,7 +97,7 @@ def test_rotation_by_a_right_angle_is_exact():
     # an angle of the full range is (2 u - 1) * 180; draws are set so that it is 90 degrees
     pixels = pictures(1, height=8, width=8)
     draws = torch.tensor([[0.5, 0.5, 0.9, 0.5, 0.5, 0.75, 0.5, 0.5]])
-    turned = Augment(rotate=180).move(pixels, draws, torch.float64)
+    turned = Augment(rotate=180).transform(pixels, draws, torch.float64)
     assert torch.allclose(turned, torch.rot90(pixels, 1, (2, 3)).double(), atol=1e-6)
 
 
@@ -106,14 +106,14 @@ def test_rotation_keeps_the_shape_of_things_in_oblong_pictures():
     y, x = torch.meshgrid(torch.arange(40) - 19.5, torch.arange(80) - 39.5, indexing="ij")
     disc = ((y**2 + x**2) < 15**2).to(torch.uint8)[None, None] * 255
     draws = torch.tensor([[0.5, 0.5, 0.9, 0.5, 0.5, 0.625, 0.5, 0.5]])  # 45 degrees
-    turned = Augment(rotate=180).move(disc, draws, torch.float32)
+    turned = Augment(rotate=180).transform(disc, draws, torch.float32)
     assert ((turned - disc).abs() > 128).float().mean() < 0.02
 
 
 def test_shift_by_whole_pixels_is_exact():
     pixels = pictures(1)
     draws = torch.tensor([[0.5, 0.5, 0.9, 1.0, 0.5, 0.5, 0.5, 0.5]])  # all the way along x
-    shifted = Augment(shift=2).move(pixels, draws, torch.float64)
+    shifted = Augment(shift=2).transform(pixels, draws, torch.float64)
     assert torch.allclose(shifted, F.pad(pixels, (0, 2))[..., 2:].double(), atol=1e-6)
 
 
@@ -121,7 +121,7 @@ def test_shift_reaches_both_ways_and_no_further():
     _, draws = moved(Augment(shift=3), pictures(300))
     middle = torch.zeros(300, 1, 9, 9, dtype=torch.uint8)
     middle[:, :, 4, 4] = 255
-    mass = Augment(shift=3).move(middle, draws, torch.float64)[:, 0]
+    mass = Augment(shift=3).transform(middle, draws, torch.float64)[:, 0]
     rows = (mass.sum(2) * torch.arange(9)).sum(1) / mass.sum((1, 2)) - 4
     assert -3 <= rows.min() < -2.8
     assert 2.8 < rows.max() <= 3

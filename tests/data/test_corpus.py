@@ -8,7 +8,7 @@ from dltrain.core.errors import DataError, OptionError
 from dltrain.core.protocols import DataContext
 from dltrain.data import corpus
 from dltrain.data.corpus import python_docs, shakespeare, text_file
-from dltrain.data.tokenization import Encoder, written_texts
+from dltrain.data.tokenization import Encoder, decode_stream
 
 TEXT = "".join(chr(97 + (i * i + i // 7) % 26) for i in range(997))
 
@@ -88,15 +88,15 @@ def test_words_and_punctuation(context, tmp_path):
     (tmp_path / "words.txt").write_text("To be, or not\nto be. " * 9, encoding="utf-8")
     spec = text_file(context, path="words.txt", tokenizer="word", window=5).spec
     assert sorted(spec.class_names[2:]) == [",", ".", "To", "be", "not", "or", "to"]
-    numbers = Encoder(spec.inputs).running("to  be,king")
+    numbers = Encoder(spec.inputs).encode_untruncated("to  be,king")
     assert [spec.class_names[n] for n in numbers] == ["to", "be", ",", "<unk>"]
-    assert "".join(written_texts(spec.inputs, [5], numbers[:3])) == " to be ,"
+    assert "".join(decode_stream(spec.inputs, [5], numbers[:3])) == " to be ,"
 
 
 def test_characters_come_back_as_they_were():
     inputs = TextInputs("character", ("<pad>", "<unk>", "\n", " ", "é"))
-    ids = Encoder(inputs).running("é \n é")
-    assert "".join(written_texts(inputs, [2], ids)) == "é \n é"
+    ids = Encoder(inputs).encode_untruncated("é \n é")
+    assert "".join(decode_stream(inputs, [2], ids)) == "é \n é"
 
 
 def test_a_large_vocabulary_is_kept_whole(context, tmp_path):

@@ -198,7 +198,7 @@ def test_wrong_options_are_named(build, write, tmp_path):
         build("csv", path=path, target="kind", features=("width", "depth"))
     with pytest.raises(OptionError, match=r"width, kind"):
         build("csv", path=path, target="kind", features=("width", "kind"))
-    with pytest.raises(DataError, match=r"t\.csv:2: 'kind' is 'a'; a number is wanted"):
+    with pytest.raises(DataError, match=r"t\.csv:2: expected a number in 'kind', got 'a'"):
         build("csv", path=path, target="kind", target_kind="value")
     with pytest.raises(OptionError, match="has classes, not values"):
         build("csv", path=path, target="kind", standardise_target=True)

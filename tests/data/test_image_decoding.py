@@ -91,7 +91,7 @@ def test_16_bits_keep_all_their_values(tmp_path, suffix, channels):
     assert pixels.dtype == torch.int32
     assert all(channel.tolist() == VALUES.tolist() for channel in pixels)
     header = read_header(path)
-    assert (header.deep, header.grey, header.transparent) == (True, True, False)
+    assert (header.is_deep, header.is_gray, header.is_transparent) == (True, True, False)
 
 
 def test_16_bits_are_averaged_without_clipping(tmp_path):
@@ -166,7 +166,7 @@ def test_transparent_parts_show_the_background(tmp_path, background, mode, chann
         alpha = np.asarray(image)[..., 3]
         pixels = Image.fromarray(np.where(alpha, 40, 41).astype(np.uint8)).convert(mode)
         pixels.save(path, transparency=pixels.getpixel((0, 0)))
-    assert read_header(path).transparent
+    assert read_header(path).is_transparent
     pixels = decode_image(path, (channels, 16, 16), inputs)
     assert pixels.shape == (channels, 16, 16)
     assert pixels.unique().tolist() == sorted({40, background})

@@ -125,7 +125,7 @@ def test_a_cache_that_has_no_room_is_refused_before_it_is_filled(build, folder, 
 
 @pytest.mark.parametrize("free", [0, 5 * 4 * 3 * 8 * 8 - 1])
 def test_too_little_shared_memory_is_told_before_a_worker_starts(build, folder, monkeypatch, free):
-    monkeypatch.setattr("dltrain.data.shared_memory.shared_memory_room", lambda: (free, 2**26))
+    monkeypatch.setattr("dltrain.data.shared_memory.shared_memory_bytes", lambda: (free, 2**26))
     batches = make(build, folder, workers=2, test=0, validation=0).train.batches(4, epoch=0)
     with pytest.raises(
         DataError, match=r"^/dev/shm: shared memory is too small .*up to 5 of "
@@ -143,7 +143,7 @@ def test_too_little_shared_memory_is_told_before_a_worker_starts(build, folder, 
 def test_shared_memory_that_is_large_enough_or_not_needed(
     build, folder, monkeypatch, workers, room
 ):
-    monkeypatch.setattr("dltrain.data.shared_memory.shared_memory_room", lambda: room)
+    monkeypatch.setattr("dltrain.data.shared_memory.shared_memory_bytes", lambda: room)
     batches = make(build, folder, workers=workers, test=0, validation=0).train.batches(4, epoch=0)
     assert sum(len(batch) for batch in batches) == 20
 

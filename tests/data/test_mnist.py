@@ -41,7 +41,7 @@ def test_mnist_as_torchvision_reads_it(build, mnist_root, tmp_path):
     raw = tmp_path / "theirs" / "MNIST" / "raw"
     raw.mkdir(parents=True)
     for name in module.TEST_FILES + module.TRAIN_FILES:
-        path = module.present(mnist_root / "MNIST" / "raw", name)
+        path = module.resolve_file(mnist_root / "MNIST" / "raw", name)
         content = path.read_bytes()
         (raw / name).write_bytes(gzip.decompress(content) if path.suffix == ".gz" else content)
     theirs = torchvision.datasets.MNIST(tmp_path / "theirs", train=False)
@@ -55,7 +55,7 @@ def test_mnist_as_torchvision_reads_it(build, mnist_root, tmp_path):
 
 def test_the_digests_are_those_of_the_files(mnist_root):
     for name, digest in module.MNIST.digests.items():
-        path = module.present(mnist_root / "MNIST" / "raw", name)
+        path = module.resolve_file(mnist_root / "MNIST" / "raw", name)
         content = path.read_bytes()
         if path.suffix == ".gz":
             content = gzip.decompress(content)

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dltrain.data.seeding import GOLDEN, epoch_order, key, normal, uniform
+from dltrain.data.seeding import GOLDEN, derive_seed, epoch_order, normal, uniform
 
 MASK = (1 << 64) - 1
 
@@ -39,14 +39,16 @@ def test_uniform_is_the_generator_at_any_place(seed):
 
 
 def test_uniform_is_uniform():
-    drawn = uniform(key(0), torch.arange(100_000), 2).double()
+    drawn = uniform(derive_seed(0), torch.arange(100_000), 2).double()
     share = torch.histc(drawn, bins=10, min=0, max=1) / drawn.numel()
     assert torch.allclose(share, torch.full((10,), 0.1, dtype=torch.float64), atol=0.005)
     assert abs(torch.corrcoef(drawn.T)[0, 1]) < 0.02
 
 
 def test_key_depends_on_each_number_and_their_order():
-    keys = {key(*numbers) for numbers in [(), (0,), (0, 0), (0, 1), (1, 0), (1, 1), (-1, 1)]}
+    keys = {
+        derive_seed(*numbers) for numbers in [(), (0,), (0, 0), (0, 1), (1, 0), (1, 1), (-1, 1)]
+    }
     assert len(keys) == 7
 
 
@@ -62,11 +64,11 @@ def test_epoch_order_is_a_permutation_of_seed_and_epoch():
 @pytest.mark.parametrize("numbers", [(0,), (2**63 + 5, 7, 2**64 - 1), (3, -1, 12345678901)])
 def test_a_number_on_the_device_gives_the_same_key_and_the_same_draws(numbers):
     index = torch.arange(50)
-    expected = key(*numbers)
+    expected = derive_seed(*numbers)
     for position, number in enumerate(numbers):
         signed = number - 2**64 if number >= 2**63 else number
         given = (*numbers[:position], torch.tensor(signed), *numbers[position + 1 :])
-        found = key(*given)
+        found = derive_seed(*given)
         assert int(found) % 2**64 == expected
         assert torch.equal(uniform(found, index, 3), uniform(expected, index, 3))
         assert torch.equal(normal(found, index, 3), normal(expected, index, 3))

@@ -9,7 +9,7 @@ import pytest
 from dltrain.core.errors import DataError, OptionError
 from dltrain.data.input_readers import read_new_table
 from dltrain.data.sst2 import read_sst2
-from dltrain.data.table_reading import Layout, likely_layout, read_table
+from dltrain.data.table_reading import Layout, detect_layout, read_table
 
 FILM = [f"the film was {('good', 'bad')[n % 2]}" for n in range(30)]
 
@@ -201,9 +201,9 @@ def test_what_csv_writes_is_read_again(write):
 )
 def test_the_layout_is_told_from_the_file(write, name, text, layout):
     path = write(text, name)
-    assert likely_layout(path) == Layout(*layout)
+    assert detect_layout(path) == Layout(*layout)
     if "\n1\n" not in text:
-        assert len(read_table(path, **likely_layout(path).options(path)).columns) > 1
+        assert len(read_table(path, **detect_layout(path).non_default_options(path)).columns) > 1
 
 
 @pytest.mark.parametrize(
@@ -255,4 +255,4 @@ def test_sst2_with_a_header_is_read_as_without(sst2_root, tmp_path):
         expected, table = read_sst2(path), read_table(tmp_path / name)
         assert table.columns["text"] == [text.strip() for text in expected.texts]
         assert table.columns["label"] == [*map(str, expected.targets)]
-        assert likely_layout(tmp_path / name) == Layout("\t", None)
+        assert detect_layout(tmp_path / name) == Layout("\t", None)

@@ -149,12 +149,12 @@ def test_a_text_written_token_by_token_is_the_decoded_one(tmp_path, make):
     tokenizer.no_padding()
     inputs = inputs_of(tmp_path / "t.json")
     text = "to be kings, to art é👍 be" if make is byte_pairs else "to be kings, to art be"
-    ids = tokenization.Encoder(inputs).running(text)
-    written = [*tokenization.written_texts(inputs, ids[:1], ids[1:])]
+    ids = tokenization.Encoder(inputs).encode_untruncated(text)
+    written = [*tokenization.decode_stream(inputs, ids[:1], ids[1:])]
     assert len(written) == len(ids) - 1
-    first = tokenization.text_of(inputs, ids[:1])
-    assert first + "".join(written) == tokenization.text_of(inputs, ids) == tokenizer.decode(ids)
-    assert tokenization.text_of(inputs, [*ids, inputs.padding]) == tokenizer.decode(ids)
+    first = tokenization.decode(inputs, ids[:1])
+    assert first + "".join(written) == tokenization.decode(inputs, ids) == tokenizer.decode(ids)
+    assert tokenization.decode(inputs, [*ids, inputs.padding]) == tokenizer.decode(ids)
 
 
 def test_a_text_that_the_tokenizer_cannot_encode_is_named(tmp_path):
@@ -244,7 +244,7 @@ def test_without_the_library_the_error_says_what_to_install(folder, monkeypatch)
             raise ImportError(name)
         return real(name, *rest)
 
-    tokenization._parsed.cache_clear()
+    tokenization._load_tokenizer.cache_clear()
     monkeypatch.setattr(builtins, "__import__", missing)
     with pytest.raises(ConfigError, match=r"pip install 'dltrain\[tokenizers\]'"):
         dltrain.train(load(folder, "data.tokenizer=pieces.json"), run_dir=folder / "run")

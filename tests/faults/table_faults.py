@@ -20,7 +20,7 @@ from dltrain.core.data_spec import PADDING
 from dltrain.core.errors import DataError
 from dltrain.core.protocols import DataContext
 from dltrain.core.registry import DATA
-from dltrain.data.labels import in_order
+from dltrain.data.labels import sorted_names
 
 NUM_ROWS = 40
 LABELS = [
@@ -164,7 +164,7 @@ def read(case: Case, folder: Path) -> Counter[tuple[str, str]]:
         **case.options,
     )
     tokens, names = data.spec.inputs.vocabulary, data.spec.class_names
-    assert names == in_order(names), names
+    assert names == sorted_names(names), names
     found = Counter()
     for batch in data.train.batches(7):
         for sample, target in zip(batch.inputs.tolist(), batch.targets.tolist(), strict=True):

@@ -13,7 +13,7 @@ from dltrain.commands.check import check
 from dltrain.commands.sample import sample_images
 from dltrain.config import ConfigError
 from dltrain.core.errors import UsageError
-from dltrain.data.seeding import key, normal
+from dltrain.data.seeding import derive_seed, normal
 
 CONFIG = {
     "seed": 3,
@@ -59,7 +59,7 @@ def test_the_variational_loss_is_the_evidence_lower_bound(make, tmp_path):
     with torch.no_grad():
         mean, log_variance = task.model.encoder(batch.inputs).chunk(2, 1)
         posterior = Normal(mean, (log_variance / 2).exp())
-        noise = normal(key(3), batch.index, 4).double()
+        noise = normal(derive_seed(3), batch.index, 4).double()
         outputs = task.model.decoder(posterior.loc + posterior.scale * noise)
     divergence = kl_divergence(posterior, Normal(0.0, 1.0)).sum(1)
     likelihood = Normal(outputs, 0.5**0.5).log_prob(batch.inputs).flatten(1).sum(1)

@@ -18,7 +18,7 @@ from dltrain.checkpoints.store import CheckpointStore
 from dltrain.commands.check import check
 from dltrain.config import ConfigError
 from dltrain.core.errors import InterruptedRunError
-from dltrain.data.seeding import key, normal
+from dltrain.data.seeding import derive_seed, normal
 from dltrain.rundir.directory import Run
 
 CONFIG = {
@@ -75,7 +75,7 @@ def test_a_run_equals_a_hand_written_loop(make, tmp_path, loss):
     for epoch in range(2):
         for batch in trainer.data.train.batches(40, epoch=epoch):
             for number, (name, optimizer) in enumerate(sides.items()):
-                noises = [normal(key(3, step, n), batch.index, 6).double() for n in (0, 1)]
+                noises = [normal(derive_seed(3, step, n), batch.index, 6).double() for n in (0, 1)]
                 losses = by_hand(loss, twin.discriminator, twin.generator, batch.inputs, noises)
                 twin.zero_grad()
                 losses[number].backward()
