@@ -1,4 +1,4 @@
-"""A config for the user's own data: what is seen in it, what is proposed, and why."""
+"""Config suggestions for the user's own data, with reasons."""
 
 from dltrain.autoconfig.config_draft import Suggestion, render
 from dltrain.autoconfig.detection import Hints, suggest

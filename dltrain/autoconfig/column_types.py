@@ -1,4 +1,4 @@
-"""What the columns of a table hold: numbers, categories, texts, or nothing to learn from."""
+"""Column types of a table: numbers, categories, texts, or not useful as features."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from dltrain.data.table import MISSING, parse_number
 Kind = Literal["number", "category", "text", "useless"]
 
 MAX_CATEGORIES = 50
-"""Each becomes a feature of its own; more is one too many for a small table."""
+"""Maximum number of categories, each of which becomes one feature, in a small table."""
 MAX_CLASSES = 20
-"""Whole numbers of more values than this are no classes."""
+"""Maximum number of distinct integers that are treated as classes."""
 MIN_ROWS_PER_CLASS = 5
-"""Whole numbers with fewer rows for each value are no classes either."""
+"""Minimum average number of rows per distinct integer to treat integers as classes."""
 
 _IDENTIFIER = re.compile(
     r"(?i:(^|[_\W])(id|idx|index|no|nr|number|key|uuid|row)$|^unnamed)|[a-z]I[dD]$"
@@ -32,15 +32,15 @@ _DECIMAL_COMMA = re.compile(r"-?\d+,\d+")
 
 @dataclass(frozen=True)
 class ColumnSummary:
-    """A column.
+    """Content of a column.
 
     Attributes:
-        name: In the header.
-        kind: `useless` is what nothing can be learnt from.
-        counts: How often each value comes, missing ones left out.
-        words: In a cell, on average.
-        missing: Cells without a value.
-        why: What makes it useless; empty otherwise.
+        name: Name in the header.
+        kind: Type of the column; `useless` columns can't serve as features.
+        counts: Frequency of each value, without missing values.
+        words: Mean number of words per cell.
+        missing: Number of cells without a value.
+        reason: Why the column is useless; empty otherwise.
     """
 
     name: str
@@ -52,22 +52,22 @@ class ColumnSummary:
 
     @property
     def distinct(self) -> int:
-        """How many different values."""
+        """Return the number of distinct values."""
         return len(self.counts)
 
     @property
     def total(self) -> int:
-        """How many cells have one."""
+        """Return the number of cells with a value."""
         return self.counts.total()
 
 
 def summarize_column(name: str, cells: Sequence[str], lines: Sequence[int]) -> ColumnSummary:
-    """Says what a column holds.
+    """Summarize the content of a column.
 
     Args:
-        name: In the header.
-        cells: In the order of the rows.
-        lines: Their numbers in the file.
+        name: Name in the header.
+        cells: Cells of all rows.
+        lines: Line number of each row.
     """
     counts = Counter(cell for cell in cells if cell.lower() not in MISSING)
     total = counts.total()
@@ -77,7 +77,7 @@ def summarize_column(name: str, cells: Sequence[str], lines: Sequence[int]) -> C
 
 
 def _count_words(text: str) -> int:
-    """Words in a text; in scripts that put no space between them, characters."""
+    """Return the number of words; in scripts without spaces, of characters."""
     return len(text.split()) + len(UNSPACED.findall(text))
 
 
@@ -86,7 +86,7 @@ def _kind(
 ) -> tuple[Kind, str]:
     total, distinct = counts.total(), len(counts)
     if not total:
-        return "useless", "has no value in any row"
+        return "useless", "is empty in every row"
     most, often = counts.most_common(1)[0]
     if distinct == 1 or (total >= 20 and total - often < 3):
         return "useless", f"is {shorten(most)!r} in {often:,} of {total:,} rows"
@@ -101,39 +101,41 @@ def _kind(
 
 
 def _useless_reason(counts: Counter[str], is_text: bool) -> str:
-    """Why words say nothing; empty where they do."""
+    """Return why words are not useful as a feature; empty if they are."""
     total, distinct = counts.total(), len(counts)
     if sum(map(bool, map(_DECIMAL_COMMA.fullmatch, counts))) > distinct / 2:
-        return f"has numbers with a decimal comma, such as {next(iter(counts))!r}: write a point"
+        return (
+            f"has numbers with a decimal comma, such as {next(iter(counts))!r}: use a decimal point"
+        )
     if all(map(_DATE.fullmatch, counts)):
-        return "has dates; make numbers of them, such as the year, to learn from it"
+        return "contains dates; convert them to numbers, such as the year, to use it"
     if not is_text and (distinct > max(MAX_CATEGORIES, total / 2) or distinct == total >= 20):
-        return f"has {distinct:,} different values in {total:,} rows: a name, it seems"
+        return f"has {distinct:,} distinct values in {total:,} rows: looks like an identifier"
     if not is_text and distinct > 4 * MAX_CATEGORIES:
-        return f"has {distinct:,} different values, too many for categories"
+        return f"has {distinct:,} distinct values, too many for categories"
     return ""
 
 
 def _number_kind(name: str, values: Sequence[float], total: int) -> tuple[Kind, str]:
-    """Whether numbers say something, or only count the rows."""
+    """Return the kind of numbers, which may only count the rows or identify them."""
     if total < 10 or len(values) < total or not all(map(float.is_integer, values)):
         return "number", ""
     if max(values) - min(values) == total - 1:
         return "useless", "numbers the rows"
     if _IDENTIFIER.search(name):
-        return "useless", "has another whole number in each row, and is called like an identifier"
+        return "useless", "has a different integer in each row, and the name of an identifier"
     return "number", ""
 
 
 def _typo_reason(cells: Sequence[str], lines: Sequence[int]) -> str:
     for line, cell in zip(lines, cells, strict=True):
         if parse_number(cell) is None and cell.lower() not in MISSING:
-            return f"has numbers, but line {line} is {shorten(cell)!r}: mend it to learn from it"
-    raise AssertionError("a column of numbers is none with a slip")
+            return f"contains numbers, but line {line} is {shorten(cell)!r}: correct it to use it"
+    raise AssertionError("all cells are numbers")
 
 
 def could_be_classes(cells: ColumnSummary) -> bool:
-    """Whether a column is a plausible class to predict."""
+    """Return whether a column is a plausible classification target."""
     if cells.kind == "number":
         values = [parse_number(value) for value in cells.counts]
         if cells.distinct == 2:
@@ -144,5 +146,5 @@ def could_be_classes(cells: ColumnSummary) -> bool:
 
 
 def could_be_values(cells: ColumnSummary) -> bool:
-    """Whether a column is a plausible value to predict."""
+    """Return whether a column is a plausible regression target."""
     return cells.kind == "number" and cells.distinct > 2

@@ -1,4 +1,4 @@
-"""A config with its reasons, and the commented YAML that they make."""
+"""Config suggestions with reasons, and their rendering as commented YAML."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from dltrain.config.dump import dump
 from dltrain.core.errors import shorten
 
 LINE_WIDTH = 100
-"""Columns of a line; a reason that would make it longer stands above."""
+"""Maximum number of characters in a line; longer reasons are placed above the key."""
 MAX_REASON_CHARACTERS = 400
 
 
 @dataclass(frozen=True)
 class Explained:
-    """A value, and why it was chosen.
+    """A value with the reason for it.
 
     Attributes:
         value: A scalar, a list, or the options of a component.
-        why: In the user's terms; names from the data may hold anything.
-        instead: What to write in its place where that does not suit; stands on a line of its own.
+        reason: Comment for the user; may contain arbitrary names from the data.
+        alternative: YAML to use if the value does not suit, on a separate comment line.
     """
 
     value: Any
@@ -32,13 +32,13 @@ class Explained:
 
 @dataclass(frozen=True)
 class Suggestion:
-    """What was seen in some data, and the config that follows.
+    """A config for some data, and the observations that it is based on.
 
     Attributes:
-        kind: What the data is, such as `pictures`.
-        config: Key to value, or to `Because`; a component's options likewise.
-        seen: What was found, by subject, each in a line.
-        doubts: What could be otherwise, each with the option that decides it.
+        kind: Kind of data, such as `a table`.
+        config: Mapping from keys to values or `Explained` values, recursively.
+        seen: One-line observations by subject.
+        doubts: Decisions that could be different, each with the option that changes it.
     """
 
     kind: str
@@ -48,11 +48,11 @@ class Suggestion:
 
 
 def render(config: Mapping[str, Any], head: Sequence[str]) -> str:
-    """The config as YAML, each reason as a comment.
+    """Render a config as YAML, with each reason as a comment.
 
     Args:
         config: See `Suggestion`.
-        head: Comments at the top, without their signs.
+        head: Lines of the comment at the top, without `#`.
     """
     lines = [f"# {_one_line(line)}" for line in head]
     for key, value in config.items():
@@ -60,23 +60,23 @@ def render(config: Mapping[str, Any], head: Sequence[str]) -> str:
     return "".join(f"{line}\n" for line in lines)
 
 
-def _entry(key: str, given: Any) -> list[str]:
-    if not isinstance(given, Explained):
-        given = Explained(given, "")
-    value, why = given.value, given.reason
+def _entry(key: str, item: Any) -> list[str]:
+    if not isinstance(item, Explained):
+        item = Explained(item, "")
+    value, reason = item.value, item.reason
     if isinstance(value, Mapping) and any(isinstance(v, Explained) for v in value.values()):
-        options = [line for item in value.items() for line in _entry(*item)]
-        return [*_comment(given), f"{key}:", *(f"  {line}" for line in options)]
+        options = [line for option in value.items() for line in _entry(*option)]
+        return [*_comment(item), f"{key}:", *(f"  {line}" for line in options)]
     lines = dump({key: value}, inline=isinstance(value, Mapping)).splitlines()
-    beside = f"{lines[0]}  # {_one_line(why)}"
-    if why and len(lines) == 1 and len(beside) <= LINE_WIDTH - 2:
-        return [beside]
-    return [*_comment(given), *lines]
+    commented = f"{lines[0]}  # {_one_line(reason)}"
+    if reason and len(lines) == 1 and len(commented) <= LINE_WIDTH - 2:
+        return [commented]
+    return [*_comment(item), *lines]
 
 
-def _comment(given: Explained) -> list[str]:
-    wrapped = textwrap.wrap(_one_line(given.reason), LINE_WIDTH - 4, break_on_hyphens=False)
-    return [f"# {line}" for line in (*wrapped, given.alternative) if line]
+def _comment(item: Explained) -> list[str]:
+    wrapped = textwrap.wrap(_one_line(item.reason), LINE_WIDTH - 4, break_on_hyphens=False)
+    return [f"# {line}" for line in (*wrapped, item.alternative) if line]
 
 
 def _one_line(text: str) -> str:

@@ -1,4 +1,4 @@
-"""Finds out what kind of data lies at a path, and has it looked at."""
+"""Detection of the kind of data at a path, and the matching suggestion."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ from dltrain.data.utf8 import normalize_line_ends, read_utf8
 TABLE_SUFFIXES = (".csv", ".tsv")
 FILE_SUFFIXES = (*TABLE_SUFFIXES, *JSONL_SUFFIXES, ".txt")
 MIN_TEXT_WORDS = 8
-"""Words; cells of so many are the text to learn from, though there are other columns."""
+"""Mean number of words per cell from which text takes precedence over other columns."""
 
 
 @dataclass(frozen=True)
 class Hints:
-    """What the user says about the data.
+    """The user's options about the data.
 
     Attributes:
-        target: The column to predict.
-        text: The columns that hold text; None where that is to be found out.
-        task: Whether the target is a class or a value.
+        target: Column to predict; None to detect it.
+        text: Columns that contain text; None to detect them.
+        task: Whether the target is a class or a value; None to detect it.
     """
 
     target: str | None = None
@@ -43,30 +43,30 @@ class Hints:
 
 
 def suggest(path: Path, hints: Hints) -> Suggestion:
-    """What is at a path, and a config for it.
+    """Suggest a config for the data at a path.
 
     Raises:
-        DataError: The data can't be used as it is; the message names file and record.
-        UsageError: There is nothing there, or nothing that is known; or a hint does not fit.
+        DataError: The data can't be used; the message names file and record.
+        UsageError: The path does not exist, its kind is unknown, or a hint does not fit.
     """
     suffix = path.suffix.lower()
     if not path.exists():
-        raise UsageError(f"{path}: there is no such file or folder")
+        raise UsageError(f"{path}: no such file or directory")
     if path.is_file() and suffix in (*TABLE_SUFFIXES, *JSONL_SUFFIXES):
         return _suggest_from_columns(path, hints)
     if hints != Hints():
         raise UsageError(
-            f"--target, --text, --no-text and --task are for files with columns, not for {path}"
+            f"--target, --text, --no-text and --task apply to files with columns, not to {path}"
         )
     if path.is_dir():
         return _suggest_from_directory(path)
     if suffix == ".txt":
         return suggest_corpus(path)
     if suffix in SUFFIXES:
-        raise UsageError(f"{path}: one picture; name the folder that has a folder for each class")
+        raise UsageError(f"{path}: a single image; give the directory with one folder per class")
     raise UsageError(
-        f"{path}: not known; name a folder of pictures, a folder with MNIST's files, or a file "
-        f"that ends in {', '.join(FILE_SUFFIXES)}"
+        f"{path}: unknown kind of data; expected a directory with one folder of images per class, "
+        f"a directory with MNIST's files, or a file that ends in {', '.join(FILE_SUFFIXES)}"
     )
 
 
@@ -79,18 +79,20 @@ def _suggest_from_directory(path: Path) -> Suggestion:
     files = sorted(p.name for p in path.iterdir() if p.suffix.lower() in FILE_SUFFIXES)
     folders = [p for p in path.iterdir() if p.is_dir() and not p.name.startswith(".")]
     if files and not folders:
-        raise UsageError(f"{path}: has {shorten(', '.join(files), 200)}; name one file")
+        raise UsageError(
+            f"{path}: contains {shorten(', '.join(files), 200)}; give one of these files"
+        )
     return suggest_image_folder(path)
 
 
 def _has_no_header(folder: Path) -> bool:
-    """Whether the first line of SST-2's first file is a sentence and a label."""
+    """Return whether the first line of SST-2's first file is a sentence with a label."""
     first = normalize_line_ends(read_utf8(folder / next(iter(SST2_FILES)))).partition("\n")[0]
     return first.endswith(("\t0", "\t1"))
 
 
 def _suggest_from_columns(path: Path, hints: Hints) -> Suggestion:
-    """For files with columns: texts where there are some, else a table."""
+    """Suggest a config for a file with columns: for texts if it has some, else for a table."""
     reading, is_jsonl = {}, path.suffix.lower() in JSONL_SUFFIXES
     if is_jsonl:
         table = scan_jsonl(path)
@@ -105,19 +107,21 @@ def _suggest_from_columns(path: Path, hints: Hints) -> Suggestion:
     others = [c for c in columns if c.kind in ("number", "category") and c is not target.cells]
     if texts and (hints.text or is_jsonl or not others or _are_long(texts)):
         if hints.task == "regression":
-            raise UsageError("--task regression: texts are told apart by classes only")
+            raise UsageError("--task regression: texts can only be classified")
         if others and not hints.text:
             target.doubts.append(_describe_unused(others, texts, is_jsonl))
         return suggest_texts(table, reading, texts, target)
     if is_jsonl:
-        raise DataError(f"{path}: no column has texts, and tables are read from .csv files only")
+        raise DataError(
+            f"{path}: no column contains texts; tables without texts are read from .csv files only"
+        )
     return suggest_table(table, reading, columns, target, hints.task)
 
 
 def _text_columns(
     table: Table, columns: Sequence[ColumnSummary], hints: Hints
 ) -> list[ColumnSummary]:
-    """The columns of text that the user names, or those that look so."""
+    """Return the text columns that the user names, or the detected ones."""
     if hints.text is None:
         return [c for c in columns if c.kind == "text" and c.name != hints.target]
     for name in hints.text:
@@ -137,15 +141,15 @@ def _describe_unused(
     others: Sequence[ColumnSummary], texts: Sequence[ColumnSummary], is_jsonl: bool
 ) -> str:
     names, text = (shorten(", ".join(c.name for c in cells), 200) for cells in (others, texts))
-    told = f"only the text is learnt from ({text}), not {names}"
-    return told if is_jsonl else f"{told}; --no-text takes those instead"
+    note = f"only the text is used ({text}), not {names}"
+    return note if is_jsonl else f"{note}; --no-text uses those instead"
 
 
 def _require_header(table: Table, hints: Hints) -> None:
-    """A column that is called 3.5 is a row, unless the user calls a column by its name."""
+    """Raise DataError if a column name is a number, unless the user names the target column."""
     odd = [name for name in table.columns if parse_number(name) is not None]
     if odd and hints.target is None:
         raise DataError(
-            f"{table.path}:1: {shorten(odd[0])!r} stands where the name of a column is wanted; put "
-            "a line with names above the rows, or say --target COLUMN if this is one"
+            f"{table.path}:1: expected a column name, got {shorten(odd[0])!r}; add a header line, "
+            "or give --target COLUMN if this is the header"
         )

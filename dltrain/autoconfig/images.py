@@ -1,4 +1,4 @@
-"""What to propose for pictures: a folder for each class, or files in MNIST's format."""
+"""Config suggestions for images: one folder per class, or files in MNIST's format."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ from dltrain.data.image_decoding import ImageHeader, read_header
 from dltrain.data.image_layout import UnlabelledSplitError, find_images
 
 MAX_HEADERS = 1000
-"""Pictures whose size is looked at, evenly among all."""
+"""Maximum number of images whose headers are read, evenly spaced among all."""
 MAX_CACHED_BYTES = 512 * 2**20
-"""Decoded pictures that fit into so much are kept in memory."""
+"""Maximum size in bytes of all decoded images for caching them in memory."""
 PRETRAINED = "{name: torchvision, arch: resnet18, pretrained: true, freeze: backbone}"
-"""A model that needs a download, and so is only named."""
+"""A model that needs a download, and is therefore only mentioned."""
 
 
 def suggest_image_folder(root: Path) -> Suggestion:
-    """For ROOT/CLASS, or ROOT/train/CLASS and its siblings.
+    """Suggest a config for ROOT/CLASS, or ROOT/train/CLASS and folders of other splits.
 
-    Where the images beside `train` have no classes, all splits are cut from the training images.
+    If the images beside `train` have no classes, all splits are taken from the training images.
 
     Raises:
-        DataError: The folder is not laid out so, or an image can't be read.
+        DataError: The folder has another layout, or an image can't be read.
     """
     doubts = []
     try:
@@ -49,49 +49,53 @@ def suggest_image_folder(root: Path) -> Suggestion:
     train = parts["train"]
     numbers = train.targets.bincount(minlength=len(class_names)).tolist()
     counts = dict(zip(class_names, numbers, strict=True))
-    require_samples(root, len(train.paths), "pictures to train on")
-    require_enough(root, counts, "pictures")
+    require_samples(root, len(train.paths), "training images")
+    require_enough(root, counts, "images")
 
     paths = [path for part in parts.values() for path in part.paths]
     headers = [read_header(path) for path in paths[:: -(-len(paths) // MAX_HEADERS)]]
     size, channels = _input_size(headers, len(train.paths))
     sizes = _format_sizes(headers)
     fits = len(paths) * channels * size * size <= MAX_CACHED_BYTES
-    cut, kept = holdout_options(len(train.paths), "pictures", apart=parts)
+    cut, kept = holdout_options(len(train.paths), "images", apart=parts)
     data = {
         "name": "image_folder",
         "root": str(root),
-        "size": Explained(size, f"pixels a side of what the network sees; the files have {sizes}"),
-        "channels": Explained(channels, "grey" if channels == 1 else "colour"),
+        "size": Explained(
+            size, f"height and width of the model's input in pixels; the files are {sizes}"
+        ),
+        "channels": Explained(channels, "grayscale" if channels == 1 else "color"),
         **cut,
-        "cache": Explained("memory", "they fit: each file is read once") if fits else "none",
+        "cache": Explained("memory", "all images fit in memory, so each file is read once")
+        if fits
+        else "none",
         "augment": Explained(
             {"crop": max(1, size // 16)},
-            "training pictures are moved by a few pixels; add `flip: true` where a mirrored "
-            "picture is still of its class",
+            "training images are shifted by a few pixels; add `flip: true` if a mirrored image "
+            "keeps its class",
         ),
     }
     if len(paths) < 2000:
-        data["workers"] = Explained(0, "few enough to be read without helpers")
+        data["workers"] = Explained(0, "few images: no worker processes needed")
     config = {
         "model": Explained(
             _model(size, kept),
-            f"a small network, from scratch, for {kept:,} pictures; one that was trained on "
-            "ImageNet, downloaded once, is often better for photographs, with data.size: 224 and",
+            f"a small network, trained from scratch on {kept:,} images; for photographs, a network "
+            "pretrained on ImageNet (downloaded once) is often better, with data.size: 224 and",
             alternative=f"model: {PRETRAINED}",
         ),
-        "data": Explained(data, format_class_counts(counts, "pictures")),
+        "data": Explained(data, format_class_counts(counts, "images")),
         **_training_sections(counts, kept),
     }
-    seen = {"classes": format_class_counts(counts, "pictures"), "sizes": sizes}
+    seen = {"classes": format_class_counts(counts, "images"), "sizes": sizes}
     for name in ("validation", "test"):
         if name in parts:
-            seen[name] = f"{len(parts[name].paths):,} pictures in a folder of their own"
-    return Suggestion("pictures, a folder for each class", config, seen, doubts)
+            seen[name] = f"{len(parts[name].paths):,} images in a separate folder"
+    return Suggestion("images, one folder per class", config, seen, doubts)
 
 
 def suggest_idx(folder: Path) -> Suggestion:
-    """For four files, or two, in MNIST's format.
+    """Suggest a config for two or four files in MNIST's format.
 
     Raises:
         DataError: A file is damaged.
@@ -100,35 +104,35 @@ def suggest_idx(folder: Path) -> Suggestion:
     samples, _, height, width = images.shape
     values, numbers = labels.unique(return_counts=True)
     counts = {str(v): n for v, n in zip(values.tolist(), numbers.tolist(), strict=True)}
-    require_samples(folder, samples, "pictures to train on")
-    require_enough(folder, counts, "pictures")
+    require_samples(folder, samples, "training images")
+    require_enough(folder, counts, "images")
     has_test = not missing_files(folder, TEST_FILES)
-    cut, kept = holdout_options(samples, "pictures", apart=("test",))
-    told = f"{format_class_counts(counts, 'pictures')}, {height} x {width}, grey"
+    cut, kept = holdout_options(samples, "images", apart=("test",))
+    summary = f"{format_class_counts(counts, 'images')}, {height} x {width}, grayscale"
     data = {
         "name": "idx",
         "root": str(folder),
         **cut,
-        "augment": Explained({"crop": 1}, "training pictures are moved by a pixel"),
+        "augment": Explained({"crop": 1}, "training images are shifted by up to one pixel"),
     }
     config = {
         "model": _model(min(height, width), kept),
-        "data": Explained(data, told),
+        "data": Explained(data, summary),
         **_training_sections(counts, kept),
     }
-    tested = "files of its own" if has_test else "none: the t10k files are not there"
-    return Suggestion("pictures in MNIST's format", config, {"classes": told, "test": tested})
+    test = "separate files" if has_test else "none: the t10k files are missing"
+    return Suggestion("images in MNIST's format", config, {"classes": summary, "test": test})
 
 
 def _input_size(headers: Sequence[ImageHeader], num_train: int) -> tuple[int, int]:
-    """Height and width of an input, and its channels."""
+    """Return the height and width of an input, and its number of channels."""
     shorter = int(median(min(header.width, header.height) for header in headers))
     most = 128 if num_train >= 5000 else 64
     return max(8, min(shorter, most)), 1 if all(header.is_gray for header in headers) else 3
 
 
 def _model(size: int, samples: int) -> dict[str, Any]:
-    """A convolutional network with as many stages as the pictures have room for."""
+    """Return a convolutional network with as many stages as the image size allows."""
     widths = (16, 32, 64, 128) if samples < 2000 else (32, 64, 128, 128)
     stages = 1 if size < 14 else 2 if size < 40 else 3 if size < 100 else 4
     return {
@@ -141,8 +145,8 @@ def _model(size: int, samples: int) -> dict[str, Any]:
 
 
 def _training_sections(counts: dict[str, int], samples: int) -> dict[str, Any]:
-    """Loss, optimizer and length for so many training pictures."""
-    chosen = classification(counts, "pictures")
+    """Return loss, optimizer and training length for a number of training images."""
+    chosen = classification(counts, "images")
     train = training_length(samples, steps=2000, max_epochs=40)
     return {
         "loss": chosen["loss"],

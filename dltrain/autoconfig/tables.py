@@ -1,4 +1,4 @@
-"""What to propose for a table: classes or values from numbers and categories."""
+"""Config suggestions for tables: classes or values from numbers and categories."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from dltrain.data.table import Table, is_missing, parse_number
 Task = Literal["classification", "regression"]
 
 OUTLIER_DEVIATIONS = 6.0
-"""A target so many standard deviations from the mean would rule a squared error."""
+"""Distance from the mean, in standard deviations, beyond which a target is an outlier."""
 
 
 def suggest_table(
@@ -37,36 +37,36 @@ def suggest_table(
     target: Target,
     task: Task | None,
 ) -> Suggestion:
-    """For a CSV file.
+    """Suggest a config for a CSV file.
 
     Args:
-        table: Its cells.
-        reading: Options that it must be read with.
-        columns: What each column holds.
-        target: The one to predict.
-        task: What the user says.
+        table: Cells of the file.
+        reading: Options that the file must be read with.
+        columns: Summary of each column.
+        target: Column to predict.
+        task: Task given by the user.
 
     Raises:
-        DataError: A cell is empty, a class is too rare, or no column is left to predict from.
-        UsageError: The target can't be what `task` says.
+        DataError: A cell is empty, a class is too rare, or no feature column is left.
+        UsageError: `task` does not fit the target.
     """
     path, rows, cells = table.path, len(table.lines), target.cells
     require_samples(path, rows, "rows")
     features = [c for c in columns if c.kind in ("number", "category") and c is not cells]
     left_out = [c for c in columns if c not in features and c is not cells]
     if not features:
-        raise DataError(f"{path}: no column is left to predict {cells.name!r} from")
+        raise DataError(f"{path}: no feature column is left to predict {cells.name!r}")
     _require_values(table, [*(c.name for c in features), cells.name])
     doubts = list(target.doubts)
     is_class = _is_class(path, cells, task, doubts)
     cut, kept = holdout_options(rows, "rows")
     data: dict[str, Any] = {"name": "csv", "path": str(path), **reading}
     counts = {name: cells.counts[name] for name in sorted_names(cells.counts)} if is_class else {}
-    told = format_class_counts(counts, "rows") if is_class else _format_values(cells)
-    data["target"] = Explained(cells.name, told)
+    summary = format_class_counts(counts, "rows") if is_class else _format_values(cells)
+    data["target"] = Explained(cells.name, summary)
     if _is_numeric(cells):
         kind = "class" if is_class else "value"
-        data["target_kind"] = Explained(kind, f"{cells.distinct:,} different numbers")
+        data["target_kind"] = Explained(kind, f"{cells.distinct:,} distinct numbers")
     if is_class:
         require_enough(f"{path}: column {cells.name!r}", counts, "rows")
         chosen = classification(counts, "rows")
@@ -77,14 +77,14 @@ def suggest_table(
         chosen = _regression(cells)
     if left_out or table.ambiguous:
         reasons = {c.name: _reason(c) for c in left_out}
-        reasons |= dict.fromkeys(table.ambiguous, "is no name for one column")
-        why = "left out: " + "; ".join(f"{shorten(n, 40)!r} {why}" for n, why in reasons.items())
-        data["features"] = Explained([c.name for c in features], why)
+        reasons |= dict.fromkeys(table.ambiguous, "is not a unique column name")
+        excluded = "; ".join(f"{shorten(name, 40)!r} {why}" for name, why in reasons.items())
+        data["features"] = Explained([c.name for c in features], f"excluded: {excluded}")
     data |= cut
     train = training_length(kept, steps=2000, max_epochs=60)
     config = {
-        "model": Explained(_model(kept), f"small, for {kept:,} rows to train on"),
-        "data": Explained(data, f"{rows:,} rows, {_format_features(features)} to predict from"),
+        "model": Explained(_model(kept), f"small, for {kept:,} training rows"),
+        "data": Explained(data, f"{rows:,} rows; features: {_format_features(features)}"),
         "loss": chosen["loss"],
         "optimizer": {"name": "adamw", "lr": 3e-3, "weight_decay": 0.01},
         "schedule": {"name": "one_cycle", "warmup": 0.2},
@@ -94,7 +94,7 @@ def suggest_table(
     }
     seen = {
         "rows": f"{rows:,}",
-        "target": f"{shorten(cells.name)}: {told}",
+        "target": f"{shorten(cells.name)}: {summary}",
         "features": f"{_format_features(features)}: {_format_names(features)}",
     }
     for column in left_out:
@@ -103,7 +103,7 @@ def suggest_table(
 
 
 def _require_values(table: Table, names: Sequence[str]) -> None:
-    """What the source refuses, with all columns that lack something."""
+    """Raise the data source's DataError, with a note for each column that has empty cells."""
     try:
         table.require_values(names)
     except DataError as error:
@@ -120,11 +120,11 @@ def _require_values(table: Table, names: Sequence[str]) -> None:
 
 
 def _is_class(path: Path, cells: ColumnSummary, task: Task | None, doubts: list[str]) -> bool:
-    """Whether the target is a class; where it could be a value as well, that is a doubt."""
+    """Return whether the target is a class; add to `doubts` if it could also be a value."""
     if task == "regression" and not _is_numeric(cells):
         odd = next(value for value in cells.counts if parse_number(value) is None)
         raise UsageError(
-            f"--task regression: {path}: {cells.name!r} has {shorten(odd)!r}, which is no number"
+            f"--task regression: {path}: expected numbers in {cells.name!r}, got {shorten(odd)!r}"
         )
     if task is not None:
         return task == "classification"
@@ -133,14 +133,14 @@ def _is_class(path: Path, cells: ColumnSummary, task: Task | None, doubts: list[
     is_class = could_be_classes(cells)
     if is_class and cells.distinct > 2:
         doubts.append(
-            f"{shorten(cells.name)!r} has {cells.distinct} whole numbers, taken for classes; "
-            "--task regression takes them for values"
+            f"{shorten(cells.name)!r} has {cells.distinct} distinct integers, treated as classes; "
+            "--task regression treats them as values"
         )
     return is_class
 
 
 def _is_numeric(cells: ColumnSummary) -> bool:
-    """Whether the cells can be values, also those that are classes unless the user says so."""
+    """Return whether all cells are numbers, even if they are treated as classes by default."""
     return all(parse_number(value) is not None for value in cells.counts)
 
 
@@ -150,19 +150,22 @@ def _values(cells: ColumnSummary) -> list[float]:
 
 def _format_values(cells: ColumnSummary) -> str:
     values = _values(cells)
-    return f"values from {format_range(values)}, {statistics.fmean(values):.4g} on average"
+    return f"values from {format_range(values)}, mean {statistics.fmean(values):.4g}"
 
 
 def _regression(cells: ColumnSummary) -> dict[str, Any]:
-    """Loss, metrics and the scalar that chooses, for values."""
+    """Return loss, metrics and the scalar that selects the best checkpoint, for values."""
     values = _values(cells)
     mean, deviation = statistics.fmean(values), statistics.pstdev(values)
-    far = max(values, key=lambda value: abs(value - mean))
+    outlier = max(values, key=lambda value: abs(value - mean))
     loss: Any = "mse"
-    if abs(far - mean) > OUTLIER_DEVIATIONS * deviation:
-        loss = Explained("huber", f"{far:g} is far from the others, and would rule a squared error")
-    why = "mae is the average error in the target's own unit; r2 is 1 at best, 0 for a mere mean"
-    return {"loss": loss, "metrics": Explained(["mae", "r2"], why), "best": "val/mae"}
+    if abs(outlier - mean) > OUTLIER_DEVIATIONS * deviation:
+        loss = Explained("huber", f"{outlier:g} is an outlier that would dominate a squared error")
+    reason = (
+        "mae is the mean absolute error in the target's unit; r2 is 1 for perfect predictions, "
+        "0 for always predicting the mean"
+    )
+    return {"loss": loss, "metrics": Explained(["mae", "r2"], reason), "best": "val/mae"}
 
 
 def _model(samples: int) -> dict[str, Any]:
@@ -173,7 +176,7 @@ def _model(samples: int) -> dict[str, Any]:
 
 
 def _reason(cells: ColumnSummary) -> str:
-    return cells.reason or "has texts; --text COLUMN learns from them instead"
+    return cells.reason or "contains texts; --text COLUMN uses them as input instead"
 
 
 def _format_features(features: Sequence[ColumnSummary]) -> str:

@@ -1,4 +1,4 @@
-"""Which column is to be predicted: by its name, else by its place."""
+"""Choice of the column to predict: by its name, otherwise by its position."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ TARGET_NAMES = {
     "output",
     "response",
 }
-"""Names, in lower case, that say that a column is the target."""
+"""Names, in lower case, that identify a target."""
 LIKELY_TARGET_NAMES = {
     *("category", "churn", "default", "diagnosis", "grade", "price", "quality", "rating"),
     *("result", "score", "sentiment", "species", "stars", "survived", "type", "value"),
 }
-"""Names that many targets have."""
+"""Names, in lower case, of many targets."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Target:
 
     Attributes:
         cells: The column.
-        doubts: What else could be meant.
+        doubts: Notes on other candidates.
     """
 
     cells: ColumnSummary
@@ -42,12 +42,12 @@ class Target:
 
 
 def find_target(path: Path, columns: Sequence[ColumnSummary], wanted: str | None) -> Target:
-    """The column that the user names, or the likeliest.
+    """Return the column named by the user, or the likeliest.
 
     Args:
         path: The file, for messages.
-        columns: Those that could be a target.
-        wanted: What the user says.
+        columns: Candidates.
+        wanted: Name given by the user.
 
     Raises:
         UsageError: There is no such column.
@@ -68,15 +68,15 @@ def find_target(path: Path, columns: Sequence[ColumnSummary], wanted: str | None
         if len(named) == 1:
             return Target(named[0], [])
         if named:
-            return Target(named[-1], [_doubt(named[-1], named, "is called like a target")])
+            return Target(named[-1], [_doubt(named[-1], named, "has a typical target's name")])
     if len(possible) == 1:
         return Target(possible[0], [])
-    return Target(possible[-1], [_doubt(possible[-1], possible, "is the last that can be one")])
+    return Target(possible[-1], [_doubt(possible[-1], possible, "is the last candidate")])
 
 
 def _doubt(taken: ColumnSummary, possible: Sequence[ColumnSummary], why: str) -> str:
     others = shorten(", ".join(c.name for c in possible if c is not taken), 200)
     return (
-        f"the column to predict is a guess: {shorten(taken.name)!r} {why}; "
-        f"--target COLUMN takes another: {others}"
+        f"the target column is a guess: {shorten(taken.name)!r} {why}; "
+        f"select another with --target COLUMN: {others}"
     )

@@ -1,4 +1,4 @@
-"""What to propose for texts with labels, and for running text."""
+"""Config suggestions for labelled texts, and for running text."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ from dltrain.data.utf8 import normalize_line_ends, read_utf8
 
 MIN_CHARACTERS = 2_000
 MAX_RARE_FRACTION = 0.15
-"""Fraction of the tokens; where more is rare, rare tokens are what the texts consist of."""
+"""Maximum fraction of rare tokens for dropping them from the vocabulary."""
 LONG_TEXT_TOKENS = 200
-"""Tokens; reading more than this one after another takes long."""
+"""Number of tokens from which a text is long, and slow to process sequentially."""
 
 
 def suggest_texts(
@@ -41,23 +41,23 @@ def suggest_texts(
     columns: Sequence[ColumnSummary],
     target: Target,
 ) -> Suggestion:
-    """For texts with a class each.
+    """Suggest a config for texts with a class each.
 
     Args:
         table: All columns.
         reading: Options that the file must be read with.
-        columns: Those with the text.
-        target: The column with the class.
+        columns: Columns with the text.
+        target: Column with the class.
 
     Raises:
-        DataError: The classes are no classes, or too rare.
+        DataError: The target is not a class, or a class is too rare.
     """
     path, label = table.path, target.cells.name
     names = [cells.name for cells in columns]
     texts = [" ".join(cells) for cells in zip(*map(table.column, names), strict=True)]
     require_samples(path, len(texts), "texts")
     counts = _class_counts(table, target.cells)
-    told = format_class_counts(counts, "texts")
+    classes = format_class_counts(counts, "texts")
     data: dict[str, Any] = {
         "name": "text_csv",
         "path": str(path),
@@ -65,31 +65,30 @@ def suggest_texts(
         "label": label,
         **reading,
     }
-    seen = {"text": shorten(", ".join(names), 200), "label": f"{shorten(label)}: {told}"}
+    seen = {"text": shorten(", ".join(names), 200), "label": f"{shorten(label)}: {classes}"}
     return _suggestion(data, texts, counts, seen, doubts=target.doubts)
 
 
 def suggest_sst2(folder: Path) -> Suggestion:
-    """For files laid out as SST-2's, which have no header.
+    """Suggest a config for files in the format of SST-2, without a header.
 
     Raises:
-        DataError: A line is something else.
+        DataError: A line has another format.
     """
     train = read_sst2(folder / next(iter(SST2_FILES)))
-    classes = Counter("positive" if target else "negative" for target in train.targets)
-    counts = dict(sorted(classes.items()))
-    told = format_class_counts(counts, "texts")
+    names = Counter("positive" if target else "negative" for target in train.targets)
+    counts = dict(sorted(names.items()))
     data = {"name": "sst2", "root": str(folder)}
-    seen = {"files": ", ".join(SST2_FILES), "label": told}
+    seen = {"files": ", ".join(SST2_FILES), "label": format_class_counts(counts, "texts")}
     return _suggestion(data, train.texts, counts, seen, apart=("validation", "test"))
 
 
 def _class_counts(table: Table, cells: ColumnSummary) -> dict[str, int]:
-    """Class to texts, in the source's order."""
+    """Return the number of texts of each class, with classes in the data source's order."""
     if cells.kind == "number" and not could_be_classes(cells) and cells.distinct > MAX_CLASSES:
         raise DataError(
-            f"{table.path}: {cells.name!r} has {cells.distinct:,} different numbers, and texts are "
-            "told apart by classes: name another column with --target, or make classes of it"
+            f"{table.path}: expected classes in {cells.name!r}, got {cells.distinct:,} distinct "
+            "numbers; select another column with --target, or convert it to classes"
         )
     counts = Counter(cell for cell in table.column(cells.name) if cell)
     require_enough(f"{table.path}: column {cells.name!r}", counts, "texts")
@@ -97,7 +96,7 @@ def _class_counts(table: Table, cells: ColumnSummary) -> dict[str, int]:
 
 
 def _text_reason(names: Sequence[str]) -> str:
-    return "several columns are joined by a space" if len(names) > 1 else "the column with the text"
+    return "several columns are joined by a space" if len(names) > 1 else "the text column"
 
 
 def _suggestion(
@@ -109,58 +108,58 @@ def _suggestion(
     apart: Collection[str] = (),
     doubts: Sequence[str] = (),
 ) -> Suggestion:
-    """What texts with classes have in common.
+    """Suggest a config for texts with classes from any source.
 
     Args:
-        data: The source, less what follows from the texts.
-        texts: To train on, before a cut.
-        counts: Class to texts.
+        data: Options of the data source that do not depend on the texts.
+        texts: Training texts, before validation and test texts are taken from them.
+        counts: Number of texts of each class.
         seen: See `Suggestion`.
-        apart: Splits that are not cut.
+        apart: Splits that are not taken from these texts.
         doubts: See `Suggestion`.
     """
     cut, kept = holdout_options(len(texts), "texts", apart=apart)
     inputs = _tokenizer(texts)
     if inputs.tokenizer == "character":
-        data["tokenizer"] = Explained("character", "no spaces stand between these words")
+        data["tokenizer"] = Explained("character", "the script has no spaces between words")
     lengths = sorted(len(split_text(text, inputs)) for text in _evenly_spaced(texts))
     middle, long = lengths[len(lengths) // 2], lengths[int(0.95 * (len(lengths) - 1))]
-    told = f"{middle} in the middle one, at most {lengths[-1]:,}"
+    summary = f"median {middle}, maximum {lengths[-1]:,}"
     if kept >= 2000 and _rare_fraction(texts, inputs) < MAX_RARE_FRACTION:
-        data["min_count"] = Explained(2, "tokens that come once teach nothing")
+        data["min_count"] = Explained(2, "tokens that occur once are not informative")
     if long > LONG_TEXT_TOKENS:
-        shown = min(2 * LONG_TEXT_TOKENS, -(-long // 50) * 50)
-        data["max_tokens"] = Explained(shown, "longer texts are cut, so that training is quick")
+        limit = min(2 * LONG_TEXT_TOKENS, -(-long // 50) * 50)
+        data["max_tokens"] = Explained(limit, "longer texts are truncated, for fast training")
     chosen = classification(counts, "texts")
     train = training_length(kept, steps=800, max_epochs=30)
     config = {
         "model": _model(kept, middle),
         "data": Explained(
             {**data, **cut},
-            f"{format_class_counts(counts, 'texts')}; tokens: {told}",
+            f"{format_class_counts(counts, 'texts')}; tokens: {summary}",
         ),
         "loss": chosen["loss"],
         "optimizer": {"name": "adamw", "lr": 3e-3, "weight_decay": 0.05},
         "schedule": {"name": "one_cycle", "warmup": 0.2},
         "metrics": chosen["metrics"],
-        "train": {**train, "clip_norm": Explained(1.0, "no single batch moves the weights far")},
+        "train": {**train, "clip_norm": Explained(1.0, "limits the effect of a single batch")},
         **model_selection(chosen["best"], train["epochs"].value),
     }
     return Suggestion(
         "texts with labels",
         config,
-        {"texts": f"{len(texts):,}", **seen, "tokens": told},
+        {"texts": f"{len(texts):,}", **seen, "tokens": summary},
         list(doubts),
     )
 
 
 def _evenly_spaced(texts: Sequence[str]) -> Sequence[str]:
-    """Up to 5,000 of the texts."""
+    """Return up to 5,000 of the texts."""
     return texts[:: -(-len(texts) // 5000)]
 
 
 def _tokenizer(texts: Sequence[str]) -> TextInputs:
-    """The tokenizer, chosen by the script of the texts."""
+    """Return the tokenizer that suits the script of the texts."""
     looked_at = _evenly_spaced(texts)
     letters = sum(len(text) for text in looked_at)
     unspaced = sum(len(UNSPACED.findall(text)) for text in looked_at)
@@ -168,7 +167,7 @@ def _tokenizer(texts: Sequence[str]) -> TextInputs:
 
 
 def _rare_fraction(texts: Sequence[str], inputs: TextInputs) -> float:
-    """How much of the texts is tokens that come once or twice, and may come once in training."""
+    """Return the fraction of tokens whose type occurs at most twice, so once in training."""
     counts = Counter(token for text in texts for token in split_text(text, inputs))
     return sum(count for count in counts.values() if count <= 2) / max(1, counts.total())
 
@@ -176,49 +175,51 @@ def _rare_fraction(texts: Sequence[str], inputs: TextInputs) -> float:
 def _model(samples: int, tokens: int) -> Explained:
     if samples < 2000 or tokens > LONG_TEXT_TOKENS / 2:
         network = {"name": "text_cnn", "embedding_size": 64, "channels": 64, "dropout": 0.5}
-        what = "texts are long" if samples >= 2000 else f"there are {samples:,} texts to train on"
-        return Explained(network, f"looks for words and phrases; quick, and {what}")
+        why = "the texts are long" if samples >= 2000 else f"there are {samples:,} training texts"
+        return Explained(network, f"detects words and phrases; fast, and {why}")
     options = {"layers": 1, "bidirectional": True, "pooling": "mean", "dropout": 0.4}
     return Explained({"name": "text_lstm", **options}, "reads each text in both directions")
 
 
 def suggest_corpus(path: Path) -> Suggestion:
-    """For running text, to write more of.
+    """Suggest a language model for running text.
 
     Raises:
-        DataError: There is too little of it.
+        DataError: The text is too short.
     """
     text = normalize_line_ends(read_utf8(path))
     total = len(text)
     if total < MIN_CHARACTERS:
         raise DataError(
-            f"{path}: has {total:,} characters; {MIN_CHARACTERS:,} at least are wanted, "
-            "and some 100,000 make sense"
+            f"{path}: has {total:,} characters; expected at least {MIN_CHARACTERS:,}, preferably "
+            "some 100,000"
         )
     window = 128 if total >= 50_000 else 64 if total >= 10_000 else 32
     held = round(0.1 * total)
     windows = (total - held) // window
     width = 256 if total >= 500_000 else 128 if total >= 50_000 else 64
-    told = f"{total:,}, {len(set(text)):,} of them different"
+    characters = f"{total:,}, {len(set(text)):,} distinct"
     data = {
         "name": "text_file",
         "path": str(path),
-        "window": Explained(window, "characters that it sees at once in training"),
-        "validation": Explained(0.1, f"the last {held:,} characters choose the best epoch"),
+        "window": Explained(window, "characters per training sample"),
+        "validation": Explained(0.1, f"the last {held:,} characters, to select the best epoch"),
     }
     train = training_length(windows, steps=2000, max_epochs=40)
     config = {
-        "task": Explained("language_model", "learns which character comes next"),
+        "task": Explained("language_model", "predicts the next character"),
         "model": Explained(
             {"name": "text_generator", "hidden_size": width, "dropout": 0.2},
-            f"of a size for {total:,} characters",
+            f"sized for {total:,} characters",
         ),
-        "data": Explained(data, f"characters: {told}; `dltrain sample` writes more of the kind"),
+        "data": Explained(
+            data, f"characters: {characters}; `dltrain sample` generates similar text"
+        ),
         "loss": "cross_entropy",
         "optimizer": {"name": "adamw", "lr": 3e-3, "weight_decay": 0.01},
         "schedule": {"name": "one_cycle", "warmup": 0.1},
-        "metrics": Explained(["accuracy"], "the share of characters that it foretells"),
-        "train": {**train, "clip_norm": Explained(1.0, "no single batch moves the weights far")},
+        "metrics": Explained(["accuracy"], "the fraction of characters predicted correctly"),
+        "train": {**train, "clip_norm": Explained(1.0, "limits the effect of a single batch")},
         **model_selection("val/loss", train["epochs"].value),
     }
-    return Suggestion("running text", config, {"characters": told})
+    return Suggestion("running text", config, {"characters": characters})

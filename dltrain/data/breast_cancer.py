@@ -1,4 +1,4 @@
-"""The breast cancer table that comes with scikit-learn."""
+"""The breast cancer table included in scikit-learn."""
 
 from __future__ import annotations
 
@@ -26,11 +26,16 @@ def breast_cancer(
 ) -> Data:
     """Wisconsin diagnostic breast cancer: 569 rows of 30 numbers, malignant (0) or benign (1).
 
-    The table that comes with scikit-learn; Street, Wolberg and Mangasarian, 1993.
+    The table included in scikit-learn; Street, Wolberg and Mangasarian, 1993.
+
+    >>> from dltrain.core.protocols import DataContext
+    >>> data = breast_cancer(DataContext(Path("data")))
+    >>> data.spec.input_shape, data.spec.class_names, len(data.train), len(data.test)
+    ((30,), ('malignant', 'benign'), 455, 114)
 
     Args:
-        validation: Training rows to validate on: a number, or a fraction.
-        test: Rows to test on: a number, or a fraction.
+        validation: Validation rows, taken from the training set: a number, or a fraction.
+        test: Test rows: a number, or a fraction.
     """
     package = importlib.util.find_spec("sklearn")  # finds the folder, imports nothing
     if package is None or package.origin is None:

@@ -1,4 +1,4 @@
-"""Decoded samples kept in memory, so that each is read once."""
+"""Cache of decoded samples in memory, so that each is read once."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from dltrain.data.in_memory import to_device
 
 
 class MemoryCache:
-    """Samples in their compact dtype, on the device; filled as they are read.
+    """Samples in their compact dtype on the device, stored as they are read.
 
     Args:
-        num_samples: How many there may be.
-        shape: Of one.
-        dtype: Of one, uint8 or int32.
-        device: Where.
+        num_samples: Number of samples in the split.
+        shape: Shape of a sample.
+        dtype: Dtype of a sample, uint8 or int32.
+        device: Device of the storage.
     """
 
     def __init__(
@@ -29,38 +29,36 @@ class MemoryCache:
         self._has = torch.zeros(num_samples, dtype=torch.bool)
 
     def misses(self, index: Tensor) -> bool:
-        """Whether one of the samples has not been stored; `index` is int64, on the CPU."""
+        """Return whether any sample is not stored yet; `index` is (batch,) int64 on the CPU."""
         return not bool(self._has[index].all())
 
     def store(self, index: Tensor, samples: Tensor) -> None:
-        """Keeps samples, (batch, *shape) on the device; `index` is int64, on the CPU."""
+        """Store samples, (batch, *shape) on the device; `index` is (batch,) int64 on the CPU."""
         self._samples[to_device(index, samples.device)] = samples
         self._has[index] = True
 
     def take(self, index: Tensor) -> Tensor:
-        """The samples of an index, (batch,) int64 on the device."""
+        """Return the samples of an index, (batch,) int64 on the device."""
         return self._samples.index_select(0, index)
 
 
 def require_cache_memory(num_samples: int, sample_bytes: int, device: torch.device) -> None:
-    """Refuses a cache that would take more than three quarters of what is free.
-
-    A system that does not tell what is free is trusted to have room.
+    """Check that a cache takes at most three quarters of the free memory, if that is known.
 
     Raises:
-        OptionError: It has none.
+        OptionError: The cache is larger.
     """
     needed, free = num_samples * sample_bytes, free_bytes(device)
     if free is not None and needed > free * 3 / 4:
         raise OptionError(
             "cache",
-            f"{num_samples} decoded samples take {needed / 2**30:.1f} GiB, and {device} has "
-            f"{free / 2**30:.1f} GiB free: leave the cache off, or make `size` smaller",
+            f"{num_samples} decoded samples need {needed / 2**30:.1f} GiB, and {device} has "
+            f"{free / 2**30:.1f} GiB free; disable the cache, or reduce `size`",
         )
 
 
 def free_bytes(device: torch.device) -> int | None:
-    """Memory that is free on a GPU, or available on this machine; None where nobody says."""
+    """Return the free memory of a GPU, or the available memory of the machine; None if unknown."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     try:

@@ -1,4 +1,4 @@
-"""CIFAR-10, from its binary version: the Python version is made of pickles, which run code."""
+"""CIFAR-10 from its binary version: the Python version consists of pickles, which run code."""
 
 from __future__ import annotations
 
@@ -49,16 +49,20 @@ def cifar10(
     validation: HoldoutSize = 5000,
     augment: Augment | None = None,
 ) -> Data:
-    """CIFAR-10: 60,000 colour pictures of ten things, (3, 32, 32), 10,000 of them for the test.
+    """CIFAR-10: 60,000 color images in ten classes, (3, 32, 32), 10,000 of them for test.
 
     Krizhevsky, "Learning multiple layers of features from tiny images", 2009. The files of the
-    binary version, or its archive, are looked for in ROOT/cifar-10-batches-bin,
+    binary version, or its archive, are searched in ROOT/cifar-10-batches-bin,
     ROOT/CIFAR10/cifar-10-batches-bin and ROOT, and downloaded to ROOT/CIFAR10 if missing.
 
+    ```yaml
+    data: {name: cifar10, augment: {crop: 4, flip: true}}
+    ```
+
     Args:
-        root: Folder of the files; the common data folder if not given.
-        validation: Training samples to validate on: a number, or a fraction.
-        augment: Random changes to training pictures.
+        root: Directory of the files (default: the common data directory).
+        validation: Validation samples, taken from the training set: a number, or a fraction.
+        augment: Random augmentation of the training images (default: none).
     """
     base = context.root if root is None else resolve_path(root, context.root)
     folder = _folder(context, base)
@@ -77,18 +81,18 @@ def cifar10(
 
 
 def read_batch(path: Path) -> tuple[Tensor, Tensor]:
-    """One file of 10,000 records.
+    """Read one file of 10,000 records.
 
     Returns:
-        (10000, 3, 32, 32) uint8 and (10000,) int64.
+        Pixels (10000, 3, 32, 32) uint8 and labels (10000,) int64.
 
     Raises:
-        DataError: The file has another length, or a label above 9.
+        DataError: The file has another size, or a label above 9.
     """
     try:
         size = path.stat().st_size
         if size != FILE_BYTES:
-            raise DataError(f"{path}: has {size} bytes instead of {FILE_BYTES}")
+            raise DataError(f"{path}: expected {FILE_BYTES} bytes, got {size}")
         content = bytearray(read_named(path))
     except OSError as error:
         raise DataError(f"{path}: can't be read: {error.strerror}") from error
@@ -98,14 +102,14 @@ def read_batch(path: Path) -> tuple[Tensor, Tensor]:
     if wrong:
         label = int(targets[wrong[0]])
         raise DataError(
-            f"{path}: record {wrong[0] + 1} has label {label}, which has no class; "
+            f"{path}: record {wrong[0] + 1} has label {label}, expected at most 9; "
             "the file is damaged"
         )
     return records[:, 1:].reshape(-1, 3, 32, 32), targets
 
 
 def _folder(context: DataContext, base: Path) -> Path:
-    """Where the files are, after unpacking or downloading them if need be."""
+    """Return the directory of the files, after downloading and extracting them if necessary."""
     names = (*TRAIN_FILES, TEST_FILE)
     for folder in (base / FOLDER, base / "CIFAR10" / FOLDER, base):
         if all((folder / name).exists() for name in names):

@@ -1,4 +1,4 @@
-"""Columns of cells to features, by what the training rows say."""
+"""Encoding of table columns as features, fitted to the training rows."""
 
 from __future__ import annotations
 
@@ -19,10 +19,9 @@ from dltrain.data.table import Table
 
 
 def fit_column(name: str, cells: list[str], train: list[int]) -> Column:
-    """Mean and standard deviation, or the categories, of the training rows.
+    """Return the mean and standard deviation, or the categories, of the training rows.
 
-    A column with a cell that is no number in the sense of `no_number`, in whatever row, is one of
-    categories.
+    A column is categorical if `find_non_number` finds a cell in any row.
     """
     if find_non_number(set(cells)) is not None:
         return Column(name, categories=sorted_names(cells[row] for row in train))
@@ -31,8 +30,8 @@ def fit_column(name: str, cells: list[str], train: list[int]) -> Column:
 
 
 def fit_numeric_column(name: str, values: Tensor) -> Column:
-    """Mean and standard deviation of the training rows, (rows,) float64."""
-    if values.min() == values.max():  # rounding must not blow a constant up
+    """Return the mean and standard deviation of the training rows, (rows,) float64."""
+    if values.min() == values.max():  # rounding errors of a constant must not be scaled up
         return Column(name, mean=values[0].item())
     return Column(name, values.mean().item(), values.std(correction=0).item())
 
@@ -50,9 +49,9 @@ def cell_text(column: Column, value: Any) -> str:
 
 
 def encode(columns: tuple[Column, ...], table: Table, dtype: torch.dtype) -> Tensor:
-    """Rows to features, (rows, features): standardised numbers, and categories as one-hot.
+    """Encode rows as features, (rows, features): standardized numbers and one-hot categories.
 
-    A category that training did not have becomes all zeros.
+    A category that does not occur in the training rows is encoded as zeros.
     """
     parts = []
     for column in columns:
@@ -70,7 +69,7 @@ def encode(columns: tuple[Column, ...], table: Table, dtype: torch.dtype) -> Ten
 
 
 def _require_finite(table: Table, name: str, values: Tensor, standardised: Tensor) -> None:
-    """Numbers that are finite alone may be too large to square, or for the type of the inputs."""
+    """Raise DataError if numbers are too large to be squared, or for the inputs' dtype."""
     if not standardised.isfinite().all():
         row = int(values.abs().argmax())
         raise DataError(
@@ -90,17 +89,17 @@ def table_data(
     validation: float,
     test: float,
 ) -> Data:
-    """Cuts the rows, and encodes all of them by what the training rows say.
+    """Split the rows, and encode all of them with the statistics of the training rows.
 
     Args:
-        context: As a source gets it.
+        context: Context of the data source.
         table: The rows.
-        names: The columns to predict from.
+        names: Names of the feature columns.
         targets: (rows,) int64 classes, or (rows, 1) float64 values.
-        class_names: Empty for values.
-        standardise_target: For values.
-        validation: See `HeldOut`.
-        test: See `HeldOut`.
+        class_names: Names of the classes; empty for values.
+        standardise_target: Whether to standardize values.
+        validation: See `HoldoutSize`.
+        test: See `HoldoutSize`.
     """
     seen, tested = hold_out(targets, test, TEST_SEED, name="test")
     kept, held = hold_out(targets[seen], validation, context.seed, name="validation")

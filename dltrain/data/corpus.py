@@ -48,18 +48,28 @@ def text_file(
     validation: HoldoutSize = 0.1,
     test: HoldoutSize = 0,
 ) -> Data:
-    """Your own text: a file in UTF-8, to learn which token comes next.
+    """Your own text: a UTF-8 file for next-token prediction.
 
-    The tokens of the training part, or those of a tokenizer file, are the vocabulary. Validation
-    and test follow it in the file.
+    The file consists of the training, the validation and the test part, in this order. The
+    vocabulary is that of the training part, or of a tokenizer file.
+
+    >>> import tempfile
+    >>> from dltrain.core.protocols import DataContext
+    >>> with tempfile.TemporaryDirectory() as directory:
+    ...     path = Path(directory, "novel.txt")
+    ...     _ = path.write_text("It was a dark and stormy night. " * 20)
+    ...     data = text_file(DataContext(Path(directory)), path=str(path), window=16)
+    >>> batch = next(data.train.batches(2))
+    >>> batch.inputs.shape, batch.targets.shape
+    (torch.Size([2, 16]), torch.Size([2, 16]))
 
     Args:
-        path: The file, from the working directory or else from the common data folder.
-        tokenizer: Whether a token is a character, or a word or punctuation mark; or a file,
-            tokenizer.json, of the tokenizers library, whose ids are kept.
-        window: Tokens in a training sample.
-        validation: Tokens to validate on, after the training part: a number, or a fraction.
-        test: Tokens to test on, at the end: a number, or a fraction.
+        path: The file, relative to the working directory or else to the common data directory.
+        tokenizer: character, word (words and punctuation marks), or the path of a tokenizer.json
+            file of the tokenizers library.
+        window: Number of tokens in a training sample.
+        validation: Validation tokens, after the training part: a number, or a fraction.
+        test: Test tokens, at the end: a number, or a fraction.
     """
     file = resolve_path(path, context.root)
     return corpus_data(
@@ -78,18 +88,22 @@ def shakespeare(
     validation: HoldoutSize = 0.1,
     test: HoldoutSize = 0,
 ) -> Data:
-    """Scenes from Shakespeare's plays: 1.1 million characters, 65 of them different.
+    """Scenes from Shakespeare's plays: 1.1 million characters, 65 distinct.
 
     ROOT/tinyshakespeare.txt, as collected by Karpathy for "The unreasonable effectiveness of
     recurrent neural networks" (2015); downloaded if it is missing.
 
+    ```yaml
+    data: {name: shakespeare, window: 256}
+    ```
+
     Args:
-        root: Folder of the file; the common data folder if not given.
-        tokenizer: Whether a token is a character, or a word or punctuation mark; or a file,
-            tokenizer.json, of the tokenizers library, whose ids are kept.
-        window: Tokens in a training sample.
-        validation: Tokens to validate on, after the training part: a number, or a fraction.
-        test: Tokens to test on, at the end: a number, or a fraction.
+        root: Directory of the file (default: the common data directory).
+        tokenizer: character, word (words and punctuation marks), or the path of a tokenizer.json
+            file of the tokenizers library.
+        window: Number of tokens in a training sample.
+        validation: Validation tokens, after the training part: a number, or a fraction.
+        test: Test tokens, at the end: a number, or a fraction.
     """
     file = (
         context.root if root is None else resolve_path(root, context.root)
@@ -114,14 +128,20 @@ def python_docs(
 ) -> Data:
     """The topics of Python's `help()`, about half a million characters; needs no download.
 
-    They are those of the Python that runs, so runs compare only where that is the same.
+    The text depends on the Python version: compare only runs with the same one.
+
+    >>> from dltrain.core.protocols import DataContext
+    >>> data = python_docs(DataContext(Path("data")), window=64)
+    >>> batch = next(data.train.batches(8, epoch=0))
+    >>> batch.inputs.shape, batch.inputs.dtype
+    (torch.Size([8, 64]), torch.int64)
 
     Args:
-        tokenizer: Whether a token is a character, or a word or punctuation mark; or a file,
-            tokenizer.json, of the tokenizers library, whose ids are kept.
-        window: Tokens in a training sample.
-        validation: Tokens to validate on, after the training part: a number, or a fraction.
-        test: Tokens to test on, at the end: a number, or a fraction.
+        tokenizer: character, word (words and punctuation marks), or the path of a tokenizer.json
+            file of the tokenizers library.
+        window: Number of tokens in a training sample.
+        validation: Validation tokens, after the training part: a number, or a fraction.
+        test: Test tokens, at the end: a number, or a fraction.
     """
     from pydoc_data.topics import topics
 
@@ -140,17 +160,17 @@ def corpus_data(
     *,
     files: tuple[Path, ...] = (),
 ) -> Data:
-    """Training, validation and test parts of a text, one after another.
+    """Cut a text into consecutive training, validation and test parts.
 
     Raises:
-        DataError: There is too little text to train on.
-        OptionError: A part would be empty or all of it, or training shorter than two windows.
+        DataError: The text is too short.
+        OptionError: A part would be empty or the whole text, or training shorter than two windows.
     """
     inputs = text_inputs(context, tokenizer, lowercase=False)
     tokens = split_text(text, inputs)
     total = len(tokens)
     if not total:
-        raise DataError(f"{source}: has no text")
+        raise DataError(f"{source}: contains no text")
     sizes = {
         name: amount if isinstance(amount, int) else round(amount * total)
         for name, amount in (("validation", validation), ("test", test))
@@ -165,17 +185,18 @@ def corpus_data(
     train_end = total - sizes["validation"] - sizes["test"]
     longest = train_end // 2
     if longest < 1:
-        raise DataError(f"{source}: {total} tokens are too few to train and validate on")
+        raise DataError(f"{source}: {total} tokens are too few for training and validation")
     if window > longest:
         raise OptionError(
             "window",
-            f"{window} tokens; {source} has {train_end} to train on: give at most {longest}",
+            f"expected at most {longest}, half of the {train_end} training tokens of {source}, "
+            f"got {window}",
         )
 
     inputs = fit_vocabulary(inputs, [tokens[:train_end]])
     vocabulary = inputs.vocabulary
     spec = DataSpec((window,), len(vocabulary), inputs, class_names=vocabulary)
-    # a number for each token, as small as they fit: texts stay on the device whole
+    # Token ids in the smallest sufficient dtype: the whole text stays on the device.
     dtype = torch.uint8 if len(vocabulary) <= 256 else torch.int32
     numbers = torch.tensor(Encoder(inputs).encode_untruncated(text), dtype=dtype).to(context.device)
 
@@ -204,21 +225,22 @@ def corpus_data(
 
 
 class Windows:
-    """A part of a text as windows of tokens; see `spec.Split`.
+    """A part of a text as windows of tokens; see `dltrain.core.protocols.Split`.
 
-    A training epoch reads the part once, in windows that do not overlap. They begin at an offset
-    below the window's length, so that the cuts fall elsewhere in each epoch; offset and order are a
-    function of seed and epoch. What is left over at either end, less than a window, is skipped.
+    A training epoch reads the part once, in non-overlapping windows. They start at an offset below
+    the window length, so that the boundaries differ between epochs; offset and order are functions
+    of seed and epoch. The remaining tokens at both ends, less than a window each, are skipped.
 
-    Evaluation makes each token of the part a target exactly once, the first by the token before the
-    part. A text's very first token has none before it and is no target. The last window is padded.
+    In evaluation, each token of the part is a target exactly once; the first is predicted from the
+    token before the part. The very first token of a text has no predecessor and is not a target.
+    The last window is padded.
 
     Args:
-        numbers: The whole text, (tokens,), on the device.
-        start: Where the part begins.
-        stop: Where it ends.
-        window: Tokens in a window.
-        seed: Decides offsets and orders.
+        numbers: Token ids of the whole text, (tokens,), on the device.
+        start: Index of the part's first token.
+        stop: Index after the part's last token.
+        window: Number of tokens in a window.
+        seed: Seed of offsets and orders.
         training: Whether `len` counts the windows of a training epoch or of an evaluation.
         padding: Id of the token that pads the last window.
     """
@@ -242,12 +264,12 @@ class Windows:
         self.first: int = max(start, 1) - 1
         self.stop = stop
         num_targets = stop - 1 - self.first
-        # as many as fit behind any offset, so that every epoch has the same number of steps
+        # As many as fit after any offset, so that every epoch has the same number of steps.
         self.num_training_windows: int = (num_targets + 1 - window) // window
         self.num_windows: int = math.ceil(num_targets / window)
 
     def __len__(self) -> int:
-        """Number of windows: of a training epoch, or of an evaluation."""
+        """Return the number of windows in a training epoch or in an evaluation."""
         return self.num_training_windows if self.training else self.num_windows
 
     def batches(
@@ -258,7 +280,7 @@ class Windows:
         offset: int = 0,
         rank_slice: RankSlice = FULL_BATCH,
     ) -> Iterator[Batch]:
-        """See `spec.Split.batches`."""
+        """See `Split.batches`."""
         device = self.numbers.device
         if epoch is None:
             first, order = self.first, torch.arange(self.num_windows)

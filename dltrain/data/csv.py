@@ -1,4 +1,4 @@
-"""Your own table, from a CSV file."""
+"""Data from the user's CSV or TSV file."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from dltrain.data.table import Table, parse_number
 from dltrain.data.table_reading import Delimiter, read_table
 
 MAX_AUTO_CLASSES = 20
-"""Whole numbers of more values than this are no classes, unless `target_kind` says so."""
+"""Maximum number of distinct integers that `target_kind: auto` treats as classes."""
 
 
 @DATA.register("csv")
@@ -36,27 +36,41 @@ def csv_table(
     validation: HoldoutSize = 0.1,
     test: HoldoutSize = 0.1,
 ) -> Data:
-    """Your own table: a CSV file with a header, each row a sample.
+    """Your own table: a CSV file with a header, one sample per row.
 
-    Columns of numbers are standardised by the training rows; columns with any cell that is no
-    number are categories, each of which becomes a feature of 0 or 1. So are columns with leading
-    zeros, such as postal codes, and with whole numbers too large to be told apart. Categories and
-    classes keep their spelling: 1 and 1.0 are two. An empty cell of a column that is used is
-    refused.
+    Numeric columns are standardized with the mean and standard deviation of the training rows.
+    Other columns are categorical, with one-hot encoding: those with any cell that is not a number,
+    with leading zeros, such as postal codes, or with integers too large to be distinguished as
+    float64. Categories and classes are compared as text: 1 and 1.0 are distinct. Used columns may
+    not have empty cells.
+
+    ```yaml
+    data: {name: csv, path: houses.csv, target: price, standardise_target: true}
+    ```
+
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from dltrain.core.protocols import DataContext
+    >>> with tempfile.TemporaryDirectory() as directory:
+    ...     path = Path(directory, "flowers.csv")
+    ...     _ = path.write_text("width,kind\\n" + "1.5,iris\\n2.5,rose\\n" * 10)
+    ...     data = csv_table(DataContext(Path(directory)), path=str(path), target="kind")
+    >>> data.spec.class_names, len(data.train), len(data.validation), len(data.test)
+    (('iris', 'rose'), 16, 2, 2)
 
     Args:
-        path: The file, from the working directory or else from the common data folder.
-        target: The column to predict.
-        features: The columns to predict from; all others if not given.
-        target_kind: Whether the target is a class or a value; auto takes it for a class where it
-            would be categories as a feature, or has whole numbers of at most 20 values.
-        standardise_target: Train on values with mean 0 and standard deviation 1; predictions are
-            converted back.
-        delimiter: The character between cells; if not given, a tab in .tsv and a comma otherwise.
-        quote: The character that encloses cells with delimiters or line ends in them; auto takes a
-            double quote, or none where cells are separated by tabs; null takes none.
-        validation: Training rows to validate on: a number, or a fraction.
-        test: Rows to test on: a number, or a fraction.
+        path: The file, relative to the working directory or else to the common data directory.
+        target: Column to predict.
+        features: Input columns (default: all other columns).
+        target_kind: class, value, or auto: a class if the column is categorical or has at most 20
+            distinct integers.
+        standardise_target: Whether to train on target values with mean 0 and standard deviation
+            1; predictions are converted back.
+        delimiter: Character between cells (default: a tab in .tsv files, otherwise a comma).
+        quote: Character that encloses cells with delimiters or line breaks; auto is a double
+            quote, or none in tab-separated files; null is none.
+        validation: Validation rows, taken from the training set: a number, or a fraction.
+        test: Test rows: a number, or a fraction.
     """
     file = resolve_path(path, context.root)
     table = read_table(file, delimiter, quote)
@@ -65,7 +79,11 @@ def csv_table(
     cells = table.column(target)
     names = features if features is not None else tuple(n for n in table.columns if n != target)
     if not names or target in names or len(set(names)) != len(names):
-        raise OptionError("features", f"{', '.join(names) or 'none'}; give columns but {target!r}")
+        raise OptionError(
+            "features",
+            f"expected distinct columns without the target {target!r}, "
+            f"got {', '.join(names) or 'none'}",
+        )
     table.require_values((*names, target))
     for name in names:
         _warn_about_categories(context, table, name)
@@ -74,9 +92,11 @@ def csv_table(
         targets = torch.tensor(class_indices(class_names, cells))
         warn_about_spellings(context.warn, target, cells, table.location)
         if len(class_names) < 2:
-            raise DataError(f"{file}: {target!r} is {cells[0]!r} in every row")
+            raise DataError(f"{file}: expected two or more classes in {target!r}, got {cells[0]!r}")
         if standardise_target:
-            raise OptionError("standardise_target", f"{target!r} has classes, not values")
+            raise OptionError(
+                "standardise_target", f"expected numeric values in {target!r}, got classes"
+            )
     else:
         targets = torch.tensor(table.numbers(target), dtype=torch.float64)[:, None]
         class_names = ()
@@ -102,7 +122,7 @@ def _looks_like_classes(cells: list[str]) -> bool:
 
 
 def _warn_about_categories(context: DataContext, table: Table, name: str) -> None:
-    """Says which cell makes a column that has numbers one of categories: it may be a slip."""
+    """Warn of the cell that makes a column with numbers categorical: it may be a typo."""
     cells = table.column(name)
     found = find_non_number(dict.fromkeys(cells))
     if found is None:
@@ -111,6 +131,6 @@ def _warn_about_categories(context: DataContext, table: Table, name: str) -> Non
         cell, why = found
         context.warn(
             f"{table.location(cells.index(cell))}: {shorten(name)!r} is {shorten(cell)!r}, {why}: "
-            "the whole column is taken for categories"
+            "the whole column is treated as categorical"
         )
     warn_about_spellings(context.warn, name, cells, table.location)

@@ -1,4 +1,4 @@
-"""Pictures in IDX files, the format of MNIST."""
+"""Images in IDX files, the format of MNIST."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from dltrain.data.splits import HoldoutSize
 TRAIN_FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte")
 TEST_FILES = ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 
-_MAX_DEFLATE_RATIO = 1032  # bytes that one byte can unpack to: 258 from two bits
+_MAX_DEFLATE_RATIO = 1032  # maximum bytes from one compressed byte: 258 from two bits
 
 
 @DATA.register
@@ -35,15 +35,19 @@ def idx(
     validation: HoldoutSize = 0.1,
     augment: Augment | None = None,
 ) -> Data:
-    """Your own grey pictures in four files named and laid out as MNIST's, as they are or as .gz.
+    """Your own grayscale images in four files with MNIST's names and format, plain or .gz.
 
-    The two t10k files may be absent; then there is no test split.
+    Without the two t10k files there is no test split.
+
+    ```yaml
+    data: {name: idx, root: my_digits, class_names: [zero, one, two]}
+    ```
 
     Args:
-        root: Folder of the files.
-        class_names: A name for each label, in their order; the labels' numbers if not given.
-        validation: Training samples to validate on: a number, or a fraction.
-        augment: Random changes to training pictures.
+        root: Directory of the files.
+        class_names: Name of each label, in increasing order (default: the labels as text).
+        validation: Validation samples, taken from the training set: a number, or a fraction.
+        augment: Random augmentation of the training images (default: none).
     """
     folder = resolve_path(root, context.root)
     absent = missing_files(folder, TRAIN_FILES)
@@ -55,7 +59,8 @@ def idx(
     if len(names) != len(values):
         raise OptionError(
             "class_names",
-            f"{len(names)} names for the {len(values)} labels of {folder / TRAIN_FILES[1]}",
+            f"expected {len(values)} names, one for each label of {folder / TRAIN_FILES[1]}, "
+            f"got {len(names)}",
         )
     test = None
     if len(missing_files(folder, TEST_FILES)) < len(TEST_FILES):
@@ -78,23 +83,21 @@ def idx(
 
 
 def read_idx(path: Path, num_dimensions: int) -> Tensor:
-    """An IDX file of unsigned bytes as a tensor, uint8, of the shape that its header gives.
+    """Read an IDX file of unsigned bytes as a uint8 tensor of the shape in its header.
 
-    The format is described with the MNIST data: two zero bytes, the type 0x08, the number of
-    dimensions, each dimension as a big-endian 32-bit number, then the values, the last dimension
-    fastest.
+    The format is documented with the MNIST data: two zero bytes, the type 0x08, the number of
+    dimensions, each dimension as a big-endian 32-bit integer, then the values in row-major order.
 
     Args:
-        path: The file; one that ends in .gz is unpacked.
-        num_dimensions: How many dimensions it must have.
+        path: The file, decompressed if its name ends in .gz.
+        num_dimensions: Expected number of dimensions.
 
     Raises:
-        DataError: The file can't be read, is not such a file, or is shorter or longer than its
-            header says.
+        DataError: The file can't be read, has another format, or its size contradicts its header.
     """
     shape = idx_shape(path, num_dimensions)
     start, size = 4 + 4 * num_dimensions, math.prod(shape)
-    differs = DataError(f"{path}: its header promises {size} bytes {shape}, its content differs")
+    differs = DataError(f"{path}: expected {size} bytes of shape {shape} after the header")
     try:
         if path.suffix != ".gz":
             if path.stat().st_size != start + size or not size:
@@ -103,7 +106,7 @@ def read_idx(path: Path, num_dimensions: int) -> Tensor:
         else:
             packed = zlib.decompressobj(wbits=31)
             file = read_named(path)
-            # one byte more than promised shows that there is too much, and no bomb goes off
+            # One byte more than expected proves that the content is too long, and bounds memory.
             limit = min(start + size + 1, _MAX_DEFLATE_RATIO * len(file))
             content = bytearray(packed.decompress(file, limit))
             if not packed.eof or packed.unused_data:
@@ -118,10 +121,10 @@ def read_idx(path: Path, num_dimensions: int) -> Tensor:
 
 
 def idx_shape(path: Path, num_dimensions: int) -> tuple[int, ...]:
-    """The shape that the header of an IDX file gives; nothing but the start of the file is read.
+    """Read the shape in the header of an IDX file, without its content.
 
     Raises:
-        DataError: The file can't be read, or is no IDX file of bytes in so many dimensions.
+        DataError: The file can't be read, or is not an IDX file of bytes in `num_dimensions`.
     """
     header_bytes = 4 + 4 * num_dimensions
     try:
@@ -143,33 +146,33 @@ def idx_shape(path: Path, num_dimensions: int) -> tuple[int, ...]:
 
 
 def read_images_and_labels(folder: Path, names: tuple[str, str]) -> tuple[Tensor, Tensor]:
-    """Pictures and labels, raw or .gz.
+    """Read images and labels, plain or .gz.
 
     Returns:
-        (samples, 1, height, width) uint8 and (samples,) int64.
+        Images (samples, 1, height, width) uint8, and labels (samples,) int64.
 
     Raises:
         DataError: A file is damaged, or the two have different numbers of samples.
     """
     paths = [resolve_file(folder, name) for name in names]
-    pictures, labels = idx_shape(paths[0], 3)[0], idx_shape(paths[1], 1)[0]
-    if pictures != labels:  # seen before anything is unpacked
-        raise DataError(f"{paths[0]} has {pictures} pictures, {paths[1]} {labels} labels")
+    num_images, num_labels = idx_shape(paths[0], 3)[0], idx_shape(paths[1], 1)[0]
+    if num_images != num_labels:  # checked before anything is decompressed
+        raise DataError(f"{paths[0]} has {num_images} images, {paths[1]} {num_labels} labels")
     return read_idx(paths[0], 3)[:, None], read_idx(paths[1], 1).long()
 
 
 def resolve_file(folder: Path, name: str) -> Path:
-    """Where a file is, or would be: under its own name, or else with .gz."""
+    """Return the path of a file if it exists, otherwise its path with .gz."""
     plain = folder / name
     return plain if plain.exists() else folder / f"{name}.gz"
 
 
 def existing_files(folder: Path, names: tuple[str, ...]) -> tuple[Path, ...]:
-    """Those of the files that a folder has, plain or as .gz."""
+    """Return the paths of those files that exist, plain or .gz."""
     absent = missing_files(folder, names)
     return tuple(resolve_file(folder, name) for name in names if name not in absent)
 
 
 def missing_files(folder: Path, names: tuple[str, ...]) -> list[str]:
-    """Which of the files a folder has neither plain nor as .gz."""
+    """Return the names of those files that exist neither plain nor as .gz."""
     return [name for name in names if not resolve_file(folder, name).exists()]

@@ -1,4 +1,4 @@
-"""An image file to pixels."""
+"""Decoding of image files to pixels."""
 
 from __future__ import annotations
 
@@ -25,39 +25,39 @@ if TYPE_CHECKING:
 SUFFIXES = frozenset(
     {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 )
-"""Endings, in lower case, of the files that are taken for images."""
+"""File suffixes, in lower case, of images."""
 
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
-"""Pillow's names of the formats that are decoded, whatever a file is called.
+"""Pillow's names of the accepted formats, for any file name.
 
-Others, such as EPS, start programs that interpret what the file says.
+Others, such as EPS, run programs that interpret the file's content.
 """
 
-_MAX_SIDE = 128  # pixels of a side of the images whose levels are counted
+_MAX_SIDE = 128  # side in pixels of images whose gray levels are counted
 
 MAX_BYTES = 2**30
-"""Of an image's file."""
+"""Maximum size of an image file in bytes."""
 MAX_PIXELS = 2**30 // 12
-"""Pixels of an image; more are taken for a decompression bomb, as Pillow does by default."""
+"""Maximum number of pixels; more are considered a decompression bomb, as by Pillow's default."""
 
 
 def decode_image(
     path: Path, shape: tuple[int, ...], inputs: ImageInputs, *, pipe: bool = False
 ) -> Tensor:
-    """Reads an image upright, scales it until it covers the shape, and cuts out the centre.
+    """Read an image upright, resize it to cover the shape, and crop the center.
 
     Args:
-        path: One of `FORMATS`.
-        shape: (channels, height, width); one channel is grey, three are red, green and blue.
-        inputs: Whether the model's images are deep, and the background of transparent ones.
-        pipe: See `files.open_named`.
+        path: File in one of `FORMATS`.
+        shape: (channels, height, width); one channel is gray, three are red, green and blue.
+        inputs: Bit depth of the model's images, and the background of transparent ones.
+        pipe: See `atomic_files.open_named`.
 
     Returns:
         Pixels of that shape, of `inputs.dtype`.
 
     Raises:
-        DataError: The file is missing, damaged, no image, or one of more than `MOST_PIXELS`; or it
-            has 16 bits and the others 8, or the other way round.
+        DataError: The file is missing, damaged, not an image, or has more than `MAX_PIXELS`; or
+            its bit depth differs from that of the training images.
     """
     try:
         content = read_named(path, MAX_BYTES, pipe=pipe)
@@ -74,35 +74,35 @@ def decode_image_bytes(
     inputs: ImageInputs,
     max_pixels: int = MAX_PIXELS,
 ) -> Tensor:
-    """What `decode_image` makes of a file, of its content.
+    """Decode the content of an image file; see `decode_image`.
 
     Args:
-        content: The file's.
-        name: What to call it in an error.
+        content: Content of the file.
+        name: Name in error messages.
         shape: See `decode_image`.
         inputs: See `decode_image`.
-        max_pixels: The most that are decoded.
+        max_pixels: Maximum number of pixels.
     """
     from PIL import Image
 
     with _decoding_errors(name):
         with Image.open(io.BytesIO(content), formats=FORMATS) as opened:
             _require_at_most_pixels(opened, name, max_pixels)
-            opened.verify()  # checks the sums of a PNG, which decoding does not
+            opened.verify()  # verifies a PNG's checksums, which decoding does not
         with Image.open(io.BytesIO(content), formats=FORMATS) as opened:
             return decode_pil_image(opened, name, shape, inputs)
 
 
 @dataclass(frozen=True)
 class ImageHeader:
-    """What an image's file says before its pixels.
+    """Properties of an image in its file's header.
 
     Attributes:
-        width: Pixels of a row.
-        height: Rows.
-        grey: Whether it has no colours.
-        deep: Whether it has more than 8 bits a pixel and channel.
-        transparent: Whether parts of it may be transparent.
+        width: Width in pixels.
+        height: Height in pixels.
+        is_gray: Whether the image has no colors.
+        is_deep: Whether it has more than 8 bits per pixel and channel.
+        is_transparent: Whether parts of it may be transparent.
     """
 
     width: int
@@ -113,14 +113,14 @@ class ImageHeader:
 
 
 def read_header(file: Path | io.BytesIO, name: str | None = None) -> ImageHeader:
-    """What is known of an image without decoding it.
+    """Read the header of an image without decoding it.
 
     Args:
         file: The file, or its content.
-        name: What to call it in an error; its path if not given.
+        name: Name in error messages (default: its path).
 
     Raises:
-        DataError: The file is missing, no image, or of a depth that can't be read.
+        DataError: The file is missing, not an image, or has an unsupported bit depth.
     """
     from PIL import Image
 
@@ -140,10 +140,10 @@ def read_header(file: Path | io.BytesIO, name: str | None = None) -> ImageHeader
 
 
 def visible_gray_levels(path: Path) -> Tensor | None:
-    """How much of an image's visible parts has each grey level, (256,) float64 that sum to 1.
+    """Return the histogram of gray levels of an image's visible parts.
 
     Returns:
-        None where no part is transparent, or all of it.
+        (256,) float64 that sum to 1; None if no part is transparent, or all of it.
 
     Raises:
         DataError: The file can't be read.
@@ -169,19 +169,20 @@ def visible_gray_levels(path: Path) -> Tensor | None:
 def _require_at_most_pixels(image: Image, name: str, max_pixels: int) -> None:
     if image.width * image.height > max_pixels:
         size = f"{image.width} x {image.height}"
-        raise DataError(f"{name}: {size} pixels; at most {max_pixels:,} are taken")
+        raise DataError(f"{name}: expected at most {max_pixels:,} pixels, got {size}")
 
 
 _LOCK = threading.Lock()
 _FILTERS: list[warnings.catch_warnings] = []
-"""One for each thread that decodes; the first of them has changed the filters of the process."""
+"""One entry per decoding thread; the first thread has changed the process's warning filters."""
 
 
 @contextmanager
 def _ignored_warnings() -> Iterator[None]:
     """Ignore warnings until the last thread in this context leaves it.
 
-    `catch_warnings` alone is for one thread: of two, the later would restore what the other set.
+    `catch_warnings` alone is not thread-safe: of two threads, the later one would restore the
+    filters that the other one set.
     """
     with _LOCK:
         quiet = warnings.catch_warnings()
@@ -200,18 +201,20 @@ def _ignored_warnings() -> Iterator[None]:
 
 @contextmanager
 def _decoding_errors(name: str) -> Iterator[None]:
-    """Whatever a decoder raises, as a DataError that names the file."""
+    """Convert any error of a decoder to a DataError that names the file."""
     from PIL import UnidentifiedImageError
 
     try:
-        with _ignored_warnings():  # of details, such as a damaged date, which spoil no pixel
+        with (
+            _ignored_warnings()
+        ):  # about metadata, such as a damaged date, that does not affect pixels
             yield
     except DataError:
         raise
     except UnidentifiedImageError as error:
         known = ", ".join(FORMATS)
-        raise DataError(f"{name}: not an image that can be read: none of {known}") from error
-    except Exception as error:  # decoders raise whatever a damaged file leads them to
+        raise DataError(f"{name}: not an image that can be read; expected {known}") from error
+    except Exception as error:  # decoders raise arbitrary errors for damaged files
         reason = shorten(str(error) or type(error).__name__, 300)
         raise DataError(f"{name}: not an image that can be read: {reason}") from error
 
@@ -219,16 +222,16 @@ def _decoding_errors(name: str) -> Iterator[None]:
 def decode_pil_image(
     image: Image, name: str, shape: tuple[int, ...], inputs: ImageInputs
 ) -> Tensor:
-    """What `decode_image` makes of a file, of an image that Pillow has opened or made."""
+    """Decode an image of Pillow; see `decode_image`."""
     import numpy as np
     from PIL import Image, ImageOps
 
     deep = _is_deep(image, name)
     if deep != inputs.deep:
-        own, others = ("16", "8") if deep else ("8", "16")
+        bits, expected = ("16", "8") if deep else ("8", "16")
         raise DataError(
-            f"{name}: has {own} bits a pixel, and the images to train on have {others}: a pixel's "
-            f"value means something else; convert all to {others} bits"
+            f"{name}: expected {expected} bits per pixel, as in the training images, got {bits}; "
+            f"convert all images to {expected} bits"
         )
     image = ImageOps.exif_transpose(image)
     if not deep:
@@ -238,28 +241,28 @@ def decode_pil_image(
     image = image.convert("I" if deep else "L" if channels == 1 else "RGB")
     scale = max(height / image.height, width / image.width)
     size = (max(width, round(image.width * scale)), max(height, round(image.height * scale)))
-    if size != image.size:  # averages where it shrinks; Pillow averages 16 bits as floats alone
+    if size != image.size:  # antialiased; Pillow supports that for 16 bits in floats only
         image = (image.convert("F") if deep else image).resize(size, Image.Resampling.BILINEAR)
     left, top = (size[0] - width) // 2, (size[1] - height) // 2
     array = np.array(image.crop((left, top, left + width, top + height)))
     if deep:
-        grey = torch.from_numpy(np.rint(array).astype(np.int32))
-        return grey.expand(channels, height, width).contiguous()
+        gray = torch.from_numpy(np.rint(array).astype(np.int32))
+        return gray.expand(channels, height, width).contiguous()
     return torch.from_numpy(array).view(height, width, channels).permute(2, 0, 1).contiguous()
 
 
 def _composite_on_background(image: Image, level: int) -> Image:
-    """A transparent image as it looks on a grey level; without it, black on nothing is black."""
+    """Composite a transparent image on a gray level, so that black on transparent is visible."""
     from PIL import Image
 
     if not image.has_transparency_data:
         return image
-    ground = Image.new("RGBA", image.size, (level, level, level, 255))
-    return Image.alpha_composite(ground, image.convert("RGBA")).convert("RGB")
+    background = Image.new("RGBA", image.size, (level, level, level, 255))
+    return Image.alpha_composite(background, image.convert("RGBA")).convert("RGB")
 
 
 def _crop_long_side(image: Image, height: int, width: int) -> Image:
-    """The middle of a picture that is far longer than the shape: scaled whole, it would be huge."""
+    """Crop the middle of an image far longer than the shape: resized whole, it would be huge."""
     scale = max(height / image.height, width / image.width)
     keep_width = min(image.width, 8 * math.ceil(width / scale))
     keep_height = min(image.height, 8 * math.ceil(height / scale))
@@ -270,31 +273,31 @@ def _crop_long_side(image: Image, height: int, width: int) -> Image:
 
 
 def _is_deep(image: Image, name: str) -> bool:
-    """Whether an image has more than 8 bits a pixel.
+    """Return whether an image has more than 8 bits per pixel and channel.
 
     Raises:
-        DataError: Pillow drops all but 8 of them, or their range is unknown.
+        DataError: Pillow would reduce them to 8 bits, or their range is unknown.
     """
     if image.mode.startswith("F"):
         raise DataError(
-            f"{name}: pixels of type {image.mode!r} have no known range; save as 8-bit, or as "
-            "16-bit grey"
+            f"{name}: pixels of type {image.mode!r} have no known range; save the image with 8 "
+            "bits, or as 16-bit grayscale"
         )
     deep = image.mode.startswith("I")
     if not deep and image.format in ("PNG", "PPM", "TIFF") and _loses_bits(image):
         raise DataError(
-            f"{name}: 16 bits a channel are read in grey images without transparency only; save as "
-            "8-bit, or as 16-bit grey"
+            f"{name}: 16 bits per channel are supported in grayscale images without transparency "
+            "only; save the image with 8 bits, or as 16-bit grayscale"
         )
     if deep and image.has_transparency_data:
-        raise DataError(f"{name}: transparency is read in images of 8 bits only; save without it")
+        raise DataError(f"{name}: transparency is supported in 8-bit images only; save without it")
     return deep
 
 
 def _loses_bits(image: Image) -> bool:
-    """Whether Pillow would give the upper 8 of 16 bits, told by how it unpacks what it opened."""
-    for codec, _, _, given in getattr(image, "tile", ()):
-        options: tuple[Any, ...] = given if isinstance(given, tuple) else (given,)
+    """Return whether Pillow's decoder would keep only the upper 8 of 16 bits."""
+    for codec, _, _, arguments in getattr(image, "tile", ()):
+        options: tuple[Any, ...] = arguments if isinstance(arguments, tuple) else (arguments,)
         if codec in ("ppm", "ppm_plain"):
             return options[1] > 255
         if any(isinstance(option, str) and ";16" in option for option in options):

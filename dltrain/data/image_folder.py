@@ -1,4 +1,4 @@
-"""Your own pictures: a folder for each class."""
+"""Data from the user's image files: one folder per class."""
 
 from __future__ import annotations
 
@@ -47,33 +47,39 @@ def image_folder(
 ) -> Data:
     """Your own images in ROOT/CLASS, or in ROOT/train/CLASS, ROOT/val/CLASS and ROOT/test/CLASS.
 
-    Folders of splits may also be called training, valid, validation, dev or testing, in any case.
-    Images are read while training, scaled until their shorter side is `size` and cut to a square.
-    Those of 16 bits, which must be grey, are scaled by the range of the training images.
-    A split that has no folder of its own is cut from the training images. The fingerprint is
-    over the files' names and sizes.
+    Split folders may also be named training, valid, validation, dev or testing, in any case.
+    Images are read during training, resized to a shorter side of `size` pixels, and center-cropped.
+    16-bit images, which must be grayscale, are scaled by the range of the training images. A
+    split without a folder is taken from the training images. The fingerprint covers the files'
+    names and sizes.
+
+    ```yaml
+    data: {name: image_folder, root: my_images, size: 64, augment: {flip: true}}
+    ```
 
     Args:
-        root: Folder of the pictures.
-        size: Height and width of an input, in pixels.
-        channels: 3 for colour, 1 for grey.
-        validation: Pictures to validate on where there is no folder val: a number, or a fraction.
-        test: Pictures to test on where there is no folder test: a number, or a fraction.
-        workers: Processes that read pictures; 0 reads them in the training process.
-        timeout: Seconds that a worker may take for a batch before the run is ended.
-        cache: memory keeps the decoded pictures, a byte a channel and pixel, so that each is read
-            once.
-        augment: Random changes to training images; what moves in is black.
-        background: Grey level behind transparent parts of images; auto is white, unless the
-            training images stand out more clearly on another one.
-        mean: Mean of each channel, from 0 to 1; if not given ImageNet's, of 16-bit images that of
-            the training images.
-        std: Standard deviation of each channel, from 0 to 1; if not given as with `mean`.
+        root: Directory of the images.
+        size: Height and width of an input in pixels.
+        channels: 3 for color, 1 for grayscale.
+        validation: Validation images if there is no folder val: a number, or a fraction.
+        test: Test images if there is no folder test: a number, or a fraction.
+        workers: Number of processes that read images; 0 reads them in the training process.
+        timeout: Maximum time in seconds for a worker to read a batch; then the run fails.
+        cache: memory keeps the decoded images, one byte per pixel and channel, so that each is
+            read once; none reads them in every epoch.
+        augment: Random augmentation of the training images (default: none); padding is black.
+        background: Gray level behind transparent parts of images; auto is white, or another level
+            if the training images have a higher contrast to it.
+        mean: Mean of each channel, from 0 to 1 (default: ImageNet's; for 16-bit images, that of
+            the training images).
+        std: Standard deviation of each channel, from 0 to 1 (default: as for `mean`).
     """
     folder = resolve_path(root, context.root)
     for option, values in (("mean", mean), ("std", std)):
         if values is not None and len(values) != channels:
-            raise OptionError(option, f"{len(values)} values for {channels} channels")
+            raise OptionError(
+                option, f"expected {channels} values, one per channel, got {len(values)}"
+            )
 
     layout = find_images(folder)
     class_names, parts = layout.class_names, layout.splits
@@ -131,7 +137,7 @@ def image_folder(
 
 @dataclass(frozen=True)
 class _ReadImage:
-    """A sample's number to pixels; what worker processes run."""
+    """Function from a sample's index to its pixels, which worker processes run."""
 
     paths: list[Path]
     shape: tuple[int, int, int]
@@ -142,7 +148,7 @@ class _ReadImage:
 
 
 def _split_off(parts: dict[str, ImageFiles], name: str, amount: float, seed: int) -> None:
-    """Moves pictures from the training split to one that has no folder."""
+    """Move images from the training split to one without a folder."""
     if name in parts:
         return
     train = parts["train"]
@@ -153,7 +159,7 @@ def _split_off(parts: dict[str, ImageFiles], name: str, amount: float, seed: int
 
 
 def _fingerprint(root: Path, parts: dict[str, ImageFiles]) -> str:
-    """SHA-256 over names and sizes: reading every image would take as long as an epoch."""
+    """Return the SHA-256 of names and sizes: reading every image would take as long as an epoch."""
     digest = hashlib.sha256()
     for path in sorted(path for part in parts.values() for path in part.paths):
         digest.update(b"%s\0%d\n" % (_name(root, path), path.stat().st_size))
@@ -161,7 +167,7 @@ def _fingerprint(root: Path, parts: dict[str, ImageFiles]) -> str:
 
 
 def _split_fingerprint(root: Path, parts: dict[str, ImageFiles]) -> str:
-    """SHA-256 over the names of each split's files."""
+    """Return the SHA-256 of the names of each split's files."""
     digest = hashlib.sha256()
     for name, part in sorted(parts.items()):
         digest.update(f"{name} {len(part.paths)}\n".encode())
@@ -171,5 +177,5 @@ def _split_fingerprint(root: Path, parts: dict[str, ImageFiles]) -> str:
 
 
 def _name(root: Path, path: Path) -> bytes:
-    """A file's path under the root; it may have bytes that are not UTF-8."""
+    """Return a file's path relative to the root, which may contain bytes that are not UTF-8."""
     return path.relative_to(root).as_posix().encode(errors="surrogateescape")

@@ -1,4 +1,4 @@
-"""Which files of a folder are images of which class and split."""
+"""Detection of the classes and splits of images in a directory."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ SPLIT_FOLDERS: dict[str, tuple[str, ...]] = {
     "validation": ("val", "valid", "validation", "dev"),
     "test": ("test", "testing"),
 }
-"""Names, in any case, of the folder of each split."""
+"""Accepted folder names of each split, case-insensitive."""
 
 
 class UnlabelledSplitError(DataError):
-    """The folder of a split has no labelled images.
+    """A split's folder has no labelled images.
 
     Attributes:
         train: Folder of the training images.
@@ -39,24 +39,24 @@ class UnlabelledSplitError(DataError):
 
 @dataclass(frozen=True)
 class ImageFiles:
-    """Files and their classes, (files,) int64."""
+    """Image files and their class indices, (files,) int64."""
 
     paths: list[Path]
     targets: Tensor
 
     def take(self, index: Tensor) -> ImageFiles:
-        """Some of them, by their numbers, (samples,) int64."""
+        """Return the files at these indices, (samples,) int64."""
         return ImageFiles([self.paths[number] for number in index.tolist()], self.targets[index])
 
 
 @dataclass(frozen=True)
 class ImageLayout:
-    """What a folder holds.
+    """Images of a directory by split and class.
 
     Attributes:
-        class_names: By number where all are numbers, else sorted.
-        splits: Images of each split that has a folder; without such folders all are `train`.
-        notice: A line on the files that are not read; empty where all are.
+        class_names: Class names, sorted as numbers if all are numbers, otherwise as text.
+        splits: Images of each split with a folder; without split folders all are `train`.
+        notice: Message about ignored files; empty if there are none.
     """
 
     class_names: tuple[str, ...]
@@ -66,7 +66,7 @@ class ImageLayout:
 
 @dataclass(frozen=True)
 class _Folder:
-    """What lies directly in a folder, sorted by name, without hidden files and folders."""
+    """Direct entries of a directory, sorted by name, without hidden ones."""
 
     path: Path
     folders: list[Path] = field(default_factory=list)
@@ -75,12 +75,12 @@ class _Folder:
 
 
 def find_images(root: Path) -> ImageLayout:
-    """Images in ROOT/CLASS, or in ROOT/SPLIT/CLASS with the splits of `SPLIT_FOLDERS`.
+    """Find images in ROOT/CLASS, or in ROOT/SPLIT/CLASS with the splits of `SPLIT_FOLDERS`.
 
     Raises:
-        UnlabelledSplitError: The folder of a split has images without a class, or none.
-        DataError: There are fewer than two classes, a class has no images, or two folders are
-            named like one split.
+        UnlabelledSplitError: A split's folder has images without a class, or no images.
+        DataError: There are fewer than two classes, a class has no images, or two folders have
+            names of the same split.
     """
     top, ignored = _list_directory(root), Counter[str]()
     by_split = _split_folders(top)
@@ -89,8 +89,8 @@ def find_images(root: Path) -> ImageLayout:
     if len(class_names) < 2:
         beside = f" and {_format_count(train.images)} beside them" if train.images else ""
         raise DataError(
-            f"{train.path}: has {len(class_names)} folders{beside}; a folder for each class, two "
-            "or more, is wanted"
+            f"{train.path}: expected two or more folders, one per class, got "
+            f"{len(class_names)} folders{beside}"
         )
     splits = {"train": _labelled_images(train, class_names, ignored)}
     others = {name: _list_directory(path) for name, path in by_split.items() if name != "train"}
@@ -108,12 +108,12 @@ def find_images(root: Path) -> ImageLayout:
 
 
 def _split_folders(top: _Folder) -> dict[str, Path]:
-    """The folder of each split that has one; empty where the folders are classes."""
+    """Return the folder of each split that has one; empty if the folders are classes."""
     named = {
         split: [path for path in top.folders if path.name.casefold() in names]
         for split, names in SPLIT_FOLDERS.items()
     }
-    # a folder named train is a class if it has no folders in it
+    # A folder named train is a class if it contains no folders.
     holders = {
         split: [path for path in paths if _list_directory(path).folders]
         for split, paths in named.items()
@@ -124,14 +124,14 @@ def _split_folders(top: _Folder) -> dict[str, Path]:
     for split, paths in named.items():
         if len(paths) > 1:
             names = " and ".join(path.name for path in paths)
-            raise DataError(f"{top.path}: {names} are both named as the {split} split; keep one")
+            raise DataError(f"{top.path}: {names} are both names of the {split} split; keep one")
     return {split: paths[0] for split, paths in named.items() if paths}
 
 
 def _require_train_classes(
     root: Path, named: dict[str, list[Path]], holders: dict[str, list[Path]]
 ) -> None:
-    """Raises DataError where folders are splits, and none has classes to train on."""
+    """Raise DataError if folders are splits, but none contains training classes."""
     others = [path.name for split in ("validation", "test") for path in named[split]]
     if named["train"] and others:
         train = _list_directory(named["train"][0])
@@ -144,8 +144,8 @@ def _require_train_classes(
     ]
     if split:
         raise DataError(
-            f"{split[0]}: is named as a split and has class folders, but {root} has no folder "
-            "named train beside it"
+            f"{split[0]}: has the name of a split and class folders, but {root} has no folder "
+            "named train"
         )
 
 
@@ -158,14 +158,16 @@ def _labelled_images(
         name = folder.path.name
         if name not in class_names:
             raise DataError(
-                f"{folder.path}: the training images have no such class; "
-                f"they have {shorten(', '.join(class_names), 200)}"
+                f"{folder.path}: expected a class of the training images, "
+                f"{shorten(', '.join(class_names), 200)}, got {name}"
             )
         if not folder.images:
-            left_out = Counter[str]()
-            _count_ignored(folder, set(), left_out)
-            has = f" that is read; it has {_format_ignored(left_out)}" if left_out else ""
-            raise DataError(f"{folder.path}: has no image{has}; fill the folder or remove it")
+            others = Counter[str]()
+            _count_ignored(folder, set(), others)
+            content = f", only {_format_ignored(others)}" if others else ""
+            raise DataError(
+                f"{folder.path}: has no image{content}; add images or remove the folder"
+            )
         _count_ignored(folder, set(), ignored, images_are_read=True)
         paths += folder.images
         targets += [class_names.index(name)] * len(folder.images)
@@ -180,26 +182,26 @@ def _has_class(split: _Folder, train: _Folder) -> bool:
 def _describe_unlabelled(
     name: str, split: _Folder, train: Path, class_names: tuple[str, ...]
 ) -> str:
-    """What is wrong with a split without class folders, and what to do."""
+    """Describe the problem of a split without class folders, and its solution."""
     classes = shorten(", ".join(class_names), 200)
     inside = [path for folder in split.folders for path in _list_directory(folder).images]
     images = split.images or inside
     has = f"has {_format_count(images)} and" if images else "has"
-    told = (
-        f"{split.path}: {has} no folder of a class; a {name} split is laid out as "
+    message = (
+        f"{split.path}: {has} no class folder; expected a {name} split as "
         f"{split.path}/CLASS/IMAGE, with the classes {classes}"
     )
-    cut = f"data.root={train} cuts every split from the training images"
+    cut = f"data.root={train} takes every split from the training images"
     if not images:
-        return f"{told}: fill the folder or remove it; {cut}"
-    return f"{told}; {cut}, and unlabelled images are for: dltrain predict RUN {images[0].parent}/*"
+        return f"{message}; add images or remove the folder; {cut}"
+    return f"{message}; {cut}; for unlabelled images: dltrain predict RUN {images[0].parent}/*"
 
 
 def _list_directory(folder: Path) -> _Folder:
-    """See `_Folder`.
+    """List a directory.
 
     Raises:
-        DataError: It can't be read.
+        DataError: The directory can't be read.
     """
     listed = _Folder(folder)
     try:
@@ -223,13 +225,13 @@ def _list_directory(folder: Path) -> _Folder:
 def _count_ignored(
     folder: _Folder, read: set[Path], ignored: Counter[str], *, images_are_read: bool = False
 ) -> None:
-    """Counts the files in a folder, less those in the folders that are read.
+    """Count the ignored files in a directory.
 
     Args:
-        folder: Where.
-        read: Folders whose files are accounted for.
-        ignored: What to add to: files by what they are.
-        but_images: Whether images directly in the folder are read.
+        folder: The directory.
+        read: Subdirectories that are not counted.
+        ignored: Counter by kind of file, to be updated.
+        images_are_read: Whether images directly in the directory are read, so not counted.
     """
     ignored.update(_describe_suffix(path) for path in folder.others)
     if not images_are_read and folder.images:

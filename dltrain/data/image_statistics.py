@@ -1,4 +1,4 @@
-"""What the training images say about how all images are read: depth, range and background."""
+"""Bit depth, value range and background of images, from the training images."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from dltrain.data.image_decoding import decode_image, read_header, visible_gray_
 Background = Literal["auto", "white", "gray", "black"]
 
 LEVELS = {"white": 255, "gray": 128, "black": 0}
-"""Grey level of each background."""
+"""Gray level of each background."""
 
 MAX_HEADERS, MAX_DECODED = 1000, 200
-"""Training images whose headers are read, and that are decoded; evenly among all."""
+"""Maximum number of training images whose headers are read, and that are decoded."""
 
 IMAGENET = {
     1: ImageInputs(mean=(0.449,), std=(0.226,)),
     3: ImageInputs(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)),
 }
-"""Channel statistics of ImageNet, which pretrained models expect; grey is the channels' average."""
+"""Channel statistics of ImageNet, which pretrained models expect; gray is the channel average."""
 
-_NEVER_DEEP = (".jpeg", ".jpg")  # 8 bits and no transparency, so that nothing need be looked at
-_BACKGROUND_LEVELS = (255, 0, 128, 192, 64)  # of equally good ones, the first
+_NEVER_DEEP = (".jpeg", ".jpg")  # 8 bits and no transparency: the header need not be read
+_BACKGROUND_LEVELS = (255, 0, 128, 192, 64)  # in order of preference
 
 
 def image_inputs(
@@ -38,24 +38,25 @@ def image_inputs(
     mean: tuple[float, ...] | None,
     std: tuple[float, ...] | None,
 ) -> ImageInputs:
-    """How images are to be read, by training images.
+    """Determine from training images how images are decoded and normalized.
 
     Args:
-        paths: Of the training images.
+        paths: Files of the training images.
         shape: (channels, height, width) of an input.
         background: See `image_folder`.
-        mean: Of each channel, from 0 to 1; None for that of ImageNet, or of deep training images.
-        std: See `mean`.
+        mean: Mean of each channel, from 0 to 1; None for ImageNet's, or for 16-bit images that of
+            the training images.
+        std: Standard deviation, as for `mean`.
 
     Raises:
-        DataError: Some images are deep and others not, or one can't be read.
+        DataError: Bit depths are mixed, or an image can't be read.
     """
-    looked_at = [
+    candidates = [
         path
         for path in _evenly_spaced(paths, MAX_HEADERS)
         if path.suffix.lower() not in _NEVER_DEEP
     ]
-    headers = {path: read_header(path) for path in looked_at}
+    headers = {path: read_header(path) for path in candidates}
     deep = [path for path, header in headers.items() if header.is_deep]
     if not deep:
         transparent = [path for path, header in headers.items() if header.is_transparent]
@@ -63,10 +64,10 @@ def image_inputs(
         default = IMAGENET[shape[0]]
         return ImageInputs(mean or default.mean, std or default.std, background=level)
     flat = [path for path in paths if path not in headers or not headers[path].is_deep]
-    if len(deep) < len(looked_at) or len(looked_at) < len(_evenly_spaced(paths, MAX_HEADERS)):
+    if len(deep) < len(candidates) or len(candidates) < len(_evenly_spaced(paths, MAX_HEADERS)):
         raise DataError(
-            f"{deep[0]} has 16 bits a pixel and {flat[0]} has 8: their values mean something else; "
-            "convert all images to one of the two"
+            f"{deep[0]} has 16 bits per pixel and {flat[0]} has 8; convert all images to the same "
+            "bit depth"
         )
     return _deep_inputs(paths, shape, mean, std)
 
@@ -77,19 +78,19 @@ def _deep_inputs(
     mean: tuple[float, ...] | None,
     std: tuple[float, ...] | None,
 ) -> ImageInputs:
-    """Range, mean and deviation of deep training images."""
+    """Compute range, mean and standard deviation of 16-bit training images."""
     any_range = ImageInputs((0.0,), (1.0,), deep=True)
     low, high, count, total, squares, origin = 2**31, -(2**31), 0, 0.0, 0.0, None
     for path in _evenly_spaced(paths, MAX_DECODED):
         pixels = decode_image(path, (1, *shape[1:]), any_range)
         low, high = min(low, int(pixels.min())), max(high, int(pixels.max()))
-        origin = int(pixels.min()) if origin is None else origin  # squares near 0 keep their digits
+        origin = int(pixels.min()) if origin is None else origin  # offsets near 0 keep precision
         offsets = pixels.double() - origin
         count += pixels.numel()
         total += float(offsets.sum())
         squares += float(offsets.square().sum())
     assert origin is not None
-    width = max(1, high - low)  # images of one value have none
+    width = max(1, high - low)  # 0 if all pixels are equal
     variance = squares / count - (total / count) ** 2
     own_mean = ((origin - low + total / count) / width,) * shape[0]
     own_std = (math.sqrt(max(0.0, variance)) / width or 1.0,) * shape[0]
@@ -97,13 +98,13 @@ def _deep_inputs(
 
 
 def _best_background(paths: Sequence[Path]) -> int:
-    """The grey level on which the least visible image stands out most; white if none matters."""
+    """Return the gray level with the highest minimum contrast to the images; white by default."""
     levels = [visible_gray_levels(path) for path in _evenly_spaced(paths, MAX_DECODED)]
-    seen = [weights for weights in levels if weights is not None]
-    if not seen:
+    histograms = [histogram for histogram in levels if histogram is not None]
+    if not histograms:
         return _BACKGROUND_LEVELS[0]
     distance = (torch.arange(256)[:, None] - torch.tensor(_BACKGROUND_LEVELS)).abs().double()
-    contrast = (torch.stack(seen) @ distance).amin(dim=0)  # of each ground, (grounds,)
+    contrast = (torch.stack(histograms) @ distance).amin(dim=0)  # (backgrounds,)
     return _BACKGROUND_LEVELS[int(contrast.argmax())]
 
 

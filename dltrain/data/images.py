@@ -1,4 +1,4 @@
-"""What picture sources have in common: normalisation, and splits from tensors of pixels."""
+"""Common parts of image sources: normalization, and splits from tensors of pixels."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dltrain.data.splits import hold_out, split_fingerprint
 
 
 class ImageTransform:
-    """Pixels to inputs: augmentation if any, then (pixel - centre) / scale."""
+    """Transform from pixels to inputs: optional augmentation, then (pixel - center) / scale."""
 
     def __init__(
         self,
@@ -28,15 +28,15 @@ class ImageTransform:
     ) -> None:
         """Args:
         inputs: Range of the pixels, mean and standard deviation of each channel.
-        dtype: Of the inputs.
-        device: Where the pixels are.
-        seed: Decides the augmentation.
-        augment: What training pictures go through.
+        dtype: Dtype of the inputs.
+        device: Device of the pixels.
+        seed: Seed of the augmentation.
+        augment: Augmentation of training images.
         """
         centre, scale = torch.tensor([inputs.centre, inputs.scale], dtype=torch.float64)[
             ..., None, None
         ]
-        # Pixels are counted from `low`: an augmentation fills with 0, and half precision has room.
+        # Pixels are relative to `low`: augmentation pads with 0, and half precision suffices.
         self.low: int = inputs.low
         self.centre: Tensor = (centre - inputs.low).to(device, dtype)
         self.scale: Tensor = (1 / scale).to(device, dtype)
@@ -45,7 +45,7 @@ class ImageTransform:
         self.augment = augment
 
     def __call__(self, pixels: Tensor, index: Tensor, epoch: int | Tensor | None) -> Tensor:
-        """Pixels (batch, channels, height, width) to floats; None as the epoch augments nothing."""
+        """Transform pixels (batch, channels, height, width); epoch None disables augmentation."""
         if self.low:
             pixels = pixels - self.low
         if self.augment is None or epoch is None:
@@ -56,13 +56,13 @@ class ImageTransform:
 
 
 def pixel_statistics(pixels: Tensor) -> ImageInputs:
-    """Mean and standard deviation of each channel of (samples, channels, height, width) uint8."""
+    """Return mean and standard deviation by channel of (samples, channels, height, width) uint8."""
     value = torch.arange(256, dtype=torch.float64) / 255
     means, stds = [], []
     for channel in pixels.unbind(1):
-        share = torch.bincount(channel.flatten(), minlength=256) / channel.numel()
-        mean = (share * value).sum()
-        variance = (share * (value - mean).square()).sum()
+        frequency = torch.bincount(channel.flatten(), minlength=256) / channel.numel()
+        mean = (frequency * value).sum()
+        variance = (frequency * (value - mean).square()).sum()
         means.append(mean.item())
         stds.append(variance.sqrt().item() or 1.0)  # a channel of one value is only centred
     return ImageInputs(tuple(means), tuple(stds))
@@ -79,9 +79,9 @@ def in_memory_images(
     source: str,
     files: tuple[Path, ...],
 ) -> Data:
-    """Data from pixels (samples, channels, height, width) uint8 and classes (samples,) int64.
+    """Return data from pixels (samples, channels, height, width) uint8, classes (samples,) int64.
 
-    Mean and standard deviation are the training split's, after the validation cut.
+    Mean and standard deviation are those of the training split, without validation samples.
     """
     pixels, targets = train
     kept, held = hold_out(targets, validation, context.seed, name="validation")

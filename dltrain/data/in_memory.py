@@ -1,4 +1,4 @@
-"""Data that fits: whole tensors on the device, a batch is one gather."""
+"""Data that fits in memory: whole tensors on the device, from which a batch is one gather."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from dltrain.core.protocols import Data, DataContext
 from dltrain.data.seeding import epoch_order
 
 Transform = Callable[[Tensor, Tensor, int | Tensor | None], Tensor]
-"""Stored samples, their index and the epoch (None: no augmentation) to inputs, batch-wise."""
+"""Function from stored samples, their index and the epoch (None: no augmentation) to inputs."""
 
 
 class InMemory:
-    """A split whose samples are kept on the device in their compact dtype; see `spec.Split`."""
+    """A split with all samples on the device in their compact dtype; see `core.protocols.Split`."""
 
     def __init__(
         self, samples: Tensor, targets: Tensor, *, seed: int, transform: Transform | None = None
@@ -27,8 +27,8 @@ class InMemory:
         """Args:
         samples: (samples, ...), on the device.
         targets: (samples,) int64 or (samples, values) float, on the device.
-        seed: Decides the order of each epoch.
-        transform: Makes a batch of samples into inputs; None where they are inputs already.
+        seed: Seed of each epoch's sample order.
+        transform: Function from a batch of samples to inputs; None if samples are inputs.
         """
         self.samples = samples
         self.targets = targets
@@ -36,7 +36,7 @@ class InMemory:
         self.transform = transform
 
     def __len__(self) -> int:
-        """Number of samples."""
+        """Return the number of samples."""
         return len(self.samples)
 
     def batches(
@@ -47,7 +47,7 @@ class InMemory:
         offset: int = 0,
         rank_slice: RankSlice = FULL_BATCH,
     ) -> Iterator[Batch]:
-        """See `spec.Split.batches`."""
+        """See `Split.batches`."""
         total, device = len(self), self.samples.device
         shuffled = epoch is not None
         order = self.epoch_order(epoch) if shuffled else torch.arange(total, device=device)
@@ -65,13 +65,13 @@ class InMemory:
             yield rank_slice.make_batch(inputs, targets, index, len(whole))
 
     def epoch_order(self, epoch: int) -> Tensor:
-        """The samples' order in a training epoch, (samples,) int64, on the device."""
+        """Return the sample order of a training epoch, (samples,) int64, on the device."""
         return to_device(epoch_order(len(self), self.seed, epoch), self.samples.device)
 
     def gather(self, index: Tensor, epoch: int | Tensor) -> tuple[Tensor, Tensor]:
-        """Inputs and targets of these samples, (batch,) int64, as in that training epoch.
+        """Return inputs and targets of the samples (batch,) int64 in a training epoch.
 
-        The epoch may be an int64 scalar on the device: nothing is waited for.
+        The epoch may be an int64 scalar on the device: there is no synchronization.
         """
         samples, targets = self.samples.index_select(0, index), self.targets.index_select(0, index)
         if self.transform is not None:
@@ -80,7 +80,7 @@ class InMemory:
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """A CPU tensor on the device, without waiting for what a GPU still computes."""
+    """Copy a CPU tensor to the device without waiting for a GPU's pending computation."""
     if device.type != "cuda":
         return tensor.to(device)
     return tensor.pin_memory().to(device, non_blocking=True)
@@ -97,9 +97,9 @@ def in_memory_data(
     files: tuple[Path, ...] = (),
     split_fingerprint: str = "",
 ) -> Data:
-    """Splits on the device, from the samples and targets of `train`, `validation` and `test`.
+    """Return splits on the device, from samples and targets of `train`, `validation` and `test`.
 
-    A part that is absent or has no sample becomes None.
+    A part that is absent or empty becomes None.
     """
 
     def split(name: str) -> InMemory | None:
@@ -124,12 +124,12 @@ def in_memory_data(
 
 
 def class_counts(targets: Tensor, num_classes: int) -> tuple[int, ...]:
-    """Samples of each class."""
+    """Return the number of samples of each class."""
     return tuple(torch.bincount(targets, minlength=num_classes).tolist())
 
 
 def fingerprint(*tensors: Tensor) -> str:
-    """SHA-256, in hexadecimal, over the dtypes, shapes and bytes of tensors on the CPU."""
+    """Return the SHA-256, in hexadecimal, of dtypes, shapes and bytes of CPU tensors."""
     digest = hashlib.sha256()
     for tensor in tensors:
         digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())

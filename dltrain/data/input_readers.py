@@ -1,4 +1,4 @@
-"""New files to model inputs, exactly as training's were."""
+"""Reading of new files as model inputs, with the preprocessing of training."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ from dltrain.data.tokenization import Encoder
 from dltrain.data.utf8 import decode_utf8, read_utf8, split_lines
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".tab")
-"""Endings, in lower case, of tables."""
+"""File suffixes, in lower case, of tables."""
 
 FILE_SUFFIXES = (*TABLE_SUFFIXES, *JSONL_SUFFIXES, ".txt", ".text", ".log", ".md", ".json")
-"""Endings, in lower case, that no text is taken for."""
+"""Suffixes, in lower case, that identify an input of a text model as a file."""
 
 
 def read_inputs(spec: DataSpec, items: Sequence[str | Path]) -> tuple[Tensor, list[str]]:
-    """Pictures, the rows of CSV files, or texts, as the model wants them.
+    """Read images, rows of CSV files, or texts, as the model requires.
 
     Returns:
         (samples, *input_shape) float32, or (samples, tokens) int64, and a name for each sample: its
-        file, or file:line, or the text.
+        file, file:line, or text.
 
     Raises:
         DataError: A file can't be read, or lacks a column that the model was trained on.
@@ -51,19 +51,20 @@ def read_inputs(spec: DataSpec, items: Sequence[str | Path]) -> tuple[Tensor, li
 
 
 def read_texts(inputs: TextInputs, items: Sequence[str | Path]) -> tuple[Tensor, list[str]]:
-    """Texts, files with a text per line, text columns of tables, or `-` for standard input.
+    """Read texts, files with a text per line, text columns of tables, or `-` for standard input.
 
-    A `Path` is a file; which str is one, `is_file` says.
+    A `Path` is a file; `is_file` decides for a str.
 
     Returns:
-        (texts, tokens) int64, padded, and the texts; one for each line or row, also an empty one.
+        (texts, tokens) int64, padded, and the texts: one for each line or row, including empty
+        ones.
 
     Raises:
         DataError: A file can't be read or lacks a column, or there is no text at all.
     """
     texts = [text for item in items for text in _texts(inputs, item)]
     if not texts:
-        raise DataError(f"{', '.join(map(str, items))}: there is no text to read")
+        raise DataError(f"{', '.join(map(str, items))}: no text found")
     return pad_texts(inputs, [*map(Encoder(inputs), texts)]), texts
 
 
@@ -76,8 +77,8 @@ def _texts(inputs: TextInputs, item: str | Path) -> list[str]:
     if path.is_dir() or not path.exists():
         what = "a directory" if path.is_dir() else "no such file"
         raise DataError(
-            f"{path}: {what}; give a file, or give a text that looks like a path on standard "
-            "input, with - in its place"
+            f"{path}: {what}; expected a file; to pass a text that looks like a path, give - and "
+            "write it to standard input"
         )
     suffix = path.suffix.lower()
     if suffix in JSONL_SUFFIXES:
@@ -90,10 +91,13 @@ def _texts(inputs: TextInputs, item: str | Path) -> list[str]:
 
 
 def is_file(item: str | Path) -> bool:
-    """Whether an input of a text model is a file, not a text.
+    """Return whether an input of a text model is a file, not a text.
 
     A str is a file if it exists, ends in one of `FILE_SUFFIXES`, begins with `/`, `./`, `../` or
-    `~/`, or has a `/` and no white space; then it is an error if it does not exist.
+    `~/`, or contains a `/` but no white space; then it must exist.
+
+    >>> is_file("reviews.txt"), is_file("A fine film.")
+    (True, False)
     """
     if isinstance(item, Path):
         return True
@@ -103,7 +107,11 @@ def is_file(item: str | Path) -> bool:
     try:
         if path.expanduser().exists():
             return True
-    except (OSError, RuntimeError, ValueError):  # too long for a name, or another's home folder
+    except (
+        OSError,
+        RuntimeError,
+        ValueError,
+    ):  # too long for a file name, or an unknown user's home directory
         return False
     has_space = any(map(str.isspace, item))
     begins = item.startswith(("/", "./", "../", "~/"))
@@ -111,33 +119,33 @@ def is_file(item: str | Path) -> bool:
 
 
 def pad_texts(inputs: TextInputs, sequences: Sequence[Tensor]) -> Tensor:
-    """Token ids of each text, (tokens,) int64, as (texts, tokens), padded at the end."""
+    """Stack token ids of each text, (tokens,) int64, as (texts, tokens), padded at the end."""
     return pad_sequence([*sequences], batch_first=True, padding_value=inputs.padding)
 
 
 def read_images(spec: DataSpec, paths: Sequence[Path]) -> Tensor:
-    """Picture files of any size: (pictures, channels, height, width) float32, normalised."""
+    """Read image files of any size: (images, channels, height, width) float32, normalized."""
     if not isinstance(spec.inputs, ImageInputs):
-        raise DataError("the model was trained on rows of a table, not on pictures")
+        raise DataError("the model was trained on rows of a table, not on images")
     pixels = [decode_image(path, spec.input_shape, spec.inputs, pipe=True) for path in paths]
     return normalise_images(spec.inputs, torch.stack(pixels))
 
 
 def normalise_images(inputs: ImageInputs, pixels: Tensor) -> Tensor:
-    """Pixels (images, channels, height, width) to float32, normalised as training's were."""
+    """Normalize pixels (images, channels, height, width) as in training, to float32."""
     transform = ImageTransform(inputs, dtype=torch.float32, device=torch.device("cpu"))
     return transform(pixels, torch.arange(len(pixels)), None)
 
 
 def read_rows(spec: DataSpec, path: Path) -> Tensor:
-    """The rows of a CSV file: (rows, features) float32; other columns are left out."""
+    """Read the rows of a CSV file: (rows, features) float32; other columns are ignored."""
     if not isinstance(spec.inputs, TableInputs):
-        raise DataError("the model was trained on pictures, not on rows of a table")
+        raise DataError("the model was trained on images, not on rows of a table")
     return encode(spec.inputs.columns, _table(spec.inputs, path), torch.float32)
 
 
 def _table(inputs: TableInputs, path: Path) -> Table:
-    """The table, read with the delimiter that gives its header the columns that training had."""
+    """Read a table, with the delimiter for which its header has the columns of training."""
     wanted = [column.name for column in inputs.columns]
     table = read_new_table(path, wanted, inputs.quote)
     table.require_values(wanted)
@@ -145,22 +153,22 @@ def _table(inputs: TableInputs, path: Path) -> Table:
 
 
 def read_new_table(path: Path, wanted: Sequence[str], quote: Quote) -> Table:
-    """A table to predict from, of any delimiter.
+    """Read a table for prediction, with any delimiter.
 
     Args:
         path: The file.
-        wanted: Columns that it must have; others may be there, and hold anything.
+        wanted: Required columns; others are ignored.
         quote: Option that the training file was read with.
 
     Raises:
         DataError: The file can't be read, or lacks a column.
     """
 
-    def found(delimiter: str) -> int:
+    def num_matches(delimiter: str) -> int:
         enclosing = usual_quote(delimiter) if quote == "auto" else quote
         return len(set(wanted) & set(read_header(path, Layout(delimiter, enclosing))))
 
-    table = read_table(path, max(DELIMITERS, key=found), quote)
+    table = read_table(path, max(DELIMITERS, key=num_matches), quote)
     for name in wanted:
         table.column(name)
     return table

@@ -17,11 +17,11 @@ JSONL_SUFFIXES = (".jsonl", ".ndjson")
 
 
 def read_jsonl(path: Path, names: Sequence[str]) -> tuple[list[int], dict[str, list[str]]]:
-    """The number of each line of a JSONL file, and the cells by column.
+    """Read the line number of each row of a JSONL file, and the cells by column.
 
     Raises:
-        DataError: The file can't be read, or a line is no JSON object with a text or a number in
-            each of the columns.
+        DataError: The file can't be read, or a line is not a JSON object with a text or a number
+            in each of the columns.
     """
     rows = _jsonl_rows(path)
     columns: dict[str, list[str]] = {name: [] for name in names}
@@ -32,18 +32,18 @@ def read_jsonl(path: Path, names: Sequence[str]) -> tuple[list[int], dict[str, l
             cell = _cell(row[name])
             if cell is None:
                 raise DataError(
-                    f"{path}:{number}: {name!r} is {shorten(json.dumps(row[name]))}; "
-                    "a text or a number is wanted"
+                    f"{path}:{number}: expected a text or a number in {name!r}, "
+                    f"got {shorten(json.dumps(row[name]))}"
                 )
             cells.append(cell)
     return list(range(1, len(rows) + 1)), columns
 
 
 def scan_jsonl(path: Path) -> Table:
-    """All columns of a JSONL file that hold texts or numbers in some rows; others are empty there.
+    """Read all columns that contain a text or a number in any row; other cells are empty.
 
     Raises:
-        DataError: The file can't be read, or a line is no JSON object.
+        DataError: The file can't be read, or a line is not a JSON object.
     """
     rows = _jsonl_rows(path)
     for number, row in enumerate(rows, 1):
@@ -56,7 +56,7 @@ def scan_jsonl(path: Path) -> Table:
 
 
 def _jsonl_rows(path: Path) -> list[Any]:
-    """The value of each line."""
+    """Return the value of each line."""
     rows = []
     for number, line in enumerate(read_lines(path), 1):
         try:
@@ -67,11 +67,11 @@ def _jsonl_rows(path: Path) -> list[Any]:
 
 
 class _Literal(str):
-    """A number as the file spells it: 1 and 1.0, or two above 2**53, are not the same class."""
+    """A number as written in the file: 1 and 1.0, or two above 2**53, are distinct classes."""
 
 
 def _cell(value: object) -> str | None:
-    """A text, without halves of characters, or a finite number or truth value as it is spelled."""
+    """Return a text without lone surrogates, a finite number or a boolean as text; else None."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, _Literal):

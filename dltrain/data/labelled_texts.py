@@ -28,20 +28,20 @@ from dltrain.data.tokenization import (
 
 @dataclass(frozen=True)
 class LabelledTexts:
-    """Texts and the number of each one's class."""
+    """Texts and the class index of each."""
 
     texts: list[str]
     targets: list[int]
 
     def take(self, index: Sequence[int]) -> LabelledTexts:
-        """Some of them."""
+        """Return the texts at these indices."""
         return LabelledTexts([self.texts[i] for i in index], [self.targets[i] for i in index])
 
 
 def split_texts(
     context: DataContext, whole: LabelledTexts, validation: float, test: float
 ) -> dict[str, LabelledTexts]:
-    """Test first, always the same; then validation from the rest."""
+    """Split off a test set that does not depend on the seed, then a validation set."""
     targets = torch.tensor(whole.targets)
     rest, tested = hold_out(targets, test, TEST_SEED, name="test")
     kept, held = hold_out(targets[rest], validation, context.seed, name="validation")
@@ -67,7 +67,7 @@ def text_data(
     max_tokens: int | None = None,
     quote: Quote = "auto",
 ) -> Data:
-    """Splits of numbered tokens; the vocabulary is the training texts'."""
+    """Tokenize the texts of each split with the vocabulary of the training texts."""
     inputs = text_inputs(
         context, tokenizer, lowercase=lowercase, max_tokens=max_tokens, columns=columns
     )
@@ -108,6 +108,6 @@ def text_data(
 
 
 def _text_digest(text: str, lowercase: bool) -> bytes:
-    """Of the words of a text; equal for texts between which white space alone differs."""
+    """Return a digest of a text's words, equal for texts that differ in white space only."""
     words = (text.lower() if lowercase else text).split()
     return hashlib.blake2b(" ".join(words).encode(), digest_size=16).digest()

@@ -1,4 +1,4 @@
-"""Class names and categories: text as the file spells it, in the order of its numbers."""
+"""Class names and categories: text as written in the file, and its order."""
 
 from __future__ import annotations
 
@@ -10,39 +10,42 @@ from dltrain.core.errors import shorten
 from dltrain.data.table import parse_number
 
 MAX_EXACT_INTEGER = 2**53
-"""Whole numbers above this are not all different as float64."""
+"""Largest integer up to which all integers are distinct as float64."""
 
 _PADDED = re.compile(r"[+-]?0\d+")
 _WHOLE = re.compile(r"[+-]?\d+")
 
 
 def sorted_names(names: Iterable[str]) -> tuple[str, ...]:
-    """The different names, by number where all are numbers, else by their characters.
+    """Return the distinct names, sorted as numbers if all are numbers, otherwise as text.
 
-    Numbers are compared exactly; equal ones with different spellings stay apart, by spelling.
+    Numbers are compared exactly; equal numbers with different spellings remain distinct.
+
+    >>> sorted_names(["10", "9", "10"]), sorted_names(["b", "10", "9"])
+    (('9', '10'), ('10', '9', 'b'))
     """
-    different = set(names)
-    values = {name: _exact(name) for name in different}
+    distinct = set(names)
+    values = {name: _exact(name) for name in distinct}
     if None in values.values():
-        return tuple(sorted(different))
-    return tuple(sorted(different, key=lambda name: (values[name], name)))
+        return tuple(sorted(distinct))
+    return tuple(sorted(distinct, key=lambda name: (values[name], name)))
 
 
 def class_indices(names: Sequence[str], cells: Iterable[str]) -> list[int]:
-    """The place of each cell among the names."""
-    place = {name: number for number, name in enumerate(names)}
-    return [place[cell] for cell in cells]
+    """Return the index of each cell among the names."""
+    index = {name: number for number, name in enumerate(names)}
+    return [index[cell] for cell in cells]
 
 
 def find_non_number(cells: Collection[str]) -> tuple[str, str] | None:
-    """A cell that makes a column one of names, not of numbers, and the reason; None for numbers.
+    """Return a cell that makes a column categorical, and the reason; None for a numeric column.
 
-    That is a cell that is no number, a whole number with leading zeros, such as a postal code, and
-    one so large that a computer takes it for another of the column, as identifiers can be.
+    Such a cell is not a number, or an integer with leading zeros, such as a postal code, or an
+    integer so large that it equals another one of the column as float64, as identifiers may.
     """
     for cell in cells:
         if parse_number(cell) is None:
-            return cell, "no number"
+            return cell, "not a number"
     for cell in cells:
         if _PADDED.fullmatch(cell):
             return cell, "a number with leading zeros"
@@ -52,20 +55,20 @@ def find_non_number(cells: Collection[str]) -> tuple[str, str] | None:
         if abs(value) >= MAX_EXACT_INTEGER and _WHOLE.fullmatch(cell):
             exact = Decimal(cell)
             if large.setdefault(value, exact) != exact:
-                return cell, "a number so large that it can't be told from another"
+                return cell, "a number so large that it can't be distinguished from another"
     return None
 
 
 def warn_about_spellings(
     warn: Callable[[str], None], name: str, cells: Sequence[str], location: Callable[[int], str]
 ) -> None:
-    """Says where names are equal as numbers, such as 1 and 1.0, and so may be meant to be one.
+    """Warn if names are equal as numbers, such as 1 and 1.0, and so may be meant to be one.
 
     Args:
-        say: Prints a line.
-        name: The column.
-        cells: Its cells, in the order of the rows.
-        place: What a row is called.
+        warn: Function that shows a warning.
+        name: Name of the column.
+        cells: Cells of all rows.
+        location: Function that returns a row's name in messages.
     """
     rows: dict[str, int] = {}
     for row, cell in enumerate(cells):
@@ -86,7 +89,7 @@ def warn_about_spellings(
 
 
 def _exact(name: str) -> Decimal | None:
-    """The number that a name is; None where it is none, or not finite."""
+    """Return the number that a name represents; None if there is none, or it is not finite."""
     try:
         value = None if "_" in name else Decimal(name)
     except InvalidOperation:

@@ -1,4 +1,4 @@
-"""Sequences of different length: batches of samples that are about equally long."""
+"""Sequences of different lengths, in batches of similar length."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from dltrain.data.in_memory import to_device
 from dltrain.data.seeding import epoch_order
 
 CHUNK_BATCHES = 50
-"""Batches among which samples are sorted by length: more pads less and shuffles less."""
+"""Number of batches whose samples are sorted by length: more means less padding and shuffling."""
 
 
 class LengthBuckets:
-    """A split of sequences, each batch padded to its own longest; see `spec.Split`.
+    """A split of sequences, each batch padded to its own longest; see `core.protocols.Split`.
 
     Args:
-        sequences: Of each sample, (tokens,) int64.
+        sequences: Token ids of each sample, (tokens,) int64.
         targets: (samples,) int64, or (samples, tokens) int64, on the device.
-        seed: Decides the order of each epoch.
-        digests: Of each sample's text, by which copies are told; those of the tokens if not given,
-            which are equal for different texts of unknown words.
+        seed: Seed of each epoch's sample order.
+        digests: Digest of each sample's text, to detect duplicates (default: that of the tokens,
+            which is equal for different texts of unknown words).
         padding: Id of the token that pads a sequence.
     """
 
@@ -46,7 +46,7 @@ class LengthBuckets:
         self.tokens: Tensor = self.tokens.to(targets.device)
 
     def __len__(self) -> int:
-        """Number of samples."""
+        """Return the number of samples."""
         return len(self.lengths)
 
     def batches(
@@ -57,9 +57,9 @@ class LengthBuckets:
         offset: int = 0,
         rank_slice: RankSlice = FULL_BATCH,
     ) -> Iterator[Batch]:
-        """See `spec.Split.batches`; evaluation reads the samples from short to long."""
+        """See `Split.batches`; evaluation sorts samples by length."""
         for whole in self._batch_indices(batch_size, epoch)[offset:]:
-            longest = max(self.lengths[whole].tolist())  # on the CPU: nothing waits
+            longest = max(self.lengths[whole].tolist())  # on the CPU: no device sync
             place = to_device(whole[rank_slice.bounds(len(whole))], self.targets.device)
             inputs = self.tokens[:, :longest].index_select(0, place)
             yield rank_slice.make_batch(
@@ -67,7 +67,7 @@ class LengthBuckets:
             )
 
     def _batch_indices(self, batch_size: int, epoch: int | None) -> list[Tensor]:
-        """The samples of each batch; a pure function of the seed and the epoch."""
+        """Return the sample indices of each batch, a pure function of the seed and the epoch."""
         if epoch is None:
             return list(self.lengths.argsort(stable=True).split(batch_size))
         order = epoch_order(len(self), self.seed, epoch)
@@ -76,8 +76,8 @@ class LengthBuckets:
         for chunk in order[: num_full * batch_size].split(batch_size * CHUNK_BATCHES):
             by_length = self.lengths[chunk].argsort(stable=True)
             plan += chunk[by_length].split(batch_size)
-        # Each chunk goes from short to long; the batches themselves come in any order. The last,
-        # smaller one has samples of any length: `drop_last` is to leave out no kind of them.
+        # Samples are sorted within a chunk; the batches are shuffled. The last, smaller one has
+        # samples of any length, so that `drop_last` does not drop certain lengths.
         rest = order[num_full * batch_size :]
         mixed = [plan[i] for i in epoch_order(num_full, self.seed, epoch).tolist()]
         return [*mixed, rest] if len(rest) else mixed

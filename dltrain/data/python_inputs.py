@@ -1,4 +1,4 @@
-"""Objects of a Python program to model inputs, exactly as training's files were."""
+"""Conversion of Python objects to model inputs, with the preprocessing of training."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
 
 def read_objects(spec: DataSpec, items: Sequence[Any]) -> tuple[Tensor, list[str]]:
-    """Pictures, rows of a table, or texts, as the model wants them.
+    """Convert images, rows of a table, or texts, as the model requires.
 
     Args:
-        spec: What the model was trained on.
+        spec: Spec of the training data.
         given: At least one; pictures as paths, as Pillow's, or as arrays of uint8,
             of images with 16 bits as arrays of uint16 or int32; rows as mappings; texts as str.
 
@@ -47,7 +47,7 @@ def read_objects(spec: DataSpec, items: Sequence[Any]) -> tuple[Tensor, list[str
         return _rows(spec.inputs, items), [str(number) for number in range(len(items))]
     for number, item in enumerate(items):
         if not isinstance(item, str):
-            raise _type_error(number, item, "a text (str) is wanted")
+            raise _type_error(number, item, "expected a text (str)")
     return pad_texts(spec.inputs, [*map(Encoder(spec.inputs), items)]), list(items)
 
 
@@ -65,17 +65,19 @@ def _image_from_array(item: Any, name: str, deep: bool) -> Image:
     import numpy as np
     from PIL import Image
 
-    wanted = "a path, a picture of Pillow, or an array (height, width[, channels]) is wanted"
+    wanted = "expected a path, a Pillow image, or an array (height, width[, channels])"
     if not hasattr(item, "__array__"):
         raise _type_error(name, item, wanted)
     array = np.asarray(item)
     if array.dtype not in ((np.uint16, np.int32) if deep else (np.uint8,)):
-        known = "uint16 or int32, grey," if deep else "uint8, 0 to 255,"
-        raise DataError(f"input {name}: an array of {array.dtype}; pixels of {known} are wanted")
+        known = "uint16 or int32, grayscale," if deep else "uint8, 0 to 255,"
+        raise DataError(f"input {name}: expected an array of {known} got {array.dtype}")
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[..., 0]
-    colours = () if deep else (3, 4)
-    if 0 in array.shape or not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] in colours)):
+    color_channels = () if deep else (3, 4)
+    if 0 in array.shape or not (
+        array.ndim == 2 or (array.ndim == 3 and array.shape[2] in color_channels)
+    ):
         raise DataError(f"input {name}: an array of shape {array.shape}; {wanted}")
     return Image.fromarray(array)
 
@@ -86,14 +88,16 @@ def _rows(inputs: TableInputs, given: Sequence[Any]) -> Tensor:
     by_name = {column.name: column for column in inputs.columns}
     for number, row in enumerate(given):
         if not isinstance(row, Mapping):
-            raise _type_error(number, row, "a mapping with a value for each column is wanted")
+            raise _type_error(number, row, "expected a mapping with a value for each column")
         for name, cells in columns.items():
             if name not in row:
                 there = shorten(", ".join(map(str, row)), 300)
                 raise DataError(f"input {number}: has no {name!r}; it has {there}")
             cell = cell_text(by_name[name], row[name])
             if row[name] is None or cell.lower() in MISSING:
-                raise DataError(f"input {number}: {name!r} is {cell or 'empty'}; a value is wanted")
+                raise DataError(
+                    f"input {number}: expected a value of {name!r}, got {cell or 'none'}"
+                )
             cells.append(cell)
     table = Table(Path("input"), [*range(len(given))], columns, "{path} {line}")
     return encode(inputs.columns, table, torch.float32)

@@ -1,8 +1,8 @@
-"""Random numbers as a pure function of what they are for, so that nothing has to be remembered.
+"""Counter-based random numbers: a pure function of seed and index, without a state to save.
 
 The generator is SplitMix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number
-generators", OOPSLA 2014), whose n-th number is a hash of `seed + n * GOLDEN`: any of them can be
-had at once, on any device, in any order.
+generators", OOPSLA 2014), whose n-th number is a hash of `seed + n * GOLDEN`: all of them can be
+computed in parallel, on any device, in any order.
 """
 
 from __future__ import annotations
@@ -22,13 +22,16 @@ def derive_seed(*numbers: int) -> int: ...
 @overload
 def derive_seed(*numbers: int | Tensor) -> int | Tensor: ...
 def derive_seed(*numbers: int | Tensor) -> int | Tensor:
-    """A 64-bit seed that depends on every number and on their order.
+    """Derive a 64-bit seed from numbers; it depends on each number and on their order.
 
     Args:
-        *numbers: Integers, or int64 scalars on a device, which are not waited for.
+        *numbers: Integers, or int64 scalars on a device, without synchronization.
 
     Returns:
-        An unsigned integer; after a scalar, the same bits as a signed one on its device.
+        An unsigned integer; from a scalar tensor, the same bits as int64 on its device.
+
+    >>> derive_seed(0, 1) == derive_seed(1, 0)
+    False
     """
     state: int | Tensor = 0
     for number in numbers:
@@ -40,15 +43,19 @@ def derive_seed(*numbers: int | Tensor) -> int | Tensor:
 
 
 def uniform(seed: int | Tensor, index: Tensor, num_draws: int) -> Tensor:
-    """Numbers in [0, 1) that depend on the seed and on each index alone.
+    """Return uniform numbers in [0, 1) that depend only on the seed and on each index.
 
     Args:
-        seed: From `key`.
+        seed: Result of `derive_seed`.
         index: (samples,) int64.
-        num_draws: Numbers for each sample.
+        num_draws: Number of values per sample.
 
     Returns:
         (samples, num_draws) float32, multiples of 2**-24, equal on every device.
+
+    >>> values = uniform(derive_seed(0), torch.arange(4), 2)
+    >>> torch.equal(uniform(derive_seed(0), torch.tensor([2]), 2)[0], values[2])
+    True
     """
     draw = torch.arange(1, num_draws + 1, device=index.device)
     counter = index[:, None] * num_draws + draw
@@ -56,22 +63,22 @@ def uniform(seed: int | Tensor, index: Tensor, num_draws: int) -> Tensor:
 
 
 def normal(seed: int | Tensor, index: Tensor, num_draws: int) -> Tensor:
-    """Numbers of a normal distribution, mean 0 and variance 1, from `uniform` (Box and Muller).
+    """Return standard normal numbers, from `uniform` by the Box-Muller transform.
 
     Args:
-        seed: From `key`.
+        seed: Result of `derive_seed`.
         index: (samples,) int64.
-        num_draws: Numbers for each sample.
+        num_draws: Number of values per sample.
 
     Returns:
-        (samples, num_draws) float32, at most 5.8 away from 0.
+        (samples, num_draws) float32, with magnitudes up to 5.8.
     """
     radius, angle = uniform(seed, index, 2 * num_draws).chunk(2, dim=1)
     return (-2 * torch.log1p(-radius)).sqrt() * torch.cos(2 * torch.pi * angle)
 
 
 def epoch_order(num_samples: int, seed: int, epoch: int) -> Tensor:
-    """The order of the samples in a training epoch: a permutation, (samples,) int64, on the CPU."""
+    """Return the sample order of a training epoch: a permutation, (samples,) int64, on the CPU."""
     generator = torch.Generator().manual_seed(derive_seed(seed, epoch))
     return torch.randperm(num_samples, generator=generator)
 
@@ -83,19 +90,19 @@ def _hash_int(z: int) -> int:
 
 
 def _hash(z: Any) -> Tensor:
-    # int64 arithmetic wraps around, as the unsigned arithmetic of the paper does
+    # int64 arithmetic wraps around like the unsigned arithmetic of the paper.
     z = (z ^ _shift_right(z, 30)) * _signed(_FIRST)
     z = (z ^ _shift_right(z, 27)) * _signed(_SECOND)
     return z ^ _shift_right(z, 31)
 
 
 def _shift_right(z: Tensor, bits: int) -> Tensor:
-    # torch shifts the sign in; the mask takes it out
+    # torch's shift is arithmetic; the mask removes the sign bits.
     return (z >> bits) & ((1 << (64 - bits)) - 1)
 
 
 def _signed(number: int | Tensor) -> Any:
-    """An unsigned 64-bit integer as a signed one; a scalar on a device is signed already."""
+    """Reinterpret an unsigned 64-bit integer as signed; a scalar tensor is signed already."""
     if isinstance(number, Tensor):
         return number
     number &= _MASK

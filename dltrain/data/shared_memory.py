@@ -1,4 +1,4 @@
-"""The shared memory through which worker processes hand over batches."""
+"""Shared memory, through which worker processes deliver batches."""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ import os
 from dltrain.core.errors import DataError
 
 DIRECTORY = "/dev/shm"  # noqa: S108
-"""Where Linux keeps shared memory; a container's is often small, 64 MiB in Docker."""
+"""Directory of shared memory in Linux; it is often small in a container, 64 MiB in Docker."""
 
 
 def shared_memory_bytes() -> tuple[int, int] | None:
-    """Free and total bytes of shared memory; None where it has no limit of its own."""
+    """Return free and total bytes of shared memory; None if it has no limit of its own."""
     try:
         room = os.statvfs(DIRECTORY)
-    except (AttributeError, OSError):  # another system than Linux
+    except (AttributeError, OSError):  # not Linux
         return None
-    if not room.f_blocks:  # a tmpfs that was mounted without a limit
+    if not room.f_blocks:  # a tmpfs mounted without a limit
         return None
     return room.f_bavail * room.f_frsize, room.f_blocks * room.f_frsize
 
 
 def require_shared_memory(batch_bytes: int, batches: int) -> None:
-    """Refuses to start workers whose batches do not fit into shared memory together.
+    """Check that the workers' batches fit into shared memory together.
 
     Args:
-        batch_bytes: Of the largest batch.
-        batches: How many may be there at once.
+        batch_bytes: Size of the largest batch in bytes.
+        batches: Maximum number of batches at the same time.
 
     Raises:
         DataError: They do not fit.
@@ -37,7 +37,7 @@ def require_shared_memory(batch_bytes: int, batches: int) -> None:
 
 
 def shared_memory_error(batch_bytes: int, batches: int) -> DataError:
-    """Says that shared memory is too small for the workers, and what to do; see above."""
+    """Return the error for too little shared memory; see `require_shared_memory`."""
     room = shared_memory_bytes()
     size = (
         ""

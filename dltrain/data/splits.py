@@ -1,4 +1,4 @@
-"""Which samples are held out of training: exact, stratified, a function of the seed alone."""
+"""Holdout of samples from training: exact in size, stratified, and a function of the seed."""
 
 from __future__ import annotations
 
@@ -12,28 +12,31 @@ from dltrain.core.option_types import NonNegativeInt, Probability
 from dltrain.data.seeding import derive_seed
 
 HoldoutSize = NonNegativeInt | Probability
-"""How much to hold out: a number of samples, or a fraction of them below 1; 0 for none."""
+"""Size of a holdout split: a number of samples, or a fraction below 1; 0 for none."""
 
 TEST_SEED = 0
-"""A test split that is cut here does not move with the run's seed, so that runs compare."""
+"""Seed of test splits, which do not depend on the run's seed, so that runs are comparable."""
 
 
 def hold_out(targets: Tensor, amount: float, seed: int, *, name: str) -> tuple[Tensor, Tensor]:
-    """Cuts the samples in two: those to keep and those to hold out, both in their own order.
+    """Split samples into those to keep and those to hold out.
 
     Classes keep their proportions, rounded by largest remainder so that the total is exact.
 
     Args:
         targets: (samples,) int64 classes, or (samples, values) float, which are not stratified.
-        amount: See `HeldOut`.
-        seed: Decides which samples.
-        name: The option that gave the amount, for error messages.
+        amount: See `HoldoutSize`.
+        seed: Seed of the selection.
+        name: Option that gave the amount, for error messages.
 
     Returns:
         Two index tensors, int64, sorted.
 
     Raises:
         OptionError: Nothing would be held out or kept, or a class would have no sample left.
+
+    >>> hold_out(torch.tensor([0, 0, 0, 1, 1, 1]), 2, seed=0, name="test")[1].shape
+    torch.Size([2])
     """
     total = len(targets)
     if amount == 0:
@@ -58,7 +61,7 @@ def hold_out(targets: Tensor, amount: float, seed: int, *, name: str) -> tuple[T
             f"{amount} of {total} samples would leave class {emptied[0]}, "
             f"which has {int(sizes[emptied[0]])}, without a training sample; hold out fewer",
         )
-    # group the shuffled samples by class; the first `quota` of each group are held out
+    # Group the shuffled samples by class; the first `quota` of each group are held out.
     shuffled = targets[order]
     grouped = shuffled.argsort(stable=True)
     rank = torch.empty_like(order)
@@ -68,24 +71,27 @@ def hold_out(targets: Tensor, amount: float, seed: int, *, name: str) -> tuple[T
 
 
 def largest_remainder(sizes: Tensor, count: int) -> Tensor:
-    """Whole numbers in proportion to `sizes`, (classes,) int64, that sum to `count`.
+    """Return integers in proportion to `sizes`, (classes,) int64, that sum to `count`.
 
-    The largest remainder method of Hamilton; equal remainders go to the earlier class.
+    Hamilton's largest remainder method; equal remainders go to the earlier class.
+
+    >>> largest_remainder(torch.tensor([50, 30, 20]), 7).tolist()
+    [4, 2, 1]
     """
     exact = sizes * count  # in units of 1 / total, so that no rounding enters
     total = int(sizes.sum())
-    share = exact // total
-    remainder = exact - share * total
-    extra = remainder.argsort(descending=True, stable=True)[: count - int(share.sum())]
-    share[extra] += 1
-    return share
+    quota = exact // total
+    remainder = exact - quota * total
+    extra = remainder.argsort(descending=True, stable=True)[: count - int(quota.sum())]
+    quota[extra] += 1
+    return quota
 
 
 def split_fingerprint(**splits: Tensor) -> str:
-    """SHA-256, in hexadecimal, over which samples each split has.
+    """Return the SHA-256, in hexadecimal, of the sample indices of each split.
 
     Args:
-        **splits: The samples of each split, (samples,) int64, in the split's order.
+        **splits: The indices of each split, (samples,) int64.
     """
     digest = hashlib.sha256()
     for name, index in splits.items():

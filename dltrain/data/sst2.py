@@ -36,21 +36,26 @@ def sst2(
     max_size: PositiveInt | None = None,
     max_tokens: PositiveInt | None = None,
 ) -> Data:
-    """Stanford Sentiment Treebank, whole sentences, negative or positive: 6,920 / 872 / 1,821.
+    """Stanford Sentiment Treebank: sentences, negative or positive; 6,920 / 872 / 1,821 samples.
 
     Socher et al., "Recursive deep models for semantic compositionality over a sentiment treebank",
-    2013. Files are looked for in ROOT/sst2 and ROOT, and downloaded if they are missing; `dev` is
-    the validation split.
+    2013. The files are searched in ROOT/sst2 and ROOT, and downloaded if they are missing; `dev`
+    is the validation split.
+
+    ```yaml
+    data: {name: sst2, min_count: 2}
+    ```
 
     Args:
-        root: Folder of the files; the common data folder if not given.
-        tokenizer: word splits at Unicode's word boundaries, character takes each character; or a
-            file, tokenizer.json, of the tokenizers library, whose ids and special tokens are kept.
-        lowercase: Whether text is lowercased first; true by default, but not with a tokenizer
-            file, which has rules of its own.
-        min_count: Tokens that are rarer in the training texts are unknown.
-        max_size: The longest that the vocabulary may be.
-        max_tokens: Longer texts are truncated; special tokens stay.
+        root: Directory of the files (default: the common data directory).
+        tokenizer: word (split at Unicode word boundaries), character, or the path of a
+            tokenizer.json file of the tokenizers library, used with its special tokens.
+        lowercase: Whether text is converted to lower case first (default: true, except with a
+            tokenizer file).
+        min_count: Minimum frequency in the training texts; rarer tokens are unknown.
+        max_size: Maximum size of the vocabulary (default: unlimited).
+        max_tokens: Maximum number of tokens in a text (default: unlimited); longer texts are
+            truncated, special tokens stay.
     """
     base = context.root if root is None else resolve_path(root, context.root)
     home = base / "sst2"
@@ -76,12 +81,16 @@ def sst2(
 
 
 def read_sst2(path: Path) -> LabelledTexts:
-    """Lines of SENTENCE<TAB>LABEL; DataError names the line that is something else."""
+    """Read lines of SENTENCE<TAB>LABEL.
+
+    Raises:
+        DataError: A line has another format.
+    """
     texts, targets = [], []
     for number, line in enumerate(read_lines(path), 1):
         text, tab, label = line.rpartition("\t")
         if not tab or label not in ("0", "1"):
-            raise DataError(f"{path}:{number}: not a sentence, a tab, and 0 or 1")
+            raise DataError(f"{path}:{number}: expected a sentence, a tab, and 0 or 1")
         texts.append(text)
         targets.append(int(label))
     return LabelledTexts(texts, targets)

@@ -1,4 +1,4 @@
-"""Samples from all over a split."""
+"""Evenly spaced samples of a split."""
 
 from __future__ import annotations
 
@@ -13,18 +13,19 @@ _MAX_BATCH_SIZE = 16
 def evenly_spaced_batches(
     split: Split, num_samples: int, batch_size: int, rank_slice: RankSlice
 ) -> Iterator[Batch]:
-    """Small batches from all over a split, which is often in the order of its classes.
+    """Yield small batches evenly spaced over a split, which is often sorted by class.
 
     Args:
-        split: Read in its own order, without augmentation.
-        num_samples: In all; the last batches may have a few more. All, if the split has no more.
-        batch_size: At most.
-        share: See `Split.batches`.
+        split: Split to read, without augmentation.
+        num_samples: Approximate number of samples; at most the whole split.
+        batch_size: Maximum batch size.
+        rank_slice: See `Split.batches`.
     """
     if num_samples >= len(split):
         yield from split.batches(batch_size, rank_slice=rank_slice)
         return
     size = max(1, min(_MAX_BATCH_SIZE, batch_size, num_samples // _MAX_BATCH_SIZE))
-    there, wanted = -(-len(split) // size), -(-num_samples // size)
-    for number in range(wanted):
-        yield next(split.batches(size, offset=number * there // wanted, rank_slice=rank_slice))
+    available, selected = -(-len(split) // size), -(-num_samples // size)
+    for number in range(selected):
+        offset = number * available // selected
+        yield next(split.batches(size, offset=offset, rank_slice=rank_slice))

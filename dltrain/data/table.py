@@ -1,4 +1,4 @@
-"""Tables from CSV and TSV files: every row whole, every cell as the file spells it."""
+"""Tables whose cells are text, exactly as written in the file."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dltrain.core.errors import DataError, shorten
 from dltrain.core.option_types import Quote
 
 MISSING = frozenset({"", "na", "n/a", "nan", "null", "?"})
-"""Cells, in lower case, that stand for no value."""
+"""Cells, in lower case, that represent a missing value."""
 
 
 @dataclass(frozen=True)
@@ -20,10 +20,10 @@ class Table:
 
     Attributes:
         path: The file.
-        lines: Line on which each row begins.
-        columns: Name to cells, stripped of white space at both ends.
+        lines: Line number of each row's start.
+        columns: Mapping from name to cells, without white space at both ends.
         naming: What a row is called in errors.
-        quote: Option that the file was read with.
+        quote: Option with which the file was read.
         unusable: Names of columns that can't be told apart: empty ones, and those that come twice.
     """
 
@@ -35,13 +35,17 @@ class Table:
     ambiguous: tuple[str, ...] = ()
 
     def location(self, row: int) -> str:
-        """What the row is called in errors."""
+        """Return the row's name in error messages."""
         return self.location_format.format(path=self.path, line=self.lines[row])
 
     def column(self, name: str) -> list[str]:
-        """The cells of a column; DataError if there is none of that name."""
+        """Return the cells of a column.
+
+        Raises:
+            DataError: There is no column of that name, or several.
+        """
         if name in self.ambiguous:
-            raise DataError(f"{self.path}:1: several columns are called {shorten(name)!r}")
+            raise DataError(f"{self.path}:1: several columns have the name {shorten(name)!r}")
         if name not in self.columns:
             names = shorten(", ".join(self.columns), 300)
             hint = ""
@@ -51,27 +55,31 @@ class Table:
         return self.columns[name]
 
     def require_names(self) -> None:
-        """Raises DataError where a column can't be told from others by its name."""
+        """Raise DataError if a column has an empty or ambiguous name."""
         if self.ambiguous:
             names = ", ".join(map(repr, self.ambiguous))
             raise DataError(
-                f"{self.path}:1: column names must be there, and differ: {shorten(names, 300)}; "
-                "change them, or choose others with features"
+                f"{self.path}:1: column names must be non-empty and unique, got "
+                f"{shorten(names, 300)}; change them, or select other columns with features"
             )
 
     def require_values(self, names: Iterable[str]) -> None:
-        """Raises DataError, with the line, where a cell of these columns holds no value."""
+        """Raise DataError, with the line number, if a cell of these columns is missing."""
         columns = [(name, self.column(name)) for name in names]
         for row in range(len(self.lines)):
             for name, cells in columns:
                 if is_missing(cells[row]):
                     raise DataError(
                         f"{self.location(row)}: {shorten(name)!r} is "
-                        f"{shorten(cells[row]) or 'empty'}; fill in a value or take the row out"
+                        f"{shorten(cells[row]) or 'empty'}; fill in a value or remove the row"
                     )
 
     def numbers(self, name: str) -> list[float]:
-        """The cells of a column as numbers; DataError, with the line, where one is none."""
+        """Return the cells of a column as numbers.
+
+        Raises:
+            DataError: A cell is not a finite number; with the line number.
+        """
         values = []
         for row, cell in enumerate(self.column(name)):
             value = parse_number(cell)
@@ -86,17 +94,21 @@ class Table:
 
 
 def is_missing(cell: str) -> bool:
-    """Whether a cell stands for no value: it is empty, or a word such as `NA`, `nan` or `inf`."""
+    """Return whether a cell represents a missing value: empty, or `NA`, `nan`, `inf` and the like.
+
+    >>> is_missing("N/A"), is_missing("0")
+    (True, False)
+    """
     if cell.lower() in MISSING:
         return True
     value = parse_number(cell)
-    is_word = not any(map(str.isdigit, cell))  # 1e999 is a number, if one too large to compute with
+    is_word = not any(map(str.isdigit, cell))  # 1e999 is a number, although too large for float64
     return value is not None and not math.isfinite(value) and is_word
 
 
 def parse_number(cell: str) -> float | None:
-    """The cell's number, or None."""
+    """Return the number in a cell; None if it is not a number."""
     try:
-        return None if "_" in cell else float(cell)  # Python takes 1_000 for a number
+        return None if "_" in cell else float(cell)  # Python accepts 1_000 as a number
     except ValueError:
         return None

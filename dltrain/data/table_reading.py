@@ -27,13 +27,13 @@ Delimiter = Annotated[str, Field(pattern=r'^[^\r\n"]$')]
 
 
 class Layout(NamedTuple):
-    """What stands between two cells, and what encloses a cell; None where nothing does."""
+    """Delimiter between cells, and quote character around cells (None for no quoting)."""
 
     delimiter: str
     quote: str | None
 
     def non_default_options(self, path: Path) -> dict[str, str | None]:
-        """What `read_table` must be told to read a file so."""
+        """Return the options of `read_table` that select this layout."""
         options: dict[str, str | None] = {}
         if self.delimiter != usual_delimiter(path):
             options["delimiter"] = self.delimiter
@@ -43,7 +43,7 @@ class Layout(NamedTuple):
 
 
 class _Row(NamedTuple):
-    """A row of a file: its first and its last line, from 1, and its cells as they are."""
+    """A row of a file: numbers of its first and last line, from 1, and its unprocessed cells."""
 
     first: int
     last: int
@@ -51,30 +51,28 @@ class _Row(NamedTuple):
 
 
 def usual_delimiter(path: Path) -> str:
-    """A tab in .tsv and .tab files, otherwise a comma."""
+    """Return a tab for .tsv and .tab files, otherwise a comma."""
     return "\t" if path.suffix.lower() in (".tsv", ".tab") else ","
 
 
 def usual_quote(delimiter: str) -> str | None:
-    """Nothing where cells are separated by tabs, otherwise a double quote."""
+    """Return None for tab-separated files, otherwise a double quote."""
     return None if delimiter == "\t" else '"'
 
 
 def read_table(path: Path, delimiter: str | None = None, quote: Quote = "auto") -> Table:
-    """Reads a CSV or TSV file with a header, in UTF-8.
-
-    Cells are not judged: what must be there, the reader of a column asks for.
+    """Read a CSV or TSV file with a header, in UTF-8; cells are not validated.
 
     Args:
         path: The file.
-        delimiter: Character between cells; `usual_delimiter` if not given.
-        quote: Character that encloses cells, None for none; `auto` is `usual_quote`, and refuses a
-            cell in quotes that holds whole rows.
+        delimiter: Character between cells (default: `usual_delimiter`).
+        quote: Character that encloses cells, None for none; `auto` is `usual_quote`, and rejects a
+            quoted cell that contains whole rows.
 
     Raises:
-        DataError: The file can't be read, a cell in quotes does not end, or a row has more or fewer
+        DataError: The file can't be read, a quoted cell does not end, or a row has more or fewer
             cells than the header; with the line number.
-        OptionError: The quote is the delimiter.
+        OptionError: The quote equals the delimiter.
     """
     delimiter = delimiter or usual_delimiter(path)
     layout = Layout(delimiter, usual_quote(delimiter) if quote == "auto" else quote)
@@ -98,13 +96,13 @@ def read_table(path: Path, delimiter: str | None = None, quote: Quote = "auto") 
     unusable = tuple(name for name in dict.fromkeys(names) if name not in columns)
     if not columns:
         raise DataError(
-            f"{path}:1: column names must be there, and differ: {shorten(str(names), 300)}"
+            f"{path}:1: column names must be non-empty and unique, got {shorten(str(names), 300)}"
         )
     return Table(path, [row.first for row in rows], columns, quote=quote, ambiguous=unusable)
 
 
 def read_header(path: Path, layout: Layout) -> list[str]:
-    """The names in a file's first row, empty where it can't be read so."""
+    """Return the names in a file's first row; empty if it can't be read with this layout."""
     text = _read_text(path)
     try:
         return [name.strip() for name in next(_parse_rows(text, layout), _Row(1, 1, [])).cells]
@@ -113,10 +111,10 @@ def read_header(path: Path, layout: Layout) -> list[str]:
 
 
 def detect_layout(path: Path) -> Layout:
-    """The layout in which a file is a table of at least two columns, the usual one if none is.
+    """Return the layout with which a file is a table of at least two columns, or the usual one.
 
-    Of several delimiters that fit, the one that gives the most columns. A file that is no table
-    with the quoting that is usual for any delimiter is tried with the other.
+    Of several matching delimiters, the one with the most columns is selected. If the file is not a
+    table with the usual quoting of any delimiter, the other quoting is tried.
     """
     return _detect_layout(path, _read_text(path)) or Layout(
         usual := usual_delimiter(path), usual_quote(usual)
@@ -142,7 +140,7 @@ def _detect_layout(path: Path, text: str) -> Layout | None:
 
 
 def _names_if_table(path: Path, text: str, layout: Layout) -> list[str]:
-    """The header's cells where every row has as many; empty otherwise."""
+    """Return the header's cells if every row has as many; otherwise an empty list."""
     try:
         header, *rows = _rows(path, text, layout, is_guess=True)
     except DataError:
@@ -151,7 +149,7 @@ def _names_if_table(path: Path, text: str, layout: Layout) -> list[str]:
 
 
 def _hint(path: Path, text: str, layout: Layout) -> str:
-    """The options with which a file is a table that is none with a layout; empty if none are."""
+    """Return a hint with the options that make the file a table; empty if there are none."""
     likely = _detect_layout(path, text)
     if likely is None or likely == layout:
         return ""
@@ -160,8 +158,8 @@ def _hint(path: Path, text: str, layout: Layout) -> str:
         options["delimiter"] = likely.delimiter
     else:
         options["quote"] = likely.quote
-    told = [f"{name}: {json.dumps(value)}" for name, value in options.items()]  # a tab as YAML's
-    return f"; it reads as a table with {' and '.join(told)}"
+    parts = [f"{name}: {json.dumps(value)}" for name, value in options.items()]  # as YAML's tab
+    return f"; it is a table with {' and '.join(parts)}"
 
 
 def _read_text(path: Path) -> str:
@@ -173,8 +171,8 @@ def _read_text(path: Path) -> str:
 
 
 def _parse_rows(text: str, layout: Layout) -> Iterator[_Row]:
-    """The rows, without empty lines; csv.Error where they end early."""
-    csv.field_size_limit(MAX_CELL_CHARACTERS)  # of the whole process, and so never lowered again
+    """Yield the rows, without empty lines; raise csv.Error for a syntax error."""
+    csv.field_size_limit(MAX_CELL_CHARACTERS)  # global to the process, so never lowered again
     reader = csv.reader(
         io.StringIO(text, newline="\n" if "\n" in text else ""),  # "" also splits at "\r"
         delimiter=layout.delimiter,
@@ -190,53 +188,53 @@ def _parse_rows(text: str, layout: Layout) -> Iterator[_Row]:
 
 
 def _line_end(text: str) -> str:
-    """A line feed; in a file that has none a carriage return, as old Macs wrote it."""
+    """Return a line feed, or a carriage return if the file has no line feed."""
     return "\n" if "\n" in text else "\r"
 
 
 def _rows(path: Path, text: str, layout: Layout, *, is_guess: bool) -> list[_Row]:
-    """The header and the rows, all of the header's length.
+    """Return the header and the rows, all of the same length.
 
     Args:
         path: The file.
-        text: What it holds.
-        layout: How it is read.
-        is_guess: Whether to refuse a cell in quotes that holds whole rows.
+        text: Its content.
+        layout: Its layout.
+        is_guess: Whether to reject a quoted cell that contains whole rows.
     """
     rows: list[_Row] = []
     mistake = ""
     try:
         for row in _parse_rows(text, layout):
             if rows and len(row.cells) != len(rows[0].cells):
-                told = f"; its quotes go on to line {row.last}" if row.last > row.first else ""
+                extent = f"; its quotes end at line {row.last}" if row.last > row.first else ""
                 mistake = (
                     f"{path}:{row.first}: {len(row.cells)} cells, "
-                    f"the header has {len(rows[0].cells)}{told}"
+                    f"the header has {len(rows[0].cells)}{extent}"
                 )
                 break
             rows.append(row)
     except csv.Error as error:
         first = rows[-1].last + 1 if rows else 1
         mistake = _describe_syntax_error(path, text, layout, first) or f"{path}:{first}: {error}"
-    if is_guess and layout.quote:  # what an earlier quote swallowed comes first
+    if is_guess and layout.quote:  # an earlier unmatched quote is the first error
         _require_no_rows_in_cells(path, text, rows, layout.delimiter, layout.quote)
     if mistake:
         raise DataError(mistake)
     if not rows:
-        raise DataError(f"{path}:1: column names must be there, and the file is empty")
+        raise DataError(f"{path}:1: expected column names, but the file is empty")
     return rows
 
 
 def _describe_syntax_error(path: Path, text: str, layout: Layout, first: int) -> str:
-    """What keeps the row that begins on a line from being read; empty if nothing is found.
+    """Describe the syntax error in the row that begins on a line; empty if none is found.
 
-    Python's csv module knows only the line where it gave up, not the one where a quote opened.
+    Python's csv module reports only the line where parsing failed, not the one of the open quote.
     """
     end_of_line = _line_end(text)
     place = sum(len(line) + 1 for line in text.split(end_of_line)[: first - 1])
     end_of_cell = re.compile(f"[{re.escape(layout.delimiter)}\r\n]|\\Z")
 
-    def told(place: int) -> str:
+    def location(place: int) -> str:
         return f"{path}:{text.count(end_of_line, 0, place) + 1}"
 
     while place < len(text):
@@ -248,16 +246,17 @@ def _describe_syntax_error(path: Path, text: str, layout: Layout, first: int) ->
                     break
                 place += 2  # a doubled quote is one inside the cell
             if place < 0:
-                return f"{told(opened)}: the cell in quotes ({layout.quote}) never ends"
+                return f"{location(opened)}: the quoted cell ({layout.quote}) never ends"
             rest = text[place + 1 : place + 50].partition(end_of_line)[0]
             if not end_of_cell.match(rest):
                 closed = text.count(end_of_line, opened, place)
                 where = f" {closed} lines below" if closed else ""
-                return f"{told(opened)}: {shorten(rest, 30)!r} follows the cell's end quote{where}"
+                found = shorten(rest, 30)
+                return f"{location(opened)}: {found!r} follows the cell's closing quote{where}"
         found = end_of_cell.search(text, place)
         place = found.start() if found else len(text)
         if text.startswith("\r", place) and text[place + 1 : place + 2] not in ("", "\r", "\n"):
-            return f"{told(place)}: a carriage return inside a line; put the cell in quotes"
+            return f"{location(place)}: a carriage return inside a line; put the cell in quotes"
         place += 1
     return ""
 
@@ -265,10 +264,10 @@ def _describe_syntax_error(path: Path, text: str, layout: Layout, first: int) ->
 def _require_no_rows_in_cells(
     path: Path, text: str, rows: Sequence[_Row], delimiter: str, quote: str
 ) -> None:
-    """Raises DataError where each line of a cell looks like a row: a lone quote swallowed them.
+    """Raise DataError if each line of a cell looks like a row: an unmatched quote contains them.
 
-    Every line must have the other columns' cells, and those be like the cells of other rows; where
-    more rows may be swallowed than are left, like those of the other lines.
+    Every line must have cells of all other columns that resemble the cells of other rows; or, if
+    more rows may be contained than remain, those of the other lines.
     """
     long = [row for row in rows[1:] if row.last > row.first]
     if not long:
@@ -278,7 +277,9 @@ def _require_no_rows_in_cells(
     usual = [_similarity_test(cells) for cells in zip(*others, strict=True)]
     for row in long:
         broken = [place for place, cell in enumerate(row.cells) if _line_end(text) in cell]
-        if len(broken) != 1 or quote in row.cells[broken[0]]:  # who doubles quotes, pairs them
+        if (
+            len(broken) != 1 or quote in row.cells[broken[0]]
+        ):  # doubled quotes indicate correct quoting
             continue
         before, after = broken[0], len(row.cells) - broken[0] - 1
         parts = [
@@ -297,13 +298,13 @@ def _require_no_rows_in_cells(
             for test, cells in zip(tests, columns, strict=True)
         ):
             raise DataError(
-                f"{path}:{row.first}: the cell in quotes holds whole rows, to line {row.last}; "
-                f"quote: '{quote}' takes it as one cell"
+                f"{path}:{row.first}: the quoted cell contains whole rows, to line {row.last}; "
+                f"set quote: '{quote}' if it is one cell"
             )
 
 
 def _similarity_test(cells: Sequence[str]) -> Callable[[str], bool] | None:
-    """Says whether a cell is like those of a column; None where they are all different."""
+    """Return a test whether a cell resembles those of a column; None if they are all different."""
     values = {cell.strip() for cell in cells}
     if len(values) <= len(cells) / 2:
         return values.__contains__

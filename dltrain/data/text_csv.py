@@ -38,32 +38,45 @@ def text_csv(
 ) -> Data:
     """Your own texts with labels: a CSV or TSV file with a header, or a JSONL file.
 
+    >>> import tempfile
+    >>> from dltrain.core.protocols import DataContext
+    >>> with tempfile.TemporaryDirectory() as directory:
+    ...     path = Path(directory, "reviews.csv")
+    ...     _ = path.write_text("text,label\\n" + "a fine film,good\\na dull film,bad\\n" * 10)
+    ...     context = DataContext(Path(directory))
+    ...     data = text_csv(context, path=str(path), text=("text",), label="label")
+    >>> data.spec.class_names, len(data.train), len(data.validation), len(data.test)
+    (('bad', 'good'), 16, 2, 2)
+
     Args:
         path: The file, from the working directory or else from the common data folder; .tsv is
             separated by tabs, .jsonl has a JSON object a line.
-        text: The columns that hold the text; several are joined by a space.
-        label: The column that holds the class.
-        delimiter: The character between cells; if not given, a tab in .tsv and a comma otherwise.
-        quote: The character that encloses cells with delimiters or line ends in them; auto takes a
-            double quote, or none where cells are separated by tabs; null takes none.
-        tokenizer: word splits at Unicode's word boundaries, character takes each character; or a
-            file, tokenizer.json, of the tokenizers library, whose ids and special tokens are kept.
-        lowercase: Whether text is lowercased first; true by default, but not with a tokenizer
-            file, which has rules of its own.
-        min_count: Tokens that are rarer in the training texts are unknown.
-        max_size: The longest that the vocabulary may be.
-        max_tokens: Longer texts are truncated; special tokens stay.
-        validation: Training texts to validate on: a number, or a fraction.
-        test: Texts to test on: a number, or a fraction.
+        text: Columns that contain the text; several are joined by a space.
+        label: Column that contains the class.
+        delimiter: Character between cells (default: a tab in .tsv files, otherwise a comma).
+        quote: Character that encloses cells with delimiters or line breaks; auto is a double
+            quote, or none in tab-separated files; null is none.
+        tokenizer: word (split at Unicode word boundaries), character, or the path of a
+            tokenizer.json file of the tokenizers library, used with its special tokens.
+        lowercase: Whether text is converted to lower case first (default: true, except with a
+            tokenizer file).
+        min_count: Minimum frequency in the training texts; rarer tokens are unknown.
+        max_size: Maximum size of the vocabulary (default: unlimited).
+        max_tokens: Maximum number of tokens in a text (default: unlimited); longer texts are
+            truncated, special tokens stay.
+        validation: Validation texts, taken from the training set: a number, or a fraction.
+        test: Test texts: a number, or a fraction.
     """
     file = resolve_path(path, context.root)
     if not text:
-        raise OptionError("text", "give at least one column")
+        raise OptionError("text", "expected at least one column")
     lines, columns = _read_columns(file, (*text, label), delimiter, quote)
     texts = [" ".join(cells) for cells in zip(*(columns[name] for name in text), strict=True)]
     class_names = sorted_names(columns[label])
     if len(class_names) < 2:
-        raise DataError(f"{file}: {label!r} is {shorten(columns[label][0])!r} in every row")
+        raise DataError(
+            f"{file}: expected two or more classes in {label!r}, got {shorten(columns[label][0])!r}"
+        )
     warn_about_spellings(context.warn, label, columns[label], lambda row: f"{file}:{lines[row]}")
     whole = LabelledTexts(texts, class_indices(class_names, columns[label]))
     return text_data(
@@ -85,7 +98,7 @@ def text_csv(
 def _read_columns(
     path: Path, names: Sequence[str], delimiter: str | None, quote: Quote
 ) -> tuple[list[int], dict[str, list[str]]]:
-    """The line of each row, and some columns' cells, none of them empty; others do not matter."""
+    """Read the line number of each row, and the cells of some columns, none of them empty."""
     if path.suffix.lower() in JSONL_SUFFIXES:
         numbers, columns = read_jsonl(path, names)
     else:
@@ -95,6 +108,6 @@ def _read_columns(
         for number, cell in zip(numbers, cells, strict=True):
             if not cell:
                 raise DataError(
-                    f"{path}:{number}: {name!r} is empty; fill in a value or take the row out"
+                    f"{path}:{number}: {name!r} is empty; fill in a value or remove the row"
                 )
     return numbers, columns

@@ -29,7 +29,7 @@ TokenizerFile = Annotated[
 Tokenizer = Literal["word", "character"] | TokenizerFile
 
 SPECIAL_TOKENS = ("<pad>", "<unk>")
-"""The first two entries of a vocabulary; see `spec.PADDING` and `spec.UNKNOWN`."""
+"""The first two entries of a vocabulary; see `data_spec.PADDING` and `data_spec.UNKNOWN`."""
 
 WORD = r"(?ws)\p{LB=SA}[\p{LB=SA}\p{WB=Extend}\p{WB=Format}\p{WB=ZWJ}]*|\S.*?\b"
 """Pattern of the `regex` package for tokenizer `word`: what stands between two Unicode word

@@ -1,4 +1,4 @@
-"""Small made-up data, to see whether a model learns what it should."""
+"""Small synthetic data, to check that a model learns."""
 
 from __future__ import annotations
 
@@ -29,11 +29,18 @@ def toy_line(
 ) -> Data:
     """A straight line: y = 2 x + 1 plus noise, x uniform in [-1, 1).
 
+    >>> from pathlib import Path
+    >>> from dltrain.core.protocols import DataContext
+    >>> data = toy_line(DataContext(Path("data")), noise=0.0)
+    >>> batch = next(data.train.batches(2))
+    >>> torch.allclose(batch.targets, 2 * batch.inputs + 1)
+    True
+
     Args:
-        samples: Samples in all.
+        samples: Total number of samples.
         noise: Standard deviation of the noise.
-        validation: Samples of the training split to validate on: a number, or a fraction.
-        test: Samples to test on: a number, or a fraction.
+        validation: Validation samples, taken from the training set: a number, or a fraction.
+        test: Test samples: a number, or a fraction.
     """
     draw = _generator(context)
     x = torch.rand(samples, 1, generator=draw, dtype=torch.float64) * 2 - 1
@@ -53,11 +60,18 @@ def toy_sine(
 ) -> Data:
     """A sine wave: y = sin(x) plus noise, x uniform in [-pi, pi).
 
+    >>> from pathlib import Path
+    >>> from dltrain.core.protocols import DataContext
+    >>> data = toy_sine(DataContext(Path("data")), noise=0.0)
+    >>> batch = next(data.train.batches(2))
+    >>> torch.allclose(batch.targets, batch.inputs.sin(), atol=1e-6)
+    True
+
     Args:
-        samples: Samples in all.
+        samples: Total number of samples.
         noise: Standard deviation of the noise.
-        validation: Samples of the training split to validate on: a number, or a fraction.
-        test: Samples to test on: a number, or a fraction.
+        validation: Validation samples, taken from the training set: a number, or a fraction.
+        test: Test samples: a number, or a fraction.
     """
     draw = _generator(context)
     x = (torch.rand(samples, 1, generator=draw, dtype=torch.float64) * 2 - 1) * math.pi
@@ -76,14 +90,20 @@ def toy_blobs(
     validation: HoldoutSize = 0.1,
     test: HoldoutSize = 0.2,
 ) -> Data:
-    """Round clouds in the plane, one a class, their centres evenly spaced on the unit circle.
+    """Gaussian clusters in the plane, one per class, with centers evenly spaced on the unit circle.
+
+    >>> from pathlib import Path
+    >>> from dltrain.core.protocols import DataContext
+    >>> data = toy_blobs(DataContext(Path("data")), classes=4)
+    >>> data.spec.input_shape, data.spec.class_counts, len(data.test)
+    ((2,), (180, 180, 180, 180), 200)
 
     Args:
-        samples: Samples in all, shared out evenly.
-        classes: Number of clouds.
-        noise: Standard deviation of a cloud along each axis.
-        validation: Samples of the training split to validate on: a number, or a fraction.
-        test: Samples to test on: a number, or a fraction.
+        samples: Total number of samples, divided evenly among the classes.
+        classes: Number of clusters.
+        noise: Standard deviation of each cluster along each axis.
+        validation: Validation samples, taken from the training set: a number, or a fraction.
+        test: Test samples: a number, or a fraction.
 
     Raises:
         OptionError: There are more classes than samples.
@@ -97,7 +117,7 @@ def toy_blobs(
         context,
         x,
         target,
-        formula="clouds on a circle",
+        formula="clusters on a circle",
         class_names=_class_names(classes, samples),
         validation=validation,
         test=test,
@@ -116,15 +136,21 @@ def toy_spirals(
     validation: HoldoutSize = 0.1,
     test: HoldoutSize = 0.2,
 ) -> Data:
-    """Interleaved spirals within the unit circle, one arm a class.
+    """Interleaved spirals within the unit circle, one arm per class.
+
+    >>> from pathlib import Path
+    >>> from dltrain.core.protocols import DataContext
+    >>> data = toy_spirals(DataContext(Path("data")), classes=3, samples=300)
+    >>> data.spec.input_shape, len(data.train), len(data.validation), len(data.test)
+    ((2,), 216, 24, 60)
 
     Args:
-        samples: Samples in all, shared out evenly.
+        samples: Total number of samples, divided evenly among the classes.
         classes: Number of arms.
-        turns: How often an arm goes round.
+        turns: Number of turns of each arm.
         noise: Standard deviation of the noise along each axis.
-        validation: Samples of the training split to validate on: a number, or a fraction.
-        test: Samples to test on: a number, or a fraction.
+        validation: Validation samples, taken from the training set: a number, or a fraction.
+        test: Test samples: a number, or a fraction.
 
     Raises:
         OptionError: There are more classes than samples.
@@ -152,7 +178,9 @@ def _generator(context: DataContext) -> torch.Generator:
 
 def _class_names(classes: int, samples: int) -> tuple[str, ...]:
     if classes > samples:
-        raise OptionError("classes", f"{classes} of them can't share {samples} samples")
+        raise OptionError(
+            "classes", f"expected at most {samples}, the number of samples, got {classes}"
+        )
     return tuple(str(number) for number in range(classes))
 
 
@@ -166,7 +194,7 @@ def _toy_data(
     test: float,
     class_names: tuple[str, ...] = (),
 ) -> Data:
-    """Cuts samples, (samples, features), and targets, and leaves the features as they are."""
+    """Split samples, (samples, features), and targets, without preprocessing."""
     content = fingerprint(x, y)
     x = x.to(context.dtype)
     y = y if class_names else y.to(context.dtype)

@@ -1,4 +1,4 @@
-"""Sequences with the sequences that are to be made of them."""
+"""Synthetic sequence-to-sequence data."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from dltrain.data.splits import TEST_SEED, HoldoutSize, hold_out, split_fingerpr
 from dltrain.data.tokenization import SPECIAL_TOKENS, Encoder
 
 END = "<end>"
-"""The last of the output tokens: ends a sequence."""
+"""End-of-sequence token, the last of the output tokens."""
 
 
 @DATA.register
@@ -35,26 +35,37 @@ def toy_digits(
     validation: HoldoutSize = 0.05,
     test: HoldoutSize = 0.1,
 ) -> Data:
-    """Sequences of digits, to be written in another order; no sequence comes twice.
+    """Distinct sequences of digits, with the reversed or sorted sequence as the target.
+
+    >>> from pathlib import Path
+    >>> from dltrain.core.protocols import DataContext
+    >>> data = toy_digits(DataContext(Path("data")), samples=100, test=0)
+    >>> batch = next(data.train.batches(4))
+    >>> batch.inputs.shape, batch.targets.shape  # targets are padded, and end in an end token
+    (torch.Size([4, 5]), torch.Size([4, 13]))
 
     Args:
-        order: reverse wants them from the last to the first, sort from the smallest to the largest.
-        samples: Sequences in all.
-        min_length: Digits in the shortest.
-        max_length: Digits in the longest.
-        validation: Training sequences to validate on: a number, or a fraction.
-        test: Sequences to test on: a number, or a fraction.
+        order: reverse for the last digit first, sort for increasing digits.
+        samples: Total number of sequences.
+        min_length: Minimum number of digits.
+        max_length: Maximum number of digits.
+        validation: Validation sequences, taken from the training set: a number, or a fraction.
+        test: Test sequences: a number, or a fraction.
 
     Raises:
-        OptionError: The lengths contradict each other, or there are not so many sequences.
+        OptionError: The lengths contradict each other, or there are too few distinct sequences.
     """
     if max_length < min_length:
-        raise OptionError("max_length", f"{max_length}, and min_length is {min_length}")
-    # No more than half of all, so that drawing until they are different comes to an end.
+        raise OptionError(
+            "max_length", f"expected at least min_length={min_length}, got {max_length}"
+        )
+    # At most half of all sequences, so that rejection of duplicates terminates.
     lengths = range(min_length, min(max_length, min_length + 20) + 1)  # more than enough
     possible = sum(10 ** min(length, 20) for length in lengths) // 2
     if samples > possible:
-        raise OptionError("samples", f"{samples} of so short sequences; at most {possible}")
+        raise OptionError(
+            "samples", f"expected at most {possible} sequences of this length, got {samples}"
+        )
     sources = _different_sequences(context.seed, samples, min_length, max_length)
     inputs = TextInputs("character", (*SPECIAL_TOKENS, *"0123456789"))
     class_names = (*inputs.vocabulary, END)
@@ -66,7 +77,7 @@ def toy_digits(
     ]
     targets = pad_sequence(wanted, batch_first=True, padding_value=inputs.padding)
 
-    every = torch.zeros(samples, dtype=torch.int64)  # of one class, as far as cutting goes
+    every = torch.zeros(samples, dtype=torch.int64)  # one class: splits are not stratified
     rest, tested = hold_out(every, test, TEST_SEED, name="test")
     kept, held = hold_out(every[rest], validation, context.seed, name="validation")
 
@@ -84,7 +95,7 @@ def toy_digits(
         train,
         split(rest[held]),
         split(tested),
-        source=f"made sequences to {order}, seed {context.seed}",
+        source=f"synthetic sequences to {order}, seed {context.seed}",
         fingerprint=fingerprint(pad_sequence(sequences, batch_first=True), targets),
         split_fingerprint=split_fingerprint(train=rest[kept], validation=rest[held], test=tested),
     )

@@ -27,15 +27,21 @@ def toy_text(
     validation: HoldoutSize = 0.1,
     test: HoldoutSize = 0.2,
 ) -> Data:
-    """Made sentences, `the cat chased the dog`: the order of the two names is the class.
+    """Synthetic sentences, `the cat chased the dog`: the order of the two names is the class.
 
-    The order of the words decides; which words there are tells nothing, for they are drawn without
-    regard to the class. No sentence comes twice, up to 5,600.
+    Only word order determines the class: the words are drawn independently of it. Up to 5,600
+    samples, all sentences are distinct.
+
+    >>> from pathlib import Path
+    >>> from dltrain.core.protocols import DataContext
+    >>> data = toy_text(DataContext(Path("data")), samples=100)
+    >>> data.spec.class_names, len(data.train), len(data.validation), len(data.test)
+    (('in order', 'swapped'), 72, 8, 20)
 
     Args:
-        samples: Samples in all.
-        validation: Training texts to validate on: a number, or a fraction.
-        test: Texts to test on: a number, or a fraction.
+        samples: Total number of samples.
+        validation: Validation texts, taken from the training set: a number, or a fraction.
+        test: Test texts: a number, or a fraction.
     """
     names = itertools.combinations(_NAMES, 2)
     contents = list(itertools.product(names, _VERBS, _FILLERS, _FILLERS))
@@ -53,5 +59,5 @@ def toy_text(
         context,
         split_texts(context, LabelledTexts(texts, targets), validation, test),
         class_names=("in order", "swapped"),
-        source=f"made sentences, seed {context.seed}",
+        source=f"synthetic sentences, seed {context.seed}",
     )

@@ -9,14 +9,14 @@ from dltrain.core.errors import DataError
 
 
 def read_utf8(path: Path, *, pipe: bool = False) -> str:
-    """A whole file, its line ends as they are, without the mark that some editors put in front.
+    """Read a whole file with its line ends, without a byte order mark.
 
     Args:
         path: The file.
-        pipe: See `files.open_named`.
+        pipe: See `atomic_files.open_named`.
 
     Raises:
-        DataError: It can't be read, or is not UTF-8; with the number of the line.
+        DataError: The file can't be read, or is not UTF-8; with the line number.
     """
     try:
         content = read_named(path, pipe=pipe)
@@ -26,14 +26,14 @@ def read_utf8(path: Path, *, pipe: bool = False) -> str:
 
 
 def decode_utf8(content: bytes, name: str) -> str:
-    """UTF-8 as text; see `read_utf8`.
+    """Decode UTF-8; see `read_utf8`.
 
     Args:
-        content: Bytes.
-        name: Where they came from, for errors.
+        content: Encoded text.
+        name: Name of its source in error messages.
 
     Raises:
-        DataError: It is not UTF-8.
+        DataError: The content is not UTF-8.
     """
     try:
         return content.decode("utf-8").removeprefix("\ufeff")
@@ -45,21 +45,21 @@ def decode_utf8(content: bytes, name: str) -> str:
 
 
 def normalize_line_ends(text: str) -> str:
-    """The text with a line feed for a carriage return and line feed.
+    """Replace each carriage return with line feed by a line feed.
 
-    Nothing else ends a line: separators of lines and pages, and a lone carriage return, are text.
+    Other characters do not end a line: line and page separators, and a lone carriage return.
     """
     return text.replace("\r\n", "\n")
 
 
 def split_lines(text: str) -> list[str]:
-    """The lines of a text, without their ends; see `one_line_end`. The last need not have one."""
+    """Return the lines of a text without their ends, which the last one need not have."""
     lines = normalize_line_ends(text).split("\n")
     return lines if lines[-1] else lines[:-1]
 
 
 def read_lines(path: Path) -> list[str]:
-    """Return a file's lines without their ends; see `one_line_end`.
+    """Return a file's lines without their ends; see `normalize_line_ends`.
 
     Raises:
         DataError: The file can't be read, is not UTF-8, or is empty.

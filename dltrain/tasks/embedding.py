@@ -104,4 +104,4 @@ def narrowed(points: Tensor) -> Tensor:
 
 
 def _text(inputs: TextInputs, tokens: Tensor) -> str:
-    return " ".join(text_of(inputs, tokens.tolist()).split())[:MAX_CHARACTERS]
+    return " ".join(decode(inputs, tokens.tolist()).split())[:MAX_CHARACTERS]

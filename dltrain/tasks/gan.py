@@ -139,7 +139,9 @@ class Gan(Task):
             metric.reset()
         for batch in batches:
             # The noise depends on the index of a sample only, not on its rank.
-            fake = self.generator(self._noise(derive_seed(self.seed), batch.index, batch.inputs.dtype))
+            fake = self.generator(
+                self._noise(derive_seed(self.seed), batch.index, batch.inputs.dtype)
+            )
             scores = self._score(batch.inputs), self._score(fake)
             sums = (
                 self.loss_function.discriminator(*scores),

@@ -1,4 +1,4 @@
-"""A config of one's own data: it fits, it trains, it says why; and it is not written in vain."""
+"""Configs suggested for the user's own data: valid, trainable, and explained."""
 
 import json
 import random
@@ -131,7 +131,7 @@ def folder(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("make", CORPUS, ids=lambda make: make.__name__)
-def test_what_is_proposed_is_sound_and_trains(make, call):
+def test_suggested_configs_are_valid_and_train(make, call):
     source, best = CORPUS[make]
     ended = call("init", make(), "-o", "config.yaml")
     assert ended.code == 0, ended.err
@@ -153,29 +153,29 @@ def test_what_is_proposed_is_sound_and_trains(make, call):
         (running_text, "val/accuracy", 0.5),
     ],
 )
-def test_what_is_proposed_learns_easy_data(make, metric, chance):
+def test_suggested_configs_learn_easy_data(make, metric, chance):
     init(make(), "config.yaml")
     summary = dltrain.train(dltrain.load("config.yaml", QUICK), run_dir=Path("run"), quiet=True)
     assert summary.metrics[metric] > chance
 
 
-def test_the_config_says_why_in_the_users_terms(call):
+def test_the_config_explains_its_values(call):
     ended = call("init", picture_folder())
     text = Path("my_images.yaml").read_text(encoding="utf-8")
-    assert "# 3 classes (blue, green, red), 36 to 44 pictures each" in text
+    assert "# 3 classes (blue, green, red), 36 to 44 images each" in text
     assert yaml.safe_load(text)["name"] == "my_images"
     lines = ended.out.splitlines()
     assert lines[-2:] == ["  dltrain check my_images.yaml", "  dltrain train my_images.yaml"]
 
 
-def test_splits_of_their_own_are_not_cut():
+def test_existing_splits_are_used():
     found = init(split_folders(), "config.yaml")
     assert found.sizes == {"train": 90, "val": 24, "test": 18}
     assert "validation" not in yaml.safe_load(Path("config.yaml").read_text())["data"]
 
 
 @pytest.mark.parametrize("names", [("Train", "valid", "Testing"), ("training", "DEV", "test")])
-def test_folders_of_splits_may_have_other_names(names):
+def test_alternative_names_of_split_folders(names):
     for old, new in zip(("train", "val", "test"), names, strict=True):
         shutil.move(f"{split_folders() if old == 'train' else 'photos'}/{old}", f"photos/{new}")
     found = init("photos", "config.yaml")
@@ -196,16 +196,16 @@ def test_unlabelled_test_images_are_left_for_predict(nested, call):
     assert dltrain.check(dltrain.load("config.yaml")).sizes == {"train": 77, "val": 19, "test": 24}
 
 
-def test_an_empty_folder_of_a_split_is_told_where_another_has_labels(call):
+def test_an_empty_split_folder_is_an_error_if_another_has_labels(call):
     split_folders()
     shutil.rmtree("photos/val")
     Path("photos/val").mkdir()
     ended = call("init", "photos")
     assert (ended.code, len(ended.err.splitlines())) == (1, 1)
-    assert "photos/val: has no folder of a class" in ended.err
+    assert "photos/val: has no class folder" in ended.err
 
 
-def test_grey_pictures_have_one_channel():
+def test_grayscale_images_have_one_channel():
     from PIL import Image
 
     for path in Path(picture_folder()).rglob("*.png"):
@@ -214,7 +214,7 @@ def test_grey_pictures_have_one_channel():
     assert yaml.safe_load(Path("config.yaml").read_text())["data"]["channels"] == 1
 
 
-def test_columns_that_say_nothing_are_left_out():
+def test_useless_columns_are_excluded():
     rows = [[*row[:-1], "EUR", row[-1]] for row in houses()]
     table(Path("houses.csv"), [*HOUSES[:-1], "currency", "price"], rows)
     found = init("houses.csv")
@@ -225,7 +225,7 @@ def test_columns_that_say_nothing_are_left_out():
     assert "'EUR'" in found.seen["left out currency"]
 
 
-def test_gaps_and_odd_names_of_columns_that_are_left_out_do_not_matter():
+def test_gaps_and_odd_names_of_excluded_columns_are_ignored():
     rows = [
         [n, *row, "" if n % 3 else f"note {n}"] for n, row in enumerate(flowers({"u": 60, "v": 50}))
     ]
@@ -245,7 +245,7 @@ def test_gaps_and_odd_names_of_columns_that_are_left_out_do_not_matter():
         ("reviews.txt.csv", {}, {"delimiter": ";"}),
     ],
 )
-def test_a_layout_is_proposed_that_keeps_every_row(name, changed, options):
+def test_the_detected_layout_keeps_every_row(name, changed, options):
     delimiter = options.get("delimiter", "\t" if name.endswith(".tsv") else ",")
     texts = [(text.replace(",", ""), label) for text, label in reviews()]
     rows = [(changed.get(n, text), label) for n, (text, label) in enumerate(texts)]
@@ -296,7 +296,7 @@ def test_codes_with_leading_zeros_are_categories_unless_the_user_says_otherwise(
     assert "1 column of categories" in init("g.csv").seen["features"]
 
 
-def test_unbalanced_classes_are_told_with_what_helps():
+def test_imbalanced_classes_are_weighted():
     table(Path("f.csv"), ["a", "b", "kind"], flowers({"common": 200, "rare": 40}))
     init("f.csv")
     text = Path("f.yaml").read_text()
@@ -325,11 +325,11 @@ def test_numbers_are_classes_where_they_are_few_and_whole(numbers, kind, doubts)
     assert all("--task regression" in doubt for doubt in found.doubts)
 
 
-def test_the_user_decides_what_is_guessed(call):
+def test_options_override_guesses(call):
     table(Path("f.csv"), ["a", "label", "class"], [[r[0], r[2], r[2] * 2] for r in houses_like()])
     output = call("init", "f.csv").out
-    assert "note: the column to predict is a guess: 'class'" in output
-    assert "--target COLUMN takes another: label" in output
+    assert "note: the target column is a guess: 'class'" in output
+    assert "select another with --target COLUMN: label" in output
     ended = call("init", "f.csv", "--target", "label", "--force", "--json")
     assert json.loads(ended.out)["doubts"] == []
     assert yaml.safe_load(Path("f.yaml").read_text())["data"]["target"] == "label"
@@ -339,7 +339,7 @@ def houses_like() -> list[list[object]]:
     return flowers({"u": 50, "v": 60})
 
 
-def test_values_far_from_the_others_ask_for_a_loss_that_bears_them():
+def test_outliers_select_a_robust_loss():
     rows = houses()
     rows[7][-1] = 1e6
     table(Path("houses.csv"), HOUSES, rows)
@@ -362,15 +362,13 @@ def with_numbers() -> str:
         (["--no-text"], ["age", "hours"], 0),
     ],
 )
-def test_text_beside_numbers_is_learnt_from_unless_the_user_says_no(
-    words, learnt_from, doubts, call
-):
+def test_text_beside_numbers_is_used_unless_disabled(words, learnt_from, doubts, call):
     ended = call("init", with_numbers(), *words)
     assert ended.code == 0, ended.err
     data = yaml.safe_load(Path("mixed.yaml").read_text())["data"]
     assert data["text" if "review" in learnt_from else "features"] == learnt_from
     assert ended.out.count("note: ") == doubts
-    assert ("--no-text takes those instead" in ended.out) == bool(doubts)
+    assert ("--no-text uses those instead" in ended.out) == bool(doubts)
 
 
 def test_short_names_do_not_make_a_table_a_text():
@@ -382,7 +380,7 @@ def test_short_names_do_not_make_a_table_a_text():
 
 
 @pytest.mark.parametrize("times", [1, 2])
-def test_words_that_are_all_rare_stay_known(call, times):
+def test_rare_words_stay_in_the_vocabulary_if_all_are_rare(call, times):
     """Texts of words that come once or twice, in two classes that differ by nothing else."""
     rows = []
     for n in range(4000):
@@ -402,14 +400,14 @@ def test_rare_words_among_many_frequent_ones_are_dropped():
     assert yaml.safe_load(Path("many.yaml").read_text())["data"]["min_count"] == 2
 
 
-def test_long_texts_are_cut():
+def test_long_texts_are_truncated():
     rows = [(f"{text} {'and so on ' * 300}", label) for text, label in reviews()]
     table(Path("long.csv"), ["review", "label"], rows)
     init("long.csv")
     assert yaml.safe_load(Path("long.yaml").read_text())["data"]["max_tokens"] == 400
 
 
-# ------------------------------------------------------------------------------- what is refused
+# ------------------------------------------------------------------------------- rejected data
 
 
 def ragged() -> str:
@@ -493,21 +491,21 @@ REFUSED = {
     ragged: "houses.csv:17: 7 cells, the header has 6",
     missing: "houses.csv:6: 'area' is empty",
     not_utf8: "houses.csv:1: is not UTF-8",
-    no_header: "houses.csv:1: '1' stands where the name of a column is wanted",
+    no_header: "houses.csv:1: expected a column name, got '1'",
     no_object: "reviews.jsonl:3: not a JSON object",
-    no_text: "reviews.jsonl:5: 'text' is null",
+    no_text: "reviews.jsonl:5: expected a text or a number in 'text', got null",
     empty_text: "reviews.csv:4: 'review' is empty",
     little_text: "short.txt: has 12 characters",
     lonely_class: "f.csv: column 'kind': each class needs 3 rows",
     too_few: "f.csv: has 8 rows",
     empty_class: "my images/yellow: has no image",
     damaged_picture: "my images/red/3.png: not an image",
-    one_class: "cats: has 1 folders",
+    one_class: "cats: expected two or more folders",
 }
 
 
 @pytest.mark.parametrize("make", REFUSED, ids=lambda make: make.__name__)
-def test_a_mistake_is_told_with_its_place_and_nothing_is_written(make, call, folder):
+def test_an_error_names_the_location_and_nothing_is_written(make, call, folder):
     path = make()
     before = sorted(folder.rglob("*"))
     ended = call("init", path)
@@ -517,11 +515,11 @@ def test_a_mistake_is_told_with_its_place_and_nothing_is_written(make, call, fol
     assert sorted(folder.rglob("*")) == before
 
 
-def test_all_that_is_missing_is_told_at_once(call):
+def test_all_missing_values_are_reported_together(call):
     assert "'area' has no value in 2 of 200 rows: lines 6, 11" in call("init", missing()).err
 
 
-def test_what_is_there_is_not_overwritten(call):
+def test_existing_files_are_not_overwritten(call):
     Path("houses.yaml").write_text("mine")
     ended = call("init", values())
     assert (ended.code, Path("houses.yaml").read_text()) == (2, "mine")
@@ -535,19 +533,22 @@ def test_what_is_there_is_not_overwritten(call):
     [
         (["nothing.csv"], "no such file"),
         (["houses.csv", "--target", "prize"], "no column 'prize'; it has id, built on, area"),
-        (["houses.csv", "--target", "district", "--task", "regression"], "which is no number"),
+        (
+            ["houses.csv", "--target", "district", "--task", "regression"],
+            "expected numbers in 'district'",
+        ),
         (["houses.csv", "-o", "no/where.yaml"], "there is no folder no"),
-        (["my images", "--target", "x"], "are for files with columns"),
-        (["my images/red/1.png"], "one picture"),
-        (["list.zip"], "not known"),
+        (["my images", "--target", "x"], "apply to files with columns"),
+        (["my images/red/1.png"], "a single image"),
+        (["list.zip"], "unknown kind of data"),
         (["houses.csv", "--text", "prose"], "--text: houses.csv has no column 'prose'"),
         (["houses.csv", "--text", "area", "--target", "area"], "both name 'area'"),
         (["houses.csv", "--text", "area", "--no-text"], "exclude each other"),
-        (["reviews.csv", "--task", "regression"], "told apart by classes only"),
-        (["tables"], "has houses.csv; name one file"),
+        (["reviews.csv", "--task", "regression"], "texts can only be classified"),
+        (["tables"], "contains houses.csv; give one of these files"),
     ],
 )
-def test_a_wrong_command_line_is_told(words, message, call):
+def test_command_line_errors(words, message, call):
     values()
     texts()
     picture_folder()
@@ -559,7 +560,7 @@ def test_a_wrong_command_line_is_told(words, message, call):
     assert message in ended.err
 
 
-def test_the_editors_schema_is_named_where_there_is_one(folder):
+def test_the_config_refers_to_an_existing_schema(folder):
     values()
     init("houses.csv", "a.yaml")
     assert "schema" not in Path("a.yaml").read_text()
@@ -570,7 +571,7 @@ def test_the_editors_schema_is_named_where_there_is_one(folder):
     assert first == "# yaml-language-server: $schema=../dltrain.schema.json"
 
 
-def test_errors_are_those_of_the_package():
+def test_errors_have_the_package_types():
     with pytest.raises(DataError):
         init(missing())
     with pytest.raises(UsageError):

@@ -92,10 +92,10 @@ def test_a_resumed_run_may_be_named_by_a_str(image_run):
 @pytest.mark.parametrize(
     ("item", "message"),
     [
-        (np.zeros((8, 8)), "an array of float64; pixels of uint8"),
+        (np.zeros((8, 8)), "expected an array of uint8, 0 to 255, got float64"),
         (np.zeros((2, 8, 8), np.uint8), r"an array of shape \(2, 8, 8\)"),
         (np.zeros((0, 8), np.uint8), "an array of shape"),
-        ({"x": 1}, "a dict; a path, a picture"),
+        ({"x": 1}, "a dict; expected a path, a Pillow image"),
         ("nowhere.png", "nowhere.png: not an image"),
     ],
 )
@@ -117,11 +117,11 @@ def test_rows_of_a_table_as_mappings_or_a_frame(experiment, tmp_path):
     assert model(rows[7]).values == pytest.approx(expected[7])
     with pytest.raises(DataError, match="input 1: has no 'kind'; it has size"):
         model([rows[0], {"size": 1}])
-    with pytest.raises(DataError, match="input 0: 'size' is nan; a value is wanted"):
+    with pytest.raises(DataError, match="input 0: expected a value of 'size', got nan"):
         model([{"size": float("nan"), "kind": "a"}])
     with pytest.raises(DataError, match="expected a number in 'size', got 'big'"):
         model([{"size": "big", "kind": "a"}])
-    with pytest.raises(DataError, match="input 0: a str; a mapping"):
+    with pytest.raises(DataError, match="input 0: a str; expected a mapping"):
         model("big")
 
 
@@ -137,7 +137,7 @@ def test_texts_even_one_that_is_called_like_a_file(experiment, tmp_path):
     assert model(text).probabilities == pytest.approx(one.probabilities)
     assert one.label in run.model().predictor.spec.class_names
     assert other.input == "config"
-    with pytest.raises(DataError, match="input 0: a int; a text"):
+    with pytest.raises(DataError, match="input 0: a int; expected a text"):
         model([3])
 
 

@@ -64,7 +64,7 @@ class Clock:
 @pytest.mark.parametrize("slow", ["images", "model"])
 def test_slow_images_are_told_from_a_slow_model(experiment, tmp_path, monkeypatch, slow):
     write_color_images(tmp_path / "my_images", 20)
-    clock, read, forward = Clock(), _Reader.__call__, torch.nn.Flatten.forward
+    clock, read, forward = Clock(), _ReadImage.__call__, torch.nn.Flatten.forward
     image, model = (0.024, 0.004) if slow == "images" else (0.001, 0.036)
     monkeypatch.setattr("dltrain.commands.profile.time", clock)
     monkeypatch.setattr(_ReadImage, "__call__", clock.slow(image, read))

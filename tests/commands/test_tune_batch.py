@@ -219,7 +219,10 @@ def test_too_small_a_budget_and_a_wrong_config_are_told_in_a_line(hungry, call):
     assert ended.err == "the data alone does not fit into the memory, 47 MiB\n"
     ended = call(*words, "data.samples=2", "data.classes=3")
     assert (ended.code, ended.out) == (2, "")
-    assert "data.classes=3: data.classes: 3 of them can't share 2 samples" in ended.err
+    assert (
+        "data.classes=3: data.classes: expected at most 2, the number of samples, got 3"
+        in ended.err
+    )
 
 
 @pytest.mark.parametrize("words", ["", "4 apples", "GiB", "-1GiB", "0", "1e9"])

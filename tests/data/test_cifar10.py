@@ -77,7 +77,7 @@ def test_damage_is_named(build, tmp_path):
     path = tmp_path / module.FOLDER / "data_batch_3.bin"
     content = path.read_bytes()
     path.write_bytes(content[:-1])
-    with pytest.raises(DataError, match=r"data_batch_3\.bin: has 61459 bytes instead of 61460"):
+    with pytest.raises(DataError, match=r"data_batch_3\.bin: expected 61460 bytes, got 61459"):
         build("cifar10", validation=0)
     path.write_bytes(b"\x0a" + content[1:])
     with pytest.raises(DataError, match=r"data_batch_3\.bin: record 1 has label 10"):

@@ -125,7 +125,10 @@ def test_the_kind_of_target_can_be_said(build, write):
 
 def test_classes_may_look_like_numbers_that_no_computer_holds(build, write):
     path = write("x,y\n" + "".join(f"{n},{('12e400', '3e500', '7')[n % 3]}\n" for n in range(40)))
-    with pytest.raises(DataError, match=r"t\.csv:2: 'y' is '12e400'; a number that a computer"):
+    with pytest.raises(
+        DataError,
+        match=r"t\.csv:2: expected a number within the range of float64 in 'y', got '12e400'",
+    ):
         build("csv", path=path, target="y")
     data = build("csv", path=path, target="y", target_kind="class")
     assert data.spec.class_names == ("7", "12e400", "3e500")
@@ -174,17 +177,17 @@ def test_a_slip_in_a_column_of_numbers_is_said(build, write):
         ("x,y\n1,2\nNaN,3\n", r"t\.csv:3: 'x' is NaN"),
         ("x,y\n1,2\n1,inf\n", r"t\.csv:3: 'y' is inf"),
         ("x,y\n1,2\n?,3\n", r"t\.csv:3: 'x' is \?"),
-        ("x,x\n1,2\n", r"t\.csv:1: column names"),
-        ("x,\n1,2\n", r"t\.csv:1: column names"),
-        ("", r"t\.csv:1: column names"),
+        ("x,x\n1,2\n", r"t\.csv:1: .*column names"),
+        ("x,\n1,2\n", r"t\.csv:1: .*column names"),
+        ("", r"t\.csv:1: .*column names"),
         ("x,y\n", r"t\.csv: has no rows"),
         (
             'x,y\n1,"2\n',
-            r"t\.csv:2: the cell in quotes \(\"\) never ends; it reads as a table with quote: null",
+            r"t\.csv:2: the quoted cell \(\"\) never ends; it is a table with quote: null",
         ),
         ("x,z\n1,2\n", r"t\.csv: has no column 'y'; it has x, z"),
         ("y\n1\n", r"none"),
-        ("x,y\n1,a\n2,a\n", r"t\.csv: 'y' is 'a' in every row"),
+        ("x,y\n1,a\n2,a\n", r"t\.csv: expected two or more classes in 'y', got 'a'"),
     ],
 )
 def test_mistakes_are_named(build, write, text, words):
@@ -200,7 +203,7 @@ def test_wrong_options_are_named(build, write, tmp_path):
         build("csv", path=path, target="kind", features=("width", "kind"))
     with pytest.raises(DataError, match=r"t\.csv:2: expected a number in 'kind', got 'a'"):
         build("csv", path=path, target="kind", target_kind="value")
-    with pytest.raises(OptionError, match="has classes, not values"):
+    with pytest.raises(OptionError, match=r"expected numeric values in .*, got classes"):
         build("csv", path=path, target="kind", standardise_target=True)
     with pytest.raises(DataError, match=r"no\.csv: can't be read"):
         build("csv", path=str(tmp_path / "no.csv"), target="kind")
@@ -244,9 +247,9 @@ def test_columns_that_are_not_used_may_lack_a_name(build, write):
     path = write(",x,x,a,y\n" + "".join(f"{n},1,2,{n},{n % 2}\n" for n in range(40)))
     data = build("csv", path=path, target="y", features=("a",))
     assert [column.name for column in data.spec.inputs.columns] == ["a"]
-    with pytest.raises(DataError, match=r"t\.csv:1: column names must be there, and differ"):
+    with pytest.raises(DataError, match=r"t\.csv:1: column names must be non-empty and unique"):
         build("csv", path=path, target="y")
-    with pytest.raises(DataError, match=r"t\.csv:1: several columns are called 'x'"):
+    with pytest.raises(DataError, match=r"t\.csv:1: several columns have the name 'x'"):
         build("csv", path=path, target="y", features=("x",))
 
 
@@ -304,5 +307,5 @@ def test_names_that_are_equal_as_numbers_are_told_with_their_lines(build, write,
     path = write("\n".join(["x,y", *lines]))
     data = build("csv", path=path, target="y")
     assert set(data.spec.class_names) == {one, other}
-    (told,) = (line for line in build.said if "kept apart by their spelling" in line)
+    (told,) = (line for line in build.said if "differ in spelling are distinct" in line)
     assert told.startswith(f"{path}:5: 'y' is {other!r}, and {one!r} in {path}:2")

@@ -86,7 +86,7 @@ def test_what_an_augmentation_moves_in_is_the_least_value(build, tmp_path):
 def test_8_and_16_bits_together_are_refused_by_name(build, tmp_path, odd):
     folder = deep_folder(tmp_path / "x")
     Image.fromarray(np.zeros((8, 8), dtype=np.uint8)).save(folder / "low" / odd)
-    with pytest.raises(DataError, match=r"has 16 bits a pixel and .*low/0\.(png|jpg) has 8"):
+    with pytest.raises(DataError, match=r"has 16 bits per pixel and .*low/0\.(png|jpg) has 8"):
         make(build, folder, test=0, validation=0)
 
 
@@ -171,9 +171,9 @@ def test_an_image_of_another_depth_is_refused_by_all(build, tmp_path):
     content = io.BytesIO()
     Image.fromarray(np.zeros((8, 8), dtype=np.uint8)).save(content, "PNG")
     (tmp_path / "8.png").write_bytes(content.getvalue())
-    with pytest.raises(DataError, match=r"8\.png: has 8 bits a pixel"):
+    with pytest.raises(DataError, match=r"8\.png: expected 16 bits per pixel"):
         read_inputs(spec, [tmp_path / "8.png"])
-    with pytest.raises(DataError, match="uint16 or int32, grey, are wanted"):
+    with pytest.raises(DataError, match="expected an array of uint16 or int32, grayscale"):
         read_objects(spec, [np.zeros((8, 8), dtype=np.uint8)])
 
 

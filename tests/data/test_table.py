@@ -57,17 +57,17 @@ def test_quoting_can_be_asked_for_in_tsv_and_disabled_in_csv(write):
 @pytest.mark.parametrize("target_first", [False, True])
 def test_a_cell_that_never_ends_is_named_by_the_line_where_it_opened(write, row, target_first):
     path = write(films(",", {row: '"the film'}, target_first=target_first))
-    with pytest.raises(DataError, match=rf"t\.csv:{row + 2}: the cell in quotes .* never ends"):
+    with pytest.raises(DataError, match=rf"t\.csv:{row + 2}: the quoted cell .* never ends"):
         read_table(path)
     assert read_table(path, quote=None).columns["text"][row] == '"the film'
 
 
 def test_a_cell_that_never_ends_may_open_behind_others_of_many_lines(write):
     text = 'a,b,c\n1,2,3\n"x\ny","u\nv","never\nends,5\n6,7,8\n'
-    with pytest.raises(DataError, match=r"t\.csv:5: the cell in quotes"):
+    with pytest.raises(DataError, match=r"t\.csv:5: the quoted cell"):
         read_table(write(text))
     text = 'a,b\n1,2\n"x ""y"" ""\nz,2\n'
-    with pytest.raises(DataError, match=r"t\.csv:3: the cell in quotes"):
+    with pytest.raises(DataError, match=r"t\.csv:3: the quoted cell"):
         read_table(write(text))
 
 
@@ -121,15 +121,18 @@ def test_whole_rows_in_a_cell_are_right_where_quoting_is_asked_for(write):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ('a,b\n1,2\n"x" y,3\n', r"t\.csv:3: ' y,3' follows the cell's end quote"),
-        ('a,b\n1,2\n"x\ny" z,3\n', r"t\.csv:3: ' z,3' follows the cell's end quote 1 lines below"),
+        ('a,b\n1,2\n"x" y,3\n', r"t\.csv:3: ' y,3' follows the cell's closing quote"),
+        (
+            'a,b\n1,2\n"x\ny" z,3\n',
+            r"t\.csv:3: ' z,3' follows the cell's .* 1 lines below",
+        ),
         ('a,b\n1,"2" "\n', r"t\.csv:2: "),
         ("a,b\n1,2\n3,4\rx,6\n", r"t\.csv:3: a carriage return inside a line"),
         ("a,b\n1,2\n3\0,4\n", r"t\.csv:3: has a NUL character"),
         ("a,b\n1,2\n1,2,3\n", r"t\.csv:3: 3 cells, the header has 2"),
         ('a,b\n1,2\n"1\n2\n3"\n', r"t\.csv:3: 1 cells, the header has 2; its quotes .* line 5"),
-        ("\n\n", r"t\.csv:1: column names"),
-        (",,\n1,2,3\n", r"t\.csv:1: column names"),
+        ("\n\n", r"t\.csv:1: .*column names"),
+        (",,\n1,2,3\n", r"t\.csv:1: .*column names"),
     ],
 )
 def test_mistakes_are_named_with_their_line(write, text, words):
@@ -218,7 +221,7 @@ def test_the_layout_is_told_from_the_file(write, name, text, layout):
     ],
 )
 def test_an_error_proposes_the_option(write, name, text, words):
-    with pytest.raises(DataError, match=rf"{name}:\d+: .*; it reads as a table with {words}"):
+    with pytest.raises(DataError, match=rf"{name}:\d+: .*; it is a table with {words}"):
         read_table(write(text, name))
 
 
@@ -231,10 +234,10 @@ def test_names_in_quotes_are_explained(write):
 def test_columns_that_are_not_used_may_be_called_anything(write):
     table = read_table(write(",x,y,y\n0,1,2,3\n"))
     assert table.columns == {"x": ["1"]}
-    with pytest.raises(DataError, match="several columns are called 'y'"):
+    with pytest.raises(DataError, match="several columns have the name 'y'"):
         table.column("y")
     with pytest.raises(
-        DataError, match=r"t\.csv:1: column names must be there, and differ: '', 'y'"
+        DataError, match=r"t\.csv:1: column names must be non-empty and unique, got '', 'y'"
     ):
         table.require_names()
 

@@ -44,9 +44,13 @@ def test_the_data_is_what_it_says(experiment, tmp_path, order):
 
 
 def test_no_more_sequences_than_there_are(experiment):
-    with pytest.raises(ConfigError, match=r"data.samples: 56 of so short sequences; at most 55"):
+    with pytest.raises(
+        ConfigError, match=r"data.samples: expected at most 55 sequences of this length, got 56"
+    ):
         check(experiment(CONFIG, "data.samples=56", "data.max_length=2"))
-    with pytest.raises(ConfigError, match=r"data.max_length: 2, and min_length is 3"):
+    with pytest.raises(
+        ConfigError, match=r"data.max_length: expected at least min_length=3, got 2"
+    ):
         check(experiment(CONFIG, "data.min_length=3", "data.max_length=2"))
 
 
