@@ -52,7 +52,7 @@ CONFIG = {
 
 
 def test_a_checkpoint_holds_the_moment_at_which_it_was_asked_for(experiment, tmp_path, monkeypatch):
-    """The thread is kept from writing until the training has gone on for some steps."""
+    """The thread is kept from writing until the training has taken some steps."""
     trainer = trainer_for(experiment(CONFIG), tmp_path)
     go, write = threading.Event(), CheckpointStore.save
 

@@ -175,7 +175,7 @@ class Kind(TypedDict):
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "expected"),
     [
         (b'{"steps": 1}', "it has no values"),
         (b'{"steps": true, "values": {}}', "steps: expected a valid integer, got True"),
@@ -194,13 +194,13 @@ class Kind(TypedDict):
         (b'{"a": "' + b'\\"' * 1_000_000, "not JSON"),
     ],
 )
-def test_json_is_bounded_and_has_the_types_of_its_schema(content, told, tmp_path):
+def test_json_is_bounded_and_has_the_types_of_its_schema(content, expected, tmp_path):
     (tmp_path / "file.json").write_bytes(content)
     with pytest.raises(RunError) as caught:
         read_json(tmp_path / "file.json", Kind, 2**24)
     message = str(caught.value)
     assert message.startswith(f"{tmp_path / 'file.json'}: ")
-    assert told in message
+    assert expected in message
     assert message.isprintable()
     assert len(message) < len(str(tmp_path)) + 200
 

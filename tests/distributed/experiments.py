@@ -1,6 +1,6 @@
 """Small experiments in float64 for several processes, with batches that don't divide evenly.
 
-103 pictures in batches of 34 leave a last batch of one sample, for two processes and for four.
+103 images in batches of 34 leave a last batch of one sample, for two processes and for four.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ def tampered(packed: dict[str, Tensor], key: str) -> dict[str, dict[str, Tensor]
 
 
 def main(config: Path, out: Path) -> None:
-    """Rank 0 writes what was told to a file, in each process, by the name of the case."""
+    """Rank 0 writes the reported errors to a file, in each process, by the name of the case."""
     with join_process_group(300.0) as process_group:
         folder = out.parent / "checkpoints"
         trainer, _ = trained(dltrain.load(config), folder, process_group, None)
@@ -45,7 +45,7 @@ def main(config: Path, out: Path) -> None:
         for name, optimizer in tampered(dict(saved.optimizer), key).items():
             snapshot = dataclasses.replace(saved, optimizer=optimizer)
             found[name] = process_group.all_gather_object(
-                told_by(lambda s=snapshot: trainer.restore(s))
+                error_of(lambda s=snapshot: trainer.restore(s))
             )
         after = trainer.snapshot().to_cpu_copy()
         for kind in ("model", "averaged", "optimizer"):
@@ -57,7 +57,7 @@ def main(config: Path, out: Path) -> None:
             out.write_text(json.dumps(found))
 
 
-def told_by(restore: Callable[[], None]) -> str:
+def error_of(restore: Callable[[], None]) -> str:
     try:
         restore()
     except ValueError as error:

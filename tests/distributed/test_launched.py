@@ -1,4 +1,4 @@
-"""Runs of two processes on the command line: stopped, killed, failing, and going on."""
+"""Runs of two processes on the command line: interrupted, killed, failing and resumed."""
 
 import json
 import re
@@ -69,8 +69,8 @@ def checkpoints(run: Path) -> list[int]:
 def test_stopped_or_killed_anywhere_a_run_ends_with_the_same_bits(folder):
     words = (*TRAIN, *TWO, "--run-dir", "stopped", "--json")
     code, out, err = dltrain(folder, *words, fault="interrupt:1:5")
-    told = "stopped by signal 15\nresume with: dltrain resume stopped"
-    assert (code, out, err[-len(told) - 1 : -1]) == (143, "", told)
+    reported = "stopped by signal 15\nresume with: dltrain resume stopped"
+    assert (code, out, err[-len(reported) - 1 : -1]) == (143, "", reported)
     assert checkpoints(folder / "stopped") == [3, 5]
     resume = ("resume", "stopped", "--plugin", PLUGIN, *TWO, "--quiet", "--json")
     code, out, err = dltrain(folder, *resume)
@@ -91,7 +91,7 @@ def test_stopped_or_killed_anywhere_a_run_ends_with_the_same_bits(folder):
 
 
 @pytest.mark.parametrize(
-    ("fault", "saved", "told", "kept"),
+    ("fault", "saved", "reported", "kept"),
     [
         (
             "raise:1:5",
@@ -109,12 +109,12 @@ def test_stopped_or_killed_anywhere_a_run_ends_with_the_same_bits(folder):
         ),
     ],
 )
-def test_where_one_fails_all_end_and_one_tells(folder, fault, saved, told, kept):
+def test_where_one_fails_all_end_and_one_tells(folder, fault, saved, reported, kept):
     run = fault.partition(":")[0]
     words = (*TRAIN, *TWO, "--run-dir", run, "--quiet")
     code, out, err = dltrain(folder, *words, fault=fault)
     err = re.sub(r"\.[0-9a-f]{16}\.part", ".*.part", err)
-    assert (code, out, err) == (1, "", f"{told}\n")
+    assert (code, out, err) == (1, "", f"{reported}\n")
     assert checkpoints(folder / run) == saved
     assert summary(folder / run)["status"] == "failed"
     assert kept in summary(folder / run)["error"]

@@ -26,10 +26,10 @@ def test_another_optimizer_state_is_refused_in_every_process_before_anything_is_
     config = folder / "two" / "sharded_classifier.yaml"
     for code, _, err in in_ranks(folder, 2, tampered.main, config, out):
         assert code == 0, err
-    told = json.loads(out.read_text())
-    key = told.pop("key")
-    assert len(told) == 6
-    for case, lines in told.items():
+    reported = json.loads(out.read_text())
+    key = reported.pop("key")
+    assert len(reported) == 6
+    for case, lines in reported.items():
         assert lines[0] == lines[1]
         assert lines[0].startswith("optimizer state: "), case
         assert key in lines[0], case

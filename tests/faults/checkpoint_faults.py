@@ -375,7 +375,7 @@ def trained() -> tuple[Path, str]:
     return folder, json.loads(started.out)["weights_sha256"]
 
 
-def copied(folder: Path) -> Run:
+def copy_run(folder: Path) -> Run:
     """The run of `trained`, in this folder."""
     shutil.copytree(trained()[0], folder, dirs_exist_ok=True)
     return Run(Path("run"))
@@ -413,7 +413,7 @@ def damaged_files(number: int, folder: Path) -> None:
         place = folder / str(case)
         place.mkdir()
         os.chdir(place)
-        _damaged(random.Random(f"{number} {case}"), copied(place), in_full=case == 0)
+        _damaged(random.Random(f"{number} {case}"), copy_run(place), in_full=case == 0)
 
 
 def _damaged(draw: random.Random, run: Run, in_full: bool) -> None:
@@ -430,13 +430,13 @@ def _damaged(draw: random.Random, run: Run, in_full: bool) -> None:
     pointer = checkpoints.directory / "best.json"
     if draw.random() < 0.5:
         draw.choice(DAMAGES[:-1])(pointer, draw)
-        found, told = tried(checkpoints.best)
-        assert found == best or str(pointer) in told
+        found, reported = tried(checkpoints.best)
+        assert found == best or str(pointer) in reported
     for file in damaged:
-        found, told = tried(load_checkpoint, checkpoints.find(file.parent.name))
+        found, reported = tried(load_checkpoint, checkpoints.find(file.parent.name))
         assert found is None, f"{file} is damaged, and nobody noticed"
-        assert file.parent.name in told
-        assert any(f.name in told for f in damaged if f.parent == file.parent)
+        assert file.parent.name in reported
+        assert any(f.name in reported for f in damaged if f.parent == file.parent)
     names = {file.parent.name for file in damaged}
     good = next(path for path in saved if path.name not in names)
     found, _, passed_over = checkpoints.newest()
@@ -459,7 +459,7 @@ def tried(function: Callable[..., Any], *arguments: Any) -> tuple[Any, str]:
 def _swapped(draw: random.Random, run: Run, saved: list[Path]) -> list[Path]:
     """Two files change places: of two checkpoints, or of one."""
     shutil.rmtree(run.directory)
-    copied(run.directory.parent.resolve())
+    copy_run(run.directory.parent.resolve())
     name = draw.choice([path.name for path in sorted(saved[0].iterdir())])
     one, other = saved[0] / name, saved[1] / name
     if draw.random() < 0.5:
@@ -480,8 +480,8 @@ def _in_full(
     for command in (["evaluate", "run"], ["predict", "run", "some.png"]):
         code, out, err = in_this_process(*command, "--checkpoint", file.parent.name)
         assert (code, out) == (1, ""), err
-        told, way_on = err.splitlines()
-        assert file.parent.name in told
+        reported, way_on = err.splitlines()
+        assert file.parent.name in reported
         assert good.name in way_on
     code, out, err = in_this_process("resume", "run", "--json")
     assert code == 0, err
@@ -575,7 +575,7 @@ FORBIDDEN = ("pickle.find_class", "os.system", "os.exec", "os.posix_spawn", "sub
 
 def malicious_files(number: int, folder: Path) -> None:
     """Every hostile content in one place of a checkpoint, for every verb that reads one."""
-    copied(folder)
+    copy_run(folder)
     child = ChildProcess("child", folder, _read_malicious_files, HOSTILE_PLACES[number])
     assert child.wait() == 0, child.err
     broken = json.loads(child.out)
@@ -610,7 +610,7 @@ def _read_malicious_files(place: str) -> None:
         for verb in [*verbs, ["import", "some.pt"]]:
             try:
                 code, out, err = in_this_process(*verb)
-            except Exception as error:  # told below
+            except Exception as error:  # reported below
                 code, out, err = 1, "", f"{type(error).__name__}: {error}\n  is a traceback"
             lines = 3 if verb[0] == "resume" else 2  # the way on is a line of its own
             named = path.name in err if verb[0] != "import" else "some.pt" in err

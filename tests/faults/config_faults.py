@@ -234,19 +234,19 @@ def hostile(number: int, folder: Path) -> None:
     finally:
         watched.end()
     assert code == 0, watched.err
-    told = json.loads(watched.out)
-    assert told["load"]["error"] == "ConfigError", told
-    assert told["train"]["code"] == 2, told
-    assert told["train"]["out"] == "", told
-    for way, text in (("load", told["load"]["text"]), ("train", told["train"]["err"])):
+    reported = json.loads(watched.out)
+    assert reported["load"]["error"] == "ConfigError", reported
+    assert reported["train"]["code"] == 2, reported
+    assert reported["train"]["out"] == "", reported
+    for way, text in (("load", reported["load"]["text"]), ("train", reported["train"]["err"])):
         lines = text.splitlines()
         assert 1 <= len(lines) <= LINES, (way, text)
         assert "Traceback" not in text, (way, text)
         assert all(len(line) < 1300 for line in lines), (way, text)
         assert all(c.isprintable() or c in "\t\n" for c in text), (way, text)
-        in_time(told[way]["seconds"], SECONDS)
-        assert told[way]["megabytes"] < MEGABYTES, told
-        assert told[way]["did"] == [], told
+        in_time(reported[way]["seconds"], SECONDS)
+        assert reported[way]["megabytes"] < MEGABYTES, reported
+        assert reported[way]["did"] == [], reported
     assert {path.name for path in folder.iterdir()} - before == {"watched.out", "watched.err"}
 
 
@@ -282,7 +282,7 @@ def watch() -> None:
     def loaded(path: str) -> dict:
         try:
             load(path)
-        except BaseException as error:  # whatever it is, it is told
+        except BaseException as error:  # any exception is reported
             return {"error": type(error).__name__, "text": str(error)}
         return {"error": None, "text": ""}
 
@@ -301,11 +301,11 @@ def watch() -> None:
     for warm_up in (loaded, trained):  # what every config imports has been imported after these
         warm_up("wrong.yaml")
     # The command first: what it took counts no more after it.
-    told = {
+    reported = {
         "train": measured(lambda: trained("hostile.yaml")),
         "load": measured(lambda: loaded("hostile.yaml")),
     }
-    print(json.dumps(told))
+    print(json.dumps(reported))
 
 
 _DEEDS = {
@@ -362,7 +362,7 @@ def mutated(number: int, folder: Path) -> None:
 
 
 def try_cases(case: Callable[[Any], None], strategy: Any, number: int, count: int) -> None:
-    """So many examples, which the number decides; the smallest that fails is told."""
+    """So many examples, which the number decides; the smallest failing one is reported."""
     run = hypothesis.settings(
         max_examples=count,
         database=None,

@@ -39,7 +39,7 @@ ROWS_OF_TEXT = 40
 
 @dataclass(frozen=True)
 class Damage:
-    """What became of a file.
+    """The result for a file.
 
     Attributes:
         content: Its new bytes.
@@ -492,7 +492,7 @@ def zeros(head: bytes, megabytes: int) -> bytes:
 
 
 def idx_bomb(megabytes: int, folder: Path, *, images: tuple[int, ...], labels: int) -> None:
-    """Pictures, or labels where there are no pictures, that unpack to far more."""
+    """Images, or labels of data without images, that unpack to far more."""
     write_idx(folder, packed=True)
     name, head = ("images-idx3", idx_head(*images)) if images else ("labels-idx1", idx_head(labels))
     (folder / "data" / f"train-{name}-ubyte.gz").write_bytes(zeros(head, megabytes))
@@ -532,7 +532,7 @@ def chunk(name: bytes, content: bytes) -> bytes:
 
 
 def png_of(width: int, height: int, *more: bytes) -> bytes:
-    """A black picture, a bit a pixel, and further chunks."""
+    """A black image of one bit per pixel, and further chunks."""
     packer = zlib.compressobj(9)
     row = bytes(1 + (width + 7) // 8)
     rows = b"".join(packer.compress(row) for _ in range(height)) + packer.flush()
@@ -541,23 +541,23 @@ def png_of(width: int, height: int, *more: bytes) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + body
 
 
-def picture(content: bytes, folder: Path, suffix: str = ".png") -> None:
+def to_file(content: bytes, folder: Path, suffix: str = ".png") -> None:
     write_image_folder(folder, suffix=suffix)
     (folder / "data" / "ant" / f"0{suffix}").write_bytes(content)
 
 
 def png_wide(megabytes: int, folder: Path) -> None:
-    picture(png_of(20_000, 50 * megabytes), folder)
+    to_file(png_of(20_000, 50 * megabytes), folder)
 
 
 def png_thin(megabytes: int, folder: Path) -> None:
-    picture(png_of(1, 100 * megabytes), folder)
+    to_file(png_of(1, 100 * megabytes), folder)
 
 
 def png_texts(megabytes: int, folder: Path) -> None:
     bomb = zeros(b"", megabytes)
     raw = b"\x78\x9c" + bomb[10:-8] + b"\0\0\0\0"
-    picture(png_of(9, 9, chunk(b"zTXt", b"k\0\0" + raw), chunk(b"iCCP", b"k\0\0" + raw)), folder)
+    to_file(png_of(9, 9, chunk(b"zTXt", b"k\0\0" + raw), chunk(b"iCCP", b"k\0\0" + raw)), folder)
 
 
 def jpeg_wide(megabytes: int, folder: Path) -> None:

@@ -171,7 +171,7 @@ def _copy(source: str, place: str) -> None:
 
 
 def _beside_a_good_one(kind: str) -> list[str]:
-    """A damaged run is told of, and hides no other."""
+    """A damaged run is reported, and hides no other."""
     broken = []
     for verb in (["runs"], ["compare", "runs"]):
         code, out, err = _called(*verb)

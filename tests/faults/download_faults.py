@@ -253,7 +253,7 @@ def check_message(text: str, *names: str) -> None:
 
 
 def check_folder(place: Path) -> None:
-    """The file is there right, or not at all; else there is what a later try goes on with."""
+    """The file is there right, or not at all; else a later try can resume from what there is."""
     names = {path.name for path in place.parent.iterdir()} - {".download.lock"}
     part, note = f"{place.name}.part", f"{place.name}.part.etag"
     if place.exists():

@@ -25,7 +25,7 @@ class _Raw(io.FileIO):
     def __init__(self, path: str, mode: str, see: See, opener: Opener | None) -> None:
         see("open", path, mode)
         self._see, self._path = see, path
-        with mock.patch.object(os, "open", _OPEN):  # what the opener does has been told of
+        with mock.patch.object(os, "open", _OPEN):  # what the opener does has been reported
             super().__init__(path, mode, opener=opener)
 
     def write(self, data: Any) -> int:
@@ -39,7 +39,7 @@ class _Raw(io.FileIO):
 
 @contextmanager
 def watched(folder: Path, see: See) -> Iterator[None]:
-    """What this process does to files below `folder` is told to `see` first.
+    """What this process does to files below `folder` is reported to `see` first.
 
     Nothing is flushed to the disk: nobody looks at it after a power cut, and it takes long.
     """

@@ -19,7 +19,7 @@ from dltrain.checkpoints.store import CheckpointStore
 from dltrain.core.errors import RunError
 
 FULL_ABOVE: list[int] = [0]
-"""Samples that a training pass bears."""
+"""Maximum number of samples in a training pass."""
 
 
 class Greedy(nn.Module):
@@ -67,8 +67,8 @@ def trained(folder: Path, name: str, micro_batch: object) -> Path:
 
 @with_model("greedy", _greedy)
 def full(number: int, folder: Path) -> None:
-    """Full above 2, 3, … samples: as a run in slices of what was found, bit for bit."""
-    # 104 to train on, so that no slice has a single sample, which batch norm can't bear.
+    """Full above 2, 3, … samples: bitwise identical to a run in slices of that size."""
+    # 104 to train on, so that no slice has a single sample, which batch norm can't train on.
     write_images(folder / "images", train=134, test=40, side=8, classes=3)
     FULL_ABOVE[0] = bears = number + 2
     found = 32
@@ -82,8 +82,8 @@ def full(number: int, folder: Path) -> None:
     assert states[0] == states[1]
     newest = load_checkpoint(CheckpointStore(auto / "checkpoints").all()[0])
     assert newest.state["trainer"]["micro_batch"] == (found if found < 32 else None)
-    told = f"continuing with micro-batches of {found}"
-    assert (told in (auto / "log.txt").read_text()) == (found < 32)
+    expected = f"continuing with micro-batches of {found}"
+    assert (expected in (auto / "log.txt").read_text()) == (found < 32)
 
 
 @with_model("greedy", _greedy)
@@ -99,7 +99,7 @@ def too_full(number: int, folder: Path) -> None:
 
 @with_model("greedy", _greedy)
 def remembered(number: int, folder: Path) -> None:
-    """A resumed run goes on with the size that was found, without trying larger ones again."""
+    """A resumed run keeps the size that was found, without trying larger ones again."""
     write_images(folder / "images", train=134, test=40, side=8, classes=3)
     FULL_ABOVE[0] = 9
     run = trained(folder, "run", "auto")

@@ -189,20 +189,20 @@ def _mutate_a_sweep(number: int, _kind: str) -> None:
         if draw.random() < 0.5:  # so that it is resumed
             (trial / "summary.json").unlink(missing_ok=True)
         for _ in range(2):
-            told = f"{name}: sweep"
-            broken += _wrong(told, content, lambda: _called(*words, "run", "--quiet"))
+            label = f"{name}: sweep"
+            broken += _wrong(label, content, lambda: _called(*words, "run", "--quiet"))
             broken += _wrong(f"{name}: runs", content, lambda: _called("runs", "run/trials"))
     print(json.dumps(broken))
 
 
-def _wrong(told: str, content: bytes, call: Callable[[], str]) -> list[str]:
+def _wrong(label: str, content: bytes, call: Callable[[], str]) -> list[str]:
     """What is wrong where a command neither works nor ends in words."""
     try:
         shown = call()
     except Exception:
-        return [f"{told}: {traceback.format_exc()}\n{content!r}"]
+        return [f"{label}: {traceback.format_exc()}\n{content!r}"]
     if "Traceback" in shown or {"\x1b", "\u202e"} & set(shown):
-        return [f"{told}: {shown}\n{content!r}"]
+        return [f"{label}: {shown}\n{content!r}"]
     return []
 
 
@@ -255,7 +255,7 @@ def _keep_best() -> str:
 
 
 def _in_a_notebook() -> str:
-    """Goes on below a cell; what is shown there."""
+    """Resume in a cell; return what is shown there."""
     shown, out = StringIO(), StringIO()
     place = mock.Mock()
     place.display = place.update = lambda html: shown.write(html.data)

@@ -37,7 +37,7 @@ class Spoilt(torch.autograd.Function):
 
 
 class Spoiling(nn.Module):
-    """A small network that can be told where to fail."""
+    """A small network whose point of failure can be set."""
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()

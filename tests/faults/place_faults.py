@@ -111,9 +111,9 @@ def refused(number: int, folder: Path) -> None:
     assert code in (1, 2), process.err
     assert process.out == ""
     lines = process.err.splitlines()
-    told = [line for line in lines if not line.startswith(("run directory:", "Usage:", "Try "))]
-    assert len([line for line in told if line]) == 1, process.err
-    assert run.name in told[-1] or run.parent.name in told[-1]
+    messages = [line for line in lines if not line.startswith(("run directory:", "Usage:", "Try "))]
+    assert len([line for line in messages if line]) == 1, process.err
+    assert run.name in messages[-1] or run.parent.name in messages[-1]
     assert not any(Path(folder).rglob("step-*")), "a step was taken"
     assert not any(path.stat().st_size for path in folder.rglob("metrics.jsonl"))
 
@@ -142,11 +142,11 @@ def odd_name(number: int, folder: Path) -> None:
         ["train", "config.yaml", *steps, "--run-dir", run],
         ["resume", run],
         ["evaluate", run, "--json"],
-        ["predict", run, "picture.png", "--json"],
+        ["predict", run, "image.png", "--json"],
     ]
     from PIL import Image
 
-    Image.new("L", (8, 8), 90).save(folder / "picture.png")
+    Image.new("L", (8, 8), 90).save(folder / "image.png")
     for words in ways:
         if words[0] == "resume":  # as if it had been killed after its last checkpoint
             (run / "summary.json").unlink()

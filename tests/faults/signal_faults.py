@@ -34,11 +34,11 @@ CLASSIFIER = {
     "train": {**TRAIN, "steps": 120, "batch_size": 16, "evaluate": "25 steps"},
 }
 KINDS = {
-    "resident pictures": {
+    "images in memory": {
         **CLASSIFIER,
         "data": {"name": "idx", "root": "images", "validation": 30, "augment": AUGMENT},
     },
-    "streamed pictures, 2 workers": {
+    "streamed images, 2 workers": {
         **CLASSIFIER,
         "data": {
             "name": "image_folder",

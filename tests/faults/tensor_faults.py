@@ -114,8 +114,8 @@ def _read_tampered(number: int) -> None:
             verbs += [["evaluate", "run"], ["predict", "run", "some.png"]]
         for verb in verbs:
             code, out, err = in_this_process(*verb)
-            told = err.strip().splitlines()
-            if (code, out) != (1, "") or len(told) != 1 or changed not in err:
+            lines = err.strip().splitlines()
+            if (code, out) != (1, "") or len(lines) != 1 or changed not in err:
                 broken.append(f"{name}: {changed}: {verb[0]}: {code} {out} {err}")
         sign(checkpoint, name, whole)
     code, _, err = in_this_process("resume", "run", "--json")

@@ -40,7 +40,7 @@ CONFIG: dict[str, Any] = {
     "model": {"name": "mlp", "hidden": [4]},
     "data": {
         "name": "image_folder",
-        "root": "pictures",
+        "root": "images",
         "size": 8,
         "workers": 2,
         "validation": 0.2,
@@ -54,7 +54,7 @@ CONFIG: dict[str, Any] = {
 
 
 def run_with_a_fault(kind: str, name: str) -> None:
-    """The command line, with a fault in whichever process decodes the picture of that name."""
+    """The command line, with a fault in whichever process decodes the image of that name."""
     decode = image_folder.decode_image
 
     def faulty(path: Path, *how: Any) -> Any:
@@ -121,7 +121,7 @@ def alive(pid: int) -> bool:
 def trial(number: int, folder: Path) -> None:
     random = Random(number)
     kind = KINDS[number % len(KINDS)]
-    write_color_images(folder / "pictures", images_per_class=12)
+    write_color_images(folder / "images", images_per_class=12)
     hangs = kind in ("asleep", "stops", "batch lost")
     data = CONFIG["data"] | ({"timeout": HANG_SECONDS} if hangs else {})
     (folder / "config.yaml").write_text(yaml.safe_dump(CONFIG | {"data": data}))

@@ -63,7 +63,7 @@ def make(cuda, experiment, tmp_path):
 
 @pytest.fixture
 def images(tmp_path):
-    """What the config `IMAGES` reads: 333 pictures for training and 40 for the test."""
+    """What the config `IMAGES` reads: 333 images for training and 40 for the test."""
     from small_data import write_images
 
     write_images(tmp_path / "images", train=333, test=40, side=14, classes=3)

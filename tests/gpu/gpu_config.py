@@ -18,7 +18,7 @@ CONFIG = {
     "train": {"epochs": 3, "batch_size": 64, "device": DEVICE, "precision": "fp32"},
     "recording": {"log_every": 1000, "tensorboard": False},
 }
-"""300 training samples: five steps an epoch, the last batch smaller."""
+"""300 training samples: five steps per epoch, the last batch smaller."""
 
 IMAGES = CONFIG | {
     "model": {"name": "cnn", "channels": [4, 8], "dropout": 0.3},
@@ -29,7 +29,7 @@ IMAGES = CONFIG | {
         "augment": {"crop": 1, "flip": True, "shift": 2, "rotate": 10, "cutout": 3},
     },
 }
-"""The same number of pictures, from the fixture `images`, with every augmentation and dropout."""
+"""The same number of images, from the fixture `images`, with every augmentation and dropout."""
 
 TEXT = CONFIG | {
     "model": {"name": "text_lstm", "embedding_size": 8, "hidden_size": 8, "dropout": 0.3},

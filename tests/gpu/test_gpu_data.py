@@ -21,7 +21,7 @@ STREAMED = CONFIG | {
 
 
 @pytest.fixture
-def pictures(tmp_path):
+def image_folder(tmp_path):
     from small_data import write_color_images
 
     write_color_images(tmp_path / "my_images", 20)
@@ -41,12 +41,12 @@ def test_resident_pictures_are_those_of_the_cpu(make, images, offset):
     assert ours.data.train.samples.dtype == torch.uint8
     batches = [list(t.data.train.batches(64, epoch=2, offset=offset)) for t in (ours, theirs)]
     assert len(batches[0]) == 5 - offset
-    # Turned pictures are interpolated: sines, and with them pixels, differ in the last digits.
+    # Rotated images are interpolated: sines, and with them pixels, differ in the last digits.
     assert_same_batches(*batches, atol=1e-3)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_streamed_pictures_are_those_of_the_cpu(make, only_cuda, pictures, workers, monkeypatch):
+def test_streamed_images_are_those_of_the_cpu(make, only_cuda, image_folder, workers, monkeypatch):
     pinned, copier = [], streaming._copier
 
     def watched(device):
@@ -68,7 +68,7 @@ def test_streamed_pictures_are_those_of_the_cpu(make, only_cuda, pictures, worke
     assert_same_batches(ours, theirs, atol=1e-6)
 
 
-def test_training_on_streamed_pictures_does_not_depend_on_workers(make, pictures):
+def test_training_on_streamed_images_does_not_depend_on_workers(make, image_folder):
     results = []
     for workers in (0, 2):
         options = [f"data.workers={workers}", "train.batch_size=5", "train.deterministic=true"]

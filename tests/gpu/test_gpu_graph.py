@@ -1,4 +1,4 @@
-"""Steps as CUDA graphs: the same bits as without, and exact to resume."""
+"""Steps as CUDA graphs: bitwise identical to steps without, and bit-exact resume."""
 
 import math
 

@@ -151,7 +151,7 @@ def test_a_step_can_be_skipped(make):
 
 def test_convolutions_work_channels_last(make, images):
     trainer = make(config=IMAGES)
-    # The first has one input channel, so that its layout can't be told from its strides.
+    # The first has one input channel, so that its layout can't be inferred from its strides.
     _, second = (m for m in trainer.task.model.modules() if isinstance(m, torch.nn.Conv2d))
     seen = []
     second.register_forward_hook(lambda module, inputs, output: seen.append(output))

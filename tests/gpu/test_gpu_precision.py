@@ -86,7 +86,7 @@ def test_an_overflow_is_skipped_and_lowers_the_scale(make, clip):
         updates / trainer.total_steps
     )  # as if the skipped step had not been
     assert group["lr"] == group["initial_lr"] * factor
-    trainer.log()  # the loss was finite all the time, so the run goes on
+    trainer.log()  # the loss was finite all the time, so the run continues
 
 
 @pytest.mark.parametrize("optimizer", ["{name: sgd, lr: 0.1}", "{name: adamw, lr: 0.01}"])

@@ -1,4 +1,4 @@
-"""A run on a GPU goes on exactly, in another process and on another device."""
+"""A run on a GPU resumes with identical results, in another process and on another device."""
 
 import json
 import os
@@ -78,7 +78,7 @@ def test_a_recurrent_network_with_dropout_goes_on_bit_for_bit(make, network, pre
         trainer.restore(beginning)
         train_steps(trainer, steps)
     snapshot = saved_snapshot(first)
-    train_steps(first, 2)  # what draws from a state of its own would go on from here
+    train_steps(first, 2)  # what draws from a state of its own would continue from here
     torch.rand(7, device=DEVICE)
     again = make(*options, config=RECURRENT[network])
     again.restore(snapshot)
@@ -184,7 +184,7 @@ def test_a_run_of_a_cpu_goes_on_on_the_gpu(command, only_cuda, tmp_path):
     assert (summary["status"], summary["step"]) == ("done", 15)
     (newest, *_) = CheckpointStore(run / "checkpoints").all()
     assert any(name.startswith("cuda") for name in load_checkpoint(newest).rng), (
-        "it went on on the GPU"
+        "it continued on the GPU"
     )
 
 

@@ -229,7 +229,7 @@ def images(run: Path, tag: str) -> list[np.ndarray]:
 def test_the_grid_of_examples_shows_the_samples(cnn):
     """Each of nine cells shows one bright row, whose position encodes the class."""
     shown = images(cnn, "val/examples")
-    assert [picture.shape for picture in shown] == 2 * [(3 * 150 + 4, 3 * 116 + 4, 3)]
+    assert [image.shape for image in shown] == 2 * [(3 * 150 + 4, 3 * 116 + 4, 3)]
     (batch,) = dataset(cnn).validation.batches(64)
     distinct = list(dict.fromkeys(batch.targets.tolist()))[:9]  # of ten classes, one of each
     assert len(distinct) == 9
@@ -277,22 +277,22 @@ def dataset(run: Path):
     return build_data(experiment, build_runtime(experiment), print)
 
 
-# ------------------------------------------------------------------------------------- pictures
+# ------------------------------------------------------------------------------------- images
 
 
-def matrix_cells(picture: torch.Tensor, classes: int) -> torch.Tensor:
+def matrix_cells(image: torch.Tensor, classes: int) -> torch.Tensor:
     """(classes, classes) brightness at a corner of each cell, where no number is written."""
-    corner = picture.shape[1] - 8 - 44 * classes + 4
+    corner = image.shape[1] - 8 - 44 * classes + 4
     at = corner + 44 * torch.arange(classes)
-    return picture.float().mean(0)[at][:, at]
+    return image.float().mean(0)[at][:, at]
 
 
 def test_the_diagonal_of_a_perfect_classifier_is_dark():
-    picture = figures.confusion_matrix(torch.diag(torch.tensor([5, 9, 1])), ["cat", "dog", "é中"])
-    assert picture.dtype == torch.uint8
-    assert picture.shape[0] == 3
-    assert picture.shape[1] == picture.shape[2] > 3 * 44
-    cells = matrix_cells(picture, 3)
+    image = figures.confusion_matrix(torch.diag(torch.tensor([5, 9, 1])), ["cat", "dog", "é中"])
+    assert image.dtype == torch.uint8
+    assert image.shape[0] == 3
+    assert image.shape[1] == image.shape[2] > 3 * 44
+    cells = matrix_cells(image, 3)
     assert cells.diagonal().max() < 110
     assert cells[~torch.eye(3, dtype=torch.bool)].min() == 255
 
@@ -305,11 +305,11 @@ def test_rows_are_the_truth_and_shade_is_the_share_of_the_row():
 
 
 def test_a_matrix_of_many_classes_is_drawn_without_numbers():
-    picture = figures.confusion_matrix(
+    image = figures.confusion_matrix(
         torch.eye(100, dtype=torch.int64), [str(i) for i in range(100)]
     )
-    assert picture.shape[1] > 1400
-    assert picture[:, -200:, -200:].float().min() < 110
+    assert image.shape[1] > 1400
+    assert image[:, -200:, -200:].float().min() < 110
 
 
 def test_examples_are_green_if_right_and_red_with_the_truth_if_wrong():
@@ -319,17 +319,17 @@ def test_examples_are_green_if_right_and_red_with_the_truth_if_wrong():
     colour = torch.tensor([200.0, 100.0, 0.0]) / 255
     inputs = ((colour - 0.5) / 0.25)[None, :, None, None].expand(2, 3, 4, 4)
     sure = torch.tensor([[1.0, 0.0], [1.0, 0.0]])
-    picture = figures.examples(spec, inputs, sure, torch.tensor([1, 0])).permute(1, 2, 0).float()
-    assert picture.shape == (154, 236, 3)
-    wrong, right = picture[4:38, 4:116], picture[4:38, 120:232]
+    image = figures.examples(spec, inputs, sure, torch.tensor([1, 0])).permute(1, 2, 0).float()
+    assert image.shape == (154, 236, 3)
+    wrong, right = image[4:38, 4:116], image[4:38, 120:232]
     assert (right[..., 1] - right[..., 0]).max() > 80
     assert (right[..., 0] - right[..., 1]).max() <= 0
     assert (wrong[..., 0] - wrong[..., 1]).max() > 80
     assert (wrong[..., 1] - wrong[..., 0]).max() <= 0
     assert (right[18:] == 255).all()  # a second line, with the truth, only where it differs
     assert not (wrong[18:] == 255).all()
-    assert (picture[:, 116:120] == 255).all()  # no caption reaches into the next cell
-    cell = picture[38:150, 4:116].reshape(-1, 3)
+    assert (image[:, 116:120] == 255).all()  # no caption reaches into the next cell
+    cell = image[38:150, 4:116].reshape(-1, 3)
     assert (cell - torch.tensor([200.0, 100.0, 0.0])).abs().max() <= 1
 
 

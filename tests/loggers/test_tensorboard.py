@@ -329,10 +329,10 @@ def test_wide_points_keep_their_distances():
 
 def test_large_images_are_reduced_and_cells_are_not_split(tmp_path):
     logger = TensorBoard(tmp_path / "tensorboard", "", {}, lambda: torch.zeros(1))
-    pictures = torch.zeros(4, 3, 300, 150, dtype=torch.uint8)
-    pictures[:, 0] = 200
+    images = torch.zeros(4, 3, 300, 150, dtype=torch.uint8)
+    images[:, 0] = 200
     rows = [("a\tb\nc\x1b[31m\udcff", str(number)) for number in range(4)]
-    logger.log_embedding(7, Embedding(torch.rand(4, 2), ("text", "index"), rows, pictures))
+    logger.log_embedding(7, Embedding(torch.rand(4, 2), ("text", "index"), rows, images))
     logger.close()
     shown = Projected(tmp_path)
     assert list(shown.info.sprite.single_image_dim) == [64, 64]

@@ -10,7 +10,7 @@ from dltrain.models.cnn import cnn
 from dltrain.models.layers import Activation, activation_layer
 
 
-def pictures(*shape: int) -> DataSpec:
+def image_spec(*shape: int) -> DataSpec:
     inputs = ImageInputs(mean=(0.0,) * shape[0], std=(1.0,) * shape[0])
     return DataSpec(shape, 10, inputs, tuple("abcdefghij"))
 
@@ -18,7 +18,7 @@ def pictures(*shape: int) -> DataSpec:
 @pytest.mark.parametrize("activation", ["sigmoid", "tanh", "relu", "gelu", "silu"])
 def test_equals_the_network_that_activates_before_it_pools(activation: Activation) -> None:
     torch.manual_seed(0)
-    model = cnn(pictures(1, 28, 28), activation=activation).eval()
+    model = cnn(image_spec(1, 28, 28), activation=activation).eval()
     usual = nn.Sequential(
         nn.Conv2d(1, 32, 3),
         activation_layer(activation),
@@ -40,7 +40,7 @@ def test_equals_the_network_that_activates_before_it_pools(activation: Activatio
 
 
 def test_has_the_size_of_keras_mnist_network() -> None:
-    assert sum(p.numel() for p in cnn(pictures(1, 28, 28)).parameters()) == 34_826
+    assert sum(p.numel() for p in cnn(image_spec(1, 28, 28)).parameters()) == 34_826
 
 
 @pytest.mark.parametrize("shape", [(1, 28, 28), (3, 33, 21), (2, 10, 46)])
@@ -48,7 +48,7 @@ def test_has_the_size_of_keras_mnist_network() -> None:
 def test_linear_layer_fits_odd_sizes(
     shape: tuple[int, ...], padding: str, kernel_size: int
 ) -> None:
-    model = cnn(pictures(*shape), channels=(3, 4), padding=padding, kernel_size=kernel_size)
+    model = cnn(image_spec(*shape), channels=(3, 4), padding=padding, kernel_size=kernel_size)
     assert model(torch.randn(2, *shape)).shape == (2, 10)
 
 
@@ -58,7 +58,7 @@ def test_what_pooling_leaves_out_is_not_computed_and_changes_nothing(
     shape: tuple[int, ...], kernel_size: int
 ) -> None:
     torch.manual_seed(0)
-    model = cnn(pictures(*shape), channels=(3, 4), kernel_size=kernel_size, dropout=0.0)
+    model = cnn(image_spec(*shape), channels=(3, 4), kernel_size=kernel_size, dropout=0.0)
     inputs = torch.randn(5, *shape)
     outputs, usual = model(inputs), nn.Sequential(*model)(inputs)
     torch.testing.assert_close(outputs, usual)
@@ -70,7 +70,7 @@ def test_what_pooling_leaves_out_is_not_computed_and_changes_nothing(
 
 
 def test_batch_norm_comes_before_pooling_and_takes_the_bias_away() -> None:
-    model = cnn(pictures(1, 12, 12), channels=(4,), batch_norm=True)
+    model = cnn(image_spec(1, 12, 12), channels=(4,), batch_norm=True)
     kinds = [type(layer) for layer in model]
     assert kinds.index(nn.BatchNorm2d) < kinds.index(nn.MaxPool2d)
     assert model[0].bias is None
@@ -78,13 +78,13 @@ def test_batch_norm_comes_before_pooling_and_takes_the_bias_away() -> None:
 
 def test_small_pictures_are_refused_with_the_number_of_stages_that_fit() -> None:
     with pytest.raises(UsageError, match="images of 8x28 are large enough for 1 of the 3 stages"):
-        cnn(pictures(1, 8, 28), channels=(4, 4, 4))
-    cnn(pictures(1, 8, 28), channels=(4,))
+        cnn(image_spec(1, 8, 28), channels=(4, 4, 4))
+    cnn(image_spec(1, 8, 28), channels=(4,))
 
 
 def test_same_padding_needs_an_odd_kernel() -> None:
     with pytest.raises(UsageError, match="'padding: same' expected an odd kernel_size, got 4"):
-        cnn(pictures(1, 28, 28), padding="same", kernel_size=4)
+        cnn(image_spec(1, 28, 28), padding="same", kernel_size=4)
 
 
 def test_tables_are_refused() -> None:

@@ -10,7 +10,7 @@ from dltrain.models.gan import dcgan, gan_mlp
 MEAN, STD = (0.2, 0.4, 0.5), (0.3, 0.2, 0.1)
 
 
-def pictures(*shape):
+def image_spec(*shape):
     channels = shape[0]
     return DataSpec(shape, 1, ImageInputs(MEAN[:channels], STD[:channels]), ("a", "b"))
 
@@ -25,14 +25,14 @@ TEXT = DataSpec((0,), 1, TextInputs("word", ("<pad>", "<unk>")))
     [((6, 4), (1, 28, 28)), ((16, 8, 4), (3, 32, 48)), ((5,), (1, 6, 6))],
 )
 def test_dcgan_makes_pictures_of_any_size_that_halves(norm, channels, shape):
-    model = dcgan(pictures(*shape), latent=7, channels=channels, norm=norm)
+    model = dcgan(image_spec(*shape), latent=7, channels=channels, norm=norm)
     fake = model.generator(torch.randn(3, 7))
     assert fake.shape == (3, *shape)
     assert model.discriminator(fake).shape == (3, 1)
     assert torch.equal(model(fake), model.discriminator(fake))
 
 
-@pytest.mark.parametrize("spec", [pictures(1, 7, 5), TABLE])
+@pytest.mark.parametrize("spec", [image_spec(1, 7, 5), TABLE])
 def test_gan_mlp_makes_any_numbers(spec):
     model = gan_mlp(spec, latent=7, hidden=(9, 11), dropout=0.1)
     fake = model.generator(torch.randn(3, 7))
@@ -43,7 +43,7 @@ def test_gan_mlp_makes_any_numbers(spec):
 @pytest.mark.parametrize("builder", [gan_mlp, dcgan])
 def test_pixels_are_between_black_and_white(builder):
     """However large the noise: the data's mean and deviation are undone by its own scale."""
-    spec = pictures(3, 8, 8)
+    spec = image_spec(3, 8, 8)
     model = builder(spec).eval()
     fake = model.generator(100 * torch.randn(20, model.latent)).detach()
     mean, std = (torch.tensor(v)[:, None, None] for v in (MEAN, STD))
@@ -61,7 +61,7 @@ def test_numbers_of_a_table_have_no_bounds():
 
 @pytest.mark.parametrize("norm", ["group", "none"])
 def test_without_batch_normalisation_samples_are_apart(norm):
-    model = dcgan(pictures(1, 8, 8), norm=norm, channels=(8, 4))
+    model = dcgan(image_spec(1, 8, 8), norm=norm, channels=(8, 4))
     noise = torch.randn(6, model.latent)
     together = model.generator(noise)
     assert torch.allclose(together[:2], model.generator(noise[:2]), atol=1e-6)
@@ -71,7 +71,7 @@ def test_without_batch_normalisation_samples_are_apart(norm):
     ("builder", "spec", "options", "message"),
     [
         (dcgan, TABLE, {}, "expected images .* 'gan_mlp'"),
-        (dcgan, pictures(1, 28, 28), {"channels": (8, 4, 2)}, "28x28 can't be halved 3 times"),
+        (dcgan, image_spec(1, 28, 28), {"channels": (8, 4, 2)}, "28x28 can't be halved 3 times"),
         (gan_mlp, TEXT, {}, "expected images or tables"),
     ],
 )

@@ -304,9 +304,9 @@ def test_a_missing_file_and_nothing_to_freeze_are_told(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("builder", [text_lstm, text_cnn, text_transformer])
 def test_other_data_is_refused_with_a_model_that_fits(builder) -> None:
-    picture = DataSpec((1, 4, 4), 3, ImageInputs((0.0,), (1.0,)))
+    images = DataSpec((1, 4, 4), 3, ImageInputs((0.0,), (1.0,)))
     with pytest.raises(UsageError, match=f"'{builder.__name__}' expected text.*model 'cnn'"):
-        builder(picture)
+        builder(images)
     rows = DataSpec((2,), 3, TableInputs((Column("x"), Column("y"))))
     with pytest.raises(UsageError, match=f"'{builder.__name__}' expected text.*model 'mlp'"):
         builder(rows)

@@ -14,7 +14,7 @@ from dltrain.core.errors import RunError, UsageError
 from dltrain.models.torchvision_models import torchvision_model
 
 
-def pictures(*shape: int) -> DataSpec:
+def image_spec(*shape: int) -> DataSpec:
     inputs = ImageInputs(mean=(0.0,) * shape[0], std=(1.0,) * shape[0])
     return DataSpec(shape, 7, inputs, tuple("abcdefg"))
 
@@ -49,13 +49,13 @@ def weights_in_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> nn.Modu
     ],
 )
 def test_families_take_the_datas_channels_and_give_its_outputs(arch: str) -> None:
-    model = torchvision_model(pictures(2, 64, 64), arch=arch)
+    model = torchvision_model(image_spec(2, 64, 64), arch=arch)
     assert model.training
     assert model(torch.randn(2, 2, 64, 64)).shape == (2, 7)
 
 
 def test_small_input_keeps_the_resolution_of_small_pictures() -> None:
-    model = torchvision_model(pictures(3, 32, 32), arch="resnet18", small_input=True)
+    model = torchvision_model(image_spec(3, 32, 32), arch="resnet18", small_input=True)
     sizes = []
     model.get_submodule("layer1").register_forward_hook(lambda *a: sizes.append(a[2].shape[-2:]))
     model(torch.randn(2, 3, 32, 32))
@@ -82,11 +82,11 @@ def test_small_input_keeps_the_resolution_of_small_pictures() -> None:
 )
 def test_what_cannot_be_built_is_refused(options: dict[str, object], message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        torchvision_model(pictures(3, 16, 16), **options)
+        torchvision_model(image_spec(3, 16, 16), **options)
 
 
 def test_pretrained_keeps_all_weights_but_the_heads(weights_in_cache: nn.Module) -> None:
-    model = torchvision_model(pictures(3, 64, 64), arch="shufflenet_v2_x0_5", pretrained=True)
+    model = torchvision_model(image_spec(3, 64, 64), arch="shufflenet_v2_x0_5", pretrained=True)
     expected = weights_in_cache.state_dict()
     for path, value in model.state_dict().items():
         if not path.startswith("fc."):
@@ -97,7 +97,7 @@ def test_pretrained_keeps_all_weights_but_the_heads(weights_in_cache: nn.Module)
 def test_pretrained_sees_a_grey_picture_as_before(
     weights_in_cache: nn.Module, channels: int
 ) -> None:
-    spec = pictures(channels, 64, 64)
+    spec = image_spec(channels, 64, 64)
     model = torchvision_model(spec, arch="shufflenet_v2_x0_5", pretrained=True)
     grey = torch.randn(2, 1, 64, 64)
     torch.testing.assert_close(
@@ -108,7 +108,7 @@ def test_pretrained_sees_a_grey_picture_as_before(
 
 @pytest.mark.usefixtures("weights_in_cache")
 def test_a_frozen_backbone_stays_as_it_is() -> None:
-    spec = pictures(3, 64, 64)
+    spec = image_spec(3, 64, 64)
     model = torchvision_model(
         spec, arch="shufflenet_v2_x0_5", pretrained=True, freeze="backbone"
     ).train()
@@ -131,6 +131,6 @@ def test_a_failed_download_says_where_the_file_belongs(
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     monkeypatch.setattr(torch.hub, "urlopen", unreachable)
     with pytest.raises(RunError, match=r"'resnet18'.*no route to host.*resnet18-\w+\.pth") as info:
-        torchvision_model(pictures(3, 64, 64), arch="resnet18", pretrained=True)
+        torchvision_model(image_spec(3, 64, 64), arch="resnet18", pretrained=True)
     assert str(tmp_path / "checkpoints") in str(info.value)
     assert "\n" not in str(info.value)

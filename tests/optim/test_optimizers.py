@@ -219,10 +219,10 @@ def test_a_hook_for_all_optimizers_is_called():
 
     layer = nn.Linear(2, 1)
     optimizer = OPTIMIZERS["adamw"].builder(layer)
-    told = []
+    calls = []
     hooks = [
-        register_optimizer_step_pre_hook(lambda *_: told.append("before")),
-        register_optimizer_step_post_hook(lambda *_: told.append("after")),
+        register_optimizer_step_pre_hook(lambda *_: calls.append("before")),
+        register_optimizer_step_post_hook(lambda *_: calls.append("after")),
     ]
     try:
         layer(torch.ones(2)).sum().backward()
@@ -231,22 +231,22 @@ def test_a_hook_for_all_optimizers_is_called():
         for hook in hooks:
             hook.remove()
     optimizer.step()
-    assert told == ["before", "after"]
+    assert calls == ["before", "after"]
 
 
 def test_a_hook_around_a_step_is_called():
     """Of one's own; without one, torch's mark for profilers is left out too."""
     module = nn.Linear(3, 2)
     optimizer = OPTIMIZERS["adamw"].builder(module)
-    told = []
-    before = optimizer.register_step_pre_hook(lambda *_: told.append("before"))
-    optimizer.register_step_post_hook(lambda *_: told.append("after"))
+    calls = []
+    before = optimizer.register_step_pre_hook(lambda *_: calls.append("before"))
+    optimizer.register_step_post_hook(lambda *_: calls.append("after"))
     module(torch.ones(1, 3)).sum().backward()
     optimizer.step()
-    assert told == ["before", "after"]
+    assert calls == ["before", "after"]
     before.remove()
     optimizer.step()
-    assert told == ["before", "after", "after"]
+    assert calls == ["before", "after", "after"]
 
 
 @pytest.mark.parametrize(

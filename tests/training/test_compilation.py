@@ -30,13 +30,13 @@ def compiled(monkeypatch):
     torch._dynamo.reset()
 
 
-def told_by_two_steps(chosen, place):
+def train_two_steps(chosen, place):
     """The trainer after two steps, and the lines that it showed."""
-    trainer, told = trainer_for(chosen, place), []
-    trainer._log_message = told.append
+    trainer, messages = trainer_for(chosen, place), []
+    trainer._log_message = messages.append
     seed_everything(1)
     trainer.fit()
-    return trainer, [line for line in told if "compile" in line]
+    return trainer, [line for line in messages if "compile" in line]
 
 
 @pytest.mark.filterwarnings("default")  # the compiler's advice is not ours to follow
@@ -44,14 +44,14 @@ def told_by_two_steps(chosen, place):
 def test_what_a_task_calls_is_compiled(experiment, tmp_path, compiled, kind):
     write_images(tmp_path / "images", train=133, test=40, side=8, classes=3)
     options = ["train.epochs=null", "train.steps=2", "train.cuda_graph=off"]
-    plain, told = told_by_two_steps(experiment(RUNS[kind], *options), tmp_path / "plain")
-    assert told == []
+    plain, messages = train_two_steps(experiment(RUNS[kind], *options), tmp_path / "plain")
+    assert messages == []
     assert compiled == []
     for number in range(2):  # the second uses the graphs of the first
         before = counters["stats"]["unique_graphs"]
         chosen = experiment(RUNS[kind], *options, "train.compile=true")
-        trainer, told = told_by_two_steps(chosen, tmp_path / f"compiled-{number}")
-        assert told == []
+        trainer, messages = train_two_steps(chosen, tmp_path / f"compiled-{number}")
+        assert messages == []
         if number == 0:
             assert counters["stats"]["unique_graphs"] >= before + len(compiled)
     assert trainer.task.model.state_dict().keys() == plain.task.model.state_dict().keys()
@@ -88,6 +88,6 @@ def test_where_nothing_is_compiled_a_line_says_so(experiment, tmp_path, compiled
     options = ["train.epochs=null", "train.steps=2", "train.cuda_graph=off"]
     for name in ("one", "another"):
         chosen = experiment(config, *options, "train.compile=true")
-        _, told = told_by_two_steps(chosen, tmp_path / name)
-        (line,) = told
+        _, messages = train_two_steps(chosen, tmp_path / name)
+        (line,) = messages
         assert line.startswith("train.compile: torch.compile has compiled nothing of this model")

@@ -74,12 +74,12 @@ def test_a_step_that_waits_for_the_device_goes_on_without_a_graph(make, tmp_path
         "replays.GraphRecorder.run", lambda self, work: work() or "a copy to the CPU"
     )
     trainer = trainer_for(make(CLASSIFIER), tmp_path)
-    told = []
-    monkeypatch.setattr(trainer, "_log_message", told.append)
+    lines = []
+    monkeypatch.setattr(trainer, "_log_message", lines.append)
     trainer.fit()
     assert made[0].records == 0
     # Batches of two sizes, and one message.
-    assert told == [
+    assert lines == [
         "no CUDA graph: an operation of the step synchronizes with the device: a copy to the CPU"
     ]
     assert trainer.state.step == 32
@@ -121,9 +121,9 @@ def test_a_recording_that_fails_is_said_once_and_training_goes_on(
     assert_equal_outcomes(summary, wanted)
     assert read_metric_lines(tmp_path / "run") == read_metric_lines(tmp_path / "python")
     assert len(calls) == after + 1, "and is not tried again"
-    told = (tmp_path / "run" / "log.txt").read_text()
-    assert told.count("no CUDA graph") == 1
-    assert re.search(f"no CUDA graph: a step can't be recorded: .*{CAPTURE_ERROR}\n", told)
+    lines = (tmp_path / "run" / "log.txt").read_text()
+    assert lines.count("no CUDA graph") == 1
+    assert re.search(f"no CUDA graph: a step can't be recorded: .*{CAPTURE_ERROR}\n", lines)
 
 
 def test_a_recording_that_fails_is_an_error_where_a_graph_is_wanted(make, tmp_path, monkeypatch):
@@ -164,10 +164,10 @@ def test_a_warm_up_may_last_the_whole_run(make, tmp_path, monkeypatch, schedule)
 def test_what_stands_in_the_way_is_said(make, tmp_path, monkeypatch, change, reason):
     emulate_cuda_graphs(monkeypatch)
     trainer = trainer_for(make(CLASSIFIER, *change), tmp_path)
-    told = []
-    monkeypatch.setattr(trainer, "_log_message", told.append)
+    lines = []
+    monkeypatch.setattr(trainer, "_log_message", lines.append)
     assert trainer.graph is None
-    (text,) = told
+    (text,) = lines
     assert text.startswith("no CUDA graph: ")
     assert reason.replace(r"\w+", "Restless") in text
 
@@ -186,7 +186,7 @@ def test_the_first_bad_step_is_remembered_on_the_device(bad):
     guard.start(10)
     for value in (1.0, -2.0, 0.0, 3.0, 1e38, bad, 1.0, bad, 5.0):
         assert guard.allows(TrainerState(), torch.tensor(value))
-    with pytest.raises(RunError, match=r"^step 13: "):  # two values a step
+    with pytest.raises(RunError, match=r"^step 13: "):  # two values per step
         guard.check()
     guard.start(20)
     guard.check()

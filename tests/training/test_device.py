@@ -1,4 +1,4 @@
-"""Process-wide settings, errors of a full memory, and what an Apple GPU lacks."""
+"""Process-wide settings, out-of-memory errors, and what an Apple GPU lacks."""
 
 from types import SimpleNamespace
 

@@ -154,9 +154,9 @@ def test_the_number_of_skipped_steps_is_reported_everywhere(experiment, tmp_path
     lines = map(json.loads, (tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
     counts = [line["value"] for line in lines if line["name"] == "skipped_steps"]
     assert counts == [0, 1, 1, 1, 2, 3, *[3] * (len(counts) - 6)]
-    told = "step 6: skipped 1 steps since the last report, 3 in all"
-    assert told in called.err
-    assert told in (tmp_path / "run" / "log.txt").read_text()
+    message = "step 6: skipped 1 steps since the last report, 3 in all"
+    assert message in called.err
+    assert message in (tmp_path / "run" / "log.txt").read_text()
     assert "skipped steps 3" in called.out
 
 

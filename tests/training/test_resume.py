@@ -1,4 +1,4 @@
-"""A stopped run goes on bit for bit, and every saved field is needed for that."""
+"""An interrupted run resumes with bitwise identical results, which needs every saved field."""
 
 import dataclasses
 import json
@@ -100,7 +100,7 @@ def whole(make, tmp_path):
 
 
 def stopped(chosen, run: Path) -> None:
-    """Trains until the model's signal; the same experiment without it goes on afterwards."""
+    """Trains until the model's signal; the same experiment without it resumes afterwards."""
     with pytest.raises(InterruptedRunError) as error:
         train(chosen, run_dir=run, quiet=True)
     assert error.value.exit_code == 143
@@ -270,7 +270,7 @@ def test_each_saved_field_is_needed(experiment, tmp_path, field):
         different = outcome(resume(run, quiet=True), run) != expected
     except (KeyError, RuntimeError, RunError):
         different = True
-    assert different, f"a run without {field} goes on as if nothing were missing"
+    assert different, f"a run without {field} resumes with identical results"
 
 
 @pytest.mark.parametrize("stop", sorted({*STOPS.values(), "model.stop_at=23"}))

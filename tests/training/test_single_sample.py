@@ -192,9 +192,9 @@ def test_an_error_of_an_evaluation_names_it(experiment, tmp_path, call, monkeypa
 
     monkeypatch.setattr(Supervised, "evaluate", fail)
     called = call("train", "config.yaml", "--run-dir", "run", "--quiet")
-    told = f"the evaluation after step {where} fails: {__file__}:190: ValueError: can't be compared"
-    assert (called.code, called.err.strip()) == (1, told)
-    assert json.loads((tmp_path / "run" / "summary.json").read_text())["error"] == told
+    text = f"the evaluation after step {where} fails: {__file__}:190: ValueError: can't be compared"
+    assert (called.code, called.err.strip()) == (1, text)
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["error"] == text
 
 
 def test_the_config_knows_it(experiment, tmp_path):

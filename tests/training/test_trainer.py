@@ -158,7 +158,7 @@ def test_early_stopping_ends_a_run_that_does_not_get_better(experiment, tmp_path
 
 
 class Lines(Logger):
-    """Keeps what the user is told, and the system's scalars."""
+    """Keeps the messages to the user and the system's scalars."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
