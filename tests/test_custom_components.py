@@ -85,8 +85,8 @@ def run(tmp_path, monkeypatch, capfd):
         monkeypatch.setattr(sys, "argv", [*line, *words, "--plugin", "mine.py"])
         with pytest.raises(SystemExit) as ended:
             main()
-        told = capfd.readouterr()
-        return ended.value.code, told.out, told.err
+        captured = capfd.readouterr()
+        return ended.value.code, captured.out, captured.err
 
     return run
 
@@ -282,8 +282,8 @@ def test_a_metric_without_a_direction_does_not_choose(run):
     assert code == 2
     assert "checkpoint.best: it is not known whether a higher 'val/itself' is better" in error
     assert "higher_is_better" in error
-    told = "\nitself.higher_is_better = True\n"
-    assert run_again(METRICS_CODE + told, "metrics=[itself]", "checkpoint.best=val/itself") == ""
+    line = "\nitself.higher_is_better = True\n"
+    assert run_again(METRICS_CODE + line, "metrics=[itself]", "checkpoint.best=val/itself") == ""
 
 
 def run_again(code, *words):

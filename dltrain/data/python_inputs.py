@@ -26,7 +26,7 @@ def read_objects(spec: DataSpec, items: Sequence[Any]) -> tuple[Tensor, list[str
 
     Args:
         spec: Spec of the training data.
-        given: At least one; pictures as paths, as Pillow's, or as arrays of uint8,
+        given: At least one; images as paths, as Pillow's, or as arrays of uint8,
             of images with 16 bits as arrays of uint16 or int32; rows as mappings; texts as str.
 
     Returns:

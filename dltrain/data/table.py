@@ -24,7 +24,7 @@ class Table:
         columns: Mapping from name to cells, without white space at both ends.
         naming: What a row is called in errors.
         quote: Option with which the file was read.
-        unusable: Names of columns that can't be told apart: empty ones, and those that come twice.
+        unusable: Names of columns that can't be distinguished: empty and duplicate ones.
     """
 
     path: Path

@@ -24,7 +24,7 @@ def build(tmp_path):
 
 @pytest.fixture
 def idx_folder(tmp_path):
-    """Four small files in MNIST's layout, two of them packed: 60 and 20 pictures, 3 classes."""
+    """Four small files in MNIST's layout, two of them packed: 60 and 20 images, 3 classes."""
     random = torch.Generator().manual_seed(1)
     for name, size in (("train", 60), ("t10k", 20)):
         images = torch.randint(256, (size, 4, 5), dtype=torch.uint8, generator=random)

@@ -14,7 +14,7 @@ EVERYTHING = Augment(crop=2, flip=True, shift=1.5, rotate=20, cutout=3)
 CPU = torch.device("cpu")
 
 
-def pictures(num=40, channels=3, height=10, width=8):
+def make_images(num=40, channels=3, height=10, width=8):
     shape = (num, channels, height, width)
     return torch.randint(
         1, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
@@ -29,7 +29,7 @@ def moved(augment, pixels, epoch=0, seed=0):
 @pytest.mark.parametrize("batch_size", [1, 7, 16])
 @pytest.mark.parametrize("offset", [0, 2])
 def test_a_samples_change_does_not_depend_on_its_batch(batch_size, offset):
-    pixels = pictures()
+    pixels = make_images()
     transform = ImageTransform(
         pixel_statistics(pixels), dtype=torch.float32, device=CPU, seed=3, augment=EVERYTHING
     )
@@ -37,12 +37,12 @@ def test_a_samples_change_does_not_depend_on_its_batch(batch_size, offset):
     whole = next(iter(split.batches(40, epoch=4)))
     expected = dict(zip(whole.index.tolist(), whole.inputs, strict=True))
     for batch in split.batches(batch_size, epoch=4, offset=offset):
-        for number, picture in zip(batch.index.tolist(), batch.inputs, strict=True):
-            assert torch.equal(picture, expected[number])
+        for number, image in zip(batch.index.tolist(), batch.inputs, strict=True):
+            assert torch.equal(image, expected[number])
 
 
 def test_a_samples_change_depends_on_epoch_and_seed():
-    pixels, index = pictures(), torch.arange(40)
+    pixels, index = make_images(), torch.arange(40)
 
     def inputs(seed, epoch):
         transform = ImageTransform(
@@ -57,7 +57,7 @@ def test_a_samples_change_depends_on_epoch_and_seed():
 
 
 def test_evaluation_is_not_augmented():
-    pixels = pictures()
+    pixels = make_images()
     inputs = ImageInputs((0.2, 0.4, 0.6), (0.1, 0.2, 0.3))
     transform = ImageTransform(inputs, dtype=torch.float64, device=CPU, augment=EVERYTHING)
     mean, std = (
@@ -68,7 +68,7 @@ def test_evaluation_is_not_augmented():
 
 
 def test_crop_is_a_window_of_the_padded_picture():
-    pixels = pictures()
+    pixels = make_images()
     cropped, _ = moved(Augment(crop=2), pixels)
     places = set()
     for before, after in zip(pixels, cropped, strict=True):
@@ -85,7 +85,7 @@ def test_crop_is_a_window_of_the_padded_picture():
 
 
 def test_flip_mirrors_about_half():
-    pixels = pictures(400)
+    pixels = make_images(400)
     flipped, _ = moved(Augment(flip=True), pixels)
     mirrored = (flipped == pixels.flip(3)).flatten(1).all(1)
     unchanged = (flipped == pixels).flatten(1).all(1)
@@ -95,7 +95,7 @@ def test_flip_mirrors_about_half():
 
 def test_rotation_by_a_right_angle_is_exact():
     # an angle of the full range is (2 u - 1) * 180; draws are set so that it is 90 degrees
-    pixels = pictures(1, height=8, width=8)
+    pixels = make_images(1, height=8, width=8)
     draws = torch.tensor([[0.5, 0.5, 0.9, 0.5, 0.5, 0.75, 0.5, 0.5]])
     turned = Augment(rotate=180).transform(pixels, draws, torch.float64)
     assert torch.allclose(turned, torch.rot90(pixels, 1, (2, 3)).double(), atol=1e-6)
@@ -111,14 +111,14 @@ def test_rotation_keeps_the_shape_of_things_in_oblong_pictures():
 
 
 def test_shift_by_whole_pixels_is_exact():
-    pixels = pictures(1)
+    pixels = make_images(1)
     draws = torch.tensor([[0.5, 0.5, 0.9, 1.0, 0.5, 0.5, 0.5, 0.5]])  # all the way along x
     shifted = Augment(shift=2).transform(pixels, draws, torch.float64)
     assert torch.allclose(shifted, F.pad(pixels, (0, 2))[..., 2:].double(), atol=1e-6)
 
 
 def test_shift_reaches_both_ways_and_no_further():
-    _, draws = moved(Augment(shift=3), pictures(300))
+    _, draws = moved(Augment(shift=3), make_images(300))
     middle = torch.zeros(300, 1, 9, 9, dtype=torch.uint8)
     middle[:, :, 4, 4] = 255
     mass = Augment(shift=3).transform(middle, draws, torch.float64)[:, 0]
@@ -128,7 +128,7 @@ def test_shift_reaches_both_ways_and_no_further():
 
 
 def test_cutout_blanks_a_square_with_the_mean():
-    pixels = pictures(2000, height=12, width=12)
+    pixels = make_images(2000, height=12, width=12)
     augment = Augment(cutout=4)
     transform = ImageTransform(
         ImageInputs((0.0,) * 3, (1.0,) * 3), dtype=torch.float32, device=CPU, augment=augment

@@ -10,7 +10,7 @@ from samples import gather
 from dltrain.core.errors import DataError
 from dltrain.data import cifar10 as module
 
-NUM = 20  # pictures a file
+NUM = 20  # images per file
 
 
 @pytest.fixture(autouse=True)

@@ -307,5 +307,5 @@ def test_names_that_are_equal_as_numbers_are_told_with_their_lines(build, write,
     path = write("\n".join(["x,y", *lines]))
     data = build("csv", path=path, target="y")
     assert set(data.spec.class_names) == {one, other}
-    (told,) = (line for line in build.said if "differ in spelling are distinct" in line)
-    assert told.startswith(f"{path}:5: 'y' is {other!r}, and {one!r} in {path}:2")
+    (message,) = (line for line in build.said if "differ in spelling are distinct" in line)
+    assert message.startswith(f"{path}:5: 'y' is {other!r}, and {one!r} in {path}:2")

@@ -114,8 +114,8 @@ def test_the_splits_are_the_files(build, idx_folder):
 
     def pixels(split):
         inputs, targets, _ = gather(split)
-        pictures = ((inputs * std + mean) * 255).round().to(torch.uint8)
-        return [(p.flatten().tolist(), int(t)) for p, t in zip(pictures, targets, strict=True)]
+        images = ((inputs * std + mean) * 255).round().to(torch.uint8)
+        return [(p.flatten().tolist(), int(t)) for p, t in zip(images, targets, strict=True)]
 
     def written(name, size):
         images = read_idx(idx_folder / f"{name}-images-idx3-ubyte", 3)

@@ -1,4 +1,4 @@
-"""Picture files to pixels."""
+"""Decode image files to pixels."""
 
 import struct
 import zlib

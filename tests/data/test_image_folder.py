@@ -1,4 +1,4 @@
-"""Folders of pictures: layouts, workers, and what is wrong with them."""
+"""Folders of images: layouts, workers, and what is wrong with them."""
 
 import multiprocessing
 import os
@@ -29,10 +29,10 @@ def save(path, seed, size=(12, 9)):
 
 @pytest.fixture
 def folder(tmp_path):
-    """20 pictures in two classes."""
+    """20 images in two classes."""
     for number in range(20):
-        save(tmp_path / "pictures" / ("cat" if number % 2 else "ant") / f"{number:02}.png", number)
-    return tmp_path / "pictures"
+        save(tmp_path / "images" / ("cat" if number % 2 else "ant") / f"{number:02}.png", number)
+    return tmp_path / "images"
 
 
 def make(build, folder, **options):
@@ -354,8 +354,8 @@ def test_files_that_are_not_read_are_counted_once(build, folder):
     data = make(build, folder, validation=0, test=0)
     assert len(data.train) == 20
     (said,) = build.said
-    for told in ("6 files are ignored", "2 .heic files", "1 .avif files", "1 files without a"):
-        assert told in said
+    for message in ("6 files are ignored", "2 .heic files", "1 .avif files", "1 files without a"):
+        assert message in said
     assert f"1 images directly in {folder}" in said
     assert f"1 images in {folder / 'cat' / 'more'}" in said
     assert ".webp" in said

@@ -300,7 +300,8 @@ def test_labels_keep_their_spelling(build, tmp_path, suffix, names, warned):
     assert data.spec.class_counts == (20, 20)
     line = 2 if suffix == ".jsonl" else 3
     assert (
-        any(f"t{suffix}:{line}: 'label' is {names[1]!r}" in told for told in build.said) == warned
+        any(f"t{suffix}:{line}: 'label' is {names[1]!r}" in message for message in build.said)
+        == warned
     )
 
 

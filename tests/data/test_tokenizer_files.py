@@ -263,7 +263,7 @@ def test_the_vocabulary_of_a_file_is_not_cut(folder, option):
 
 
 def test_case_is_the_files_matter(folder):
-    """Other tokenizers lowercase texts unless they are told not to."""
+    """Other tokenizers lowercase texts unless configured otherwise."""
     for tokenizer, lowercase in (("pieces.json", False), ("word", True)):
         data = load(folder, f"data.tokenizer={tokenizer}").data.build(DataContext(folder))
         assert data.spec.inputs.lowercase == lowercase

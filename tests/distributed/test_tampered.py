@@ -22,7 +22,7 @@ def folder(tmp_path_factory) -> Path:
 
 
 def test_another_optimizer_state_is_refused_in_every_process_before_anything_is_loaded(folder):
-    out = folder / "told.json"
+    out = folder / "errors.json"
     config = folder / "two" / "sharded_classifier.yaml"
     for code, _, err in in_ranks(folder, 2, tampered.main, config, out):
         assert code == 0, err

@@ -240,7 +240,7 @@ def test_each_evaluation_shows_what_became_of_the_same_noise(make, tmp_path):
     assert torch.equal(*grids)
 
 
-# --------------------------------------------------------------------------------- stop and go on
+# ---------------------------------------------------------------------------- interrupt and resume
 
 
 RESUMED = {
