@@ -17,7 +17,7 @@ SOURCES = {
     "text_csv": {"path": "texts.csv", "text": ["t"], "label": "y"},
     "text_file": {"path": "text.txt", "window": 8},
     "idx": {"root": "images"},
-    "image_folder": {"root": "images", "workers": 0},
+    "image_folder": {"root": "photos", "workers": 0},
     "breast_cancer": {},
     "toy_line": {},
     "toy_sine": {},
@@ -37,7 +37,7 @@ def fingerprint(tmp_path, monkeypatch):
     Path("texts.csv").write_text(TEXTS)
     write_text(Path("text.txt"), 60)
     write_images(Path("images"), train=133, test=40, side=8, classes=3)
-    write_color_images(Path("images"), 20)
+    write_color_images(Path("photos"), 20)
 
     def make(name: str, seed: int = 0, **options) -> str:
         build = DATA[name].builder
