@@ -38,10 +38,10 @@ emoji sequence is one token, and so are "don't" and "3.14". The default rules cu
 scripts that need a dictionary (line break class SA) between letters; here they stay whole."""
 
 MAX_TOKEN_ID = 2**21
-"""Of a tokenizer file: a vocabulary, and an embedding, have a row for each id up to the largest."""
+"""Maximum token id of a tokenizer file: the embedding has a row for each id up to the largest."""
 
 PADDING_NAME = re.compile(r"[\[<|]+pad[\]>|]+", re.IGNORECASE)
-"""What tokenizer files call their padding token, where they do not say which one it is."""
+"""Pattern of padding tokens, for tokenizer files that do not define theirs."""
 
 
 def text_inputs(
@@ -52,18 +52,18 @@ def text_inputs(
     max_tokens: int | None = None,
     columns: tuple[str, ...] = ("text",),
 ) -> TextInputs:
-    """How texts are tokenized; the vocabulary is empty unless a tokenizer file has one.
+    """Return how texts are tokenized; the vocabulary is empty except that of a tokenizer file.
 
     Args:
-        context: Where a file may be, beside the working directory.
+        context: Context of the data source, with the common data directory.
         tokenizer: `word`, `character`, or a file; see `Tokenizer`.
-        lowercase: Whether text is lowercased first; by default unless a file's own rules say so.
-        max_tokens: Longer texts are truncated to this many tokens.
-        columns: Columns of a table that hold a text.
+        lowercase: Whether text is converted to lower case first (default: not for a file).
+        max_tokens: Maximum number of tokens; longer texts are truncated.
+        columns: Columns of a table that contain text.
 
     Raises:
-        OptionError: There is no such file, it is no tokenizer, its special tokens alone are more
-            than `max_tokens`, or the library is not installed.
+        OptionError: The file does not exist or is not a tokenizer, its special tokens alone exceed
+            `max_tokens`, or the library is not installed.
     """
     if tokenizer in ("word", "character"):
         kind: Any = tokenizer
@@ -96,10 +96,10 @@ def text_inputs(
 
 
 def verify_tokenizer(inputs: Inputs) -> None:
-    """Looks whether texts of a run still are what its tokenizer file makes of them.
+    """Check that a run's tokenizer file matches the recorded vocabulary and ids.
 
     Raises:
-        ValueError: The content of the file is damaged, or has other ids than the run has recorded.
+        ValueError: The content of the file is damaged, or has other ids than recorded.
         UsageError: The library is not installed.
     """
     if not isinstance(inputs, TextInputs) or inputs.tokenizer != "file":
@@ -118,7 +118,7 @@ def verify_tokenizer(inputs: Inputs) -> None:
 
 
 def tokenizer_files(context: DataContext, tokenizer: str) -> tuple[Path, ...]:
-    """The tokenizer's file, from the working directory or else from the common data folder."""
+    """Return the tokenizer's file, in the working directory or in the common data directory."""
     if tokenizer in ("word", "character"):
         return ()
     return (resolve_path(tokenizer, context.root),)
@@ -127,7 +127,7 @@ def tokenizer_files(context: DataContext, tokenizer: str) -> tuple[Path, ...]:
 def _file_vocabulary_and_ids(
     definition: str, parsed: Any
 ) -> tuple[tuple[str, ...], int, int | None]:
-    """Vocabulary, id of the padding, and id of the unknown token of a tokenizer file.
+    """Return vocabulary, padding id and unknown id of a tokenizer file.
 
     Raises:
         ValueError: An id is too large.
@@ -138,19 +138,19 @@ def _file_vocabulary_and_ids(
         raise ValueError(message)
     saved, vocabulary = json.loads(definition), _file_vocabulary(parsed)
     padding = _file_padding_id(saved, vocabulary)
-    if padding == len(vocabulary):  # a tokenizer without padding gets a token behind its own
+    if padding == len(vocabulary):  # without a padding token, append one
         vocabulary = (*vocabulary, SPECIAL_TOKENS[0])
     return vocabulary, padding, _file_unknown_id(saved, parsed)
 
 
 def _file_vocabulary(parsed: Any) -> tuple[str, ...]:
-    """The tokens by id, added ones included; an id that no token has gets a name of its own."""
+    """Return the tokens by id, including added ones; unused ids get a placeholder."""
     tokens = {number: token for token, number in parsed.get_vocab(with_added_tokens=True).items()}
     return tuple(tokens.get(n, f"<unused {n}>") for n in range(max(tokens, default=-1) + 1))
 
 
 def _file_padding_id(saved: dict[str, Any], vocabulary: Sequence[str]) -> int:
-    """Id of the padding: as the file says, by its token's name, or else the id after the last."""
+    """Return the padding id: as defined, by the token's name, or the id after the last."""
     if (padding := saved.get("padding")) and padding["pad_token"] in vocabulary:
         return vocabulary.index(padding["pad_token"])
     named = (n for n, token in enumerate(vocabulary) if PADDING_NAME.fullmatch(token))
@@ -158,7 +158,7 @@ def _file_padding_id(saved: dict[str, Any], vocabulary: Sequence[str]) -> int:
 
 
 def _file_unknown_id(saved: dict[str, Any], parsed: Any) -> int | None:
-    """Id of the unknown token; None where the tokenizer has none."""
+    """Return the id of the unknown token; None if there is none."""
     model = saved["model"]
     if model.get("unk_id") is not None:
         return model["unk_id"]
@@ -167,7 +167,11 @@ def _file_unknown_id(saved: dict[str, Any], parsed: Any) -> int | None:
 
 
 def split_text(text: str, inputs: TextInputs) -> list[str]:
-    """The tokens of a text, all of them, without special ones."""
+    """Split a text into all of its tokens, without special tokens.
+
+    >>> split_text("Don't panic!", TextInputs("word", (), lowercase=True))
+    ["don't", 'panic', '!']
+    """
     text = text.lower() if inputs.lowercase else text
     if inputs.tokenizer == "file":
         return _encode_with_file(inputs, text, special=False).tokens
@@ -182,7 +186,7 @@ def _word_pattern() -> Any:
 
 
 def decode(inputs: TextInputs, ids: Sequence[int]) -> str:
-    """The text of token ids, without the padding and a tokenizer file's special tokens."""
+    """Decode token ids to text, without padding and a tokenizer file's special tokens."""
     ids = [number for number in ids if number != inputs.padding]
     if inputs.tokenizer == "file":
         return _load_tokenizer(inputs.definition).decode(ids)
@@ -191,30 +195,30 @@ def decode(inputs: TextInputs, ids: Sequence[int]) -> str:
 
 
 def decode_stream(inputs: TextInputs, before: Sequence[int], ids: Iterable[int]) -> Iterator[str]:
-    """The text that each token id adds to those before it.
+    """Yield the text that each token id appends to the preceding ones.
 
-    A tokenizer of bytes may need several tokens for one character: those before the last add "".
+    A byte-level tokenizer may need several tokens for one character: all but the last yield "".
 
     Args:
         inputs: Tokenizer and vocabulary.
-        before: What the ids follow; at least one.
-        ids: One after another.
+        before: Ids that precede; at least one.
+        ids: Ids to decode.
     """
-    # A decoder treats the first token of a text apart, so the one before stays in front.
-    told, new = [before[-1]], []
+    # Decoders treat the first token of a text differently, so the previous one is prepended.
+    decoded, new = [before[-1]], []
     for number in ids:
         new.append(number)
-        known, text = decode(inputs, told), decode(inputs, [*told, *new])
+        known, text = decode(inputs, decoded), decode(inputs, [*decoded, *new])
         if text.endswith("\N{REPLACEMENT CHARACTER}") and len(new) < 8:
             yield ""
             continue
         yield text[len(known) :]
-        told, new = new, []
+        decoded, new = new, []
 
 
 @cache
 def _load_tokenizer(definition: str, max_tokens: int | None = None) -> Any:
-    """The tokenizer that a file's content defines; cuts at `max_tokens` and never pads."""
+    """Build the tokenizer of a file's content; it truncates at `max_tokens` and does not pad."""
     try:
         from tokenizers import Tokenizer as LibraryTokenizer
     except ImportError as error:
@@ -231,15 +235,15 @@ def _load_tokenizer(definition: str, max_tokens: int | None = None) -> Any:
 
 
 def _encode_with_file(inputs: TextInputs, text: str, *, special: bool) -> Any:
-    """What the library makes of a text.
+    """Encode a text with a tokenizer file.
 
     Args:
-        inputs: Of a tokenizer file.
-        text: Any.
-        special: Whether the file's special tokens are added, and the text is truncated.
+        inputs: Inputs with a tokenizer file.
+        text: Text to encode.
+        special: Whether to add special tokens and to truncate the text.
 
     Raises:
-        DataError: The tokenizer can't encode it, for it lacks its own unknown token.
+        DataError: The tokenizer can't encode the text because it lacks its own unknown token.
     """
     parsed = _load_tokenizer(inputs.definition, inputs.max_tokens if special else None)
     try:
@@ -255,23 +259,23 @@ def fit_vocabulary(
     min_count: int = 1,
     max_size: int | None = None,
 ) -> TextInputs:
-    """The inputs with the vocabulary of training texts; that of a tokenizer file is the file's.
+    """Return the inputs with the vocabulary of the training texts, or of the tokenizer file.
 
     Args:
         inputs: See `text_inputs`.
-        tokens: See `build_vocabulary`; not looked at with a tokenizer file.
+        tokens: See `build_vocabulary`; ignored with a tokenizer file.
         min_count: See `build_vocabulary`.
         max_size: See `build_vocabulary`.
 
     Raises:
-        OptionError: A tokenizer file's vocabulary was asked to be smaller.
+        OptionError: The vocabulary of a tokenizer file can't be reduced.
     """
     if inputs.tokenizer != "file":
         return replace(inputs, vocabulary=build_vocabulary(tokens, min_count, max_size))
     for name, given in (("min_count", min_count != 1), ("max_size", max_size is not None)):
         if given:
             raise OptionError(
-                name, "a tokenizer file has a vocabulary of its own; leave this option out"
+                name, "a tokenizer file has a vocabulary of its own; remove this option"
             )
     return inputs
 
@@ -279,12 +283,15 @@ def fit_vocabulary(
 def build_vocabulary(
     tokens: Iterable[list[str]], min_count: int = 1, max_size: int | None = None
 ) -> tuple[str, ...]:
-    """Padding, unknown, then the tokens of the training texts, the most frequent first.
+    """Return padding, unknown, then the tokens of the training texts by decreasing frequency.
+
+    >>> build_vocabulary([["a", "b"], ["b"]])
+    ('<pad>', '<unk>', 'b', 'a')
 
     Args:
-        tokens: Of each text.
-        min_count: Rarer tokens are left out.
-        max_size: The longest that the vocabulary may be, its two special entries included.
+        tokens: Tokens of each text.
+        min_count: Minimum frequency of a token.
+        max_size: Maximum size of the vocabulary, including its two special entries.
     """
     counts = Counter(token for text in tokens for token in text)
     for special in SPECIAL_TOKENS:
@@ -296,7 +303,10 @@ def build_vocabulary(
 
 
 class Encoder:
-    """Texts to the ids of their tokens.
+    """Encoder from texts to token ids.
+
+    >>> Encoder(TextInputs("character", ("<pad>", "<unk>", "a", "b")))("abc").tolist()
+    [2, 3, 1]
 
     Args:
         inputs: Tokenizer and vocabulary.
@@ -307,9 +317,9 @@ class Encoder:
         self._ids = {token: number for number, token in enumerate(inputs.vocabulary)}
 
     def __call__(self, text: str) -> Tensor:
-        """(tokens,) int64, with a tokenizer file's special tokens; truncated.
+        """Return (tokens,) int64, truncated, with a tokenizer file's special tokens.
 
-        A text without any token is one unknown token, or one of padding where there is none.
+        A text without tokens becomes one unknown token, or one padding token if there is none.
         """
         if self.inputs.tokenizer == "file":
             lowered = text.lower() if self.inputs.lowercase else text
@@ -320,7 +330,7 @@ class Encoder:
         return torch.tensor(ids or [self.inputs.padding if unknown is None else unknown])
 
     def encode_untruncated(self, text: str) -> list[int]:
-        """Ids of all tokens of running text, without special tokens."""
+        """Return the ids of all tokens, without special tokens."""
         if self.inputs.tokenizer == "file":
             return _encode_with_file(self.inputs, text, special=False).ids
         unknown = self.inputs.unknown

@@ -19,23 +19,23 @@ from dltrain.data.splits import TEST_SEED, hold_out, split_fingerprint
 
 SPLITS = ("train", "validation", "test")
 HOLDOUT_FRACTION = 0.1
-"""Fraction of the samples for validation, and for test, where there is one dataset for all."""
+"""Fraction of the samples for validation, and for test, if there is one dataset for all splits."""
 
 
 def as_data(built: Any, context: DataContext, source: str) -> Data | None:
     """Return a dataset, or one for each split, as `Data`; None if it is something else.
 
-    All samples are read once, into memory. The model gets the inputs as they are: floats
-    (features,), or images (channels, height, width) that are uint8 or floats from 0 to 1, so that
-    `predict` can read new ones from files in the same way. Targets are whole numbers, which are
-    classes, or floats. Class names are those of the dataset's attribute `classes`, if it has one.
+    All samples are read once, into memory. Inputs are not preprocessed: floats (features,), or
+    images (channels, height, width) of uint8 or floats from 0 to 1, so that `predict` can read new
+    ones from files in the same way. Targets are integers, which are classes, or floats. Class
+    names are those of the dataset's attribute `classes`, if it has one.
 
     Args:
-        built: A map-style dataset of pairs (input, target), from which a tenth is cut for
-            validation and a tenth for test; or a mapping from train, validation and test, of which
-            only train is required, to such datasets, which are used as they are.
-        context: What the data source gets.
-        source: Where the samples come from, for the user.
+        built: A map-style dataset of pairs (input, target), of which 10% are used for validation
+            and 10% for test; or a mapping from train, validation and test, of which only train is
+            required, to such datasets, which are not split.
+        context: Context of the data source.
+        source: Description of the samples' source for the user.
 
     Raises:
         UsageError: A dataset has samples of another kind.
@@ -236,7 +236,7 @@ def _class_names(datasets: Mapping[str, Dataset[Any]], targets: list[Tensor]) ->
 def _split(
     inputs: Tensor, targets: Tensor, context: DataContext
 ) -> tuple[dict[str, tuple[Tensor, Tensor]], str]:
-    """Cut samples into splits; the fingerprint tells which samples each of them has."""
+    """Split samples; the returned fingerprint identifies the samples of each split."""
     try:
         rest, test = hold_out(targets, HOLDOUT_FRACTION, TEST_SEED, name="test")
         kept, held = hold_out(targets[rest], HOLDOUT_FRACTION, context.seed, name="validation")
@@ -248,7 +248,7 @@ def _split(
 
 
 def _describe_inputs(inputs: Tensor) -> ImageInputs | TableInputs:
-    """Return how raw data becomes an input: not at all, but for the scale of pixels."""
+    """Return the input spec: no preprocessing except the scaling of pixels."""
     if inputs.ndim == 2:
         return TableInputs(tuple(Column(str(number)) for number in range(inputs.shape[1])))
     channels = inputs.shape[1]
