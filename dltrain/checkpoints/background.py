@@ -1,4 +1,4 @@
-"""Work that a thread does while the training goes on, one job after another."""
+"""Jobs that a background thread runs during training, one after another."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from concurrent import futures
 
 
 class BackgroundWriter:
-    """Does jobs in their order; after one that failed, none is begun any more.
+    """Runs jobs in a background thread, first in, first out; after an error, no job is started.
 
-    The error of a job is raised by every later call but `settle`.
+    The error of a job is raised by every later call except `drain`.
     """
 
     def __init__(self) -> None:
@@ -18,24 +18,24 @@ class BackgroundWriter:
         self._error: BaseException | None = None
 
     def submit(self, job: Callable[[], object]) -> None:
-        """Queues a job."""
+        """Queue a job."""
         self.check()
         self._jobs = [job for job in self._jobs if not job.done()]
         self._jobs.append(self._thread.submit(self._do, job))
 
     def check(self) -> None:
-        """Does not wait."""
+        """Raise the error of a job if one has failed, without waiting."""
         if self._error is not None:
             raise self._error
 
     def wait(self) -> None:
-        """Until all jobs are done."""
+        """Wait until all jobs are done, and raise the error of one that has failed."""
         while self._jobs:
             self._jobs.pop(0).result()
         self.check()
 
     def drain(self) -> None:
-        """Waits likewise; an error is left for others."""
+        """Wait until all jobs are done, without raising an error."""
         futures.wait(self._jobs)
 
     def _do(self, job: Callable[[], object]) -> None:

@@ -1,4 +1,4 @@
-"""What a data source promises a model: shapes, classes, vocabulary, normalization."""
+"""Specification of data: shapes, classes, vocabulary and normalization."""
 
 from __future__ import annotations
 
@@ -17,15 +17,16 @@ from dltrain.core.option_types import Quote
 
 @dataclass(frozen=True)
 class ImageInputs:
-    """Images: (channels, height, width), float (pixel - centre) / scale, by channel.
+    """Images: (channels, height, width) float, (pixel - centre) / scale per channel.
 
     Attributes:
         mean: Mean of each channel, where `low` is 0 and `high` is 1.
         std: Standard deviation of each channel, where `low` is 0 and `high` is 1.
-        deep: Whether pixels have more than 8 bits: they are int32 instead of uint8, and grey.
-        low: 0, or the least pixel value of the training images where they are deep.
-        high: 255, or the greatest pixel value of the training images where they are deep.
-        background: Grey level, 0 to 255, behind the transparent parts of images of 8 bits.
+        deep: Whether images are grayscale with more than 8 bits per pixel; their pixels are int32
+            instead of uint8.
+        low: 0; for deep images the minimum pixel value of the training images.
+        high: 255; for deep images the maximum pixel value of the training images.
+        background: Gray level, 0 to 255, behind transparent parts of 8-bit images.
     """
 
     mean: tuple[float, ...]
@@ -38,23 +39,23 @@ class ImageInputs:
 
     @property
     def centre(self) -> tuple[float, ...]:
-        """The pixel value that becomes 0, of each channel."""
+        """Pixel value that becomes 0, per channel."""
         return tuple(self.low + (self.high - self.low) * mean for mean in self.mean)
 
     @property
     def scale(self) -> tuple[float, ...]:
-        """How many pixel values make 1, of each channel."""
+        """Difference of pixel values that becomes 1, per channel."""
         return tuple((self.high - self.low) * std for std in self.std)
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of pixels: int32 where they are deep, else uint8."""
+        """Dtype of pixels: int32 for deep images, else uint8."""
         return torch.int32 if self.deep else torch.uint8
 
 
 @dataclass(frozen=True)
 class Column:
-    """One column of a table: standardised if numeric, one-hot over its categories otherwise."""
+    """A column of a table: standardized if numeric, else one-hot encoded over its categories."""
 
     name: str
     mean: float = 0.0
@@ -63,17 +64,17 @@ class Column:
 
     @property
     def width(self) -> int:
-        """How many features the column becomes."""
+        """Number of features of the column."""
         return len(self.categories) or 1
 
 
 @dataclass(frozen=True)
 class TableInputs:
-    """Rows of numbers: (features,), the columns side by side.
+    """Rows of a table: (features,), the features of all columns concatenated.
 
     Attributes:
-        columns: In the order of their features.
-        quote: Option that the training file was read with; new files are read so as well.
+        columns: Columns in feature order.
+        quote: Quote character of the training file, with which new files are read too.
     """
 
     columns: tuple[Column, ...]
@@ -93,17 +94,17 @@ class TextInputs:
     """Sequences of token ids: (tokens,) int64, shorter ones padded at the end with `padding`.
 
     Attributes:
-        tokenizer: `word` splits at the word boundaries of Unicode, `character` takes each
-            character, `file` asks a tokenizer of the `tokenizers` library.
-        vocabulary: The tokens by id. Those of a tokenizer file have the file's own ids.
+        tokenizer: `word` splits at Unicode word boundaries, `character` into characters, `file`
+            uses a tokenizer file of the `tokenizers` library.
+        vocabulary: Tokens by id. The ids are those of the tokenizer file if there is one.
         lowercase: Whether text is lowercased first.
-        max_tokens: Longer texts are truncated to this many tokens, special tokens included.
-        definition: The content of the tokenizer file, JSON; empty for the others.
-        padding: Id of the token that pads a sequence; a model must not see it.
-        unknown: Id that stands for a token that is not in the vocabulary; None where a tokenizer
-            file has none, as one of bytes.
-        columns: Columns of a table that hold a text; several are joined by a space.
-        quote: Option that a training table was read with; new tables are read so as well.
+        max_tokens: Maximum number of tokens, special tokens included; longer texts are truncated.
+        definition: Content of the tokenizer file, JSON; empty without one.
+        padding: Id of the padding token, which a model must mask.
+        unknown: Id for tokens that are not in the vocabulary; None if the tokenizer file has none,
+            as with byte-level tokenizers.
+        columns: Text columns of a table; several are joined by a space.
+        quote: Quote character of the training table, with which new tables are read too.
     """
 
     tokenizer: Literal["word", "character", "file"]
@@ -119,25 +120,25 @@ class TextInputs:
 
 
 Inputs = ImageInputs | TableInputs | TextInputs
-"""How raw data becomes samples."""
+"""Conversion of raw data into samples."""
 
 
 @dataclass(frozen=True)
 class DataSpec:
-    """What data tells a model, a loss and a metric; saved in every checkpoint.
+    """Specification of data for models, losses and metrics; saved in every checkpoint.
 
     Attributes:
-        input_shape: Shape of one sample, without the batch: (channels, height, width), (features,),
-            (tokens,), which is (0,) where lengths differ.
-        num_outputs: Width of the model's output. Data gives the number of classes or of target
-            values, or of tokens for a language model; a loss that wants another width, such as one
-            logit for two classes, says so.
-        inputs: How raw data becomes a sample, so that new files are read as training's were.
-        class_names: One name a class; empty for regression.
-        class_counts: Training samples of each class, in the order of `class_names`.
-        target_mean: What regression targets were standardised by; a prediction is
+        input_shape: Shape of one sample, without the batch dimension: (channels, height, width),
+            (features,), or (tokens,), which is (0,) for texts of different lengths.
+        num_outputs: Width of the model's output: the number of classes, of target values, or of
+            tokens for a language model, unless the loss requires another width, such as one logit
+            for two classes.
+        inputs: Conversion of raw data into samples, which is applied to new files too.
+        class_names: Names of the classes; empty for regression.
+        class_counts: Number of training samples per class, parallel to `class_names`.
+        target_mean: Mean by which regression targets are standardized; a prediction is
             `output * target_std + target_mean`.
-        target_std: See `target_mean`.
+        target_std: Standard deviation by which regression targets are standardized.
     """
 
     input_shape: tuple[int, ...]
@@ -155,24 +156,24 @@ class DataSpec:
 
 
 @cache
-def _json_of_spec() -> TypeAdapter[DataSpec]:
-    """Made once: making it takes as long as some training steps."""
+def _spec_adapter() -> TypeAdapter[DataSpec]:
+    """Return the validator of specs. Building it takes as long as some training steps."""
     return TypeAdapter(DataSpec)
 
 
 def spec_to_json(spec: DataSpec) -> dict[str, Any]:
-    """A spec as JSON holds it."""
-    return _json_of_spec().dump_python(spec, mode="json")
+    """Return a spec as JSON-serializable values."""
+    return _spec_adapter().dump_python(spec, mode="json")
 
 
 def spec_from_json(value: Any) -> DataSpec:
-    """What `spec_to_json` gave.
+    """Return the spec that `spec_to_json` was called with.
 
     Raises:
-        ValueError: It is something else, or contradicts itself; the message is one line.
+        ValueError: The value is no spec, or is inconsistent; the message is one line.
     """
     try:
-        spec = _json_of_spec().validate_python(value)
+        spec = _spec_adapter().validate_python(value)
     except ValidationError as error:
         found = error.errors(include_url=False)[0]
         place = ".".join(["spec", *map(str, found["loc"])])
@@ -183,7 +184,7 @@ def spec_from_json(value: Any) -> DataSpec:
 
 
 def contradiction(spec: DataSpec) -> str | None:
-    """How the parts of a spec contradict each other, in words; None where they do not."""
+    """Return an inconsistency between the parts of a spec; None if there is none."""
     return next(_contradictions(spec), None)
 
 
@@ -195,9 +196,9 @@ def _contradictions(spec: DataSpec) -> Iterator[str]:
         yield f"class_counts has {len(counts)} numbers, and class_names has {len(names)} names"
     if any(count < 0 for count in counts):
         yield f"class_counts has {min(counts)}: expected 0 or more"
-    yield from _doubles("class_names", names)
-    yield from _unusable("target_mean", spec.target_mean)
-    yield from _unusable("target_std", spec.target_std, above=0)
+    yield from _duplicates("class_names", names)
+    yield from _invalid_number("target_mean", spec.target_mean)
+    yield from _invalid_number("target_std", spec.target_std, above=0)
     match spec.inputs:
         case ImageInputs():
             yield from _image_contradictions(spec.inputs, shape)
@@ -214,7 +215,7 @@ def _image_contradictions(inputs: ImageInputs, shape: tuple[int, ...]) -> Iterat
         if len(values) != shape[0]:
             yield f"inputs.{name} has {len(values)} numbers, and input_shape {shape[0]} channels"
         for value in values:
-            yield from _unusable(f"inputs.{name}", value, above=0 if name == "std" else None)
+            yield from _invalid_number(f"inputs.{name}", value, above=0 if name == "std" else None)
     low, high = inputs.low, inputs.high
     if not -(2**31) <= low < high < 2**31 or (not inputs.deep and (low, high) != (0, 255)):
         wanted = "integers of 32 bits, low below high" if inputs.deep else "0 and 255"
@@ -225,12 +226,12 @@ def _table_contradictions(inputs: TableInputs, shape: tuple[int, ...]) -> Iterat
     width = sum(column.width for column in inputs.columns)
     if shape != (width,):
         yield f"input_shape is {list(shape)}, and inputs.columns have {width} features"
-    yield from _doubles("inputs.columns", [column.name for column in inputs.columns])
+    yield from _duplicates("inputs.columns", [column.name for column in inputs.columns])
     for column in inputs.columns:
-        yield from _doubles(f"inputs.columns.{column.name!r}.categories", column.categories)
-        yield from _unusable(f"inputs.columns.{column.name!r}.mean", column.mean)
-        yield from _unusable(f"inputs.columns.{column.name!r}.std", column.std, above=0)
-        yield from _unwritable("inputs.columns", (column.name, *column.categories))
+        yield from _duplicates(f"inputs.columns.{column.name!r}.categories", column.categories)
+        yield from _invalid_number(f"inputs.columns.{column.name!r}.mean", column.mean)
+        yield from _invalid_number(f"inputs.columns.{column.name!r}.std", column.std, above=0)
+        yield from _invalid_text("inputs.columns", (column.name, *column.categories))
 
 
 def _text_contradictions(inputs: TextInputs, shape: tuple[int, ...]) -> Iterator[str]:
@@ -248,24 +249,24 @@ def _text_contradictions(inputs: TextInputs, shape: tuple[int, ...]) -> Iterator
         yield f"inputs.max_tokens is {inputs.max_tokens}: expected 1 or more"
     if not inputs.columns:
         yield "inputs.columns is empty: expected the names of the columns that hold a text"
-    yield from _doubles("inputs.vocabulary", inputs.vocabulary)
-    yield from _unwritable("inputs.vocabulary", inputs.vocabulary)
+    yield from _duplicates("inputs.vocabulary", inputs.vocabulary)
+    yield from _invalid_text("inputs.vocabulary", inputs.vocabulary)
 
 
-def _doubles(place: str, names: Sequence[str]) -> Iterator[str]:
+def _duplicates(place: str, names: Sequence[str]) -> Iterator[str]:
     if len(set(names)) < len(names):
         found = next(name for name in names if names.count(name) > 1)
         yield f"{place} has {found!r} twice"
 
 
-def _unusable(place: str, value: float, above: float | None = None) -> Iterator[str]:
+def _invalid_number(place: str, value: float, above: float | None = None) -> Iterator[str]:
     if not math.isfinite(value) or (above is not None and value <= above):
         bound = "" if above is None else f" above {above:g}"
         yield f"{place} is {value}: expected a finite number{bound}"
 
 
-def _unwritable(place: str, texts: Iterable[str]) -> Iterator[str]:
-    """Half of a surrogate pair, which no file of texts has."""
+def _invalid_text(place: str, texts: Iterable[str]) -> Iterator[str]:
+    """Yield an error for text with half of a surrogate pair, which UTF-8 can't encode."""
     if found := next((text for text in texts if _SURROGATE.search(text)), None):
         yield f"{place} has {found!r}, which is not UTF-8"
 

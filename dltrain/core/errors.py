@@ -1,4 +1,4 @@
-"""The errors that a user can cause and can mend; everything else is a bug and shows a traceback."""
+"""Errors that a user can cause and correct; other errors are bugs and show a traceback."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from pathlib import Path
 
 
 class DltrainError(Exception):
-    """Base of the errors that the command line prints in a line or two, without a traceback.
+    """Base class of errors that the command line prints without a traceback.
 
     Attributes:
-        exit_code: The process's: 1, the run failed; 2, the command or the config is wrong.
+        exit_code: Exit code of the process: 1 if a run failed, 2 if the command or config is wrong.
     """
 
     exit_code = 1
 
 
 class DataError(DltrainError):
-    """Data is missing, damaged or not what the config says it is; the message names the file."""
+    """Data is missing, damaged, or differs from the config; the message names the file."""
 
 
 class RunError(DltrainError):
-    """A run can't start, go on or be read; the message says why and what to do."""
+    """A run can't start, continue or be read; the message gives the reason and the next step."""
 
 
 class UsageError(DltrainError):
-    """The command line or the config asks for something that can't be done."""
+    """The command line or the config is invalid."""
 
     exit_code = 2
 
@@ -37,8 +37,8 @@ class OptionError(UsageError):
     """A component's option has a value that does not fit the data.
 
     Args:
-        option: Its name.
-        message: What was given, and what would fit.
+        option: Name of the option.
+        message: Value received, and values accepted.
     """
 
     def __init__(self, option: str, message: str) -> None:
@@ -47,7 +47,7 @@ class OptionError(UsageError):
 
 
 def shorten(text: str, longest: int = 100) -> str:
-    """A file's own words for a message: on one line, and cut where they are long."""
+    """Return text from a file for a message: on one line, and truncated if it is long."""
     if not text.isprintable():
         text = repr(text)[1:-1]
     return text if len(text) <= longest else f"{text[:longest]}..."
@@ -60,17 +60,17 @@ _STEERING = re.compile(
 
 
 def escape_control_characters(text: str) -> str:
-    """Text that can't steer a terminal: control characters are escaped, but for tabs and \\n."""
+    """Return text with escaped control characters, except tabs and \\n; safe on terminals."""
     return _STEERING.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
 def print_warning(text: object) -> None:
-    """Prints a line on standard error, as `visible`."""
+    """Print a line on standard error; see `escape_control_characters`."""
     print(escape_control_characters(str(text)), file=sys.stderr)
 
 
 class InterruptedRunError(DltrainError):
-    """A signal asked the run to stop; a checkpoint has been saved.
+    """A signal interrupted the run; a checkpoint has been saved.
 
     Args:
         signal_number: 2 for SIGINT, 15 for SIGTERM; the exit code is 128 more.
@@ -82,13 +82,13 @@ class InterruptedRunError(DltrainError):
 
 
 class PrunedError(DltrainError):
-    """A recorder has seen enough: the run ends here, as pruned."""
+    """Raised by a logger to end the run with status `pruned`."""
 
 
 _INSTALLED = ("site-packages", "dist-packages")
 
 PLUGIN_PACKAGES: set[str] = set()
-"""Top-level names of the installed packages that offer components; `plugins` adds them."""
+"""Top-level names of installed packages with components; `config.plugins` adds them."""
 
 
 def describe_error(error: BaseException) -> str:

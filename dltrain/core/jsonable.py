@@ -1,4 +1,4 @@
-"""Results as JSON and CSV hold them, and numbers as text."""
+"""Conversion of results to JSON and CSV, and formatting of numbers."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 FORMULA = tuple("=+-@\uff1d\uff0b\uff0d\uff20")
-"""Signs, also of full width, that make a spreadsheet take a cell for a formula."""
+"""Signs, also full-width ones, with which formulas of spreadsheets start."""
 
 
 def to_jsonable(value: Any) -> Any:
-    """A result in JSON's own types; a number that is not finite becomes null."""
+    """Return a result as JSON-serializable types; a number that is not finite becomes None."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         value = dataclasses.asdict(value)
     if isinstance(value, dict):
@@ -26,18 +26,18 @@ def to_jsonable(value: Any) -> Any:
 
 
 def format_decimal(number: float, places: int = 3) -> str:
-    """A number in full, without an exponent: 1234.568, 0.267, 6."""
+    """Return a number without an exponent, such as 1234.568, 0.267 or 6."""
     text = f"{number:.{places}f}"
     return text.rstrip("0").rstrip(".") if "." in text else text
 
 
 def format_value(value: float | None) -> str:
-    """A metric's value; None was not finite."""
+    """Return the value of a metric as text; None stands for a value that was not finite."""
     return "not finite" if value is None else f"{value:.6g}"
 
 
 def describe_early_stop(stopped: Mapping[str, Any]) -> str:
-    """Why early stopping ended a run, from `stopped_early` of its summary."""
+    """Return why early stopping ended a run, from `stopped_early` of its summary."""
     count = stopped["patience"]
     evaluations = "1 evaluation" if count == 1 else f"{count} evaluations"
     least = f" by more than {stopped['min_delta']:g}" if stopped["min_delta"] else ""
@@ -49,14 +49,14 @@ def describe_early_stop(stopped: Mapping[str, Any]) -> str:
 
 
 def to_csv(rows: Iterable[Sequence[Any]]) -> str:
-    """Rows as CSV that a spreadsheet opens without computing anything.
+    """Return rows as CSV in which no cell is a formula of a spreadsheet.
 
-    A text that it would take for a formula gets an apostrophe in front; numbers stay numbers.
+    Text that looks like a formula is preceded by an apostrophe; numbers are unchanged.
     """
     file = io.StringIO()
     for row in rows:
         cells = [_harmless(cell) for cell in row]
-        # The csv module would leave these bare, at which other programs end the line or the cell.
+        # Other programs end a line or a cell at these characters unless the cell is quoted.
         bare = any(isinstance(cell, str) and set(cell) & set("\r;\t") for cell in cells)
         quoting = csv.QUOTE_NONNUMERIC if bare else csv.QUOTE_MINIMAL
         csv.writer(file, lineterminator="\n", quoting=quoting).writerow(cells)

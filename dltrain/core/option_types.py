@@ -1,4 +1,4 @@
-"""Constrained types of options, as the signatures of components use them."""
+"""Constrained types for the options of components."""
 
 from __future__ import annotations
 
@@ -13,4 +13,4 @@ NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Probability = Annotated[float, Field(ge=0, lt=1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Quote = Literal["auto"] | Annotated[str, Field(pattern=r"^[^\r\n]$")] | None
-"""What encloses the cells of a table; None for nothing, `auto` for what its delimiter suggests."""
+"""Quote character of a table; None for no quoting, `auto` for the delimiter's default."""

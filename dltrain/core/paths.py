@@ -1,4 +1,4 @@
-"""Paths as users write them: in a config, and in the name of an experiment."""
+"""Paths in configs, and directory names for experiments."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def data_folder(recorded: str | None = None) -> Path:
     """Return the common data folder: `$DLTRAIN_DATA`, or `data` in the working directory.
 
     Args:
-        recorded: The one that a run has used, which is taken if it still exists.
+        recorded: The folder that a run has recorded; it takes precedence if it exists.
     """
     if recorded is not None and Path(recorded).is_dir():
         return Path(recorded)
@@ -27,10 +27,10 @@ def data_folder(recorded: str | None = None) -> Path:
 
 
 def resolve_path(path: str | Path, folder: Path) -> Path:
-    """Return where a path leads: from the working directory, or else from the data folder.
+    """Return a path that exists in the working directory or, failing that, in the data folder.
 
-    A path that exists in neither is one from the working directory. What lies below that is
-    relative to it, and short in messages.
+    A path that exists in neither is resolved in the working directory. Paths below the working
+    directory are returned relative to it, so that messages are short.
     """
     path, here = Path(path), Path.cwd()
     if not os.path.lexists(path) and os.path.lexists(folder / path):
@@ -39,12 +39,12 @@ def resolve_path(path: str | Path, folder: Path) -> Path:
 
 
 def relocate(value: Any, directory: str | None) -> Any:
-    """Return where a path that is gone is now, if all of a working directory has moved.
+    """Return the new location of a path after its working directory has moved.
 
-    Other values are returned as they are.
+    Other values are returned unchanged.
 
     Args:
-        value: Of an option.
+        value: Value of an option.
         directory: The working directory that a run has recorded.
     """
     if directory is None or not isinstance(value, str) or os.path.lexists(value):
@@ -60,7 +60,7 @@ def expand_path(text: str) -> str:
     """Replace `${VAR}` by environment variables and a leading `~` by a home directory.
 
     Raises:
-        ValueError: A variable is not set, there is no such user, or no file can have this name.
+        ValueError: A variable is not set, the user does not exist, or the name is invalid.
     """
     if not text or "\0" in text:
         raise ValueError(f"expected a path, got {text!r}")
@@ -71,7 +71,7 @@ def expand_path(text: str) -> str:
         return str(Path(path).expanduser())
     except RuntimeError:
         message = f"there is no home directory {path.partition('/')[0]!r}"
-        raise ValueError(f"{message}; a file of that name is written as './{path}'") from None
+        raise ValueError(f"{message}; for a file of that name, write './{path}'") from None
 
 
 def _value(match: re.Match[str]) -> str:
@@ -94,8 +94,8 @@ RESOLVED_PATH = AfterValidator(_validated)
 ConfigPath = Annotated[str, Field(description="a path"), RESOLVED_PATH]
 """A path in a config.
 
-`~` and `${VAR}` are expanded. A relative path is one from the working directory, or else from the
-common data folder. It is kept absolute, so that a run finds its files from any directory.
+`~` and `${VAR}` are expanded. A relative path is resolved in the working directory, or else in the
+common data folder, and stored as an absolute path, so that a run finds its files from anywhere.
 """
 
 
@@ -105,9 +105,9 @@ def as_paths(given: str | Path | Iterable[str | Path]) -> list[Path]:
 
 
 def to_directory_name(name: str) -> str:
-    """Return a name as that of a directory: letters and digits of any script, `_`, `-` and `.`.
+    """Return a valid directory name: letters and digits of any script, `_`, `-` and `.`.
 
-    Everything else becomes `_`. The result has 1 to `MAX_NAME_BYTES` bytes in UTF-8 and does not
+    Other characters become `_`. The result has 1 to `MAX_NAME_BYTES` bytes in UTF-8 and does not
     begin with a dot or a hyphen.
     """
     kept = (

@@ -16,7 +16,7 @@ from dltrain.core.data_spec import DataSpec
 
 
 class Split(Protocol):
-    """The samples of one split, as batches."""
+    """The samples of one split, in batches."""
 
     def __len__(self) -> int:
         """Number of samples."""
@@ -30,28 +30,29 @@ class Split(Protocol):
         offset: int = 0,
         rank_slice: RankSlice = FULL_BATCH,
     ) -> Iterator[Batch]:
-        """Batches of `batch_size` samples, the last one smaller.
+        """Iterate over batches of `batch_size` samples; the last one may be smaller.
 
         Args:
-            batch_size: Samples a batch.
-            epoch: The training epoch, which decides order and augmentation; None reads the samples
-                in their own order, without augmentation.
-            offset: How many batches to leave out at the start, at no cost.
-            share: Which part of each batch to read; a batch is padded and drawn as a whole.
+            batch_size: Samples per batch, over all ranks.
+            epoch: The training epoch, which determines the order and the augmentation; None reads
+                the samples unshuffled, without augmentation.
+            offset: Number of batches to skip at the start, at no cost.
+            rank_slice: Shard of each batch to read. Order, padding and random numbers are those of
+                the whole batch.
         """
         ...
 
 
 @dataclass(frozen=True)
 class DataContext:
-    """What a data source gets from code.
+    """Context in which a data source is built.
 
     Attributes:
-        root: Where files live when `data.root` does not say.
-        seed: Decides the validation cut, the order and the augmentation.
-        device: Where batches are wanted.
-        dtype: The floating type of inputs and of regression targets.
-        say: Prints a line that the user must not miss.
+        root: Directory of the files where `data.root` is not set.
+        seed: Seed of the validation split, the order and the augmentation.
+        device: Device on which batches are placed.
+        dtype: Floating-point dtype of inputs and of regression targets.
+        warn: Function that shows a line to the user.
     """
 
     root: Path
@@ -63,18 +64,18 @@ class DataContext:
 
 @dataclass(frozen=True)
 class Data:
-    """Splits and what they promise.
+    """The splits of a data source and their specification.
 
     Attributes:
-        spec: What the model is built from.
-        train: The training split, less the validation part.
-        validation: Cut from the training split; chooses the best checkpoint. None if not wanted.
-        test: Never chooses; read once, at the end. None where the source has none.
-        source: Where the samples came from: a folder, a package's sample, a formula.
+        spec: Specification that the model is built from.
+        train: Training split, without the validation samples.
+        validation: Taken from the training split; selects the best checkpoint. None without one.
+        test: Evaluated once, at the end; never selects. None where the source has none.
+        source: Origin of the samples: a directory, a sample of a package, or a formula.
         fingerprint: SHA-256 over the decoded samples.
-        files: Every file that was read, or will be; empty where a source does not name them.
-        split_fingerprint: Identifies which of the samples each split has; empty where
-            `fingerprint` covers that, or a source does not say.
+        files: Every file that has been or will be read; empty if the source does not list them.
+        split_fingerprint: Identifies the samples of each split; empty if `fingerprint` covers them,
+            or if the source does not provide it.
     """
 
     spec: DataSpec
@@ -88,11 +89,13 @@ class Data:
 
 
 class ProcessGroup:
-    """One process alone: it has nothing to exchange, and pays nothing for it; else see `world.py`.
+    """A process group of one rank, whose operations cost nothing.
+
+    `distributed.process_group.TorchProcessGroup` overrides the operations for several ranks.
 
     Attributes:
-        share: This process's number, from 0, and how many there are.
-        local_rank: Its number on its machine, which is also its GPU's.
+        rank_slice: Shard of each batch that this rank processes.
+        local_rank: Number of this rank on its machine, which is also the index of its GPU.
     """
 
     rank_slice: RankSlice = FULL_BATCH
@@ -100,103 +103,103 @@ class ProcessGroup:
 
     @property
     def world_size(self) -> int:
-        """How many processes there are."""
+        """Number of ranks."""
         return self.rank_slice.world_size
 
     @property
     def is_main(self) -> bool:
-        """Whether this is the process that writes."""
+        """Whether this is rank 0, which writes files."""
         return self.rank_slice.rank == 0
 
     def all_reduce_sum(self, tensor: Tensor) -> Tensor:
-        """The sum over all processes, the same bits in each."""
+        """Return the sum over all ranks, bitwise identical on each."""
         return tensor
 
     def all_reduce_max(self, number: int) -> int:
-        """The largest number that a process gives; no GPU is waited for."""
+        """Return the maximum over all ranks. It is exchanged between CPUs, without device sync."""
         return number
 
     def all_gather(self, batch: Batch, *tensors: Tensor) -> tuple[Tensor, ...]:
-        """Rows of all shares of a batch, in its order, in every process; less those that stand in.
+        """Return the rows of all shards of a batch on every rank, without placeholders.
 
         Args:
-            batch: This process's share.
-            *tensors: (rows, ...) each; between processes, the number of rows may differ.
+            batch: The shard of this rank.
+            *tensors: (rows, ...) each; the number of rows may differ between ranks.
         """
         return tensors
 
     def all_gather_object(self, value: Any) -> list[Any]:
-        """The value of every process, in each of them."""
+        """Return the values of all ranks, on every rank."""
         return [value]
 
     def broadcast_object(self, make: Callable[[], Any]) -> Any:
-        """What the first process makes, a value that is small, in every process."""
+        """Return on every rank the value of a function that is called on rank 0."""
         return make()
 
     def broadcast_tensors(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """The first process's tensors, in every process; what the others give does not matter."""
+        """Return the tensors of rank 0 on every rank; the arguments of other ranks are ignored."""
         return tensors
 
     def broadcast_(self, tensors: Iterable[Tensor]) -> None:
-        """Overwrites tensors with the first process's."""
+        """Overwrite tensors with those of rank 0."""
 
     @contextmanager
     def local_rank_zero_first(self) -> Iterator[None]:
-        """One process of each machine goes through this context before the others."""
+        """Run the context on local rank 0 of each machine before the other ranks."""
         yield
 
     def is_peer_failure(self, error: Exception) -> bool:
-        """Whether an error says that another process is gone, or does not answer."""
+        """Return whether an error means that another rank has ended, or does not respond."""
         return False
 
     def root_cause(self, error: Exception) -> Exception:
-        """What an error is called; that of another process, where this one only follows from it."""
+        """Return the error of another rank if it caused this one; otherwise this one."""
         return error
 
 
 class Loss(nn.Module):
-    """A loss and the link function that belongs to it.
+    """A loss with its link function.
 
     Attributes:
-        num_outputs: Width that the model's output must have.
+        num_outputs: Required width of the model's output.
     """
 
     num_outputs: int
 
     def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Loss of each sample, (batch,), already multiplied by the sample's weight."""
+        """Return the loss of each sample, (batch,), multiplied by the sample's weight."""
         raise NotImplementedError
 
     def weight(self, targets: Tensor) -> Tensor | int:
-        """What the batch's summed loss is divided by: the samples, or the sum of their weights."""
+        """Return the divisor of the summed loss: the number of samples, or the sum of weights."""
         return len(targets)
 
     def predict(self, outputs: Tensor) -> Tensor:
-        """Outputs to probabilities (batch, classes), or to values (batch, values) in own units."""
+        """Return probabilities (batch, classes), or values (batch, values) in the target's unit."""
         return outputs
 
     def targets(self, targets: Tensor) -> Tensor:
-        """Targets as metrics compare them with predictions: classes, or values in own units."""
+        """Return targets for comparison with predictions: classes, or values in their unit."""
         return targets
 
 
 class Metric(Protocol):
-    """Sums over samples, kept on the device; the value does not depend on how they were batched."""
+    """A metric as sums over samples on the device; its value is independent of the batch size."""
 
     @property
     def scalars(self) -> Mapping[str, bool | None]:
-        """Name of each scalar that `compute` gives, and whether higher is better.
+        """Names of the scalars that `compute` returns, and whether higher is better.
 
-        None where that is unknown; the scalar then can't choose a checkpoint.
+        None where that is unknown; such a scalar can't be monitored.
         """
         ...
 
     def reset(self) -> None:
-        """Forgets every sample."""
+        """Set all sums to zero."""
         ...
 
     def update(self, predictions: Tensor, targets: Tensor) -> None:
-        """Adds a batch.
+        """Add a batch to the sums.
 
         Args:
             predictions: (batch, classes) probabilities, or (batch, values).
@@ -205,5 +208,5 @@ class Metric(Protocol):
         ...
 
     def compute(self) -> dict[str, float]:
-        """The scalars over all samples since `reset`; NaN where they are undefined."""
+        """Return the scalars over all samples since `reset`; NaN where they are undefined."""
         ...

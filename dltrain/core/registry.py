@@ -1,7 +1,7 @@
-"""Names to builders: what a YAML file may ask for, and with which options.
+"""Registries of components: builders by name, with the options that YAML may set.
 
-A component's YAML options are its builder's keyword-only parameters; what code passes in is
-positional-only. The types, the defaults and the documentation live in that signature alone.
+The YAML options of a component are the keyword-only parameters of its builder; positional-only
+parameters come from code. Types, defaults and documentation are declared in that signature only.
 
     @MODELS.register
     def mlp(spec: DataSpec, /, *, hidden: tuple[PositiveInt, ...] = (128,)) -> nn.Module:
@@ -24,12 +24,12 @@ from typing import Any, TypeVar, overload
 B = TypeVar("B", bound=Callable[..., Any])
 
 REQUIRED: Any = inspect.Parameter.empty
-"""The default of an option that has none."""
+"""Default value of an option without a default."""
 
 
 @dataclass(frozen=True)
 class Option:
-    """One keyword-only parameter: its name, type, default (`REQUIRED` if none) and meaning."""
+    """A keyword-only parameter: name, type, default (`REQUIRED` if none) and documentation."""
 
     name: str
     annotation: Any
@@ -38,12 +38,12 @@ class Option:
 
     @property
     def required(self) -> bool:
-        """Whether a config must give it."""
+        """Whether a config must set the option."""
         return self.default is REQUIRED
 
 
 def options_of(builder: Callable[..., Any]) -> tuple[Option, ...]:
-    """The keyword-only parameters of a function or a class, with the text of their `Args:`.
+    """Return the keyword-only parameters of a function or a class, with their documentation.
 
     Raises:
         TypeError: A keyword-only parameter has no type annotation.
@@ -62,7 +62,7 @@ def options_of(builder: Callable[..., Any]) -> tuple[Option, ...]:
 
 
 def _documented_parameters(doc: str) -> dict[str, str]:
-    """Parameter name to text, from the `Args:` section of a docstring."""
+    """Return the texts of the `Args:` section of a docstring, by parameter."""
     section = re.search(r"^(?:Args|Attributes):\n((?:[ \t]+.*\n?|\n)+)", doc, re.MULTILINE)
     if section is None:
         return {}
@@ -106,51 +106,51 @@ class Component:
 
     @cached_property
     def options(self) -> tuple[Option, ...]:
-        """What YAML may set."""
+        """Options that YAML may set."""
         return options_of(self.builder)
 
     @property
     def doc(self) -> str:
-        """The whole docstring, dedented."""
+        """The docstring of the builder, dedented."""
         return inspect.getdoc(self.builder) or ""
 
     @property
     def summary(self) -> str:
-        """The docstring's first line."""
+        """The first line of the docstring."""
         return self.doc.partition("\n")[0]
 
 
 @dataclass(frozen=True)
 class Choice:
-    """A component and the options that a config gave it, already validated."""
+    """A component with the validated options of a config."""
 
     component: Component
     options: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
-        """The component's name."""
+        """Name of the component."""
         return self.component.name
 
     def build(self, *positional: Any) -> Any:
-        """Calls the builder with what code gives and what YAML gave."""
-        if not self.component.builds:  # a plain function, which is the component itself
+        """Call the builder with positional arguments from code and options from YAML."""
+        if not self.component.builds:  # a plain function is the component itself
             function = self.component.builder
             return update_wrapper(partial(function, **self.options), function)
         return self.component.builder(*positional, **self.options)
 
 
 class Registry(Mapping[str, Component]):
-    """The components of one kind, by name, in the order of their registration."""
+    """The components of one kind, by name, in registration order."""
 
     def __init__(self, kind: str, argument: str | None = "spec", *, plain: bool = False) -> None:
         """Create an empty registry.
 
         Args:
-            kind: What the components are, in the singular, as error messages say it.
-            argument: Name of the one positional argument of every builder; None where it has none.
+            kind: Kind of the components, in the singular, for error messages.
+            argument: Name of the positional argument of every builder; None for builders without.
             plain: Whether a function of two positional arguments, such as predictions and targets,
-                may be registered as it is, without a builder that returns it.
+                may be registered itself, without a builder that returns it.
         """
         self.kind = kind
         self.argument = argument
@@ -184,7 +184,7 @@ class Registry(Mapping[str, Component]):
             raise ValueError(f"there is a {self.kind} named {name!r} already")
         builds = self._check_signature(name, builder)
         component = Component(self.kind, name, builder, builds, limits)
-        _ = component.options  # a missing annotation is the author's error: say so at import
+        _ = component.options  # raises an error for a missing annotation at import
         self._components[name] = component
         return builder
 
@@ -224,15 +224,15 @@ class Registry(Mapping[str, Component]):
         return f"{name}({given}*, option: TYPE = DEFAULT)"
 
     def __getitem__(self, name: str) -> Component:
-        """The component of that name; KeyError if there is none."""
+        """Return the component of a name; KeyError if there is none."""
         return self._components[name]
 
     def __iter__(self) -> Iterator[str]:
-        """Names in the order of registration."""
+        """Iterate over the names, in registration order."""
         return iter(self._components)
 
     def __len__(self) -> int:
-        """How many there are."""
+        """Return the number of components."""
         return len(self._components)
 
 

@@ -14,15 +14,15 @@ from dltrain.core.protocols import ProcessGroup
 class GroupBatchNorm(_BatchNorm):
     """Batch normalization whose statistics in training are those of the samples of all ranks.
 
-    Unlike `torch.nn.SyncBatchNorm` it works on CPUs too, and a sample that only stands in for an
-    empty shard or slice does not enter the statistics: it is normalized with those of the others.
+    Unlike `torch.nn.SyncBatchNorm` it supports CPUs. The placeholder of an empty shard does not
+    enter the statistics; it is normalized with those of the other ranks.
 
     Args:
-        layer: Its parameters and buffers are taken over.
-        world: The ranks; all of them call the layer equally often.
+        layer: Layer whose parameters and buffers are used.
+        process_group: Ranks, all of which must call the layer equally often.
 
     Attributes:
-        counts: Whether the samples of the next call count.
+        counts: Whether the samples of the next call enter the statistics.
     """
 
     def __init__(self, layer: _BatchNorm, process_group: ProcessGroup) -> None:
@@ -47,11 +47,11 @@ class GroupBatchNorm(_BatchNorm):
         dims = [0, *range(2, input.dim())]
         shape = (1, -1, *[1] * (input.dim() - 2))
         counted = len(values) if self.counts else 0
-        # The same operations on each rank, also without samples: backward exchanges sums as well.
+        # The same operations on each rank, even without samples: backward exchanges sums too.
         count = values.new_full((1,), float(counted * values[0, 0].numel()))
         sums = _sum(torch.cat([values[:counted].sum(dims), count]), self.process_group)
         total = sums[-1].detach()
-        if counted * values[0, 0].numel() <= 1 and float(total) <= 1:  # asked of few samples only
+        if counted * values[0, 0].numel() <= 1 and float(total) <= 1:  # device sync
             raise ValueError("Expected more than 1 value per channel when training, got 1 in all")
         centred = values - (sums[:-1] / total).view(shape)
         variance = _sum(centred[:counted].square().sum(dims), self.process_group) / total
@@ -67,7 +67,7 @@ class GroupBatchNorm(_BatchNorm):
         return outputs.to(input.dtype)
 
     def _momentum(self) -> float:
-        """How far the running statistics move; without a `momentum` they are the mean of all."""
+        """Return the weight of new statistics; without `momentum`, that of a cumulative mean."""
         if self.num_batches_tracked is not None:
             self.num_batches_tracked.add_(1)
             if self.momentum is None:
@@ -80,7 +80,7 @@ class GroupBatchNorm(_BatchNorm):
 
 
 class _Sum(torch.autograd.Function):
-    """The sum over all ranks, whose gradient is the sum of their gradients; any derivative."""
+    """Sum over all ranks with gradient, which is the sum of their gradients; of any order."""
 
     @staticmethod
     def forward(ctx: Any, tensor: Tensor, process_group: ProcessGroup) -> Tensor:
@@ -99,10 +99,10 @@ def _sum(tensor: Tensor, process_group: ProcessGroup) -> Tensor:
 
 
 def convert_batch_norm(model: nn.Module, process_group: ProcessGroup) -> nn.Module:
-    """A model whose batch normalization takes in the samples of all ranks.
+    """Replace batch normalization layers by ones over all ranks, and return the model.
 
-    Layers of a class with a `forward` or a `train` of its own stay as they are: they may keep their
-    statistics in training, as frozen ones do.
+    Layers of a class that overrides `forward` or `train` are not replaced: they may use fixed
+    statistics in training, as frozen layers do.
     """
     replaced: dict[int, GroupBatchNorm] = {}
     for name, layer in list(model.named_modules(remove_duplicate=False)):

@@ -1,4 +1,4 @@
-"""Gradients that several processes make together."""
+"""Gradients over all ranks, with DistributedDataParallel (DDP)."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from dltrain.distributed.process_group import output_suppressed
 
 
 class GradientReducer:
-    """The gradients of each phase's loss, summed over all processes.
+    """Computes the gradients of each phase's loss, summed over all ranks.
 
-    A phase is wrapped in torch's DistributedDataParallel, unless `shard` has made it one of FSDP2.
-    With one process there is nothing to wrap.
+    A phase is wrapped in torch's DistributedDataParallel, unless `apply_fsdp` has sharded it. With
+    a single rank it is not wrapped.
 
     Args:
-        task: Gives the losses.
-        world: The processes.
+        task: Task with the losses.
+        process_group: Ranks over which gradients are summed.
     """
 
     def __init__(self, task: Task, process_group: ProcessGroup) -> None:
@@ -35,34 +35,34 @@ class GradientReducer:
         self._norms = [m for m in task.model.modules() if isinstance(m, GroupBatchNorm)]
         self._replicas: dict[str, DistributedDataParallel] = {}
         if process_group.world_size > 1:
-            # A kernel of one pixel, or of one channel, has two equal layouts; both are as fast.
+            # Kernels of one pixel or one channel have two equivalent layouts, equally fast.
             warnings.filterwarnings("ignore", message="Grad strides do not match bucket view")
-            finds = may_have_unused_parameters(task)
-            if finds:
-                _spend_warning()
+            find_unused = may_have_unused_parameters(task)
+            if find_unused:
+                _suppress_warning()
             for phase in task.phases:
                 if not is_sharded(phase.module):
                     loss = self._losses[phase.name]
                     self._replicas[phase.name] = DistributedDataParallel(
-                        loss, find_unused_parameters=finds
+                        loss, find_unused_parameters=find_unused
                     )
 
     def loss(self, part: Batch, phase: Phase) -> Tensor:
-        """Summed loss of this process's samples, a scalar."""
+        """Return the summed loss of this rank's samples, a scalar on the device."""
         for norm in self._norms:
             norm.counts = part.is_real
         loss = self._replicas.get(phase.name, self._losses[phase.name])(part)
         return loss if part.is_real else loss * 0
 
     def backward(self, loss: Tensor) -> None:
-        """Adds the gradients of a loss, divided by the batch's weight, to those there are."""
-        # Torch takes the mean over the processes, and this is to be the sum.
+        """Accumulate the gradients of a loss that is divided by the weight of the batch."""
+        # DDP and FSDP average over ranks; the result must be the sum.
         (
             loss if self.process_group.world_size == 1 else loss * self.process_group.world_size
         ).backward()
 
     def synchronized(self, phase: Phase, last: bool) -> AbstractContextManager[Any]:
-        """Gradients made in this context are exchanged where it is the last slice of a batch."""
+        """Return a context that exchanges gradients for the last micro-batch of a batch only."""
         if is_sharded(phase.module):
             phase.module.set_requires_gradient_sync(last)  # pyright: ignore[reportCallIssue]
         elif not last and phase.name in self._replicas:
@@ -71,33 +71,33 @@ class GradientReducer:
 
 
 KNOWN_CODE = ("dltrain.", "torch.", "torchvision.")
-"""Whose modules and tasks use all of their trainable parameters in each step."""
+"""Packages whose modules and tasks use all of their trainable parameters in each step."""
 
 
 def may_have_unused_parameters(task: Task) -> bool:
-    """Whether a step may not need all parameters, on all ranks or on some.
+    """Return whether a step may leave parameters unused, on all or on some ranks.
 
-    Torch looks for those in each step then, at the cost of a walk through the autograd graph. For
-    classes that come with dltrain or torch it need not.
+    If so, DDP must search the autograd graph for them at each step, which takes time. Classes of
+    dltrain and torch use all parameters.
     """
     loss = task.loss_function
     parts = (task, *task.model.modules(), *(() if loss is None else loss.modules()))
     return not all(type(part).__module__.startswith(KNOWN_CODE) for part in parts)
 
 
-def _spend_warning() -> None:
-    """Torch warns once a process, below Python, where it looked and found no unused parameter.
+def _suppress_warning() -> None:
+    """Trigger and suppress DDP's warning, once per process, that all parameters were used.
 
-    That is no mistake here: whether a class of the user's uses all may differ between steps.
+    A user's class may use different parameters in different steps, so the search is necessary.
     """
     with output_suppressed(2):
-        layer = nn.LayerNorm(1)  # begins without a random number: a run's own are not touched
+        layer = nn.LayerNorm(1)  # initialized without random numbers
         wrapped = DistributedDataParallel(layer, find_unused_parameters=True)
         wrapped(torch.zeros(1, 1)).sum().backward()
 
 
 class _PhaseLoss(nn.Module):
-    """The task's loss as a module's forward pass, which is what DistributedDataParallel watches."""
+    """The loss of a phase as the forward pass of a module, as DDP requires it."""
 
     def __init__(self, task: Task, phase: Phase) -> None:
         super().__init__()
