@@ -1,8 +1,8 @@
-"""Files and directories that survive a power cut, opened without following links.
+"""Files and directories that survive a power failure, opened without following links.
 
-A run directory may come from a stranger. What is read or written in one is opened by
-`open_regular`, or by `open(..., opener=regular)`: never through a link, never a FIFO or a device,
-never a file that has a second name elsewhere. Temporary files have names that nobody can predict.
+A run directory may be untrusted. Files in it are opened by `open_regular`, or by
+`open(..., opener=regular)`: never through a link, and never a FIFO, a device or a file with a
+second hard link. Names of temporary files are unpredictable.
 """
 
 from __future__ import annotations
@@ -18,24 +18,22 @@ from contextlib import suppress
 from io import BufferedReader
 from pathlib import Path
 
-LONGEST_KEPT_NAME = 40
-"""Characters of a file's name that its temporary file repeats: names have at most 255 bytes."""
+MAX_NAME_PREFIX = 40
+"""Characters of a file's name in that of its temporary file; names have at most 255 bytes."""
 
 _LEFTOVER = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{16}\.part", re.DOTALL)
-
-
 _OWN_PIPE = re.compile(r"/dev/(stdin|fd/[0-9]+)|/proc/self/fd/[0-9]+")
 
 
 class UnsafeFileError(OSError):
-    """A link, a FIFO, a device, or a file with a second name, in the place of a plain file."""
+    """A link, a FIFO, a device or a file with a second hard link instead of a plain file."""
 
 
 def special_file_kind(found: os.stat_result) -> str | None:
-    """What keeps a directory entry from being a plain file or directory; None where nothing does.
+    """Return why a directory entry is not a plain file or directory; None if it is one.
 
     Args:
-        found: What `lstat` says of it.
+        found: Result of `lstat`.
     """
     kinds = {
         stat.S_IFLNK: "a symbolic link",
@@ -52,20 +50,20 @@ def special_file_kind(found: os.stat_result) -> str | None:
 
 
 def open_regular(path: str | Path, flags: int = os.O_RDONLY, *, levels: int = 1) -> int:
-    """Opens a plain file, and returns its descriptor; waits for nobody.
+    """Open a plain file and return its descriptor, without ever blocking.
 
     Args:
         path: The file.
-        flags: As of `os.open`; a file that is made has the mode 0666 less the umask.
-        levels: How many of the path's last parts must not be links; the ones before are the user's.
+        flags: Flags of `os.open`; a new file has mode 0666, reduced by the umask.
+        levels: Number of the last components of the path that must not be links.
 
     Raises:
-        UnsafeFileError: It is a link, a FIFO, a device, or has a second name.
-        IsADirectoryError: It is a directory.
-        OSError: It can't be opened, as of `os.open`.
+        UnsafeFileError: The file is a link, a FIFO or a device, or has a second hard link.
+        IsADirectoryError: The path is a directory.
+        OSError: The file can't be opened; see `os.open`.
     """
     path = Path(path)
-    truncate = flags & os.O_TRUNC  # only once it is known what it is
+    truncate = flags & os.O_TRUNC  # only after its type is checked
     flags = flags & ~os.O_TRUNC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
     try:
         if levels == 1:
@@ -89,7 +87,7 @@ def open_regular(path: str | Path, flags: int = os.O_RDONLY, *, levels: int = 1)
 
 
 def _open_below(root: Path, parts: tuple[str, ...], flags: int) -> int:
-    """Opens `parts` below `root`, each relative to the one before."""
+    """Open the path of `parts` below `root`, one component at a time."""
     here = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         for part in parts[:-1]:
@@ -103,38 +101,38 @@ def _open_below(root: Path, parts: tuple[str, ...], flags: int) -> int:
 
 
 def regular(path: str, flags: int) -> int:
-    """`open_regular`, as the `opener` of `open`."""
+    """Open a plain file; an `opener` for `open`. See `open_regular`."""
     return open_regular(path, flags)
 
 
 def read(path: Path, max_bytes: int, *, levels: int = 1) -> bytes:
-    """The content of a plain file.
+    """Return the content of a plain file.
 
     Args:
         path: The file.
-        max_bytes: A larger file is refused, before it is read.
+        max_bytes: Maximum size in bytes; a larger file is not read.
         levels: See `open_regular`.
 
     Raises:
-        OSError: It can't be read, or is no plain file; EFBIG where it is too large.
+        OSError: The file can't be read or is not a plain file; EFBIG if it is too large.
     """
     with os.fdopen(open_regular(path, levels=levels), "rb") as file:
         return _content(file, path, max_bytes)
 
 
 def open_named(path: str | Path, *, pipe: bool = False) -> BufferedReader:
-    """Opens a file that the user has named, also through links, for reading; waits for nobody.
+    """Open a file that the user has named for reading; the path may contain links.
 
     Args:
         path: The file.
-        pipe: Whether it may be a pipe of this process's own, as `<(...)` of a shell gives one.
+        pipe: Whether a pipe of this process is allowed, such as that of the shell's `<(...)`.
 
     Raises:
-        UnsafeFileError: It is a FIFO, a socket or a device.
-        IsADirectoryError: It is a directory.
-        OSError: It can't be opened.
+        UnsafeFileError: The file is a FIFO, a socket or a device.
+        IsADirectoryError: The path is a directory.
+        OSError: The file can't be opened.
     """
-    _refuse_special(Path(path).stat(), path, pipe)  # to open a device may do something
+    _refuse_special(Path(path).stat(), path, pipe)  # opening a device may have effects
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     try:
         _refuse_special(os.fstat(descriptor), path, pipe)
@@ -146,16 +144,16 @@ def open_named(path: str | Path, *, pipe: bool = False) -> BufferedReader:
 
 
 def read_named(path: str | Path, max_bytes: int | None = None, *, pipe: bool = False) -> bytes:
-    """The content of a file that the user has named; see `open_named`.
+    """Return the content of a file that the user has named; see `open_named`.
 
     Args:
         path: The file.
-        max_bytes: A larger file is refused, before it is read, and a pipe is read so far; None
-            reads any.
+        max_bytes: Maximum size in bytes; a larger file is not read, and a pipe is read up to this
+            size. None sets no limit.
         pipe: See `open_named`.
 
     Raises:
-        OSError: As of `open_named`; EFBIG where it is too large, ENOMEM where memory is too small.
+        OSError: See `open_named`; EFBIG if the file is too large, ENOMEM if memory is too small.
     """
     with open_named(path, pipe=pipe) as file:
         return _content(file, path, max_bytes)
@@ -170,7 +168,7 @@ def _content(file: BufferedReader, path: str | Path, max_bytes: int | None) -> b
     try:
         if max_bytes is None:
             return file.read()
-        # As many bytes as it is told to read, Python allocates.
+        # Python allocates as many bytes as it is asked to read.
         return file.read(size if stat.S_ISREG(found.st_mode) else max_bytes)
     except MemoryError:
         message = f"has {size:,} bytes, which do not fit in memory"
@@ -187,12 +185,12 @@ def _refuse_special(found: os.stat_result, path: str | Path, pipe: bool) -> None
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Replaces a file by a new content, so that a reader sees the old or the new one."""
+    """Replace the content of a file; readers see either the old or the new content."""
     clear_leftovers(path.parent, path.name)
     part = path.with_name(temporary_name(path.name))
     try:
         with open(part, "xb", opener=regular) as file:
-            fcntl.flock(file, fcntl.LOCK_EX)  # it is no leftover while this process lives
+            fcntl.flock(file, fcntl.LOCK_EX)  # marks the file as in use
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
@@ -204,27 +202,27 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def temporary_name(name: str) -> str:
-    """A name that nobody can predict, for what is to be renamed to `name`."""
-    return f".{name[:LONGEST_KEPT_NAME]}.{secrets.token_hex(8)}.part"
+    """Return an unpredictable name for a file or directory that will be renamed to `name`."""
+    return f".{name[:MAX_NAME_PREFIX]}.{secrets.token_hex(8)}.part"
 
 
 def is_temporary(name: str) -> bool:
-    """Whether a name is one of `temporary_name`."""
+    """Return whether a name is a result of `temporary_name`."""
     return _LEFTOVER.fullmatch(name) is not None
 
 
 def clear_leftovers(directory: Path, name: str | None = None) -> None:
-    """Removes the temporary files that killed processes have left; not those being written.
+    """Remove temporary files of killed processes, but not those that are being written.
 
     Args:
-        directory: Where; what is below it is left alone.
-        name: Only temporary files of this one; of all if not given.
+        directory: Directory of the files; its subdirectories are ignored.
+        name: Name whose temporary files are removed (default: all temporary files).
     """
-    kept = None if name is None else name[:LONGEST_KEPT_NAME]
+    prefix = None if name is None else name[:MAX_NAME_PREFIX]
     with os.scandir(directory) as entries:
         for entry in entries:
             found = _LEFTOVER.fullmatch(entry.name)
-            if found is None or kept not in (None, found["name"]):
+            if found is None or prefix not in (None, found["name"]):
                 continue
             if not entry.is_file(follow_symlinks=False):
                 continue
@@ -234,13 +232,13 @@ def clear_leftovers(directory: Path, name: str | None = None) -> None:
                     fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     Path(entry.path).unlink()
                 except BlockingIOError:
-                    pass  # its process lives
+                    pass  # another process is writing it
                 finally:
                     os.close(descriptor)
 
 
 def make_directory(path: Path) -> None:
-    """Makes a directory and those above it, so that they survive a power cut."""
+    """Create a directory and its parents, so that they survive a power failure."""
     if path.exists() or path == path.parent:
         return
     make_directory(path.parent)
@@ -249,7 +247,7 @@ def make_directory(path: Path) -> None:
 
 
 def write(path: Path, content: bytes) -> None:
-    """Writes a new file; its content is on the disk, its name only after `sync` of its folder."""
+    """Write and flush a new file; its name is on the disk only after `sync` of its directory."""
     with open(path, "xb", opener=regular) as file:
         file.write(content)
         file.flush()
@@ -257,7 +255,7 @@ def write(path: Path, content: bytes) -> None:
 
 
 def sync(directory: Path) -> None:
-    """Flushes a directory's entries, so that a rename survives a power cut."""
+    """Flush the entries of a directory, so that a rename survives a power failure."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
@@ -266,7 +264,7 @@ def sync(directory: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Removes a directory with all that is in it, or a file, if it is there; follows no link."""
+    """Remove a directory tree or a file if it exists, without following links."""
     with suppress(FileNotFoundError):
         if stat.S_ISDIR(path.lstat().st_mode):
             shutil.rmtree(path)

@@ -1,4 +1,4 @@
-"""Several processes that train one model together, with torch.distributed."""
+"""Process group of the ranks that torchrun starts, with torch.distributed."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ from dltrain.core.errors import DltrainError, InterruptedRunError, RunError
 from dltrain.core.protocols import ProcessGroup
 
 _FIRST_ERROR = "first_error"
-_MEETINGS = "dltrain/meetings"
+_LAUNCHES = "dltrain/meetings"
 _ARRIVED = "arrived"
-_HEARD = "heard"
-_HEARING_SECONDS = 10.0
-"""How long a process that can't start waits for the others to read why."""
+_NUM_READ = "heard"
+_REPORT_SECONDS = 10.0
+"""Seconds that a rank that can't start waits until the others have read the reason."""
 
 
 class TorchProcessGroup(ProcessGroup):
-    """One of several, each with this object, in a process group of torch.distributed.
+    """Collective operations of several ranks through torch.distributed.
 
     Args:
-        store: Of the launcher; there as long as any process is.
-        timeout: Seconds that torch waits for another process.
+        store: Store of the launcher, which exists as long as any rank.
+        timeout: Seconds that torch waits for another rank.
     """
 
     def __init__(self, store: Store, timeout: float) -> None:
@@ -44,19 +44,19 @@ class TorchProcessGroup(ProcessGroup):
         self._store, self._timeout = store, timeout
 
     def all_reduce_sum(self, tensor: Tensor) -> Tensor:
-        """See `ProcessGroup.sum`."""
+        """See `ProcessGroup.all_reduce_sum`."""
         total = tensor.clone()
         dist.all_reduce(total)
         return total
 
     def all_reduce_max(self, number: int) -> int:
-        """See `ProcessGroup.largest`."""
+        """See `ProcessGroup.all_reduce_max`."""
         found = torch.tensor(number)
         dist.all_reduce(found, dist.ReduceOp.MAX)
         return int(found)
 
     def all_gather(self, batch: Batch, *tensors: Tensor) -> tuple[Tensor, ...]:
-        """See `ProcessGroup.gather`."""
+        """See `ProcessGroup.all_gather`."""
         own = [tensor if batch.is_real else tensor[:0] for tensor in tensors]
         rows = torch.tensor([len(tensor) for tensor in own])
         every = [torch.empty_like(rows) for _ in range(self.world_size)]
@@ -71,7 +71,7 @@ class TorchProcessGroup(ProcessGroup):
         return tuple(whole)
 
     def all_gather_object(self, value: Any) -> list[Any]:
-        """See `ProcessGroup.collect`."""
+        """See `ProcessGroup.all_gather_object`."""
         values: list[Any] = [None] * self.world_size
         dist.all_gather_object(values, value)
         return values
@@ -112,29 +112,29 @@ class TorchProcessGroup(ProcessGroup):
             self.all_reduce_max(0)
 
     def is_peer_failure(self, error: Exception) -> bool:
-        """See `ProcessGroup.lost`; torch has no class of its own for gloo's errors."""
-        told = str(error).lower()
+        """See `ProcessGroup.is_peer_failure`; torch has no exception class for errors of gloo."""
+        message = str(error).lower()
         words = ("gloo", "nccl", "connection", "socket")
         return isinstance(error, DistError) or (
-            isinstance(error, RuntimeError) and any(word in told for word in words)
+            isinstance(error, RuntimeError) and any(word in message for word in words)
         )
 
     def root_cause(self, error: Exception) -> Exception:
-        """See `ProcessGroup.failure`.
+        """See `ProcessGroup.root_cause`.
 
-        The first process to fail leaves word with the launcher. The others learn of it by a broken
-        connection, or by waiting for too long.
+        The first rank that fails writes its error to the launcher's store. The others notice by a
+        broken connection or a timeout, and read it there.
         """
         if isinstance(error, InterruptedRunError | PeerFailureError):
             return error
         if self.is_peer_failure(error):
-            message = f"another process is gone, or did not answer for {self._timeout:g} s"
+            message = f"another rank has ended, or did not respond for {self._timeout:g} s"
             error = RunError(message).with_traceback(error.__traceback__)
         if not self.is_main:
-            time.sleep(0.5)  # of all that make the same mistake, the first one tells it
-        own = _word(self.rank_slice.rank, error)
+            time.sleep(0.5)  # if all ranks raise the same error, rank 0 reports it
+        own = _error_record(self.rank_slice.rank, error)
         try:
-            with output_suppressed(2):  # the launcher may have gone, of which torch prints a stack
+            with output_suppressed(2):  # torch prints a stack if the launcher has ended
                 first = self._store.compare_set(_FIRST_ERROR, "", own).decode()
         except RuntimeError:
             first = own
@@ -142,43 +142,43 @@ class TorchProcessGroup(ProcessGroup):
         return error if is_own else PeerFailureError(first, self.world_size)
 
 
-def _word(rank: int, error: Exception) -> str:
-    """What a process tells the others of its error; see `FollowedError`."""
+def _error_record(rank: int, error: Exception) -> str:
+    """Return the record of an error for the other ranks; see `PeerFailureError`."""
     code = getattr(error, "exit_code", RunError.exit_code)
     machine = os.environ["GROUP_RANK"]
     return f"{rank} {machine} {code} {str(error) or type(error).__name__}"
 
 
 class PeerFailureError(RunError):
-    """Another process has failed, and told why.
+    """Another rank has failed.
 
     Attributes:
-        told: Whether a process of this machine shows it.
+        reported: Whether another process of this machine shows the error.
 
     Args:
-        word: See `_word`.
-        size: How many processes there are.
+        record: Result of `_error_record`.
+        world_size: Number of ranks.
     """
 
-    def __init__(self, word: str, size: int) -> None:
-        rank, machine, code, text = word.split(" ", 3)
-        super().__init__(f"process {rank} of {size} failed: {text}")
+    def __init__(self, record: str, world_size: int) -> None:
+        rank, machine, code, text = record.split(" ", 3)
+        super().__init__(f"process {rank} of {world_size} failed: {text}")
         self.exit_code: int = int(code)
-        self.told: bool = machine == os.environ["GROUP_RANK"] or os.environ["LOCAL_RANK"] != "0"
+        self.reported: bool = machine == os.environ["GROUP_RANK"] or os.environ["LOCAL_RANK"] != "0"
 
 
 @contextmanager
 def join_process_group(timeout: float) -> Iterator[ProcessGroup]:
-    """Meets the other processes that torchrun has started.
+    """Join the process group of the ranks that torchrun has started.
 
-    An error leaves the context in the process alone that met it first, and in one of each other
-    machine. The others end without a word, with the same exit code.
+    An error inside the context is raised on the rank where it occurred first, and on one rank of
+    each other machine. All other ranks exit silently with the same exit code.
 
     Args:
-        timeout: Seconds to wait for another process, now and later.
+        timeout: Seconds to wait for another rank, now and in later operations.
 
     Raises:
-        RunError: Another process did not come, or has failed before; see `stay_away`.
+        RunError: Another rank did not join, or failed before; see `report_absence`.
     """
     if _is_alone():
         yield ProcessGroup()
@@ -189,22 +189,22 @@ def join_process_group(timeout: float) -> Iterator[ProcessGroup]:
         backend = "cpu:gloo,cuda:nccl"
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
     try:
-        launcher, store, rank, size = _meeting(wait)
+        launcher, store, rank, size = _rendezvous(wait)
         _require_all(store, rank, size)
-        # Standard output is for results: torch 2.9's gloo prints there, below Python, as it meets.
+        # Standard output is for results, and gloo of torch 2.9 prints to it when ranks connect.
         with output_suppressed(1):
             dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=wait)
         if rank == 0:
-            launcher.add(_MEETINGS, 1)  # all have met: none will look at the old number any more
+            launcher.add(_LAUNCHES, 1)  # all have joined, so none reads the old number any more
     except PeerFailureError as error:
-        if error.told:
+        if error.reported:
             raise SystemExit(error.exit_code) from error
         raise
-    except RuntimeError as error:  # torch's own are of this class
-        told = str(error).partition("\n")[0]
+    except RuntimeError as error:  # the class of torch's errors
+        reason = str(error).partition("\n")[0]
         raise RunError(
             f"process {os.environ['RANK']} has not met all {os.environ['WORLD_SIZE']} processes in "
-            f"{timeout:g} s; look at what the other machines' processes have printed ({told})"
+            f"{timeout:g} s; see the output of the processes on the other machines ({reason})"
         ) from error
     process_group = TorchProcessGroup(store, timeout)
     try:
@@ -212,40 +212,41 @@ def join_process_group(timeout: float) -> Iterator[ProcessGroup]:
     except Exception as error:
         failure = process_group.root_cause(error)
         if isinstance(failure, PeerFailureError | InterruptedRunError):
-            is_told = failure.told if isinstance(failure, PeerFailureError) else rank > 0
-            if is_told:
+            is_peer_failure = isinstance(failure, PeerFailureError)
+            if failure.reported if is_peer_failure else rank > 0:
                 raise SystemExit(failure.exit_code) from error
         raise failure from error
     dist.destroy_process_group()
 
 
 def report_absence(error: DltrainError) -> None:
-    """Tells the other processes why this one can't start, where there are others.
+    """Report to the other ranks, if there are any, why this one can't start.
 
-    They would wait for it in vain. What all processes of a machine find wrong, the first one tells.
+    Without a report they would wait until the timeout. If all ranks of a machine have the same
+    error, local rank 0 shows it.
 
     Raises:
-        SystemExit: Another process of this machine tells of the same error.
+        SystemExit: Another process of this machine shows the same error.
     """
     if _is_alone():
         return
     try:
         with output_suppressed(2):
-            _, store, rank, size = _meeting(timedelta(seconds=_HEARING_SECONDS))
+            _, store, rank, size = _rendezvous(timedelta(seconds=_REPORT_SECONDS))
             first = rank - int(os.environ["LOCAL_RANK"])
-            store.set(f"{_ARRIVED}/{rank}", _word(rank, error))
-            told = store.get(f"{_ARRIVED}/{first}").decode()
-            deadline = time.monotonic() + _HEARING_SECONDS
-            heard = store.add(_HEARD, 1)
-            while heard < size and time.monotonic() < deadline:
+            store.set(f"{_ARRIVED}/{rank}", _error_record(rank, error))
+            first_record = store.get(f"{_ARRIVED}/{first}").decode()
+            deadline = time.monotonic() + _REPORT_SECONDS
+            num_read = store.add(_NUM_READ, 1)
+            while num_read < size and time.monotonic() < deadline:
                 time.sleep(0.05)
-                heard = store.add(_HEARD, 0)
-            if heard >= size:  # processes that are started again have a word of their own
+                num_read = store.add(_NUM_READ, 0)
+            if num_read >= size:  # restarted ranks write their own records
                 store.delete_key(f"{_ARRIVED}/{rank}")
-                store.delete_key(_HEARD)
-    except RuntimeError:  # nobody is there to be told
+                store.delete_key(_NUM_READ)
+    except RuntimeError:  # no other rank is running
         return
-    if first != rank and told.endswith(f" {error}"):
+    if first != rank and first_record.endswith(f" {error}"):
         raise SystemExit(error.exit_code) from error
 
 
@@ -253,49 +254,49 @@ def _is_alone() -> bool:
     return not dist.is_torchelastic_launched() or int(os.environ["WORLD_SIZE"]) == 1
 
 
-def _meeting(wait: timedelta) -> tuple[Store, Store, int, int]:
-    """The launcher's store, a part of it for this meeting, this process's rank, and their number.
+def _rendezvous(wait: timedelta) -> tuple[Store, Store, int, int]:
+    """Return the launcher's store, a part of it for this launch, the rank, and the world size.
 
-    Processes that are started again may find the launcher's store as the last ones left it.
+    Restarted ranks may find entries of the previous launch in the launcher's store.
     """
     launcher, rank, size = next(rendezvous("env://", timeout=wait))
-    return launcher, PrefixStore(f"dltrain/{launcher.add(_MEETINGS, 0)}", launcher), rank, size
+    return launcher, PrefixStore(f"dltrain/{launcher.add(_LAUNCHES, 0)}", launcher), rank, size
 
 
 def _require_all(store: Store, rank: int, size: int) -> None:
-    """Waits for all processes, or for the word of one that can't start."""
+    """Wait for all ranks, or for the error of one that can't start."""
     store.set(f"{_ARRIVED}/{rank}", "")
-    words = [store.get(f"{_ARRIVED}/{other}").decode() for other in range(size)]
-    store.add(_HEARD, 1)
-    if word := next(filter(None, words), ""):
-        raise PeerFailureError(word, size)
+    records = [store.get(f"{_ARRIVED}/{other}").decode() for other in range(size)]
+    store.add(_NUM_READ, 1)
+    if record := next(filter(None, records), ""):
+        raise PeerFailureError(record, size)
 
 
 @contextmanager
 def output_suppressed(descriptor: int) -> Iterator[None]:
-    """Drops what code below Python prints to standard output, 1, or standard error, 2."""
+    """Discard output of native code to standard output (descriptor 1) or standard error (2)."""
     (sys.stdout if descriptor == 1 else sys.stderr).flush()
-    kept, nowhere = os.dup(descriptor), os.open(os.devnull, os.O_WRONLY)
+    saved, null = os.dup(descriptor), os.open(os.devnull, os.O_WRONLY)
     try:
-        os.dup2(nowhere, descriptor)
+        os.dup2(null, descriptor)
         yield
     finally:
-        os.dup2(kept, descriptor)
-        os.close(nowhere)
-        os.close(kept)
+        os.dup2(saved, descriptor)
+        os.close(null)
+        os.close(saved)
 
 
 def launch() -> dict[str, Any] | None:
-    """What tells this launch of torchrun from any other, JSON-able; None without one.
+    """Return an identification of this launch of torchrun, JSON-serializable; None without one.
 
-    `id` is what `--rdzv-id` gave; `launcher` is the host, the process and the start of the
-    launcher beside this process.
+    `id` is the value of `--rdzv-id`; `launcher` is the host, process id and start time of the
+    launcher on this machine.
     """
     if not dist.is_torchelastic_launched():
         return None
     parent = os.getppid()
     try:
-        # The 22nd field is the start, in ticks since boot; the second may have spaces: proc(5).
+        # Field 22 is the start time in ticks since boot; field 2 may contain spaces: proc(5).
         start = Path(f"/proc/{parent}/stat").read_text().rpartition(")")[2].split()[19]
     except OSError:
         start = ""
@@ -307,5 +308,5 @@ def launch() -> dict[str, Any] | None:
 
 
 def restarts() -> int:
-    """How often the launcher has started this process again."""
+    """Return how often the launcher has restarted this process."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
