@@ -128,8 +128,6 @@ EXCEPTIONS: dict[tuple[str, str], str] = {
 PENDING = (
     "dltrain/checkpoints",
     "dltrain/core",
-    "dltrain/data/tokenization.py",
-    "dltrain/data/torch_datasets.py",
     "dltrain/distributed",
 )
 """Files and folders that still have retired words. Remove an entry to check it."""

@@ -206,7 +206,7 @@ def test_a_card_lists_the_metrics_of_its_checkpoint_alone(fresh, run):
     assert older != f"step-{summary['step']:010d}"
     words = ("export", "run", "--to", "pt2", "--plugin", "p.py", "--checkpoint", older)
     assert fresh(*words).code == 0
-    assert "not recorded any of these weights" in Path("run/exports/model.pt2.md").read_text()
+    assert "no recorded metrics of these weights" in Path("run/exports/model.pt2.md").read_text()
 
 
 def test_quiet_and_json_are_kept(fresh, run):
