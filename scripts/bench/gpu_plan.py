@@ -77,7 +77,7 @@ ROWS = (
 SMOKE = "test_gpu_smoke.py"
 """File of tests/gpu that runs first and takes less than half a minute."""
 
-_TEST_SECONDS = {"compile": 45.0, "process": 40.0, "evaluated_without_one": 40.0, "of_a_cpu": 30.0}
+_TEST_SECONDS = {"compile": 45.0, "process": 40.0, "evaluated_on_a_cpu": 40.0, "cpu_run": 30.0}
 _TEST_LIMIT = 60.0
 
 

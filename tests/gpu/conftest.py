@@ -1,4 +1,4 @@
-"""GPU tests run on a GPU or not at all; a CPU stands in only where that is asked for by name."""
+"""Fixtures of the GPU tests, which are skipped without a GPU unless DLTRAIN_GPU_STAND_IN is set."""
 
 import os
 
@@ -10,46 +10,46 @@ from gpu_steps import is_on_gpu
 
 @pytest.fixture
 def cuda(monkeypatch) -> torch.device:
-    """The GPU; a test without one is skipped, or fails where a GPU was promised."""
+    """The GPU; without one the test is skipped, or fails if DLTRAIN_REQUIRE_GPU is set."""
     if STAND_IN:
         import stand_in
 
-        assert not os.environ.get("DLTRAIN_REQUIRE_GPU"), "a stand-in is no GPU"
+        assert not os.environ.get("DLTRAIN_REQUIRE_GPU"), "a stand-in is not a GPU"
         stand_in.install(monkeypatch)
         return torch.device("cpu")
     if not torch.cuda.is_available():
         if os.environ.get("DLTRAIN_REQUIRE_GPU"):
-            pytest.fail("DLTRAIN_REQUIRE_GPU is set, and torch sees no CUDA device")
+            pytest.fail("DLTRAIN_REQUIRE_GPU is set, but torch finds no CUDA device")
         pytest.skip("no CUDA device")
     return torch.device("cuda")
 
 
 @pytest.fixture
-def only_cuda(cuda):
-    """For tests of what a CPU has no counterpart of."""
+def requires_cuda(cuda):
+    """Skip the test if a CPU replaces the GPU."""
     if STAND_IN:
-        pytest.skip("the CPU can't stand in for this")
+        pytest.skip("not possible on a CPU")
 
 
 @pytest.fixture
-def make(cuda, experiment, tmp_path):
-    """A trainer from a config and overrides, on the GPU unless they say otherwise."""
+def make_trainer(cuda, experiment, tmp_path):
+    """Factory of trainers from a config and overrides, on the GPU by default."""
     from dltrain.build import build_data, build_runtime, build_task, build_trainer
     from dltrain.checkpoints.store import CheckpointStore
     from dltrain.training.device import make_deterministic
 
     count = 0
 
-    def make_trainer(*overrides, config=CONFIG):
+    def make(*overrides, config=CONFIG):
         nonlocal count
         count += 1
-        chosen = experiment(config, *overrides)
-        runtime = build_runtime(chosen)
-        data = build_data(chosen, runtime, print)
-        task = build_task(chosen, data.spec, runtime)
+        loaded = experiment(config, *overrides)
+        runtime = build_runtime(loaded)
+        data = build_data(loaded, runtime, print)
+        task = build_task(loaded, data.spec, runtime)
         checkpoints = CheckpointStore(tmp_path / f"checkpoints-{count}")
-        trainer = build_trainer(chosen, data, task, runtime, checkpoints)
-        if chosen.train.device != "cpu":
+        trainer = build_trainer(loaded, data, task, runtime, checkpoints)
+        if loaded.train.device != "cpu":
             assert trainer.device.type == runtime.precision.autocast().device == DEVICE
             assert all(is_on_gpu(p) for p in task.model.parameters())
             (batch,) = data.train.batches(len(data.train))
@@ -57,13 +57,13 @@ def make(cuda, experiment, tmp_path):
             assert is_on_gpu(batch.targets)
         return trainer
 
-    yield make_trainer
+    yield make
     make_deterministic(False)
 
 
 @pytest.fixture
 def images(tmp_path):
-    """What the config `IMAGES` reads: 333 images for training and 40 for the test."""
+    """The data of the config `IMAGES`: 333 training images and 40 test images."""
     from small_data import write_images
 
     write_images(tmp_path / "images", train=333, test=40, side=14, classes=3)

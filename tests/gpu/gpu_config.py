@@ -1,9 +1,9 @@
-"""Small experiments on the GPU."""
+"""Configs of small experiments on the GPU."""
 
 import os
 
 STAND_IN = os.environ.get("DLTRAIN_GPU_STAND_IN") == "cpu"
-"""Whether the CPU stands in for the GPU, to try the tests themselves; see `stand_in.py`."""
+"""Whether the CPU replaces the GPU to test the tests themselves; see `stand_in.py`."""
 
 DEVICE = "cpu" if STAND_IN else "cuda"
 
@@ -18,7 +18,7 @@ CONFIG = {
     "train": {"epochs": 3, "batch_size": 64, "device": DEVICE, "precision": "fp32"},
     "recording": {"log_every": 1000, "tensorboard": False},
 }
-"""300 training samples: five steps per epoch, the last batch smaller."""
+"""300 training samples: five steps per epoch, with a smaller last batch."""
 
 IMAGES = CONFIG | {
     "model": {"name": "cnn", "channels": [4, 8], "dropout": 0.3},
@@ -29,13 +29,13 @@ IMAGES = CONFIG | {
         "augment": {"crop": 1, "flip": True, "shift": 2, "rotate": 10, "cutout": 3},
     },
 }
-"""The same number of images, from the fixture `images`, with every augmentation and dropout."""
+"""300 training images from the fixture `images`, with every augmentation and dropout."""
 
 TEXT = CONFIG | {
     "model": {"name": "text_lstm", "embedding_size": 8, "hidden_size": 8, "dropout": 0.3},
     "data": {"name": "toy_text", "samples": 400, "validation": 50, "test": 50},
 }
-"""Sentences of different lengths, in buckets."""
+"""Sentences of different lengths in length buckets."""
 
 LANGUAGE = CONFIG | {
     "task": "language_model",
@@ -44,11 +44,11 @@ LANGUAGE = CONFIG | {
     "metrics": [],
     "train": {**CONFIG["train"], "steps": 15, "epochs": None},
 }
-"""Windows of the topics of Python's help."""
+"""Windows of Python's help topics."""
 
 SEQ2SEQ = CONFIG | {
     "task": "seq2seq",
     "model": {"name": "seq2seq_lstm", "hidden_size": 16, "dropout": 0.3},
     "data": {"name": "toy_digits", "samples": 600},
 }
-"""Pairs of sequences of digits, in buckets."""
+"""Pairs of digit sequences in length buckets."""

@@ -1,4 +1,4 @@
-"""Steps as CUDA graphs: bitwise identical to steps without, and bit-exact resume."""
+"""Steps as CUDA graphs: bitwise identical to eager steps, with bit-exact resume."""
 
 import math
 
@@ -22,7 +22,7 @@ GPU = (f"train.device={DEVICE}", "train.cuda_graph=on", "train.deterministic=tru
 
 
 @pytest.fixture
-def make(cuda, experiment, tmp_path):
+def make_experiment(cuda, experiment, tmp_path):
     write_images(tmp_path / "images", train=133, test=40, side=8, classes=3)
     yield experiment
     make_deterministic(False)
@@ -30,45 +30,45 @@ def make(cuda, experiment, tmp_path):
 
 @pytest.fixture
 def replays(cuda, monkeypatch):
-    """How often a recorded step was repeated, by a list that grows."""
+    """A list that grows by one element with each replay of a captured step."""
     recorder_class = replays_on_cpu.GraphRecorder if STAND_IN else cuda_graph.GraphRecorder
-    made, record = [], recorder_class.record
+    counted, original_record = [], recorder_class.record
 
-    def counted(logger, work):
-        replay = record(logger, work)
-        return lambda: (made.append(None), replay())
+    def record(recorder, work):
+        replay = original_record(recorder, work)
+        return lambda: (counted.append(None), replay())
 
-    monkeypatch.setattr(recorder_class, "record", counted)
-    return made
+    monkeypatch.setattr(recorder_class, "record", record)
+    return counted
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("kind", RUNS)
-def test_repeated_steps_are_those_that_python_would_have_made(
-    make, tmp_path, monkeypatch, replays, kind, precision
+def test_replayed_steps_equal_eager_steps(
+    make_experiment, tmp_path, monkeypatch, replays, kind, precision
 ):
-    chosen = make(RUNS[kind], *GPU, f"train.precision={precision}")
+    loaded = make_experiment(RUNS[kind], *GPU, f"train.precision={precision}")
     with monkeypatch.context() as patch:
         patch.setattr(cuda_graph, "WARM_UP_STEPS", math.inf)
-        made_by_python = dltrain.train(chosen, run_dir=tmp_path / "python", quiet=True)
+        eager = dltrain.train(loaded, run_dir=tmp_path / "eager", quiet=True)
     assert not replays
-    repeated = dltrain.train(chosen, run_dir=tmp_path / "repeated", quiet=True)
-    assert len(replays) == 26, "32 steps: of each of the two sizes three as always"
-    assert_equal_outcomes(repeated, made_by_python)
-    assert read_metric_lines(tmp_path / "repeated") == read_metric_lines(tmp_path / "python")
+    replayed = dltrain.train(loaded, run_dir=tmp_path / "replayed", quiet=True)
+    assert len(replays) == 26, "32 steps, three of each of the two batch sizes eager"
+    assert_equal_outcomes(replayed, eager)
+    assert read_metric_lines(tmp_path / "replayed") == read_metric_lines(tmp_path / "eager")
 
 
-ON_DEVICE_ONLY = pytest.mark.skipif(STAND_IN, reason="torch has no capturable form for a CPU")
+ON_DEVICE_ONLY = pytest.mark.skipif(STAND_IN, reason="torch has no capturable RMSprop on a CPU")
 RMSPROP = pytest.param("rmsprop", marks=ON_DEVICE_ONLY)
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw", RMSPROP])
-def test_they_are_those_of_a_run_without_a_graph_to_rounding(make, tmp_path, replays, optimizer):
+def test_graphs_change_results_only_by_rounding(make_experiment, tmp_path, replays, optimizer):
     outcomes = []
     for setting in ("on", "off"):
         options = (*GPU, f"optimizer.name={optimizer}", f"train.cuda_graph={setting}")
         trainer = trainer_for(
-            make(CLASSIFIER, *options, "train.precision=fp32"), tmp_path / setting
+            make_experiment(CLASSIFIER, *options, "train.precision=fp32"), tmp_path / setting
         )
         seed_everything(1)
         trainer.fit()
@@ -86,37 +86,43 @@ def test_they_are_those_of_a_run_without_a_graph_to_rounding(make, tmp_path, rep
         ("GAN", "adam"),
     ],
 )
-def test_a_stopped_run_goes_on_exactly(make, tmp_path, monkeypatch, replays, kind, optimizer, step):
-    chosen = make(RUNS[kind], *GPU, f"optimizer.name={optimizer}")
-    whole = dltrain.train(chosen, run_dir=tmp_path / "whole", quiet=True)
+def test_an_interrupted_run_resumes_bitwise_identically(
+    make_experiment, tmp_path, monkeypatch, replays, kind, optimizer, step
+):
+    loaded = make_experiment(RUNS[kind], *GPU, f"optimizer.name={optimizer}")
+    uninterrupted = dltrain.train(loaded, run_dir=tmp_path / "uninterrupted", quiet=True)
     assert replays
-    resumed = interrupt_and_resume(chosen, tmp_path / "stopped", step, monkeypatch)
-    assert_equal_outcomes(resumed, whole)
-    assert read_metric_lines(tmp_path / "stopped") == read_metric_lines(tmp_path / "whole")
+    resumed = interrupt_and_resume(loaded, tmp_path / "interrupted", step, monkeypatch)
+    assert_equal_outcomes(resumed, uninterrupted)
+    assert read_metric_lines(tmp_path / "interrupted") == read_metric_lines(
+        tmp_path / "uninterrupted"
+    )
 
 
-@pytest.mark.filterwarnings("default")  # the compiler's advice is not ours to follow
-def test_a_compiled_model_can_be_recorded(make, tmp_path, replays):
+@pytest.mark.filterwarnings("default")  # advice of the compiler is not relevant here
+def test_a_compiled_model_can_be_captured(make_experiment, tmp_path, replays):
     outcomes = []
     for options in ((), ("train.compile=true",)):
-        chosen = make(CONFIG, *GPU, "train.epochs=8", *options)
-        trainer = trainer_for(chosen, tmp_path / f"compiled-{len(options)}")
+        loaded = make_experiment(CONFIG, *GPU, "train.epochs=8", *options)
+        trainer = trainer_for(loaded, tmp_path / f"compiled-{len(options)}")
         trainer.fit()
         outcomes.append(weights(trainer.task.model))
     assert replays
     assert torch.allclose(*outcomes, atol=1e-3)
 
 
-def test_a_step_that_waits_for_the_gpu_goes_on_without_a_graph(make, only_cuda, tmp_path, replays):
-    # This model reads a count on the device at each step.
-    chosen = make(CLASSIFIER | {"model": "restless"}, *GPU, "train.deterministic=false")
+def test_a_step_that_synchronizes_cannot_be_captured(
+    make_experiment, requires_cuda, tmp_path, replays
+):
+    # This model reads a counter from the device in each step.
+    loaded = make_experiment(CLASSIFIER | {"model": "restless"}, *GPU, "train.deterministic=false")
     with pytest.raises(RunError, match="an operation of the step synchronizes with the device"):
-        trainer_for(chosen, tmp_path).fit()
+        trainer_for(loaded, tmp_path).fit()
     assert not replays
 
 
-def test_a_bad_step_is_named(make, tmp_path, replays):
-    chosen = make(CONFIG, *GPU, "train.epochs=20", "optimizer={name: sgd, lr: 1e30}")
-    trainer = trainer_for(chosen, tmp_path)
+def test_an_error_names_the_nonfinite_step(make_experiment, tmp_path, replays):
+    loaded = make_experiment(CONFIG, *GPU, "train.epochs=20", "optimizer={name: sgd, lr: 1e30}")
+    trainer = trainer_for(loaded, tmp_path)
     with pytest.raises(RunError, match=r"^step [2-9]: the loss or its gradient is not finite"):
         trainer.fit()

@@ -1,4 +1,4 @@
-"""A run on a GPU resumes with identical results, in another process and on another device."""
+"""Bit-exact resume of a run on a GPU, also in another process and on another device."""
 
 import json
 import os
@@ -10,7 +10,7 @@ import pytest
 import torch
 import yaml
 from gpu_config import CONFIG, DEVICE, IMAGES, LANGUAGE, SEQ2SEQ, STAND_IN, TEXT
-from gpu_steps import is_on_gpu, saved_snapshot, train_steps, weights
+from gpu_steps import is_on_gpu, save_and_load, train_steps, weights
 
 from dltrain.checkpoints.loading import load_checkpoint
 from dltrain.checkpoints.store import CheckpointStore
@@ -20,9 +20,9 @@ pytestmark = pytest.mark.gpu
 ROOT = Path(__file__).parent.parent.parent
 PLUGIN = ROOT / "tests" / "plugin.py"
 
-# Shuffling, dropout, augmentation, EMA, a schedule, clipping and micro-batches are all on, and
+# Shuffling, dropout, augmentation, EMA, a schedule, clipping and micro-batches are enabled, and
 # every random generator is used.
-RESTLESS = IMAGES | {
+ALL_FEATURES = IMAGES | {
     "model": "restless",
     "train": {
         **{"epochs": 3, "batch_size": 64, "micro_batch": 20, "device": DEVICE},
@@ -34,29 +34,29 @@ RESTLESS = IMAGES | {
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
-def test_a_restored_trainer_goes_on_bit_for_bit(make, images, precision):
+def test_a_restored_trainer_continues_bitwise_identically(make_trainer, images, precision):
     options = [
         *(f"train.precision={precision}", "train.deterministic=true", "train.ema=0.9"),
         *("train.micro_batch=20", "train.clip_norm=1.0"),
     ]
-    whole = make(*options, config=IMAGES)
-    whole.fit()
-    first = make(*options, config=IMAGES)
+    uninterrupted = make_trainer(*options, config=IMAGES)
+    uninterrupted.fit()
+    first = make_trainer(*options, config=IMAGES)
     train_steps(first, 3)
-    snapshot = saved_snapshot(first)
-    torch.rand(7, device=DEVICE)  # another process has other random states
-    again = make(*options, config=IMAGES)
-    again.restore(snapshot)
-    again.fit()
+    snapshot = save_and_load(first)
+    torch.rand(7, device=DEVICE)  # changes the random state, as in another process
+    restored = make_trainer(*options, config=IMAGES)
+    restored.restore(snapshot)
+    restored.fit()
     assert torch.are_deterministic_algorithms_enabled()
-    assert torch.equal(weights(whole), weights(again))
-    assert whole.ema.tensors
-    for name, average in whole.ema.tensors.items():
-        assert torch.equal(average, again.ema.tensors[name])
-    assert whole.precision.scaler.state_dict() == again.precision.scaler.state_dict()
+    assert torch.equal(weights(uninterrupted), weights(restored))
+    assert uninterrupted.ema.tensors
+    for name, average in uninterrupted.ema.tensors.items():
+        assert torch.equal(average, restored.ema.tensors[name])
+    assert uninterrupted.precision.scaler.state_dict() == restored.precision.scaler.state_dict()
     recorded = [
         {name: value for name, value in trainer.state.last.items() if "system" not in name}
-        for trainer in (whole, again)
+        for trainer in (uninterrupted, restored)
     ]
     assert recorded[0] == recorded[1]
 
@@ -70,30 +70,32 @@ RECURRENT = {
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("network", RECURRENT)
-def test_a_recurrent_network_with_dropout_goes_on_bit_for_bit(make, network, precision):
+def test_a_restored_recurrent_network_continues_bitwise_identically(
+    make_trainer, network, precision
+):
     options = [f"train.precision={precision}", "train.deterministic=true"]
-    whole, first = (make(*options, config=RECURRENT[network]) for _ in range(2))
-    beginning = first.snapshot().to_cpu_copy()
-    for trainer, steps in ((whole, 5), (first, 2)):
-        trainer.restore(beginning)
+    uninterrupted, first = (make_trainer(*options, config=RECURRENT[network]) for _ in range(2))
+    initial = first.snapshot().to_cpu_copy()
+    for trainer, steps in ((uninterrupted, 5), (first, 2)):
+        trainer.restore(initial)
         train_steps(trainer, steps)
-    snapshot = saved_snapshot(first)
-    train_steps(first, 2)  # what draws from a state of its own would continue from here
+    snapshot = save_and_load(first)
+    train_steps(first, 2)  # advances any random state that the snapshot does not restore
     torch.rand(7, device=DEVICE)
-    again = make(*options, config=RECURRENT[network])
-    again.restore(snapshot)
-    batches = again.data.train.batches(64, epoch=0, offset=2)
+    restored = make_trainer(*options, config=RECURRENT[network])
+    restored.restore(snapshot)
+    batches = restored.data.train.batches(64, epoch=0, offset=2)
     for _ in range(3):
-        again.train_step(next(batches))
-    assert torch.equal(weights(whole), weights(again))
+        restored.train_step(next(batches))
+    assert torch.equal(weights(uninterrupted), weights(restored))
 
 
 @pytest.fixture
 def command(cuda, images, tmp_path):
-    """Runs a command line in a process of its own, as a user would; its exit code is expected."""
+    """Function that runs a command line in a separate process and checks its exit code."""
 
     def run(*words, code=0, **variables):
-        # What cuBLAS needs to be deterministic is the library's to set.
+        # dltrain itself must set the variable that makes cuBLAS deterministic.
         inherited = {k: v for k, v in os.environ.items() if k != "CUBLAS_WORKSPACE_CONFIG"}
         path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
         done = subprocess.run(
@@ -121,7 +123,7 @@ def device_of(run: Path) -> dict:
 
 
 def outcome(run: Path) -> dict:
-    """What two runs of one experiment must agree in."""
+    """Return the results that must be equal in two runs of one experiment."""
     summary = json.loads((run / "summary.json").read_text())
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     last = load_checkpoint(CheckpointStore(run / "checkpoints").all()[0])
@@ -136,25 +138,25 @@ def outcome(run: Path) -> dict:
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_a_stopped_process_goes_on_bit_for_bit(command, tmp_path, precision):
+def test_an_interrupted_process_resumes_bitwise_identically(command, tmp_path, precision):
     if STAND_IN and precision == "fp16":
-        pytest.skip("a CPU's process has no fp16")
-    config = write_config(tmp_path / "config.yaml", RESTLESS)
+        pytest.skip("fp16 is not emulated in a separate process")
+    config = write_config(tmp_path / "config.yaml", ALL_FEATURES)
     words = ["--plugin", PLUGIN, f"train.precision={precision}", "--quiet"]
-    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    command("train", config, *words, "--run-dir", whole)
-    # A step takes four passes: the stop falls into the second epoch's second step.
-    command("train", config, *words, "model.stop_at=26", "--run-dir", stopped, code=143)
-    command("resume", stopped, "--plugin", PLUGIN, "--quiet")
-    for run in (whole, stopped):
+    uninterrupted, interrupted = tmp_path / "uninterrupted", tmp_path / "interrupted"
+    command("train", config, *words, "--run-dir", uninterrupted)
+    # A step has four forward passes, so this interrupts the second step of the second epoch.
+    command("train", config, *words, "model.stop_at=26", "--run-dir", interrupted, code=143)
+    command("resume", interrupted, "--plugin", PLUGIN, "--quiet")
+    for run in (uninterrupted, interrupted):
         device = device_of(run)
         assert (device["type"], device["precision"]) == (DEVICE, precision)
     if not STAND_IN:
-        assert any(name.startswith("cuda.") for name in outcome(whole)["tensors"])
-    assert outcome(stopped) == outcome(whole)
+        assert any(name.startswith("cuda.") for name in outcome(uninterrupted)["tensors"])
+    assert outcome(interrupted) == outcome(uninterrupted)
 
 
-def test_a_run_of_the_gpu_is_evaluated_without_one(command, tmp_path):
+def test_a_gpu_run_is_evaluated_on_a_cpu(command, tmp_path):
     config = write_config(tmp_path / "config.yaml", CONFIG)
     run = tmp_path / "run"
     command("train", config, "--run-dir", run, "--quiet")
@@ -167,7 +169,7 @@ def test_a_run_of_the_gpu_is_evaluated_without_one(command, tmp_path):
     assert results[0]["accuracy"] > 0.5
 
 
-def test_a_run_of_a_cpu_goes_on_on_the_gpu(command, only_cuda, tmp_path):
+def test_a_cpu_run_resumes_on_a_gpu(command, requires_cuda, tmp_path):
     config = write_config(tmp_path / "config.yaml", CONFIG | {"model": "restless"})
     run, words = tmp_path / "run", ["--plugin", PLUGIN, "--quiet"]
     command(
@@ -184,24 +186,24 @@ def test_a_run_of_a_cpu_goes_on_on_the_gpu(command, only_cuda, tmp_path):
     assert (summary["status"], summary["step"]) == ("done", 15)
     (newest, *_) = CheckpointStore(run / "checkpoints").all()
     assert any(name.startswith("cuda") for name in load_checkpoint(newest).rng), (
-        "it continued on the GPU"
+        "resumed on the GPU"
     )
 
 
-def test_a_checkpoint_goes_from_gpu_to_cpu_and_back(make, images):
-    on_gpu = make("train.ema=0.9", config=IMAGES)
+def test_a_checkpoint_moves_from_gpu_to_cpu_and_back(make_trainer, images):
+    on_gpu = make_trainer("train.ema=0.9", config=IMAGES)
     train_steps(on_gpu, 3)
-    on_cpu = make("train.ema=0.9", "train.device=cpu", config=IMAGES)
-    on_cpu.restore(saved_snapshot(on_gpu))
+    on_cpu = make_trainer("train.ema=0.9", "train.device=cpu", config=IMAGES)
+    on_cpu.restore(save_and_load(on_gpu))
     assert torch.equal(weights(on_gpu), weights(on_cpu))
     train_steps(on_cpu, 1)
-    back = make("train.ema=0.9", config=IMAGES)
-    back.restore(saved_snapshot(on_cpu))
-    assert torch.equal(weights(on_cpu), weights(back))
-    for name, average in back.ema.tensors.items():
+    back_on_gpu = make_trainer("train.ema=0.9", config=IMAGES)
+    back_on_gpu.restore(save_and_load(on_cpu))
+    assert torch.equal(weights(on_cpu), weights(back_on_gpu))
+    for name, average in back_on_gpu.ema.tensors.items():
         assert is_on_gpu(average)
         assert torch.equal(average.cpu(), on_cpu.ema.tensors[name])
-    (optimizer,) = back.task.phases[0].optimizers
+    (optimizer,) = back_on_gpu.task.phases[0].optimizers
     assert all(is_on_gpu(value) for state in optimizer.state.values() for value in state.values())
-    train_steps(back, 1)
-    assert (back.state.step, back.state.updates) == (5, 5)
+    train_steps(back_on_gpu, 1)
+    assert (back_on_gpu.state.step, back_on_gpu.state.updates) == (5, 5)

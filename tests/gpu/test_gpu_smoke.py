@@ -1,4 +1,4 @@
-"""The first half minute on a GPU: one short run of each kind, all of which must learn."""
+"""One short run of each kind, all of which must learn; takes less than half a minute."""
 
 import math
 
@@ -23,11 +23,11 @@ RUNS = {
 }
 
 
-@pytest.mark.filterwarnings("default")  # the compiler's advice is not ours to follow
+@pytest.mark.filterwarnings("default")  # advice of the compiler is not relevant here
 @pytest.mark.parametrize("kind", RUNS)
-def test_smoke(make, images, kind):
+def test_smoke(make_trainer, images, kind):
     config, options = RUNS[kind]
-    trainer = make(*options, config=config)
+    trainer = make_trainer(*options, config=config)
     before = weights(trainer)
     untrained = trainer.evaluate(trainer.data.train, "train")["loss"]
     trainer.fit()

@@ -44,7 +44,7 @@ def scripts_path(monkeypatch):
 
 def test_it_runs_from_end_to_end_on_the_cpu(tmp_path):
     output = tmp_path / "result.json"
-    only = r"smoke\[(cnn|fp16|graph)\]|without_a_graph_to_rounding\[(sgd|rmsprop)|mnist_mlp bf16"
+    only = r"smoke\[(cnn|fp16|graph)\]|only_by_rounding\[(sgd|rmsprop)|mnist_mlp bf16"
     done = check("--stand-in-cpu", "--seconds", 900, "--only", only, "--output", output)
     assert done.returncode == 0, done.stdout + done.stderr
     result = read_json(output)
@@ -52,7 +52,7 @@ def test_it_runs_from_end_to_end_on_the_cpu(tmp_path):
     assert result["machine"]["device"] == "cpu stand-in"
     assert result["complete"] is True
     outcomes = {name.partition("::")[2]: t["outcome"] for name, t in result["tests"].items()}
-    rounding = "test_they_are_those_of_a_run_without_a_graph_to_rounding"
+    rounding = "test_graphs_change_results_only_by_rounding"
     assert outcomes == {
         **{f"test_smoke[{kind}]": "passed" for kind in ("cnn", "fp16", "graph")},
         f"{rounding}[sgd]": "passed",
