@@ -125,11 +125,7 @@ EXCEPTIONS: dict[tuple[str, str], str] = {
 }
 """Path and retired word to the reason why it stays there."""
 
-PENDING = (
-    "dltrain/checkpoints",
-    "dltrain/core",
-    "dltrain/distributed",
-)
+PENDING = ()
 """Files and folders that still have retired words. Remove an entry to check it."""
 
 

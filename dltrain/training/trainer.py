@@ -73,7 +73,6 @@ class Trainer:
         self.settings = settings
         self.log_every = log_every
         self.num_embeddings = num_embeddings
-
         num_samples = len(data.train)
         self.steps_per_epoch: int = settings.steps_per_epoch(num_samples)
         self.total_steps: int = settings.total_steps(num_samples)
@@ -282,8 +281,8 @@ class Trainer:
             self.checkpoint_manager.mark_best(name, higher, *self.state.best)
 
     def _raise_if_interrupted(self) -> None:
-        signal = self.process_group.all_reduce_max(self.stop_signal or 0)  # on CPUs: no device sync
-        if signal:
+        # No device sync: ranks exchange the signal between CPUs.
+        if signal := self.process_group.all_reduce_max(self.stop_signal or 0):
             raise InterruptedRunError(signal)
 
     def batches(self) -> Iterator[Batch]:
