@@ -41,11 +41,11 @@ ComputeStep = Callable[[TrainerState, Batch, Callable[[], StepScalars]], bool]
 class IndexableSplit(Split, Protocol):
     """A split with all samples on the device, so that batches can be made in a CUDA graph."""
 
-    def order(self, epoch: int) -> Tensor:
+    def epoch_order(self, epoch: int) -> Tensor:
         """Return the order of the samples in a training epoch, (samples,) int64, on the device."""
         ...
 
-    def at(self, index: Tensor, epoch: int | Tensor) -> tuple[Tensor, Tensor]:
+    def gather(self, index: Tensor, epoch: int | Tensor) -> tuple[Tensor, Tensor]:
         """Return inputs and targets of a training batch, as `batches` does.
 
         Args:
@@ -184,7 +184,7 @@ class StepGraph:
         self.step_scalars = step_scalars
         self.refuse = refuse
         self.groups: list[dict[str, Any]] = parameter_groups(task.phases)
-        order = split.order(0)
+        order = split.epoch_order(0)
         device = order.device
         self._order, self._epoch = order, torch.zeros((), dtype=torch.int64, device=device)
         # Positions in the order, row of the table, and step; all of them advance at each step.
@@ -245,7 +245,7 @@ class StepGraph:
         rows = torch.tensor([[*numbers.learning_rates, numbers.ema_weight] for numbers in plan])
         places = torch.arange(self.batch_size) + offset * self.batch_size
         counters = torch.tensor([0, self.state.step])
-        self._order.copy_(self.split.order(epoch))
+        self._order.copy_(self.split.epoch_order(epoch))
         self._epoch.fill_(epoch)
         self._table[: len(rows)] = to_device(rows, device)
         self._position.copy_(to_device(torch.cat([places, counters]), device))
@@ -278,7 +278,7 @@ class StepGraph:
         index = self._order.index_select(0, self._position[:size])
         row, step = self._position[self.batch_size :].split(1)
         *rates, average = self._table.index_select(0, row)[0].unbind()
-        batch = Batch(*self.split.at(index, self._epoch), index, step=step[0])
+        batch = Batch(*self.split.gather(index, self._epoch), index, step=step[0])
         self.compute(self.state, batch, lambda: StepScalars(rates, average))
         self._position.add_(self._motion)
 
