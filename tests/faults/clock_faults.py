@@ -1,4 +1,4 @@
-"""A clock that was set back, or on, between two parts of a run."""
+"""A clock that is set back or forward between the interruption and the resumption of a run."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 
 import small_runs
 import yaml
-from exactness import outcome, read_tensorboard_scalars
 from rows import Row
+from run_outcomes import outcome, read_tensorboard_scalars
 
 import dltrain
 from dltrain.checkpoints.store import CheckpointStore
@@ -21,7 +21,7 @@ SHIFTS = [-DAY, 366 * DAY, -366 * DAY, 0.0, -1.0, 3600.0]
 
 
 def shifted(number: int, folder: Path) -> None:
-    """Stopped, the clock moved, resumed; the files' times are moved as well."""
+    """Interrupt a run, move the clock and the modification times of its files, and resume it."""
     small_runs.write_folder(folder)
     config = small_runs.CONFIG | {"recording": {"log_every": 2}}
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
@@ -29,12 +29,12 @@ def shifted(number: int, folder: Path) -> None:
     dltrain.train(experiment, run_dir=folder / "whole", quiet=True)
     run, original, real = folder / "run", Trainer.train_step, time.time
 
-    def stop(trainer, batch):
+    def train_step_then_interrupt(trainer, batch):
         original(trainer, batch)
         if trainer.state.step == 7:
             trainer.stop_signal = 15
 
-    Trainer.train_step = stop
+    Trainer.train_step = train_step_then_interrupt
     try:
         dltrain.train(experiment, run_dir=run, quiet=True)
     except InterruptedRunError:
@@ -51,7 +51,7 @@ def shifted(number: int, folder: Path) -> None:
     assert "resuming from" in (run / "log.txt").read_text()
     assert "step-0000000007" in (run / "log.txt").read_text()
     assert outcome(run) == outcome(folder / "whole")
-    # TensorBoard reads the files by name: their steps must rise from one to the next.
+    # TensorBoard reads the files in the order of their names, so steps must increase across them.
     files = sorted((run / "tensorboard").glob("events*"))
     assert len(files) == 2
     steps = [_steps(path) for path in files]

@@ -1,4 +1,4 @@
-"""Configs that mean harm, and configs that were mutated."""
+"""Hostile and mutated configs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from typing import Any
 import hypothesis
 from hypothesis import strategies as st
 from processes import ChildProcess
-from rows import Row, in_time
+from rows import Row, assert_within
 from small_data import write_images, write_text
 
 from dltrain.config import ConfigError, Experiment, Problem, load, plugins
@@ -50,29 +50,29 @@ loss: cross_entropy
 optimizer: adamw
 train: {epochs: 1}
 """
-SECONDS, MEGABYTES, LINES = 2, 100, 61  # 20 problems of three lines, and how many more there are
+SECONDS, MEGABYTES, LINES = 2, 100, 61  # 20 problems of three lines, and the number of others
 
 
 def _with(**changed: str) -> str:
-    """The valid config with other values, as YAML."""
+    """Return the valid config with other values, as YAML."""
     lines = dict(line.split(": ", 1) for line in VALID.splitlines()) | changed
     return "".join(f"{key}: {value}\n" for key, value in lines.items())
 
 
 def _aliases(first: str, item: str, levels: int) -> str:
-    """Each level is made of the one below; `#` stands for its alias."""
+    """Return nested aliases, each built from the one below; `#` stands for its alias."""
     lines = [f"a0: &a0 {first}"]
     lines += [f"a{n}: &a{n} {item.replace('#', f'*a{n - 1}')}" for n in range(1, levels)]
     return "\n".join(lines)
 
 
 def _many(number: int, text: str) -> str:
-    """Repeated; `#` stands for the number."""
+    """Repeat a text; `#` stands for the number of the repetition."""
     return "".join(text.replace("#", str(n)) for n in range(number))
 
 
 HOSTILE: dict[str, str | bytes] = {
-    # what constructs, imports or calls something
+    # constructing, importing or calling something
     "python object": _with(model="!!python/object:canary.Thing {}"),
     "python call": _with(model="!!python/object/apply:canary.call [1]"),
     "python call of the system": "!!python/object/apply:os.system ['touch harmed']",
@@ -113,7 +113,7 @@ HOSTILE: dict[str, str | bytes] = {
     "template": _with(model="'{{ 7 * 7 }}'"),
     "file as a model": _with(model="./canary.py"),
     "plugins": "plugins: [canary.py]\n" + VALID,
-    # what grows
+    # growing when loaded
     "alias bomb": _aliases("[x, x, x, x, x, x, x, x, x]", "[#, #, #, #, #, #, #, #, #]", 9),
     "alias bomb of mappings": _aliases("{x: 1}", "{a: #, b: #, c: #, d: #, e: #}", 12),
     "alias bomb below an option": _aliases("[1, 1, 1, 1]", "[#, #, #, #, #, #, #, #]", 9)
@@ -172,7 +172,7 @@ HOSTILE: dict[str, str | bytes] = {
     "many directives": "%FOO bar\n" * 25_000 + "---\na: 1",
     "many tag handles": _many(8000, "%TAG !a#! tag:x#:\n") + "---\na: 1",
     "long version": f"%YAML 1.{'1' * 5000}\n---\n{VALID}",
-    # what is no text, or not one config
+    # not text, or not a single config
     "NUL": VALID + "name: a\0b",
     "NUL alone": b"\0" * 1000,
     "escaped NUL": VALID + r'name: "a\0b"',
@@ -218,7 +218,7 @@ HOSTILE: dict[str, str | bytes] = {
 
 
 def hostile(number: int, folder: Path) -> None:
-    """One file, read by `load` and by the command line, in a process that watches itself."""
+    """Load a hostile file with `load` and the command line, in a process that audits itself."""
     content = list(HOSTILE.values())[number]
     data = content if isinstance(content, bytes) else content.encode()
     (folder / "hostile.yaml").write_bytes(data)
@@ -226,47 +226,47 @@ def hostile(number: int, folder: Path) -> None:
     (folder / "canary.py").write_text(
         "open('harmed', 'w').close()\ndef call(*_): ...\nThing = call"
     )
-    os.mkfifo(folder / "pipe")  # that nobody writes to; who reads it waits for ever
+    os.mkfifo(folder / "pipe")  # without a writer: reading it would block forever
     before = {path.name for path in folder.iterdir()}
-    watched = ChildProcess("watched", folder, watch)
+    process = ChildProcess("audited", folder, load_and_train_audited)
     try:
-        code = watched.wait()
+        code = process.wait()
     finally:
-        watched.end()
-    assert code == 0, watched.err
-    reported = json.loads(watched.out)
-    assert reported["load"]["error"] == "ConfigError", reported
-    assert reported["train"]["code"] == 2, reported
-    assert reported["train"]["out"] == "", reported
-    for way, text in (("load", reported["load"]["text"]), ("train", reported["train"]["err"])):
+        process.end()
+    assert code == 0, process.err
+    report = json.loads(process.out)
+    assert report["load"]["error"] == "ConfigError", report
+    assert report["train"]["code"] == 2, report
+    assert report["train"]["out"] == "", report
+    for way, text in (("load", report["load"]["text"]), ("train", report["train"]["err"])):
         lines = text.splitlines()
         assert 1 <= len(lines) <= LINES, (way, text)
         assert "Traceback" not in text, (way, text)
         assert all(len(line) < 1300 for line in lines), (way, text)
         assert all(c.isprintable() or c in "\t\n" for c in text), (way, text)
-        in_time(reported[way]["seconds"], SECONDS)
-        assert reported[way]["megabytes"] < MEGABYTES, reported
-        assert reported[way]["did"] == [], reported
-    assert {path.name for path in folder.iterdir()} - before == {"watched.out", "watched.err"}
+        assert_within(report[way]["seconds"], SECONDS)
+        assert report[way]["megabytes"] < MEGABYTES, report
+        assert report[way]["effects"] == [], report
+    assert {path.name for path in folder.iterdir()} - before == {"audited.out", "audited.err"}
 
 
-def watch() -> None:
-    """Loads and trains hostile.yaml; prints what that cost and what it did, as JSON."""
+def load_and_train_audited() -> None:
+    """Load and train hostile.yaml; print its cost and side effects as JSON."""
     from dltrain.cli import main
 
     sys.path.insert(0, "")
-    did: list[str] = []
+    effects: list[str] = []
     watching = False
 
     def hook(event: str, arguments: tuple) -> None:
-        if watching and event in _DEEDS:
-            did.append(f"{event} {arguments!r:.200}")
+        if watching and event in _AUDITED_EVENTS:
+            effects.append(f"{event} {arguments!r:.200}")
         if watching and event == "open" and set(str(arguments[1] or "r")) & set("wax+"):
-            did.append(f"{event} {arguments!r:.200}")
+            effects.append(f"{event} {arguments!r:.200}")
 
     sys.addaudithook(hook)
 
-    def measured(run) -> dict:  # in the processor's time, which others do not take away
+    def measured(run) -> dict:  # in CPU time, independent of other processes
         nonlocal watching
         used, started = _megabytes(), time.process_time()
         watching = True
@@ -275,14 +275,14 @@ def watch() -> None:
         finally:
             watching = False
         seconds = time.process_time() - started
-        result |= {"seconds": seconds, "megabytes": _megabytes() - used, "did": list(did)}
-        did.clear()
+        result |= {"seconds": seconds, "megabytes": _megabytes() - used, "effects": list(effects)}
+        effects.clear()
         return result
 
     def loaded(path: str) -> dict:
         try:
             load(path)
-        except BaseException as error:  # any exception is reported
+        except BaseException as error:  # any error is reported
             return {"error": type(error).__name__, "text": str(error)}
         return {"error": None, "text": ""}
 
@@ -292,23 +292,23 @@ def watch() -> None:
         with redirect_stdout(StringIO()) as out, redirect_stderr(StringIO()) as err:
             try:
                 main()
-            except SystemExit as ended:
-                code = ended.code
-            except BaseException as error:  # as above
+            except SystemExit as error:
+                code = error.code
+            except BaseException as error:  # any error is reported
                 code = repr(error)
         return {"code": code, "out": out.getvalue(), "err": err.getvalue()}
 
-    for warm_up in (loaded, trained):  # what every config imports has been imported after these
+    for warm_up in (loaded, trained):  # afterwards all imports of a valid config are done
         warm_up("wrong.yaml")
-    # The command first: what it took counts no more after it.
-    reported = {
+    # The command comes first: memory is a maximum over the lifetime of the process.
+    report = {
         "train": measured(lambda: trained("hostile.yaml")),
         "load": measured(lambda: loaded("hostile.yaml")),
     }
-    print(json.dumps(reported))
+    print(json.dumps(report))
 
 
-_DEEDS = {
+_AUDITED_EVENTS = {
     "import",
     "exec",
     "compile",
@@ -329,23 +329,23 @@ _DEEDS = {
 
 
 def _megabytes() -> float:
-    """The most memory that this process has held."""
+    """Return the peak memory of this process in MiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-# ---------------------------------------------------------------------------------- mutated
+# ---------------------------------------------------------------------------- mutated configs
 
 
 @dataclass(frozen=True)
 class Mutated:
-    """A config that was mutated, and the words on the command line after it."""
+    """A mutated config and command-line overrides."""
 
     content: bytes
     overrides: tuple[str, ...] = ()
 
 
 def mutated(number: int, folder: Path) -> None:
-    """A hundred mutated configs; every second trial mutates trees, the others bytes."""
+    """Load a hundred mutated configs; even trials mutate trees, odd ones bytes."""
     shutil.copytree(CONFIGS, folder / "configs")
     strategy = mutated_trees() if number % 2 == 0 else mutated_bytes()
 
@@ -362,7 +362,7 @@ def mutated(number: int, folder: Path) -> None:
 
 
 def try_cases(case: Callable[[Any], None], strategy: Any, number: int, count: int) -> None:
-    """So many examples, which the number decides; the smallest failing one is reported."""
+    """Try `count` examples, determined by the number; report the smallest that fails."""
     run = hypothesis.settings(
         max_examples=count,
         database=None,
@@ -374,29 +374,29 @@ def try_cases(case: Callable[[Any], None], strategy: Any, number: int, count: in
 
 
 def loaded_or_refused(path: Path, overrides: tuple[str, ...]) -> Experiment | None:
-    """What `load` gives; None where it refuses, which must say where and what."""
+    """Load a config; return None if it is refused with problems that have key and position."""
     started, refusal = time.process_time(), None
     try:
         experiment = load(path, overrides)
     except UsageError as error:
         experiment, refusal = None, error
-    in_time(time.process_time() - started, 5)
+    assert_within(time.process_time() - started, 5)
     if refusal is not None:
         assert refusal.exit_code == 2
         assert isinstance(refusal, ConfigError), refusal
         assert refusal.problems
         for problem in refusal.problems:
-            told_well(problem)
+            assert_good_message(problem)
     return experiment
 
 
-def told_well(problem: Problem) -> None:
-    """A problem has a key, or is one of the text, and stands on a line that is there."""
+def assert_good_message(problem: Problem) -> None:
+    """Assert that a problem names a key or a fault of the text, on an existing line."""
     at, text = problem.position, str(problem)
     assert len(text.splitlines()) in (1, 3), text
     assert all(c.isprintable() or c in "\t\n" for c in text), text
-    assert problem.path or problem.message.startswith(OF_THE_TEXT), text
-    if at.source.startswith("command line: ") or problem.message.startswith(OF_THE_FILE):
+    assert problem.path or problem.message.startswith(TEXT_PROBLEMS), text
+    if at.source.startswith("command line: ") or problem.message.startswith(FILE_PROBLEMS):
         return
     assert at.line >= 1, text
     assert at.column >= 1, text
@@ -405,9 +405,9 @@ def told_well(problem: Problem) -> None:
     assert at.text in content, text
 
 
-OF_THE_FILE = ("the file is larger", "the file is UTF-16", "not YAML: a number is out")
-OF_THE_TEXT = (
-    *OF_THE_FILE,
+FILE_PROBLEMS = ("the file is larger", "the file is UTF-16", "not YAML: a number is out")
+TEXT_PROBLEMS = (
+    *FILE_PROBLEMS,
     "a key must be text",
     "a second document",
     "alias ",
@@ -427,7 +427,7 @@ OF_THE_TEXT = (
 
 
 def mutated_bytes() -> Any:
-    """A shipped config with bytes changed, taken out, put in, moved, or cut off."""
+    """Return a strategy of shipped configs with bytes changed, deleted, inserted or moved."""
     files = [path.read_bytes() for path in SHIPPED]
 
     @st.composite
@@ -471,7 +471,7 @@ PIECES = [
 
 
 def mutated_trees() -> Any:
-    """A shipped config as a tree, with keys and values changed, taken out, added and swapped."""
+    """Return a strategy of shipped configs with keys and values changed, deleted or swapped."""
     trees = [plain(read(path, [])) for path in SHIPPED]
     names = [name for registry in REGISTRIES.values() for name in registry]
     options = sorted(
@@ -503,8 +503,8 @@ def mutated_trees() -> Any:
         st.sampled_from(TEXTS),
         st.text(max_size=8),
     )
-    subtrees = st.sampled_from([value for tree in trees for _, _, value in places(tree)])
-    subtrees = subtrees.map(deepcopy)  # what is drawn is changed
+    subtrees = st.sampled_from([value for tree in trees for _, _, value in walk(tree)])
+    subtrees = subtrees.map(deepcopy)  # mutations would change them
     values = st.recursive(
         scalars | subtrees,
         lambda inner: (
@@ -526,14 +526,14 @@ def mutated_trees() -> Any:
 
     @st.composite
     def strategy(draw: Any) -> Mutated:
-        tree, most = deepcopy(draw(st.sampled_from(trees))), 4
-        if draw(st.booleans()):  # one that is likely to load
-            tree, most = draw(meaningful), 1
-        for _ in range(draw(st.integers(0, most))):
+        tree, max_mutations = deepcopy(draw(st.sampled_from(trees))), 4
+        if draw(st.booleans()):  # a tree that is likely to load
+            tree, max_mutations = draw(meaningful), 1
+        for _ in range(draw(st.integers(0, max_mutations))):
             how = draw(
                 st.sampled_from(["replace", "delete", "add", "swap", "rename", "phases", "extends"])
             )
-            found = list(places(tree))
+            found = list(walk(tree))
             if how == "phases":
                 tree["phases"] = draw(phases)
             elif how == "extends":
@@ -563,16 +563,16 @@ def mutated_trees() -> Any:
     return strategy()
 
 
-def places(tree: Any) -> Iterator[tuple[Any, Any, Any]]:
-    """Every value of a tree: what holds it, under which key or number, and itself."""
+def walk(tree: Any) -> Iterator[tuple[Any, Any, Any]]:
+    """Yield container, key or index, and value of each value of a tree."""
     for key, value in tree.items() if isinstance(tree, dict) else enumerate(tree):
         yield tree, key, value
         if isinstance(value, dict | list):
-            yield from places(value)
+            yield from walk(value)
 
 
 def flow(value: Any) -> str:
-    """A tree as YAML on one line; text is quoted."""
+    """Format a tree as YAML on one line; text is quoted."""
     if isinstance(value, dict):
         return "{" + ", ".join(f"{flow(key)}: {flow(item)}" for key, item in value.items()) + "}"
     if isinstance(value, list):
@@ -583,11 +583,11 @@ def flow(value: Any) -> str:
     return json.dumps(value, ensure_ascii=max(str(value), default="") < "\U00010000")
 
 
-# ------------------------------------------------------------------------- what loads, checked
+# ----------------------------------------------------------------------- configs that load
 
 
 def checked(number: int, folder: Path) -> None:
-    """Twenty configs that were mutated within what the options' types allow, each checked."""
+    """Check twenty configs that are mutated within the types of their options."""
     from dltrain.commands.check import check
     from dltrain.training.device import make_deterministic
 
@@ -610,14 +610,14 @@ def checked(number: int, folder: Path) -> None:
 
 
 def meaningful_trees() -> Any:
-    """Resolved tiny configs on made data, with other options and other components."""
-    trees = [load(CONFIGS / "tiny" / f"{name}.yaml").to_dict() for name in MADE]
+    """Return a strategy of resolved tiny configs with other options and components."""
+    trees = [load(CONFIGS / "tiny" / f"{name}.yaml").to_dict() for name in TINY_CONFIGS]
     for tree in trees:
         tree["train"] |= {"epochs": None, "steps": 2, "device": "cpu"}
         if tree["data"]["name"] == "shakespeare":
             tree["data"] |= {"name": "text_file", "path": "text.txt"}
             tree["data"].pop("root")
-        elif tree["data"]["name"] not in MADE_DATA:
+        elif tree["data"]["name"] not in SYNTHETIC_DATA:
             tree["data"] = {"name": "idx", "root": "images", "validation": 20}
         if tree["task"]["name"] == "gan":
             tree["metrics"], tree["task"]["judge"] = [], None
@@ -631,12 +631,12 @@ def meaningful_trees() -> Any:
                 tree["metrics"] = draw(st.lists(component("metrics", METRICS), max_size=3))
             elif kind == "phases":
                 names = task_class(TASKS[tree["task"]["name"]].builder).phase_names
-                own = {
+                settings = {
                     "optimizer": component("optimizer", COMPONENTS["optimizer"]),
                     "schedule": component("schedule", COMPONENTS["schedule"]),
                     "clip_norm": st.sampled_from([None, 1e-9, 1]),
                 }
-                tree["phases"] = {draw(st.sampled_from(names)): draw(some_of(own))}
+                tree["phases"] = {draw(st.sampled_from(names)): draw(some_of(settings))}
             elif kind in SECTIONS:
                 options = typed_options(SECTIONS[kind])
                 tree[kind] = (tree[kind] or {}) | draw(option(kind, options))
@@ -651,12 +651,12 @@ def meaningful_trees() -> Any:
     return strategy()
 
 
-MADE = (
+TINY_CONFIGS = (
     *("linear_regression", "mnist_autoencoder", "mnist_cnn", "mnist_gan", "mnist_vae"),
     *("seq2seq_reverse", "shakespeare_gpt", "shakespeare_lstm", "spirals_mlp"),
     *("toy_regression", "toy_text"),
 )
-MADE_DATA = (
+SYNTHETIC_DATA = (
     *("idx", "text_file", "toy_blobs", "toy_digits", "toy_line", "toy_sine", "toy_spirals"),
     "toy_text",
 )
@@ -667,11 +667,11 @@ SECTIONS: dict[str, Any] = {
     "recording": RecordingSettings,
 }
 SMALL = st.sampled_from([1, 2, 3, 4, 5, 8, 16, 31, 64, 200])
-KNOWN: dict[tuple[str, str], Any] = {
+OPTION_VALUES: dict[tuple[str, str], Any] = {
     ("data", "root"): st.sampled_from(["images", "absent"]),
     ("data", "path"): st.sampled_from(["text.txt", "text.txt", "absent.txt"]),
     ("model", "arch"): st.sampled_from(["resnet18", "squeezenet1_1", "absent"]),
-    ("model", "pretrained"): st.just(False),  # nothing is downloaded
+    ("model", "pretrained"): st.just(False),  # no download
     ("train", "compile"): st.just(False),  # takes minutes
     ("train", "device"): st.just("cpu"),
     ("train", "evaluate"): st.sampled_from(["1 epoch", "3 steps"]),
@@ -684,12 +684,12 @@ KNOWN: dict[tuple[str, str], Any] = {
 
 
 def component(kind: str, registry: Registry) -> Any:
-    """A component with options; sizes are given always, since a default may be large."""
-    names = MADE_DATA if kind == "data" else tuple(registry)
+    """Return a strategy of components with options; sizes are always set, as defaults are large."""
+    names = SYNTHETIC_DATA if kind == "data" else tuple(registry)
 
     def options_of(name: str) -> Any:
         strategies = {
-            key: KNOWN.get((kind, key), of_schema(typed.schema))
+            key: OPTION_VALUES.get((kind, key), of_schema(typed.schema))
             for key, typed in typed_options(registry[name].builder).items()
         }
         sizes = {
@@ -698,8 +698,8 @@ def component(kind: str, registry: Registry) -> Any:
             if key in SIZES or typed_options(registry[name].builder)[key].option.required
         }
         others = {key: strategies[key] for key in strategies.keys() - sizes}
-        given = st.tuples(st.fixed_dictionaries(sizes), some_of(dict(sorted(others.items()))))
-        return given.map(lambda pair: {"name": name, **pair[0], **pair[1]})
+        chosen = st.tuples(st.fixed_dictionaries(sizes), some_of(dict(sorted(others.items()))))
+        return chosen.map(lambda pair: {"name": name, **pair[0], **pair[1]})
 
     return st.sampled_from(names).flatmap(options_of)
 
@@ -708,21 +708,21 @@ SIZES = ("samples", "max_length", "channels", "hidden", "hidden_size", "layers",
 
 
 def option(kind: str, options: dict[str, TypedOption]) -> Any:
-    """A mapping of one option to a value that its type allows."""
+    """Return a strategy of mappings from one option to a value that its type allows."""
     return st.sampled_from(list(options)).flatmap(
-        lambda name: KNOWN.get((kind, name), of_schema(options[name].schema)).map(
+        lambda name: OPTION_VALUES.get((kind, name), of_schema(options[name].schema)).map(
             lambda value: {name: value}
         )
     )
 
 
 def some_of(strategies: dict[str, Any]) -> Any:
-    """A mapping of some of the keys."""
+    """Return a strategy of mappings with a subset of the keys."""
     return st.fixed_dictionaries({}, optional=strategies)
 
 
 def of_schema(schema: dict[str, Any]) -> Any:
-    """Small values that a JSON Schema allows."""
+    """Return a strategy of small values that a JSON Schema allows."""
     if "enum" in schema or "const" in schema:
         return st.sampled_from(schema.get("enum", [schema.get("const")]))
     if "anyOf" in schema:
@@ -743,9 +743,9 @@ def of_schema(schema: dict[str, Any]) -> Any:
 
 
 def _allowed(number: float, schema: dict[str, Any]) -> bool:
-    above, least = schema.get("exclusiveMinimum", -1), schema.get("minimum", -1)
-    below, most = schema.get("exclusiveMaximum", 1e99), schema.get("maximum", 1e99)
-    return above < number < below and least <= number <= most
+    above, minimum = schema.get("exclusiveMinimum", -1), schema.get("minimum", -1)
+    below, maximum = schema.get("exclusiveMaximum", 1e99), schema.get("maximum", 1e99)
+    return above < number < below and minimum <= number <= maximum
 
 
 TEXTS = (

@@ -1,4 +1,4 @@
-"""Data files that are damaged: refused by name in a line or two, or read, and nothing else."""
+"""Damaged data files: each is refused by name in one or two lines, or read."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from unittest import mock
 import yaml
 from PIL import Image
 from processes import ChildProcess
-from rows import Row, in_time
+from rows import Row, assert_within
 from small_data import write_cifar, write_images, write_text
 
 import dltrain
@@ -39,45 +39,46 @@ ROWS_OF_TEXT = 40
 
 @dataclass(frozen=True)
 class Damage:
-    """The result for a file.
+    """A damaged file.
 
     Attributes:
-        content: Its new bytes.
-        line: The line or record that a refusal must name.
-        noticed: Whether the file's own checks tell: it is refused, or gives the same data.
+        content: Damaged bytes.
+        line: Line or record that the error must name.
+        detectable: Whether checks of the format detect the damage: the file is refused, or its
+            data are unchanged.
     """
 
     content: bytes
     line: int | None = None
-    noticed: bool = False
+    detectable: bool = False
 
 
 @dataclass(frozen=True)
 class Format:
-    """Files of one kind.
+    """A file format.
 
     Attributes:
-        write: Makes good ones in a folder.
-        files: Those that are damaged, as a pattern.
-        data: The section of the config.
-        scrambled: What the file's own checks tell of bytes that changed; see `Damage.noticed`.
-        special: Damages that only this format can have.
+        write: Function that writes valid files to a folder.
+        files: Pattern of the files to damage.
+        data: Section `data` of the config.
+        detects: Whether the format detects that bytes were changed; see `Damage.detectable`.
+        special: Damages specific to this format.
     """
 
     write: Callable[[Path], None]
     files: str
     data: dict[str, Any]
-    scrambled: Callable[[bytes, bytes], bool]
+    detects: Callable[[bytes, bytes], bool]
     special: tuple[Callable[[Random, bytes], Damage], ...]
 
 
-# ---------------------------------------------------------------- good files
+# ---------------------------------------------------------------- valid files
 
 
-def write_idx(folder: Path, *, packed: bool) -> None:
+def write_idx(folder: Path, *, compressed: bool) -> None:
     write_images(folder / "data", train=60, test=20, side=8, classes=3)
     for path in (folder / "data").iterdir():
-        if packed:
+        if compressed:
             path.with_name(f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes(), mtime=0))
             path.unlink()
 
@@ -122,8 +123,8 @@ def write_jsonl(folder: Path) -> None:
 # ---------------------------------------------------------------- damages
 
 
-def scrambled(random: Random, content: bytes) -> bytes:
-    """Bytes cut off, flipped, inserted, deleted, doubled, blanked, or appended."""
+def scramble(random: Random, content: bytes) -> bytes:
+    """Truncate, flip, insert, delete, duplicate, zero or append bytes."""
     start = random.randrange(len(content))
     stop = min(len(content), start + random.randint(1, 40))
     changed = bytearray(content)
@@ -166,41 +167,41 @@ def by_idx_header(before: bytes, after: bytes) -> bool:
 
 
 def other_magic(random: Random, content: bytes) -> Damage:
-    return Damage(random.randbytes(4) + content[4:], noticed=True)
+    return Damage(random.randbytes(4) + content[4:], detectable=True)
 
 
 def huge_dimension(random: Random, content: bytes) -> Damage:
-    place = 4 + 4 * random.randrange(content[3])
+    offset = 4 + 4 * random.randrange(content[3])
     number = struct.pack(">I", random.choice((0, 2**31, 2**32 - 1, random.randrange(2**32))))
-    return Damage(content[:place] + number + content[place + 4 :], noticed=True)
+    return Damage(content[:offset] + number + content[offset + 4 :], detectable=True)
 
 
-def repacked(damage: Callable[[Random, bytes], Damage]) -> Callable[[Random, bytes], Damage]:
-    """The damage is under the packing, whose checksum is right."""
+def inside_gzip(damage: Callable[[Random, bytes], Damage]) -> Callable[[Random, bytes], Damage]:
+    """Damage the content of a gzip file, with a valid checksum."""
 
     def change(random: Random, content: bytes) -> Damage:
-        inside = damage(random, gzip.decompress(content))
-        return Damage(gzip.compress(inside.content, mtime=0), noticed=inside.noticed)
+        damaged = damage(random, gzip.decompress(content))
+        return Damage(gzip.compress(damaged.content, mtime=0), detectable=damaged.detectable)
 
     return change
 
 
-def cut_inside(random: Random, content: bytes) -> Damage:
-    return Damage(content[: random.randrange(len(content))], noticed=True)
+def truncated_content(random: Random, content: bytes) -> Damage:
+    return Damage(content[: random.randrange(len(content))], detectable=True)
 
 
-def two_in_one(random: Random, content: bytes) -> Damage:
-    return Damage(content + gzip.compress(random.randbytes(20)), noticed=True)
+def two_gzip_members(random: Random, content: bytes) -> Damage:
+    return Damage(content + gzip.compress(random.randbytes(20)), detectable=True)
 
 
-def no_such_label(random: Random, content: bytes) -> Damage:
+def label_out_of_range(random: Random, content: bytes) -> Damage:
     record, changed = random.randrange(RECORDS), bytearray(content)
     changed[record * cifar10.RECORD_BYTES] = random.randint(10, 255)
     return Damage(bytes(changed), line=record + 1)
 
 
 def other_size(random: Random, content: bytes) -> Damage:
-    """A PNG that declares another size, with the right checksum."""
+    """Damage a PNG: it declares another size, with a valid checksum."""
     width, height = (random.choice((0, 1, 12, 2000, 2**31 - 1, 2**32 - 1)) for _ in "wh")
     return Damage(png_size(content, width, height))
 
@@ -216,8 +217,8 @@ def other_jpeg_size(random: Random, content: bytes) -> Damage:
 
 
 def jpeg_size(content: bytes, width: int, height: int) -> bytes:
-    place = content.index(b"\xff\xc0") + 5
-    return content[:place] + struct.pack(">HH", height, width) + content[place + 4 :]
+    offset = content.index(b"\xff\xc0") + 5
+    return content[:offset] + struct.pack(">HH", height, width) + content[offset + 4 :]
 
 
 def as_latin_1(_random: Random, content: bytes) -> Damage:
@@ -233,7 +234,7 @@ def as_utf_16(_random: Random, content: bytes) -> Damage:
 def line_changed(
     change: Callable[[Random, str], str], *, named: bool = True
 ) -> Callable[[Random, bytes], Damage]:
-    """One line, which is not the first, becomes another."""
+    """Return a damage that changes one line, except the first."""
 
     def damage(random: Random, content: bytes) -> Damage:
         lines = content.decode().split("\n")
@@ -261,7 +262,7 @@ def header_changed(header: str) -> Callable[[Random, bytes], Damage]:
 
 
 def value_changed(value: str, key: str = "text") -> Callable[[Random, bytes], Damage]:
-    """A value of a JSON object, as it is written."""
+    """Return a damage that replaces the text of a value in a JSON object."""
 
     def change(_: Random, line: str) -> str:
         row = json.loads(line)
@@ -280,18 +281,23 @@ DEEP = "[" * 100_000
 
 FORMATS = {
     "IDX": Format(
-        partial(write_idx, packed=False),
+        partial(write_idx, compressed=False),
         "data/*",
         {"name": "idx", "root": "data", "validation": 12},
         by_idx_header,
         (other_magic, huge_dimension),
     ),
-    "IDX, packed": Format(
-        partial(write_idx, packed=True),
+    "IDX, compressed": Format(
+        partial(write_idx, compressed=True),
         "data/*",
         {"name": "idx", "root": "data", "validation": 12},
         always,
-        (repacked(other_magic), repacked(huge_dimension), repacked(cut_inside), two_in_one),
+        (
+            inside_gzip(other_magic),
+            inside_gzip(huge_dimension),
+            inside_gzip(truncated_content),
+            two_gzip_members,
+        ),
     ),
     "CSV": Format(
         write_table,
@@ -390,14 +396,14 @@ FORMATS = {
         "data/*",
         {"name": "cifar10", "root": "data", "validation": 10},
         by_length,
-        (no_such_label,),
+        (label_out_of_range,),
     ),
 }
 
-# ---------------------------------------------------------------- the promise
+# ---------------------------------------------------------------- trials
 
 
-def experiment(folder: Path, data: dict[str, Any]) -> dltrain.Experiment:
+def load_experiment(folder: Path, data: dict[str, Any]) -> dltrain.Experiment:
     config = {
         "model": "mlp",
         "data": data,
@@ -411,29 +417,29 @@ def experiment(folder: Path, data: dict[str, Any]) -> dltrain.Experiment:
 
 
 def read(chosen: dltrain.Experiment) -> str:
-    """Builds the data and reads every batch; a digest of all that came."""
+    """Build the data, read every batch, and return a digest of all values."""
     data = build_data(chosen, build_runtime(chosen), lambda _: None)
     digest = hashlib.sha256(repr((data.spec.class_names, data.spec.input_shape)).encode())
     for split in (data.train, data.validation, data.test):
         for batch in split.batches(7) if split is not None else ():
-            assert bool(batch.inputs.isfinite().all()), "not finite, and nothing said so"
+            assert bool(batch.inputs.isfinite().all()), "nonfinite inputs without an error"
             digest.update(batch.inputs.numpy().tobytes() + batch.targets.numpy().tobytes())
     return digest.hexdigest()
 
 
 def check_refusal(error: DltrainError, folder: Path, files: list[Path], line: int | None) -> None:
-    """A data error names a file; one of the config, its line in the config."""
+    """Assert that a short error names a data file, or the line of the config."""
     text = str(error)
     where = files if isinstance(error, DataError) else [folder / "config.yaml"]
     assert isinstance(error, DataError | UsageError), type(error)
-    assert any(path.name in text for path in where), f"no file is named: {text}"
+    assert any(path.name in text for path in where), f"names no file: {text}"
     lines = text.splitlines()
-    if isinstance(error, DataError):  # one of the config shows the place in it, too
+    if isinstance(error, DataError):  # an error of the config shows its line too
         assert len(lines) <= 2, f"{len(lines)} lines: {text[:2000]}"
     assert len(text) < 600, f"{len(text)} characters: {text[:2000]}"
     assert all(line.isprintable() for line in lines), repr(text)
     if line is not None:
-        assert re.search(rf"(:|record |line ){line}\b", text), f"not at {line}: {text}"
+        assert re.search(rf"(:|record |line ){line}\b", text), f"does not name line {line}: {text}"
 
 
 @contextlib.contextmanager
@@ -448,79 +454,81 @@ def trial(number: int, folder: Path) -> None:
     kind = FORMATS[name]
     kind.write(folder)
     files = sorted(folder.glob(kind.files))
-    with small_cifar(), warnings.catch_warnings(record=True) as warned:
+    with small_cifar(), warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        chosen = experiment(folder, kind.data)
-        good = read(chosen)
+        chosen = load_experiment(folder, kind.data)
+        expected = read(chosen)
         path = random.choice(files)
         before = path.read_bytes()
         if random.random() < 0.5:
-            after = scrambled(random, before)
-            damage = Damage(after, noticed=kind.scrambled(before, after))
+            after = scramble(random, before)
+            damage = Damage(after, detectable=kind.detects(before, after))
         else:
             damage = random.choice(kind.special)(random, before)
         path.write_bytes(damage.content)
         started = time.monotonic()
         try:
-            got = read(chosen)
+            actual = read(chosen)
         except DltrainError as error:
             check_refusal(error, folder, files, damage.line)
         else:
             assert damage.line is None, f"{path.name}: line {damage.line} was not refused"
-            assert got == good or not damage.noticed, f"{path.name}: other data, and no complaint"
+            assert actual == expected or not damage.detectable, f"{path.name}: no error"
     seconds = time.monotonic() - started
-    in_time(seconds, SECONDS)
-    assert not warned, [str(warning.message) for warning in warned]
+    assert_within(seconds, SECONDS)
+    assert not caught, [str(warning.message) for warning in caught]
 
 
-# ---------------------------------------------------------------- bombs
+# ---------------------------------------------------------------- decompression bombs
 
 
-def idx_head(*shape: int) -> bytes:
+def idx_header(*shape: int) -> bytes:
     return bytes((0, 0, 8, len(shape))) + struct.pack(f">{len(shape)}I", *shape)
 
 
 def zeros(head: bytes, megabytes: int) -> bytes:
-    """A .gz of a head and so many zeros, made without having them all at once."""
-    packer, million, check = zlib.compressobj(9, wbits=-15), bytes(1 << 20), zlib.crc32(head)
+    """Return a gzip file of a header and zeros, built in little memory."""
+    packer, mebibyte, check = zlib.compressobj(9, wbits=-15), bytes(1 << 20), zlib.crc32(head)
     start = packer.compress(head) + packer.flush(zlib.Z_FULL_FLUSH)
-    block = packer.compress(million) + packer.flush(zlib.Z_FULL_FLUSH)
+    block = packer.compress(mebibyte) + packer.flush(zlib.Z_FULL_FLUSH)
     for _ in range(megabytes):
-        check = zlib.crc32(million, check)
+        check = zlib.crc32(mebibyte, check)
     tail = struct.pack("<II", check, len(head) + (megabytes << 20))
     return gzip.compress(b"")[:10] + start + block * megabytes + packer.flush() + tail
 
 
 def idx_bomb(megabytes: int, folder: Path, *, images: tuple[int, ...], labels: int) -> None:
-    """Images, or labels of data without images, that unpack to far more."""
-    write_idx(folder, packed=True)
-    name, head = ("images-idx3", idx_head(*images)) if images else ("labels-idx1", idx_head(labels))
+    """Write images, or labels if there are no images, that decompress to many megabytes."""
+    write_idx(folder, compressed=True)
+    name, head = (
+        ("images-idx3", idx_header(*images)) if images else ("labels-idx1", idx_header(labels))
+    )
     (folder / "data" / f"train-{name}-ubyte.gz").write_bytes(zeros(head, megabytes))
 
 
-def idx_pictures_without_labels(megabytes: int, folder: Path) -> None:
+def idx_images_without_labels(megabytes: int, folder: Path) -> None:
     idx_bomb(megabytes, folder, images=(megabytes, 1024, 1024), labels=0)
 
 
-def idx_labels_without_pictures(megabytes: int, folder: Path) -> None:
+def idx_labels_without_images(megabytes: int, folder: Path) -> None:
     idx_bomb(megabytes, folder, images=(), labels=megabytes << 20)
 
 
-def idx_longer_than_said(megabytes: int, folder: Path) -> None:
+def idx_longer_than_declared(megabytes: int, folder: Path) -> None:
     idx_bomb(megabytes, folder, images=(60, 8, 8), labels=0)
 
 
-def idx_shorter_than_said(megabytes: int, folder: Path) -> None:
+def idx_shorter_than_declared(megabytes: int, folder: Path) -> None:
     idx_bomb(1, folder, images=(60, megabytes << 10, 1024), labels=0)
 
 
-def idx_holes(megabytes: int, folder: Path) -> None:
-    write_idx(folder, packed=False)
+def idx_sparse(megabytes: int, folder: Path) -> None:
+    write_idx(folder, compressed=False)
     with (folder / "data" / "train-images-idx3-ubyte").open("r+b") as file:
         file.truncate(megabytes << 20)
 
 
-def cifar_holes(megabytes: int, folder: Path) -> None:
+def cifar_sparse(megabytes: int, folder: Path) -> None:
     write_cifar(folder / "data", RECORDS)
     with (folder / "data" / "data_batch_2.bin").open("r+b") as file:
         file.truncate(megabytes << 20)
@@ -532,7 +540,7 @@ def chunk(name: bytes, content: bytes) -> bytes:
 
 
 def png_of(width: int, height: int, *more: bytes) -> bytes:
-    """A black image of one bit per pixel, and further chunks."""
+    """Return a black PNG with one bit per pixel and additional chunks."""
     packer = zlib.compressobj(9)
     row = bytes(1 + (width + 7) // 8)
     rows = b"".join(packer.compress(row) for _ in range(height)) + packer.flush()
@@ -541,23 +549,23 @@ def png_of(width: int, height: int, *more: bytes) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + body
 
 
-def to_file(content: bytes, folder: Path, suffix: str = ".png") -> None:
+def write_bomb(content: bytes, folder: Path, suffix: str = ".png") -> None:
     write_image_folder(folder, suffix=suffix)
     (folder / "data" / "ant" / f"0{suffix}").write_bytes(content)
 
 
 def png_wide(megabytes: int, folder: Path) -> None:
-    to_file(png_of(20_000, 50 * megabytes), folder)
+    write_bomb(png_of(20_000, 50 * megabytes), folder)
 
 
 def png_thin(megabytes: int, folder: Path) -> None:
-    to_file(png_of(1, 100 * megabytes), folder)
+    write_bomb(png_of(1, 100 * megabytes), folder)
 
 
 def png_texts(megabytes: int, folder: Path) -> None:
     bomb = zeros(b"", megabytes)
     raw = b"\x78\x9c" + bomb[10:-8] + b"\0\0\0\0"
-    to_file(png_of(9, 9, chunk(b"zTXt", b"k\0\0" + raw), chunk(b"iCCP", b"k\0\0" + raw)), folder)
+    write_bomb(png_of(9, 9, chunk(b"zTXt", b"k\0\0" + raw), chunk(b"iCCP", b"k\0\0" + raw)), folder)
 
 
 def jpeg_wide(megabytes: int, folder: Path) -> None:
@@ -572,12 +580,12 @@ def jpeg_thin(megabytes: int, folder: Path) -> None:
 
 
 BOMBS: list[tuple[Callable[[int, Path], None], str]] = [
-    (idx_pictures_without_labels, "IDX, packed"),
-    (idx_labels_without_pictures, "IDX, packed"),
-    (idx_longer_than_said, "IDX, packed"),
-    (idx_shorter_than_said, "IDX, packed"),
-    (idx_holes, "IDX"),
-    (cifar_holes, "CIFAR-10"),
+    (idx_images_without_labels, "IDX, compressed"),
+    (idx_labels_without_images, "IDX, compressed"),
+    (idx_longer_than_declared, "IDX, compressed"),
+    (idx_shorter_than_declared, "IDX, compressed"),
+    (idx_sparse, "IDX"),
+    (cifar_sparse, "CIFAR-10"),
     (png_wide, "PNG"),
     (png_thin, "PNG"),
     (png_texts, "PNG"),
@@ -587,19 +595,19 @@ BOMBS: list[tuple[Callable[[int, Path], None], str]] = [
 
 
 def read_a_bomb(data: dict[str, Any], size: int) -> None:
-    """In a process of its own: what was said of the data, and how much memory that took."""
-    chosen = experiment(Path.cwd(), data | {"size": size} if size else data)
+    """Read data; print the error, the growth of memory and the duration as JSON."""
+    chosen = load_experiment(Path.cwd(), data | {"size": size} if size else data)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    said, started = "", time.monotonic()
+    message, started = "", time.monotonic()
     with small_cifar(), warnings.catch_warnings():
         warnings.simplefilter("error")
         try:
             read(chosen)
         except DltrainError as error:
             check_refusal(error, Path.cwd(), sorted(Path("data").rglob("*")), None)
-            said = str(error)
+            message = str(error)
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
-    print(json.dumps({"said": said, "grown": grown, "seconds": time.monotonic() - started}))
+    print(json.dumps({"message": message, "grown": grown, "seconds": time.monotonic() - started}))
 
 
 def bomb_trial(number: int, folder: Path) -> None:
@@ -614,7 +622,7 @@ def bomb_trial(number: int, folder: Path) -> None:
         process.end()
     assert not process.err, process.err
     assert outcome["grown"] < BOMB_BYTES, f"{write.__name__}: {outcome}"
-    in_time(outcome["seconds"], SECONDS)
+    assert_within(outcome["seconds"], SECONDS)
 
 
 ROWS = [

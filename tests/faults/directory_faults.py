@@ -1,4 +1,4 @@
-"""Run directories of a stranger: links, special files, holes, and JSON of every other kind."""
+"""Untrusted run directories: links, special files, sparse files and mutated JSON."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any
 
 from checkpoint_faults import in_this_process, trained
 from processes import ChildProcess
-from rows import Row, in_time
+from rows import Row, assert_within
 
 import dltrain
 from dltrain.core.errors import DltrainError
@@ -30,56 +30,56 @@ FOLDERS = ["checkpoints", STEP, "tensorboard", "tensorboard/00010", "exports"]
 
 
 def link(path: Path) -> None:
-    """To a file that is somebody's."""
+    """Create a link to a file outside the run."""
     path.symlink_to(Path("thesis.txt").absolute())
 
 
 def folder_link(path: Path) -> None:
-    """To a folder that is somebody's."""
+    """Create a link to a folder outside the run."""
     path.symlink_to(Path("outside").absolute())
 
 
 def dangling(path: Path) -> None:
-    """A link to nothing, which a write would make."""
+    """Create a dangling link, whose target a write would create."""
     path.symlink_to(Path("made.txt").absolute())
 
 
 def loop(path: Path) -> None:
-    """A link to itself."""
+    """Create a link to itself."""
     path.symlink_to(path.name)
 
 
-def second_name(path: Path) -> None:
-    """A hard link."""
+def hard_link(path: Path) -> None:
+    """Create a hard link to a file outside the run."""
     path.hardlink_to("thesis.txt")
 
 
 def fifo(path: Path) -> None:
-    """A pipe that nobody writes to; who reads it waits for ever."""
+    """Create a FIFO without a writer: reading it would block forever."""
     os.mkfifo(path)
 
 
 def unix_socket(path: Path) -> None:
-    """A socket; its path is short."""
+    """Create a socket; its address is the name only, since addresses are short."""
     here = Path.cwd()
-    with socket.socket(socket.AF_UNIX) as made:
+    with socket.socket(socket.AF_UNIX) as server:
         os.chdir(path.parent)
-        made.bind(path.name)
+        server.bind(path.name)
         os.chdir(here)
 
 
-def a_file(path: Path) -> None:
-    """In the place of a folder."""
+def regular_file(path: Path) -> None:
+    """Create a file instead of a folder."""
     path.touch()
 
 
-def a_directory(path: Path) -> None:
-    """In the place of a file."""
+def directory(path: Path) -> None:
+    """Create a folder instead of a file."""
     path.mkdir()
 
 
-KINDS = [link, dangling, loop, second_name, fifo, unix_socket, a_directory]
-FOLDER_KINDS = [link, folder_link, dangling, loop, fifo, a_file]
+KINDS = [link, dangling, loop, hard_link, fifo, unix_socket, directory]
+FOLDER_KINDS = [link, folder_link, dangling, loop, fifo, regular_file]
 VERBS = [
     *(
         ["resume", "evil"],
@@ -91,11 +91,11 @@ VERBS = [
     *(["report", "evil"], ["compare", "evil"], ["rm", "evil", "--yes"], ["reproduce", "evil"]),
     ["train", "config.yaml", "--run-dir", "evil"],
 ]
-MOST_BYTES = 100 * 2**20
+MAX_BYTES = 100 * 2**20
 
 
 def everything(folder: Path) -> dict[str, tuple]:
-    """What is in a folder, without following or opening anything that is no plain file."""
+    """Return the state of a folder without following links or opening special files."""
     found = {}
     for path in sorted(folder.rglob("*")):
         state = path.lstat()
@@ -104,23 +104,23 @@ def everything(folder: Path) -> dict[str, tuple]:
     return found
 
 
-def hostile_places(number: int, folder: Path) -> None:
-    """One place of a run, as everything that it should not be, for every command."""
+def hostile_paths(number: int, folder: Path) -> None:
+    """Replace one path of a run by each kind of wrong file, and run every command."""
     shutil.copytree(trained()[0], folder, dirs_exist_ok=True)
     for name in ("exports", "tensorboard/00010"):
         (folder / "run" / name).mkdir(parents=True)
-    (folder / "thesis.txt").write_text("my only copy")
+    (folder / "thesis.txt").write_text("must survive")
     (folder / "outside").mkdir()
-    (folder / "outside" / "events.out.tfevents.1").write_text("somebody's")
+    (folder / "outside" / "events.out.tfevents.1").write_text("must survive too")
     shutil.copytree(folder / "run", folder / "runs" / "good")
-    child = ChildProcess("child", folder, _try_hostile_places, [*FILES, *FOLDERS][number])
+    child = ChildProcess("child", folder, _try_hostile_paths, [*FILES, *FOLDERS][number])
     assert child.wait() == 0, child.err
     broken = json.loads(child.out)
     assert not broken, "\n".join(broken)
 
 
-def _try_hostile_places(place: str) -> None:
-    """Prints what was not refused, or not well."""
+def _try_hostile_paths(place: str) -> None:
+    """Print, as JSON, what was accepted or refused with a bad message."""
     broken: list[str] = []
     in_this_process("evaluate", "run")
     in_this_process("report", "run", "-o", "page.html")
@@ -136,9 +136,9 @@ def _try_hostile_places(place: str) -> None:
         kind(path)
         whole = everything(Path.cwd())
         for verb in VERBS:
-            began = time.monotonic()
-            code, out, err = _called(*verb)
-            in_time(time.monotonic() - began, 2)
+            started = time.monotonic()
+            code, out, err = _run(*verb)
+            assert_within(time.monotonic() - started, 2)
             lines = err.strip().splitlines()
             if code not in (1, 2) or out or len(lines) != 1 or "evil" not in err:
                 broken.append(f"{kind.__name__}: {verb[0]}: {code} {out} {err}")
@@ -152,15 +152,15 @@ def _try_hostile_places(place: str) -> None:
             pass
         shutil.rmtree("runs/evil", ignore_errors=True)
         shutil.copytree("evil", "runs/evil", symlinks=True, copy_function=_copy)
-        broken += _beside_a_good_one(kind.__name__)
+        broken += _check_listing(kind.__name__)
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
-    if grown > MOST_BYTES:
-        broken.append(f"memory has grown by {grown:,} bytes")
+    if grown > MAX_BYTES:
+        broken.append(f"memory grew by {grown:,} bytes")
     print(json.dumps(broken))
 
 
 def _copy(source: str, place: str) -> None:
-    """Also what is no file, as the same kind; a hard link stays one."""
+    """Copy a file, FIFO or hard link as the same kind."""
     state = os.lstat(source)
     if state.st_nlink > 1:
         os.link(source, place)
@@ -170,45 +170,45 @@ def _copy(source: str, place: str) -> None:
         os.mkfifo(place)
 
 
-def _beside_a_good_one(kind: str) -> list[str]:
-    """A damaged run is reported, and hides no other."""
+def _check_listing(kind: str) -> list[str]:
+    """Return the failures of commands that list a damaged run next to a good one."""
     broken = []
     for verb in (["runs"], ["compare", "runs"]):
-        code, out, err = _called(*verb)
+        code, out, err = _run(*verb)
         if code or "runs/good" not in out or "damaged" not in out:
             broken.append(f"{kind}: {verb[0]} beside a good run: {code} {out} {err}")
-    code, out, err = _called("rm", "runs", "--keep-best", "--yes", "--json")
+    code, out, err = _run("rm", "runs", "--keep-best", "--yes", "--json")
     if code or "runs/evil" not in json.loads(out)["keep"]:
         broken.append(f"{kind}: rm --keep-best: {code} {out} {err}")
     return broken
 
 
-def _called(*words: object) -> tuple[int, str, str]:
+def _run(*words: object) -> tuple[int, str, str]:
     try:
         return in_this_process(*words)
-    except Exception:  # a traceback is what must not be
+    except Exception:  # reported as a failure
         return -1, "", traceback.format_exc()
 
 
-# ------------------------------------------------------------------------------------ holes
+# ------------------------------------------------------------------------------ sparse files
 
 HUGE = [name for name in FILES if "/" not in name and not name.startswith(".")]
 HUGE += [f"{STEP}/{name}.safetensors" for name in ("model", "averaged", "optimizer", "rng")]
 HUGE += [f"{STEP}/state.json", f"{STEP}/manifest.json"]
 HUGE += ["checkpoints/best.json"]
-HOLE_BYTES, HEADER_BYTES = 2**40, 1000
+SPARSE_BYTES, HEADER_BYTES = 2**40, 1000
 
 
 def huge_files(number: int, folder: Path) -> None:
-    """A file that is a terabyte, of which the disk has nothing."""
+    """Run commands on a run with a sparse file of a terabyte."""
     shutil.copytree(trained()[0], folder, dirs_exist_ok=True)
-    child = ChildProcess("child", folder, _try_a_hole, HUGE[number])
+    child = ChildProcess("child", folder, _try_sparse_file, HUGE[number])
     assert child.wait() == 0, child.err
     broken = json.loads(child.out)
     assert not broken, "\n".join(broken)
 
 
-def _try_a_hole(place: str) -> None:
+def _try_sparse_file(place: str) -> None:
     in_this_process("evaluate", "run")
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     Path("run").rename("evil")
@@ -216,26 +216,26 @@ def _try_a_hole(place: str) -> None:
         shutil.rmtree(other)
     path = Path("evil", place)
     with path.open("r+b" if path.exists() else "wb") as file:
-        file.truncate(HOLE_BYTES)
-    if path.suffix == ".safetensors":  # and the manifest agrees, and what it says of its tensors
+        file.truncate(SPARSE_BYTES)
+    if path.suffix == ".safetensors":  # with a matching manifest and header
         manifest = json.loads((path.parent / "manifest.json").read_text())
-        manifest["files"][path.name]["bytes"] = HOLE_BYTES
+        manifest["files"][path.name]["bytes"] = SPARSE_BYTES
         (path.parent / "manifest.json").write_text(json.dumps(manifest))
-        data = HOLE_BYTES - 8 - HEADER_BYTES
+        data = SPARSE_BYTES - 8 - HEADER_BYTES
         header = {"a": {"dtype": "U8", "shape": [data], "data_offsets": [0, data]}}
         with path.open("r+b") as file:
             file.write(HEADER_BYTES.to_bytes(8, "little"))
             file.write(json.dumps(header).encode().ljust(HEADER_BYTES))
     broken = []
     for verb in (["resume", "evil"], ["evaluate", "evil"], ["predict", "evil", "some.png"]):
-        began = time.monotonic()
-        code, out, err = _called(*verb)
-        in_time(time.monotonic() - began, 2)
+        started = time.monotonic()
+        code, out, err = _run(*verb)
+        assert_within(time.monotonic() - started, 2)
         if code != 1 or out or len(err.splitlines()) > 1 or Path(place).name not in err:
             broken.append(f"{verb[0]}: {code} {out} {err}")
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
-    if grown > MOST_BYTES:
-        broken.append(f"memory has grown by {grown:,} bytes")
+    if grown > MAX_BYTES:
+        broken.append(f"memory grew by {grown:,} bytes")
     print(json.dumps(broken))
 
 
@@ -278,22 +278,22 @@ READERS = [
     *(["report", "run"], ["reproduce", "run", "--quiet", "--run-dir", "again"]),
     ["resume", "run", "--quiet"],
 ]
-MUTATIONS_A_TRIAL = 6
+MUTATIONS_PER_TRIAL = 6
 
 
-def mutated(draw: random.Random, value: Any) -> Any:
-    """One key or value, somewhere in it, is another, twice there, or gone."""
-    places: list[tuple[Any, Any]] = []
+def mutate(draw: random.Random, value: Any) -> Any:
+    """Replace, rename or delete a random key or value."""
+    paths: list[tuple[Any, Any]] = []
 
     def visit(node: Any) -> None:
         for key, below in list(node.items() if isinstance(node, dict) else enumerate(node)):
-            places.append((node, key))
+            paths.append((node, key))
             if isinstance(below, dict | list):
                 visit(below)
 
     top = [value]
     visit(top)
-    node, key = draw.choice(places)
+    node, key = draw.choice(paths)
     match draw.randrange(4):
         case 0:
             del node[key]
@@ -305,7 +305,7 @@ def mutated(draw: random.Random, value: Any) -> Any:
 
 
 def mutated_files(number: int, folder: Path) -> None:
-    """Values of each file of a run are exchanged; each command refuses it, or works."""
+    """Mutate files of a run; each command must report an error or work."""
     shutil.copytree(trained()[0], folder, dirs_exist_ok=True)
     child = ChildProcess("child", folder, _read_mutated, number)
     assert child.wait() == 0, child.err
@@ -317,42 +317,42 @@ def _read_mutated(number: int) -> None:
     draw, broken = random.Random(number), []
     in_this_process("resume", "run", "--quiet")
     shutil.copytree("run", "good")
-    for _ in range(MUTATIONS_A_TRIAL):
+    for _ in range(MUTATIONS_PER_TRIAL):
         shutil.rmtree("run")
         shutil.copytree("good", "run")
         name = draw.choice(MUTATED)
-        change(draw, Path("run", name))
+        mutate_file(draw, Path("run", name))
         content = Path("run", name).read_bytes()[:2000]
-        if name.endswith("state.json") or draw.random() < 0.3:  # so that there is much to resume
+        if name.endswith("state.json") or draw.random() < 0.3:  # so that the run can be resumed
             Path("run/summary.json").unlink(missing_ok=True)
         for verb in READERS:
             shutil.rmtree("again", ignore_errors=True)
-            code, out, err = _called(*verb)
+            code, out, err = _run(*verb)
             if code not in (0, 1, 2) or "Traceback" in err or "\x1b" in out + err:
                 broken.append(f"{name}: {verb[0]}: {code} {out} {err}\n{content!r}")
     print(json.dumps(broken))
 
 
-def change(draw: random.Random, path: Path) -> None:
-    """Mutates a file, and signs the checkpoint again where it is of one."""
+def mutate_file(draw: random.Random, path: Path) -> None:
+    """Mutate a file; update the manifest if it belongs to a checkpoint."""
     import yaml
 
     if path.suffix == ".yaml":
-        changed = mutated(draw, yaml.safe_load(path.read_text()))
+        changed = mutate(draw, yaml.safe_load(path.read_text()))
         path.write_text(json.dumps(changed, allow_nan=True))
     elif path.suffix == ".jsonl":
         lines = path.read_text().splitlines()
         place = draw.randrange(len(lines))
-        lines[place] = json.dumps(mutated(draw, json.loads(lines[place])))
+        lines[place] = json.dumps(mutate(draw, json.loads(lines[place])))
         path.write_text("\n".join(lines) + "\n")
     else:
-        path.write_text(json.dumps(mutated(draw, json.loads(path.read_text()))))
+        path.write_text(json.dumps(mutate(draw, json.loads(path.read_text()))))
     if path.name == "state.json":
-        signed(path)
+        update_manifest(path)
 
 
-def signed(path: Path) -> None:
-    """Makes the checkpoint's manifest agree with a file."""
+def update_manifest(path: Path) -> None:
+    """Update the size and hash of a file in the manifest of its checkpoint."""
     import hashlib
 
     content = path.read_bytes()
@@ -367,7 +367,7 @@ ROWS: list[Row] = [
         name="links, FIFOs, sockets and files in the wrong place of a run directory",
         promise="refused by every command in one line, within 2 s and 100 MB; nothing outside is "
         "touched, and other runs are listed",
-        trial=hostile_places,
+        trial=hostile_paths,
         pr=len(FILES) + len(FOLDERS),
         release=len(FILES) + len(FOLDERS),
         cases=len(KINDS) * len(VERBS),
@@ -385,6 +385,6 @@ ROWS: list[Row] = [
         trial=mutated_files,
         pr=6,
         release=100,
-        cases=MUTATIONS_A_TRIAL * len(READERS),
+        cases=MUTATIONS_PER_TRIAL * len(READERS),
     ),
 ]

@@ -1,4 +1,4 @@
-"""Servers that misbehave, and archives that mean harm."""
+"""Faulty servers and hostile archives."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pathlib import Path
 from random import Random
 
 from processes import ChildProcess
-from rows import Row, in_time
+from rows import Row, assert_within
 from web_server import Handler, Server, serving
 
 from dltrain.core.errors import DataError
@@ -29,18 +29,18 @@ DIGEST = f"sha256:{hashlib.sha256(CONTENT).hexdigest()}"
 MAX_BYTES = 1_000_000
 SILENCE_SECONDS = 2
 BOMB_BYTES = 200_000_000
-READ_TO_THE_END = ("two hundred megabytes that nobody asked for", None)
+READ_TO_THE_END = ("the client read an endless response", None)
 
-# ---------------------------------------------------------------- what a server may do
+# ---------------------------------------------------------------- faults of a server
 
 
-def answer(handler: Handler, status: int, body: bytes, **headers: str | None) -> None:
-    """A whole answer; None leaves a header out."""
-    shown = {"ETag": handler.server.etag, "Content-Length": str(len(body))} | {
+def respond(handler: Handler, status: int, body: bytes, **headers: str | None) -> None:
+    """Send a complete response; None omits a header."""
+    all_headers = {"ETag": handler.server.etag, "Content-Length": str(len(body))} | {
         name.replace("_", "-"): value for name, value in headers.items()
     }
     handler.send_response(status)
-    for name, value in shown.items():
+    for name, value in all_headers.items():
         if value is not None:
             handler.send_header(name, value)
     handler.end_headers()
@@ -56,116 +56,116 @@ def range_of(start: int, total: int = len(CONTENT)) -> str:
     return f"bytes {start}-{total - 1}/{total}"
 
 
-def cut(place: int, content: bytes, handler: Handler) -> None:
-    answer(handler, 200, content[:place], Content_Length=str(len(content)))
+def cut(length: int, content: bytes, handler: Handler) -> None:
+    respond(handler, 200, content[:length], Content_Length=str(len(content)))
 
 
-def cut_rest(place: int, handler: Handler) -> None:
+def cut_rest(length: int, handler: Handler) -> None:
     start = start_of(handler)
     rest = CONTENT[start:]
     length = str(len(rest))
-    answer(handler, 206, rest[:place], Content_Length=length, Content_Range=range_of(start))
+    respond(handler, 206, rest[:length], Content_Length=length, Content_Range=range_of(start))
 
 
-def cut_chunks(place: int, handler: Handler) -> None:
+def cut_chunks(length: int, handler: Handler) -> None:
     size = f"{len(CONTENT):x}\r\n".encode()
-    body = size + CONTENT[:place]
-    answer(handler, 200, body, Content_Length=None, Transfer_Encoding="chunked")
+    body = size + CONTENT[:length]
+    respond(handler, 200, body, Content_Length=None, Transfer_Encoding="chunked")
 
 
-def cut_without_length(place: int, handler: Handler) -> None:
-    answer(handler, 200, CONTENT[:place], Content_Length=None)
+def cut_without_length(length: int, handler: Handler) -> None:
+    respond(handler, 200, CONTENT[:length], Content_Length=None)
 
 
 def wrong_content(handler: Handler) -> None:
-    answer(handler, 200, OTHER)
+    respond(handler, 200, OTHER)
 
 
 def range_ignored(handler: Handler) -> None:
-    answer(handler, 200, CONTENT)
+    respond(handler, 200, CONTENT)
 
 
-def range_elsewhere(place: int, handler: Handler) -> None:
-    answer(handler, 206, CONTENT[place:], Content_Range=range_of(place))
+def range_at_other_offset(length: int, handler: Handler) -> None:
+    respond(handler, 206, CONTENT[length:], Content_Range=range_of(length))
 
 
-def range_that_lies(place: int, handler: Handler) -> None:
-    answer(handler, 206, CONTENT[place:], Content_Range=range_of(start_of(handler)))
+def range_with_wrong_header(length: int, handler: Handler) -> None:
+    respond(handler, 206, CONTENT[length:], Content_Range=range_of(start_of(handler)))
 
 
-def range_unsaid(handler: Handler) -> None:
-    answer(handler, 206, CONTENT[start_of(handler) :])
+def range_without_header(handler: Handler) -> None:
+    respond(handler, 206, CONTENT[start_of(handler) :])
 
 
-def range_of_another(handler: Handler) -> None:
+def range_of_other_content(handler: Handler) -> None:
     start = start_of(handler)
-    answer(handler, 206, OTHER[start:], Content_Range=range_of(start))
+    respond(handler, 206, OTHER[start:], Content_Range=range_of(start))
 
 
-def changed(place: int, handler: Handler) -> None:
+def changed(length: int, handler: Handler) -> None:
     start = start_of(handler)
-    answer(handler, 206, OTHER[start:place], ETag='"v2"', Content_Range=range_of(start))
+    respond(handler, 206, OTHER[start:length], ETag='"v2"', Content_Range=range_of(start))
 
 
-def without_etag(place: int, handler: Handler) -> None:
-    answer(handler, 200, CONTENT[:place], ETag=None, Content_Length=str(len(CONTENT)))
+def without_etag(length: int, handler: Handler) -> None:
+    respond(handler, 200, CONTENT[:length], ETag=None, Content_Length=str(len(CONTENT)))
 
 
 def strange_etag(handler: Handler) -> None:
-    answer(handler, 200, CONTENT[:99], ETag='"\xe9\r\n "', Content_Length=str(len(CONTENT)))
+    respond(handler, 200, CONTENT[:99], ETag='"\xe9\r\n "', Content_Length=str(len(CONTENT)))
 
 
 def code(status: int, handler: Handler) -> None:
-    answer(handler, status, b"<html>no</html>" * 100)
+    respond(handler, status, b"<html>no</html>" * 100)
 
 
-def redirect(place: str, handler: Handler) -> None:
-    location = place.replace("HERE", handler.server.url)
-    answer(handler, 302, b"", Location=location or None)
+def redirect(location: str, handler: Handler) -> None:
+    location = location.replace("HERE", handler.server.url)
+    respond(handler, 302, b"", Location=location or None)
 
 
 def endless(handler: Handler) -> None:
-    answer(handler, 200, b"", Content_Length=None)
+    respond(handler, 200, b"", Content_Length=None)
     for _ in range(1000):
         handler.wfile.write(OTHER)
     handler.server.requests.append(READ_TO_THE_END)
 
 
-def longer_than_announced(handler: Handler) -> None:
-    answer(handler, 200, CONTENT + OTHER, Content_Length=str(len(CONTENT)))
+def longer_than_declared(handler: Handler) -> None:
+    respond(handler, 200, CONTENT + OTHER, Content_Length=str(len(CONTENT)))
 
 
-def shorter_than_announced(handler: Handler) -> None:
-    answer(handler, 200, CONTENT, Content_Length=str(10**15))
+def shorter_than_declared(handler: Handler) -> None:
+    respond(handler, 200, CONTENT, Content_Length=str(10**15))
 
 
-def announced_short(place: int, handler: Handler) -> None:
-    answer(handler, 200, CONTENT, Content_Length=str(place))
+def declared_short(length: int, handler: Handler) -> None:
+    respond(handler, 200, CONTENT, Content_Length=str(length))
 
 
 def strange_length(handler: Handler) -> None:
-    answer(handler, 200, CONTENT, Content_Length="-7")
+    respond(handler, 200, CONTENT, Content_Length="-7")
 
 
 def packed(handler: Handler) -> None:
-    answer(handler, 200, gzip.compress(CONTENT), Content_Encoding="gzip")
+    respond(handler, 200, gzip.compress(CONTENT), Content_Encoding="gzip")
 
 
 def nothing(handler: Handler) -> None:
     handler.close_connection = True
 
 
-def rubbish(content: bytes, handler: Handler) -> None:
+def invalid_response(content: bytes, handler: Handler) -> None:
     handler.wfile.write(content)
     handler.close_connection = True
 
 
 def long_header(handler: Handler) -> None:
-    answer(handler, 200, CONTENT, X_Long="x" * 100_000)
+    respond(handler, 200, CONTENT, X_Long="x" * 100_000)
 
 
 def long_reason(handler: Handler) -> None:
-    rubbish(b"HTTP/1.1 500 " + b"\x1b[2J\xff no" * 5000 + b"\r\n\r\n", handler)
+    invalid_response(b"HTTP/1.1 500 " + b"\x1b[2J\xff no" * 5000 + b"\r\n\r\n", handler)
 
 
 def silence(handler: Handler) -> None:
@@ -193,35 +193,35 @@ REDIRECTS = (
 
 
 def fault(random: Random) -> Callable[[Handler], None]:
-    """What a server does instead of what it is asked for."""
-    place = random.choice((0, 1, random.randrange(len(CONTENT)), len(CONTENT) - 1))
+    """Return a random fault of a server."""
+    length = random.choice((0, 1, random.randrange(len(CONTENT)), len(CONTENT) - 1))
     return random.choice(
         [
-            *[partial(cut, place, CONTENT)] * 5,
-            *[partial(cut_rest, place)] * 3,
-            partial(cut, place, OTHER),
-            partial(cut_chunks, place),
-            partial(cut_without_length, place),
+            *[partial(cut, length, CONTENT)] * 5,
+            *[partial(cut_rest, length)] * 3,
+            partial(cut, length, OTHER),
+            partial(cut_chunks, length),
+            partial(cut_without_length, length),
             wrong_content,
             range_ignored,
-            partial(range_elsewhere, place),
-            partial(range_that_lies, place),
-            range_unsaid,
-            range_of_another,
-            partial(changed, place),
-            partial(without_etag, place),
+            partial(range_at_other_offset, length),
+            partial(range_with_wrong_header, length),
+            range_without_header,
+            range_of_other_content,
+            partial(changed, length),
+            partial(without_etag, length),
             strange_etag,
             partial(code, random.choice((204, 400, 403, 404, 416, 429, 500, 503))),
             *[partial(redirect, random.choice(REDIRECTS))] * 3,
             endless,
-            longer_than_announced,
-            shorter_than_announced,
-            partial(announced_short, place),
+            longer_than_declared,
+            shorter_than_declared,
+            partial(declared_short, length),
             strange_length,
             packed,
             nothing,
-            partial(rubbish, b"\x00\xff rubbish\r\n\r\n"),
-            partial(rubbish, b"HTTP/1.1 200 OK\r\n" + b"A: b\r\n" * 200 + b"\r\n"),
+            partial(invalid_response, b"\x00\xff invalid_response\r\n\r\n"),
+            partial(invalid_response, b"HTTP/1.1 200 OK\r\n" + b"A: b\r\n" * 200 + b"\r\n"),
             long_header,
             long_reason,
             silence,
@@ -236,8 +236,8 @@ def get(url: str, place: Path) -> None:
     fetch([url], place, DIGEST, timeout_seconds=SILENCE_SECONDS, max_bytes=MAX_BYTES)
 
 
-def get_in_a_process(url: str, place: str) -> None:
-    """Waits as long as it takes: the other process may be the one that downloads."""
+def get_in_process(url: str, place: str) -> None:
+    """Download in a process, which may wait for the download of another one."""
     try:
         get(url, Path(place))
     except DataError as error:
@@ -253,7 +253,7 @@ def check_message(text: str, *names: str) -> None:
 
 
 def check_folder(place: Path) -> None:
-    """The file is there right, or not at all; else a later try can resume from what there is."""
+    """Assert that the file is complete or absent; a partial download may exist if it is absent."""
     names = {path.name for path in place.parent.iterdir()} - {".download.lock"}
     part, note = f"{place.name}.part", f"{place.name}.part.etag"
     if place.exists():
@@ -263,7 +263,7 @@ def check_folder(place: Path) -> None:
         assert names in (set(), {part}, {part, note}), names
 
 
-def check_good_try(server: Server, place: Path) -> None:
+def check_download_without_faults(server: Server, place: Path) -> None:
     server.faults.clear()
     get(server.url, place)
     assert place.read_bytes() == CONTENT
@@ -278,7 +278,7 @@ def download_trial(number: int, folder: Path) -> None:
         warnings.simplefilter("error")
         server.faults = [fault(random) for _ in range(random.randint(1, 7))]
         if number % 5 == 0:
-            two_at_once(server, place)
+            download_in_two_processes(server, place)
         else:
             for _ in range(random.randint(1, 2)):
                 try:
@@ -286,16 +286,16 @@ def download_trial(number: int, folder: Path) -> None:
                 except DataError as error:
                     check_message(str(error), str(place))
                 check_folder(place)
-        check_good_try(server, place)
+        check_download_without_faults(server, place)
         assert READ_TO_THE_END not in server.requests
     written = {path for path in folder.rglob("*") if path.is_file()}
     written -= {folder / f"{name}.{end}" for name in ("one", "two") for end in ("out", "err")}
     assert written == {place, place.parent / ".download.lock"}, written
 
 
-def two_at_once(server: Server, place: Path) -> None:
+def download_in_two_processes(server: Server, place: Path) -> None:
     both = [
-        ChildProcess(name, place.parents[2], get_in_a_process, server.url, str(place))
+        ChildProcess(name, place.parents[2], get_in_process, server.url, str(place))
         for name in ("one", "two")
     ]
     try:
@@ -316,7 +316,7 @@ SIZES = {name: len(content) for name, content in MEMBERS.items()}
 
 
 class Zeros(io.RawIOBase):
-    """A file of nothing but zeros."""
+    """An endless file of zeros."""
 
     def read(self, size: int = -1) -> bytes:
         return bytes(size)
@@ -334,8 +334,8 @@ def other_kind(tar: tarfile.TarFile, name: str, kind: bytes, target: str = "") -
     tar.addfile(info)
 
 
-def harm(random: Random, tar: tarfile.TarFile, outside: Path) -> None:
-    """A member that is not one of those wanted, or not what it should be."""
+def add_hostile_member(random: Random, tar: tarfile.TarFile, outside: Path) -> None:
+    """Add an unexpected member, or an expected name with wrong content."""
     name = random.choice(
         ("../evil", "d/../../evil", str(outside / "evil"), "d/one", "d/two", "d", "./d/one", "evil")
     )
@@ -358,8 +358,8 @@ def harm(random: Random, tar: tarfile.TarFile, outside: Path) -> None:
             tar.addfile(info)
 
 
-def packed_archive(random: Random, outside: Path) -> tuple[bytes, bool]:
-    """An archive, and whether its regular members of that name all are the right ones."""
+def build_archive(random: Random, outside: Path) -> tuple[bytes, bool]:
+    """Return an archive, and whether it has no hostile members."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w:gz", format=tarfile.PAX_FORMAT) as tar:
         steps: list[Callable[[], None]] = [
@@ -368,7 +368,7 @@ def packed_archive(random: Random, outside: Path) -> tuple[bytes, bool]:
             if random.random() < 0.9
         ]
         count = random.choice((0, 0, 1, 1, 2, 4))
-        steps += [partial(harm, random, tar, outside) for _ in range(count)]
+        steps += [partial(add_hostile_member, random, tar, outside) for _ in range(count)]
         random.shuffle(steps)
         for step in steps:
             step()
@@ -376,7 +376,7 @@ def packed_archive(random: Random, outside: Path) -> tuple[bytes, bool]:
 
 
 def bomb(random: Random, path: Path) -> None:
-    """An archive of a gigabyte: a member, a name, or what follows the last member."""
+    """Write an archive of a gigabyte: a member, a name, or data after the last member."""
     kind = random.choice(("other", "wanted", "header", "name", "behind"))
     with (
         gzip.open(path, "wb", compresslevel=1) as packer,
@@ -393,8 +393,8 @@ def bomb(random: Random, path: Path) -> None:
     assert path.stat().st_size < 20_000_000
 
 
-def scrambled(random: Random, content: bytes) -> bytes:
-    """Bits flipped, or bytes cut off or appended."""
+def scramble(random: Random, content: bytes) -> bytes:
+    """Flip a bit, truncate, or append bytes."""
     changed, place = bytearray(content), random.randrange(len(content))
     match random.randrange(3):
         case 0:
@@ -406,8 +406,8 @@ def scrambled(random: Random, content: bytes) -> bytes:
     return bytes(changed)
 
 
-def everything(folder: Path) -> dict[str, bytes | str]:
-    """What there is: files by content, all else by kind."""
+def state_of(folder: Path) -> dict[str, bytes | str]:
+    """Return the content of files, and the mode of everything else."""
     return {
         str(path.relative_to(folder)): path.read_bytes()
         if path.is_file() and not path.is_symlink()
@@ -426,10 +426,10 @@ def archive_trial(number: int, folder: Path) -> None:
     if is_bomb:
         bomb(random, path)
     else:
-        content, good = packed_archive(random, outside)
+        content, good = build_archive(random, outside)
         damaged = random.random() < 0.4
-        path.write_bytes(scrambled(random, content) if damaged else content)
-    before = everything(folder)
+        path.write_bytes(scramble(random, content) if damaged else content)
+    before = state_of(folder)
     place = folder / "into" / "here"
     refused = False
     if is_bomb:
@@ -445,9 +445,9 @@ def archive_trial(number: int, folder: Path) -> None:
     finally:
         peak = tracemalloc.get_traced_memory()[1] if is_bomb else 0
         tracemalloc.stop()
-    in_time(time.monotonic() - started, 10)
+    assert_within(time.monotonic() - started, 10)
     assert peak < BOMB_BYTES, f"{peak} bytes"
-    after = everything(folder)
+    after = state_of(folder)
     found = {
         name.removeprefix("into/here/"): after.pop(name)
         for name in list(after)

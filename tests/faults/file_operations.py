@@ -1,4 +1,4 @@
-"""Stands between Python and the file system: sees, and may refuse, every operation on files."""
+"""Interception of file operations, which a callback observes and may make fail."""
 
 from __future__ import annotations
 
@@ -12,36 +12,36 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-See = Callable[..., None]
-"""Called before each operation with its name, the path, and what else it needs; may raise."""
+Callback = Callable[..., None]
+"""Function called before each operation with its name, path and arguments; may raise."""
 
 Opener = Callable[[str, int], int]
 _OPEN = os.open
 
 
 class _Raw(io.FileIO):
-    """A file whose writes are seen one by one, below the buffers."""
+    """An unbuffered file that reports each write."""
 
-    def __init__(self, path: str, mode: str, see: See, opener: Opener | None) -> None:
-        see("open", path, mode)
-        self._see, self._path = see, path
-        with mock.patch.object(os, "open", _OPEN):  # what the opener does has been reported
+    def __init__(self, path: str, mode: str, callback: Callback, opener: Opener | None) -> None:
+        callback("open", path, mode)
+        self._callback, self._path = callback, path
+        with mock.patch.object(os, "open", _OPEN):  # this operation has been reported
             super().__init__(path, mode, opener=opener)
 
     def write(self, data: Any) -> int:
-        self._see("write", self._path, bytes(data))
+        self._callback("write", self._path, bytes(data))
         return super().write(data)
 
     def truncate(self, size: int | None = None) -> int:
-        self._see("truncate", self._path, size)
+        self._callback("truncate", self._path, size)
         return super().truncate(size)
 
 
 @contextmanager
-def watched(folder: Path, see: See) -> Iterator[None]:
-    """What this process does to files below `folder` is reported to `see` first.
+def intercept_file_operations(folder: Path, callback: Callback) -> Iterator[None]:
+    """Call `callback` before each operation of this process on files below `folder`.
 
-    Nothing is flushed to the disk: nobody looks at it after a power cut, and it takes long.
+    Files are not flushed to the disk, which is slow and has no effect on the tests.
     """
     below = os.path.realpath(folder)
     real_open, real_os_open, real_fsync = io.open, os.open, os.fsync
@@ -70,7 +70,7 @@ def watched(folder: Path, see: See) -> Iterator[None]:
         place = absolute(file)
         if place is None:
             return real_open(file, mode, buffering, encoding, errors, newline, closefd, opener)
-        raw = _Raw(place, mode.replace("t", "").replace("b", ""), see, opener)
+        raw = _Raw(place, mode.replace("t", "").replace("b", ""), callback, opener)
         places[raw.fileno()] = place
         if "+" in mode:
             binary: Any = io.BufferedRandom(raw)
@@ -83,7 +83,7 @@ def watched(folder: Path, see: See) -> Iterator[None]:
     def os_open(path: Any, flags: int, *arguments: Any, **options: Any) -> int:
         place = absolute(path, options.get("dir_fd"))
         if place is not None:
-            see("open", place, "r")
+            callback("open", place, "r")
         descriptor = real_os_open(path, flags, *arguments, **options)
         if place is not None:
             places[descriptor] = place
@@ -91,7 +91,7 @@ def watched(folder: Path, see: See) -> Iterator[None]:
 
     def fsync(descriptor: int) -> None:
         if descriptor in places:
-            see("fsync", places[descriptor])
+            callback("fsync", places[descriptor])
         else:
             real_fsync(descriptor)
 
@@ -101,7 +101,7 @@ def watched(folder: Path, see: See) -> Iterator[None]:
         def operation(path: Any, *arguments: Any, **options: Any) -> Any:
             place = absolute(path)
             if place is not None:
-                see("unlink" if name == "remove" else name, place, *arguments[:1])
+                callback("unlink" if name == "remove" else name, place, *arguments[:1])
             return function(path, *arguments, **options)
 
         return operation
@@ -112,7 +112,7 @@ def watched(folder: Path, see: See) -> Iterator[None]:
         def operation(before: Any, after: Any, **options: Any) -> None:
             place = absolute(before)
             if place is not None:
-                see("rename", place, absolute(after))
+                callback("rename", place, absolute(after))
             function(before, after, **options)
 
         return operation
@@ -124,7 +124,7 @@ def watched(folder: Path, see: See) -> Iterator[None]:
         mock.patch.multiple(os, **changed),
         mock.patch.object(io, "open", open_file),
         mock.patch.object(builtins, "open", open_file),
-        # By path instead of by descriptor: the same operations, and each says where.
+        # shutil then uses paths instead of descriptors.
         mock.patch.object(shutil, "_use_fd_functions", False),
     ):
         yield

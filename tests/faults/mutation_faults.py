@@ -1,4 +1,4 @@
-"""Runs of every kind of data, and a sweep, whose JSON and YAML is mutated, before every command."""
+"""Commands on runs of every kind of data, and on a sweep, with mutated JSON and YAML."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from unittest import mock
 import httpx
 import yaml
 from checkpoint_faults import in_this_process
-from directory_faults import MUTATED, change, mutated, signed
+from directory_faults import MUTATED, mutate, mutate_file, update_manifest
 from PIL import Image
 from processes import ChildProcess
 from rows import Row
@@ -74,7 +74,7 @@ SPACE = {
     "trials": 2,
     "space": {"optimizer.lr": {"float": [1e-3, 1e-1], "log": True}},
 }
-"""Of a sweep whose first trial has ended without word, as where its process was killed."""
+"""Search space of a sweep. Its first trial is recorded as started and not finished."""
 
 KINDS: dict[str, tuple[dict, list[list[str]]]] = {
     "images": (IMAGES, [["predict", "run", "some.png"]]),
@@ -93,13 +93,13 @@ READERS = [
     ["compare", "run", "good", "--html"],
     ["runs", ".", "--json"],
 ]
-MUTATIONS_A_TRIAL = 3
+MUTATIONS_PER_TRIAL = 3
 PLACES = [name.replace("step-0000000010", "step-0000000006") for name in MUTATED]
 PLACES += ["checkpoints/latest.json"]
 
 
 def write_data(folder: Path) -> None:
-    """Of all kinds."""
+    """Write data of all kinds."""
     write_folder(folder)
     Image.new("L", (8, 8)).save(folder / "some.png")
     rows = [f"{n % 7},{'pq'[n % 2]},{'abc'[n % 3]}" for n in range(60)]
@@ -110,51 +110,51 @@ def write_data(folder: Path) -> None:
 
 
 def mutated_runs(number: int, folder: Path) -> None:
-    """A run, or a sweep: each command refuses it in words, or works."""
+    """Mutate a run or a sweep; each command must report an error or work."""
     write_data(folder)
     kind = ["sweep", *KINDS][number % (len(KINDS) + 1)]
-    work = _mutate_a_sweep if kind == "sweep" else _mutate_a_run
+    work = _mutate_sweep if kind == "sweep" else _mutate_run
     child = ChildProcess("child", folder, work, number, kind)
     assert child.wait() == 0, child.err
     broken = json.loads(child.out.splitlines()[-1])
     assert not broken, "\n".join(broken)
 
 
-def _mutate_a_run(number: int, kind: str) -> None:
-    config, own = KINDS[kind]
+def _mutate_run(number: int, kind: str) -> None:
+    config, commands = KINDS[kind]
     Path("config.yaml").write_text(yaml.safe_dump(config))
     code, _, err = in_this_process("train", "config.yaml", "--run-dir", "good", "--quiet")
     assert code == 0, err
     draw, broken = random.Random(number), []
-    for _ in range(MUTATIONS_A_TRIAL):
+    for _ in range(MUTATIONS_PER_TRIAL):
         shutil.rmtree("run", ignore_errors=True)
         shutil.copytree("good", "run")
         place = Path("run", draw.choice(PLACES))
-        spoil(draw, place)
+        damage(draw, place)
         content = place.read_bytes()[:2000]
-        for words in [*own, *READERS]:
-            broken += _wrong(f"{place}: {words[0]}", content, lambda words=words: _called(*words))
+        for words in [*commands, *READERS]:
+            broken += _failures(f"{place}: {words[0]}", content, lambda words=words: _run(*words))
         Path("run/summary.json").unlink(missing_ok=True)
-        for function in (_keep_best, _in_a_notebook):
-            broken += _wrong(f"{place}: {function.__name__}", content, function)
+        for function in (_keep_best, _resume_in_notebook):
+            broken += _failures(f"{place}: {function.__name__}", content, function)
     print(json.dumps(broken))
 
 
-def spoil(draw: random.Random, path: Path) -> None:
-    """Mutates the values of a file, those of a checkpoint's spec above all, or its bytes."""
+def damage(draw: random.Random, path: Path) -> None:
+    """Mutate the bytes or the values of a file, preferably those of a checkpoint's data spec."""
     if draw.random() < 0.3:
         scramble(draw, path)
     elif path.name == "state.json" and draw.random() < 0.7:
         content = json.loads(path.read_text())
-        content["spec"] = mutated(draw, content["spec"])
+        content["spec"] = mutate(draw, content["spec"])
         path.write_text(json.dumps(content))
-        signed(path)
+        update_manifest(path)
     else:
-        change(draw, path)
+        mutate_file(draw, path)
 
 
 def scramble(draw: random.Random, path: Path) -> None:
-    """Bytes of a file are others, twice there, or gone."""
+    """Replace, duplicate or delete bytes of a file."""
     content = path.read_bytes()
     at, stop = sorted(draw.randrange(len(content) + 1) for _ in range(2))
     stop = min(stop, at + 200)
@@ -163,10 +163,10 @@ def scramble(draw: random.Random, path: Path) -> None:
     )
     path.write_bytes(content[:at] + new + content[stop:])
     if path.name == "state.json":
-        signed(path)
+        update_manifest(path)
 
 
-def _mutate_a_sweep(number: int, _kind: str) -> None:
+def _mutate_sweep(number: int, _kind: str) -> None:
     from dltrain.commands import sweep
 
     Path("config.yaml").write_text(yaml.safe_dump(TABLE))
@@ -179,35 +179,35 @@ def _mutate_a_sweep(number: int, _kind: str) -> None:
         assert taken is not None
         sweep._summary(search, taken, [])
     draw, broken = random.Random(number), []
-    for _ in range(MUTATIONS_A_TRIAL):
+    for _ in range(MUTATIONS_PER_TRIAL):
         shutil.rmtree("run", ignore_errors=True)
         shutil.copytree("good", "run")
         trial = Path("run/trials/0000")
         name = draw.choice(PLACES)
-        spoil(draw, trial / name)
+        damage(draw, trial / name)
         content = (trial / name).read_bytes()[:2000]
         if draw.random() < 0.5:  # so that it is resumed
             (trial / "summary.json").unlink(missing_ok=True)
         for _ in range(2):
             label = f"{name}: sweep"
-            broken += _wrong(label, content, lambda: _called(*words, "run", "--quiet"))
-            broken += _wrong(f"{name}: runs", content, lambda: _called("runs", "run/trials"))
+            broken += _failures(label, content, lambda: _run(*words, "run", "--quiet"))
+            broken += _failures(f"{name}: runs", content, lambda: _run("runs", "run/trials"))
     print(json.dumps(broken))
 
 
-def _wrong(label: str, content: bytes, call: Callable[[], str]) -> list[str]:
-    """What is wrong where a command neither works nor ends in words."""
+def _failures(label: str, content: bytes, call: Callable[[], str]) -> list[str]:
+    """Return a description if a command fails with a traceback or prints control characters."""
     try:
-        shown = call()
+        output = call()
     except Exception:
         return [f"{label}: {traceback.format_exc()}\n{content!r}"]
-    if "Traceback" in shown or {"\x1b", "\u202e"} & set(shown):
-        return [f"{label}: {shown}\n{content!r}"]
+    if "Traceback" in output or {"\x1b", "\u202e"} & set(output):
+        return [f"{label}: {output}\n{content!r}"]
     return []
 
 
-def _called(*words: str) -> str:
-    with mock.patch("uvicorn.Server.run", _served), _few_steps():
+def _run(*words: str) -> str:
+    with mock.patch("uvicorn.Server.run", _browse_instead_of_serving), _few_steps():
         code, out, err = in_this_process(*words)
     assert code in (0, 1, 2)
     assert code == 0 or err.strip()
@@ -215,7 +215,7 @@ def _called(*words: str) -> str:
 
 
 def _few_steps() -> AbstractContextManager[object]:
-    """Ends a training after 30 steps: a mutated config may ask for 10^18, which is no mistake."""
+    """Limit training to 30 steps: a mutated config may validly request 10^18."""
     fit = Trainer.fit
 
     def fit_briefly(trainer: Trainer) -> None:
@@ -225,8 +225,8 @@ def _few_steps() -> AbstractContextManager[object]:
     return mock.patch.object(Trainer, "fit", fit_briefly)
 
 
-def _served(server, sockets) -> None:
-    """Instead of waiting for requests, makes those of a browser."""
+def _browse_instead_of_serving(server, sockets) -> None:
+    """Send the requests of a browser instead of waiting for requests."""
 
     async def browse() -> None:
         app = server.config.app
@@ -254,8 +254,8 @@ def _keep_best() -> str:
         return str(error)
 
 
-def _in_a_notebook() -> str:
-    """Resume in a cell; return what is shown there."""
+def _resume_in_notebook() -> str:
+    """Resume the run in a simulated notebook, and return what it displays."""
     shown, out = StringIO(), StringIO()
     place = mock.Mock()
     place.display = place.update = lambda html: shown.write(html.data)
@@ -269,9 +269,8 @@ def _in_a_notebook() -> str:
             dltrain.resume("run")
             shown.write(repr(dltrain.Run.load("run").metrics))
         except DltrainError as error:
-            return shown.getvalue() + escape_control_characters(
-                str(error)
-            )  # a notebook shows it by itself
+            # A notebook displays the message of the error.
+            return shown.getvalue() + escape_control_characters(str(error))
     return shown.getvalue() + out.getvalue()
 
 
@@ -282,6 +281,6 @@ ROWS: list[Row] = [
         trial=mutated_runs,
         pr=5,
         release=200,
-        cases=MUTATIONS_A_TRIAL * (len(READERS) + 3),
+        cases=MUTATIONS_PER_TRIAL * (len(READERS) + 3),
     ),
 ]

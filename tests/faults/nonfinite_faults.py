@@ -1,4 +1,4 @@
-"""Losses, gradients and metrics that are not finite, at any step."""
+"""Nonfinite losses, gradients and metrics at any step."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from exactness import differences, outcome
 from rows import Row, with_model
+from run_outcomes import differences, outcome
 from small_data import write_images
 from torch import Tensor, nn
 
@@ -21,11 +21,11 @@ from dltrain.training.trainer import Trainer
 
 WHERE = ("loss", "gradient", "gradient of the first slice")
 FAULT: dict[str, int] = {}
-"""Where, and in which training step."""
+"""Location of the fault to its training step."""
 
 
-class Spoilt(torch.autograd.Function):
-    """The identity, whose gradient is not finite."""
+class InfiniteGradient(torch.autograd.Function):
+    """The identity with an infinite gradient."""
 
     @staticmethod
     def forward(ctx, inputs: Tensor) -> Tensor:
@@ -36,12 +36,12 @@ class Spoilt(torch.autograd.Function):
         return gradients[0] * math.inf
 
 
-class Spoiling(nn.Module):
-    """A small network whose point of failure can be set."""
+class Faulty(nn.Module):
+    """A small network that fails as FAULT requests."""
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
-        self.net, self.seen = net, -1
+        self.net, self.last_step = net, -1
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
 
     def forward(self, inputs: Tensor) -> Tensor:
@@ -50,24 +50,24 @@ class Spoiling(nn.Module):
             return outputs * (math.nan if FAULT.get("evaluation") == int(self.step) else 1)
         if FAULT.get("loss") == int(self.step):
             return outputs * math.nan
-        first = self.seen != int(self.step)
-        self.seen = int(self.step)
+        first = self.last_step != int(self.step)
+        self.last_step = int(self.step)
         if FAULT.get("gradient") == int(self.step) or (
             first and FAULT.get("gradient of the first slice") == int(self.step)
         ):
-            return Spoilt.apply(outputs)  # pyright: ignore[reportReturnType]
+            return InfiniteGradient.apply(outputs)  # pyright: ignore[reportReturnType]
         return outputs
 
 
-def _spoiling(spec: dltrain.DataSpec, /) -> nn.Module:
-    """A network that fails on command."""
+def _faulty(spec: dltrain.DataSpec, /) -> nn.Module:
+    """Build a network that fails as FAULT requests."""
     (_, height, width), outputs = spec.input_shape, spec.num_outputs
     layers = (nn.Linear(height * width, 8), nn.Dropout(0.2), nn.Linear(8, outputs))
-    return Spoiling(nn.Sequential(nn.Flatten(), *layers))
+    return Faulty(nn.Sequential(nn.Flatten(), *layers))
 
 
 CONFIG = {
-    "model": "spoiling",
+    "model": "faulty_on_request",
     "data": {"name": "idx", "root": "images", "validation": 30},
     "loss": "cross_entropy",
     "optimizer": {"name": "adamw", "lr": 0.01},
@@ -85,15 +85,15 @@ CONFIG = {
 }
 
 
-def make(folder: Path, *overrides: str) -> dltrain.Experiment:
-    """The experiment; the model counts the steps as the trainer does."""
+def make_experiment(folder: Path, *overrides: str) -> dltrain.Experiment:
+    """Write data and config, and load the experiment."""
     write_images(folder / "images", train=133, test=40, side=8, classes=3)
     (folder / "config.yaml").write_text(yaml.safe_dump(CONFIG))
     return dltrain.load(folder / "config.yaml", overrides)
 
 
-class Counting:
-    """Tells the model the number of each step, from 1."""
+class StepCounter:
+    """Context in which the model knows the number of the current step, counted from 1."""
 
     def __enter__(self) -> None:
         self.original = original = Trainer.train_step
@@ -109,16 +109,16 @@ class Counting:
         FAULT.clear()
 
 
-@with_model("spoiling", _spoiling)
+@with_model("faulty_on_request", _faulty)
 def stops(number: int, folder: Path) -> None:
-    """`on_nonfinite: stop`: the step is named, no weight is spoilt, and resuming is exact."""
+    """Check that `stop` names the step, keeps weights finite, and allows a bit-exact resume."""
     where, step = WHERE[number % 3], number // 3 + 1
-    experiment = make(folder)
-    with Counting():
+    experiment = make_experiment(folder)
+    with StepCounter():
         dltrain.train(experiment, run_dir=folder / "whole", quiet=True)
-    whole = outcome(folder / "whole")
+    expected = outcome(folder / "whole")
     run = folder / "run"
-    with Counting():
+    with StepCounter():
         FAULT[where] = step
         with pytest.raises(RunError, match=f"step {step}: the loss or its gradient is not finite"):
             dltrain.train(experiment, run_dir=run, quiet=True)
@@ -129,23 +129,23 @@ def stops(number: int, folder: Path) -> None:
         for tensors in (snapshot.model, snapshot.averaged, snapshot.optimizer):
             assert all(torch.isfinite(t).all() for t in tensors.values())
     if saved:
-        with Counting():
+        with StepCounter():
             dltrain.resume(run, quiet=True)
-        assert not differences(run, whole)
+        assert not differences(run, expected)
 
 
 def _saved_before(step: int) -> list[int]:
-    """Every second step; and steps of an evaluation, while the loss falls."""
+    """Return the checkpoints: every second step, and each evaluation, as the loss decreases."""
     done = range(1, step)
     return [s for s in reversed(done) if s % 2 == 0 or s % 3 == 0]
 
 
-@with_model("spoiling", _spoiling)
+@with_model("faulty_on_request", _faulty)
 def skips(number: int, folder: Path) -> None:
-    """`on_nonfinite: skip`: as if the optimizer had not been asked in that step."""
+    """Check that `skip` counts the step and makes no update in it."""
     where, step = WHERE[number % 3], number // 3 + 1
-    experiment = make(folder, "train.on_nonfinite=skip", "schedule.name=linear")
-    with Counting():
+    experiment = make_experiment(folder, "train.on_nonfinite=skip", "schedule.name=linear")
+    with StepCounter():
         FAULT[where] = step
         summary = dltrain.train(experiment, run_dir=folder / "run", quiet=True)
     assert (summary.status, summary.skipped_steps, summary.step) == ("done", 1, 12)
@@ -157,11 +157,11 @@ def skips(number: int, folder: Path) -> None:
     assert None not in [v for n, v in summary.metrics.items() if not n.startswith("system")]
 
 
-@with_model("spoiling", _spoiling)
+@with_model("faulty_on_request", _faulty)
 def never_best(number: int, folder: Path) -> None:
-    """A validation loss of NaN in the evaluation of step 3, 6, 9 or 12."""
-    experiment = make(folder, "recording.tensorboard=true")
-    with Counting():
+    """Check that a NaN in the evaluation of step 3, 6, 9 or 12 is never the best value."""
+    experiment = make_experiment(folder, "recording.tensorboard=true")
+    with StepCounter():
         FAULT["evaluation"] = 3 * (number + 1)
         summary = dltrain.train(experiment, run_dir=folder / "run", quiet=True)
     assert summary.best is not None

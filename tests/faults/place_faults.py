@@ -1,4 +1,4 @@
-"""Places that can't be written, odd names, a second process, and output that nobody takes."""
+"""Unwritable paths, unusual names, a second process, closed output, and long runs."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ import pytest
 import small_runs
 import yaml
 from processes import ChildProcess, command_line
-from rows import Row, in_time
+from rows import Row, assert_within
 from small_data import write_color_images
 
 import dltrain
 from dltrain.core.errors import RunError
 from dltrain.rundir.directory import Run
 
-# ------------------------------------------------------------------------ as an ordinary user
+# ------------------------------------------------------------------- as an unprivileged user
 
 
-def as_ordinary_user(*words: object) -> None:
-    """A command line without root's right to write anywhere; other users never had it."""
+def run_unprivileged(*words: object) -> None:
+    """Run a command line without root's permission to write anywhere."""
     header = (ctypes.c_uint32 * 2)(0x20080522, 0)  # version 3 of capset(2), of this process
     nothing = (ctypes.c_uint32 * 6)()
     if os.geteuid() == 0 and ctypes.CDLL(None).capset(header, nothing):
@@ -44,12 +44,12 @@ def _read_only_directory(folder: Path) -> Path:
     return folder / "run"
 
 
-def _a_file(folder: Path) -> Path:
+def _file(folder: Path) -> Path:
     (folder / "run").touch()
     return folder / "run"
 
 
-def _a_file_above(folder: Path) -> Path:
+def _file_above(folder: Path) -> Path:
     (folder / "file").touch()
     return folder / "file" / "run"
 
@@ -66,13 +66,13 @@ def _unwritable_metrics(folder: Path) -> Path:
     return folder / "run"
 
 
-def _a_file_for_checkpoints(folder: Path) -> Path:
+def _file_for_checkpoints(folder: Path) -> Path:
     (folder / "run").mkdir()
     (folder / "run" / "checkpoints").touch()
     return folder / "run"
 
 
-def _a_file_for_tensorboard(folder: Path) -> Path:
+def _file_for_tensorboard(folder: Path) -> Path:
     (folder / "run").mkdir()
     (folder / "run" / "tensorboard").touch()
     return folder / "run"
@@ -87,38 +87,38 @@ def _name_too_long(folder: Path) -> Path:
     return folder / ("x" * 256)
 
 
-PLACES: list[Callable[[Path], Path]] = [
+PATHS: list[Callable[[Path], Path]] = [
     _read_only_parent,
     _read_only_directory,
-    _a_file,
-    _a_file_above,
+    _file,
+    _file_above,
     _unwritable_log,
     _unwritable_metrics,
-    _a_file_for_checkpoints,
-    _a_file_for_tensorboard,
+    _file_for_checkpoints,
+    _file_for_tensorboard,
     _dangling_link,
     _name_too_long,
 ]
 
 
 def refused(number: int, folder: Path) -> None:
-    """A run directory that can't be made or written."""
+    """Train in a run directory that cannot be created or written."""
     small_runs.write_folder(folder)
-    run = PLACES[number](folder)
+    run = PATHS[number](folder)
     words = ("train", "config.yaml", "recording.tensorboard=true", "--run-dir", run)
-    process = ChildProcess("train", folder, as_ordinary_user, *words)
+    process = ChildProcess("train", folder, run_unprivileged, *words)
     code = process.wait()
     assert code in (1, 2), process.err
     assert process.out == ""
     lines = process.err.splitlines()
-    messages = [line for line in lines if not line.startswith(("run directory:", "Usage:", "Try "))]
-    assert len([line for line in messages if line]) == 1, process.err
-    assert run.name in messages[-1] or run.parent.name in messages[-1]
+    errors = [line for line in lines if not line.startswith(("run directory:", "Usage:", "Try "))]
+    assert len([line for line in errors if line]) == 1, process.err
+    assert run.name in errors[-1] or run.parent.name in errors[-1]
     assert not any(Path(folder).rglob("step-*")), "a step was taken"
     assert not any(path.stat().st_size for path in folder.rglob("metrics.jsonl"))
 
 
-# --------------------------------------------------------------------------------- odd names
+# ----------------------------------------------------------------------------- unusual names
 
 NAMES = [
     "two words",
@@ -133,12 +133,12 @@ NAMES = [
 ]
 
 
-def odd_name(number: int, folder: Path) -> None:
-    """Train, stop, resume, evaluate, predict."""
+def unusual_name(number: int, folder: Path) -> None:
+    """Train, resume, evaluate and predict in a run directory with an unusual name."""
     small_runs.write_folder(folder)
     run = folder / NAMES[number]
     steps = ["train.steps=4", "recording.tensorboard=true"]
-    ways = [
+    commands = [
         ["train", "config.yaml", *steps, "--run-dir", run],
         ["resume", run],
         ["evaluate", run, "--json"],
@@ -147,7 +147,7 @@ def odd_name(number: int, folder: Path) -> None:
     from PIL import Image
 
     Image.new("L", (8, 8), 90).save(folder / "image.png")
-    for words in ways:
+    for words in commands:
         if words[0] == "resume":  # as if it had been killed after its last checkpoint
             (run / "summary.json").unlink()
         process = ChildProcess("process", folder, command_line, *words)
@@ -159,7 +159,7 @@ def odd_name(number: int, folder: Path) -> None:
 
 
 def second_process(number: int, folder: Path) -> None:
-    """Refused while the first lives; free as soon as it is killed, even with orphaned workers."""
+    """Open a run that another process has locked, then kill that process."""
     write_color_images(folder / "my_images", 20)
     config = {
         "model": {"name": "cnn", "channels": [4]},
@@ -177,10 +177,10 @@ def second_process(number: int, folder: Path) -> None:
         while not (folder / "run" / "checkpoints" / "latest.json").exists():
             assert first.running, first.err
             time.sleep(0.01)
-        asked = time.monotonic()
+        started = time.monotonic()
         with pytest.raises(RunError, match=f"is in use by process {first.pid} on "):
             dltrain.resume(folder / "run", quiet=True)
-        in_time(time.monotonic() - asked, 2)
+        assert_within(time.monotonic() - started, 2)
         assert first.running
     finally:
         first.end()
@@ -238,7 +238,7 @@ FULL = ("standard output full", "both full")
 
 
 def output(number: int, folder: Path) -> None:
-    """Training finishes, and its files are complete."""
+    """Train with a faulty standard output or environment."""
     small_runs.write_folder(folder)
     prepare, environment = list(OUTPUTS.values())[number]
     done = subprocess.run(
@@ -249,7 +249,7 @@ def output(number: int, folder: Path) -> None:
         capture_output=True,
         check=False,
     )
-    # A result that could not be written is a failure of its own, as it is of every command.
+    # A result that cannot be written is a failure of every command.
     assert done.returncode == (list(OUTPUTS)[number] in FULL), done.stderr.decode()
     assert b"Traceback" not in done.stderr
     assert b"\x1b" not in done.stdout + done.stderr
@@ -263,7 +263,7 @@ def output(number: int, folder: Path) -> None:
 
 
 def long_run(number: int, folder: Path) -> None:
-    """Memory is flat, checkpoints are pruned, event files are bounded."""
+    """Check the memory, checkpoints and event files of a long run."""
     small_runs.write_folder(folder)
     steps = (3000, 100000)[number]
     config = small_runs.CONFIG | {
@@ -317,13 +317,13 @@ ROWS = [
         "a run directory that cannot be created or written, as an unprivileged user",
         "one line before the first step",
         refused,
-        pr=len(PLACES),
-        release=len(PLACES),
+        pr=len(PATHS),
+        release=len(PATHS),
     ),
     Row(
         "paths with spaces, é, 中, emoji, a newline, quotes, 255 bytes",
         "train, resume, evaluate and predict work",
-        odd_name,
+        unusual_name,
         pr=len(NAMES),
         release=len(NAMES),
     ),

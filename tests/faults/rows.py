@@ -1,4 +1,4 @@
-"""What a fault test and the release-sized torture have in common: numbered trials of a promise."""
+"""Rows of numbered trials, which the test suite and `scripts/torture.py` share."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ class Row:
     """A row of docs/reliability.md.
 
     Attributes:
-        name: In a few words, what is injected.
-        promise: What must hold.
-        trial: Injects the fault once, in an empty folder, and raises AssertionError where the
-            promise is broken. What it does is a function of its number alone.
-        pr: Trials in the test suite.
-        release: Trials of `scripts/torture.py`.
-        cases: How many cases one trial tries.
+        name: Short description of the injected fault.
+        promise: Required behavior.
+        trial: Function that injects the fault once, in an empty folder, and raises AssertionError
+            if the promise is broken. It depends only on the number of the trial.
+        pr: Number of trials in the test suite.
+        release: Number of trials of `scripts/torture.py`.
+        cases: Number of cases per trial.
     """
 
     name: str
@@ -36,17 +36,18 @@ class Row:
     cases: int = 1
 
 
-def in_time(seconds: float, limit: float) -> None:
-    """Holds a trial to a promised time where the machine is its own, as `scripts/torture.py` says.
+def assert_within(seconds: float, limit: float) -> None:
+    """Assert that a trial took less than `limit` seconds, if DLTRAIN_TIMED is set.
 
-    On a shared one, as the suite's may be, a slow moment would break a promise that holds.
+    `scripts/torture.py` sets it on an idle machine. The suite may share its machine, where a delay
+    would not be a broken promise.
     """
     if os.environ.get("DLTRAIN_TIMED"):
-        assert seconds < limit, f"{seconds:.1f} s, and {limit:g} s are promised"
+        assert seconds < limit, f"expected less than {limit:g} s, got {seconds:.1f} s"
 
 
 def with_model(name: str, builder: Callable[..., nn.Module]) -> Callable[..., Callable]:
-    """Registers a model while a trial runs; other tests are not to see it."""
+    """Register a model during a trial only, so that other tests do not find it."""
 
     def decorate(trial: Callable[[int, Path], None]) -> Callable[[int, Path], None]:
         @wraps(trial)

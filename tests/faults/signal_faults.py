@@ -1,4 +1,4 @@
-"""Processes that are killed, or asked to stop, at any moment."""
+"""Processes that are killed or interrupted at random times."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from functools import cache
 from pathlib import Path
 
 import yaml
-from exactness import differences, outcome
 from processes import ChildProcess, command_line, processes_in_folder, wait_until_all_exit
-from rows import Row, in_time
+from rows import Row, assert_within
+from run_outcomes import differences, outcome
 from small_data import write_color_images, write_images
 
 COMMON = {
@@ -34,7 +34,7 @@ CLASSIFIER = {
     "train": {**TRAIN, "steps": 120, "batch_size": 16, "evaluate": "25 steps"},
 }
 KINDS = {
-    "images in memory": {
+    "in-memory images": {
         **CLASSIFIER,
         "data": {"name": "idx", "root": "images", "validation": 30, "augment": AUGMENT},
     },
@@ -70,89 +70,92 @@ KINDS = {
 
 
 def prepare(folder: Path, kind: str) -> None:
-    """Data and `config.yaml` of a run of that kind."""
+    """Write the data and `config.yaml` of a run of this kind."""
     write_images(folder / "images", train=133, test=40, side=8, classes=3)
     write_color_images(folder / "my_images", 20)
     (folder / "config.yaml").write_text(yaml.safe_dump({**COMMON, **KINDS[kind]}))
 
 
 def start(folder: Path, name: str, *words: object) -> ChildProcess:
-    """A command line in a process of its own."""
+    """Start a command line in a new process."""
     return ChildProcess(name, folder, command_line, *words, "--quiet", environment=ONE_THREAD)
 
 
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
-TRAINS = ("train", "config.yaml", "--run-dir", "run")
+TRAIN_COMMAND = ("train", "config.yaml", "--run-dir", "run")
 
 
 @cache
 def uninterrupted(kind: str) -> tuple[dict, float]:
-    """The outcome of a run of that kind, and the seconds that its process took."""
+    """Return the outcome of a run of this kind, and its duration in seconds."""
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         prepare(folder, kind)
         started = time.monotonic()
-        process = start(folder, "whole", *TRAINS)
+        process = start(folder, "whole", *TRAIN_COMMAND)
         assert process.wait() == 0, process.err
         return outcome(folder / "run"), time.monotonic() - started
 
 
-def go_on(folder: Path, name: str) -> ChildProcess:
-    """Resumes the run, or starts it anew where it was killed before its first checkpoint."""
+def resume_or_restart(folder: Path, name: str) -> ChildProcess:
+    """Resume the run, or restart it if it has no checkpoint."""
     if any((folder / "run" / "checkpoints").glob("step-*")):
         return start(folder, name, "resume", "run")
     shutil.rmtree(folder / "run", ignore_errors=True)
-    return start(folder, name, *TRAINS)
+    return start(folder, name, *TRAIN_COMMAND)
 
 
 def killed(number: int, folder: Path) -> None:
-    """SIGKILL one to three times, then on to the end."""
+    """Send SIGKILL one to three times, then finish the run."""
     chance, kind = random.Random(number), list(KINDS)[number % len(KINDS)]
-    whole, seconds = uninterrupted(kind)
+    expected, seconds = uninterrupted(kind)
     prepare(folder, kind)
     others = processes_in_folder(folder)
     for kill in range(1 + number // len(KINDS) % 3):
-        process = go_on(folder, f"kill-{kill}")
+        process = resume_or_restart(folder, f"kill-{kill}")
         time.sleep(chance.uniform(0.2, 1.0) * seconds)
         process.end()
-    process = go_on(folder, "last")
+    process = resume_or_restart(folder, "last")
     assert process.wait() == 0, process.err
-    assert not differences(folder / "run", whole)
+    assert not differences(folder / "run", expected)
     wait_until_all_exit(folder, except_for=others)
 
 
-def stopped(number: int, folder: Path) -> None:
-    """SIGINT or SIGTERM at a random time; every other trial twice in a row."""
+def interrupted(number: int, folder: Path) -> None:
+    """Send SIGINT or SIGTERM at a random time, and twice in odd trials; then finish the run."""
     chance, kind = random.Random(number), list(KINDS)[number % len(KINDS)]
-    whole, seconds = uninterrupted(kind)
+    expected, seconds = uninterrupted(kind)
     prepare(folder, kind)
     others = processes_in_folder(folder)
     which = chance.choice([signal.SIGINT, signal.SIGTERM])
-    process = start(folder, "stopped", *TRAINS)
+    process = start(folder, "interrupted", *TRAIN_COMMAND)
     metrics = folder / "run" / "metrics.jsonl"
     while not (metrics.exists() and metrics.stat().st_size):  # training has begun
         assert process.running, process.err
         time.sleep(0.005)
     time.sleep(chance.uniform(0.0, 0.4) * seconds)
-    with suppress(ProcessLookupError):  # it has ended
+    with suppress(ProcessLookupError):  # it has exited
         process.signal(which)
         if number % 2:
             time.sleep(chance.uniform(0.0, 0.02))
             process.signal(which)
-    asked = time.monotonic()
+    sent = time.monotonic()
     code = process.wait()
-    in_time(time.monotonic() - asked, 10)
+    assert_within(time.monotonic() - sent, 10)
     assert "Traceback" not in process.err, process.err
-    # The first asks, 128 + N; a second one ends the process at once, by the signal itself.
+    # The first signal interrupts: 128 + N. A second one ends the process by the signal itself.
     assert code in (0, 128 + which, -which), process.err
     if code == 128 + which:
         summary = json.loads((folder / "run" / "summary.json").read_text())
-        assert summary["status"] in ("stopped", "done")  # done: it came while the process ended
+        assert summary["status"] in (
+            "stopped",
+            "done",
+        )  # done: the signal arrived while the process exited
         newest = max((folder / "run" / "checkpoints").glob("step-*")).name
         assert newest == f"step-{summary['step']:010d}", "the checkpoint is not of the last step"
-    process = go_on(folder, "last")
+    process = resume_or_restart(folder, "last")
     assert process.wait() == 0, process.err
-    assert not differences(folder / "run", whole)
+    assert not differences(folder / "run", expected)
     wait_until_all_exit(folder, except_for=others)
 
 
@@ -160,8 +163,7 @@ ROWS = [
     Row(
         "SIGKILL at random times, 1 to 3 in a run",
         "the resumed run is bitwise identical to the uninterrupted one, in TensorBoard too; no "
-        "process is "
-        "left",
+        "process is left",
         killed,
         pr=12,
         release=200,
@@ -170,7 +172,7 @@ ROWS = [
         "SIGINT or SIGTERM at random times, once or twice in a row",
         "exit within 10 s with a checkpoint of the last step; a second signal ends it at once; "
         "resume is bit-exact",
-        stopped,
+        interrupted,
         pr=10,
         release=50,
     ),

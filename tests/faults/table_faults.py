@@ -1,4 +1,4 @@
-"""Tables as people have them: each row is read as it is written, or the line is named."""
+"""Unusual tables: each row is read verbatim, or the error names its line."""
 
 from __future__ import annotations
 
@@ -55,14 +55,14 @@ ODD = [
 
 @dataclass(frozen=True)
 class Case:
-    """A file, and what must become of it.
+    """A file and the expected result.
 
     Attributes:
-        name: Of the file.
-        content: What it holds.
-        rows: Texts and labels that are to be read; None where it is to be refused.
-        line: Line that the refusal names.
-        options: Of `text_csv`.
+        name: Name of the file.
+        content: Text of the file.
+        rows: Expected texts and labels; None if the file must be refused.
+        line: Line that the error must name.
+        options: Options of `text_csv`.
     """
 
     name: str
@@ -73,19 +73,19 @@ class Case:
 
 
 def table(random: Random, letters: list[str]) -> list[tuple[str, str]]:
-    """Texts of some letters, none empty, and labels that are hard to keep apart."""
+    """Return nonempty texts of these letters with labels that are easy to confuse."""
     labels = random.choice(LABELS)
     words = [["".join(random.choices(letters, k=4)) for _ in range(3)] for _ in range(NUM_ROWS)]
     return [(f"x{n} {' '.join(own)} x", labels[n % 2]) for n, own in enumerate(words)]
 
 
-def joined(rows: list[tuple[str, str]], delimiter: str, end: str = "\n") -> str:
-    """Lines without quoting."""
+def join(rows: list[tuple[str, str]], delimiter: str, end: str = "\n") -> str:
+    """Join rows to lines without quoting."""
     return "".join(delimiter.join(row) + end for row in [("text", "label"), *rows])
 
 
 def quoted(random: Random) -> Case:
-    """What a spreadsheet writes: cells in quotes with delimiters and line ends in them."""
+    """Build a spreadsheet export: quoted cells that contain delimiters and line ends."""
     rows = table(random, ["a", " ", ",", ";", "\n", "\r\n", "\t", *ODD])
     delimiter, file = random.choice(",;|\t"), io.StringIO(newline="")
     end = random.choice(["\n", "\r\n"])
@@ -101,35 +101,35 @@ def bare(random: Random) -> Case:
     starts = random.choices(["", '"', '""', "'"], k=NUM_ROWS)
     rows = [(start + text, label) for start, (text, label) in zip(starts, rows, strict=True)]
     is_tsv, end = random.random() < 0.5, random.choice(["\n", "\r\n"])
-    content = joined(rows, "\t" if is_tsv else ",", end)
+    content = join(rows, "\t" if is_tsv else ",", end)
     return Case(
         f"t.{'tsv' if is_tsv else 'csv'}", content, rows, None, {} if is_tsv else {"quote": None}
     )
 
 
-def lone(random: Random) -> Case:
-    """One to three quotes without a partner, the first of which opens a cell."""
+def unbalanced(random: Random) -> Case:
+    """Build a table with one to three unbalanced quotes, the first at the start of a cell."""
     rows = table(random, ["a", "b", " "])
     first, *more = sorted(random.sample(range(NUM_ROWS), random.randint(1, 3)))
     rows[first] = (f'"{rows[first][0]}', rows[first][1])
     for row in more:
         text, label = rows[row]
         rows[row] = (random.choice([f'"{text}', f'{text}"', f'a "{text}', '"']), label)
-    return Case("t.csv", joined(rows, ","), None, first + 2, {})
+    return Case("t.csv", join(rows, ","), None, first + 2, {})
 
 
 def ragged(random: Random) -> Case:
-    """A row of too few or too many cells, or one with a NUL."""
+    """Build a table with a row of too few or too many cells, or with a NUL."""
     rows, row = table(random, ["a", "b", " "]), random.randrange(NUM_ROWS)
     delimiter = random.choice(",\t")
-    lines = joined(rows, delimiter).split("\n")
+    lines = join(rows, delimiter).split("\n")
     text = rows[row][0]
     lines[row + 1] = random.choice([text, lines[row + 1] + delimiter, lines[row + 1] + "\0"])
     return Case("t.csv", "\n".join(lines), None, row + 2, {"delimiter": delimiter})
 
 
 def unused(random: Random) -> Case:
-    """Columns that nothing uses, without a name, with gaps, or with anything in them."""
+    """Build a table with unused columns: unnamed, incomplete, or with arbitrary cells."""
     rows = table(random, ["a", "b", " "])
     odd = random.choices(["", "nan", "=1", "x" * 200_000, "-inf", "\u202e"], k=NUM_ROWS)
     lines = [f"{cell}\t{text}\t{label}\t" for cell, (text, label) in zip(odd, rows, strict=True)]
@@ -138,7 +138,7 @@ def unused(random: Random) -> Case:
 
 
 def objects(random: Random) -> Case:
-    """JSON whose labels are numbers as they are spelled."""
+    """Build JSON lines with numbers as labels, which keep their spelling."""
     rows = table(random, ["a", " ", ",", "\n", *ODD])
     rows = [(text, random.choice(["1", "1.0", "10", "9007199254740993"])) for text, _ in rows]
     rows[:4] = [(rows[n][0], label) for n, label in enumerate(("2", "2.0", "2e0", "20"))]
@@ -146,11 +146,11 @@ def objects(random: Random) -> Case:
     return Case("t.jsonl", "\n".join(lines), rows, None, {})
 
 
-CASES: list[Callable[[Random], Case]] = [quoted, bare, lone, ragged, unused, objects]
+CASES: list[Callable[[Random], Case]] = [quoted, bare, unbalanced, ragged, unused, objects]
 
 
 def read(case: Case, folder: Path) -> Counter[tuple[str, str]]:
-    """Texts and labels, made of the numbers that a model gets."""
+    """Decode texts and labels from the batches of a data source."""
     register_builtins()
     data = DATA["text_csv"].builder(
         DataContext(root=folder, warn=lambda _: None),

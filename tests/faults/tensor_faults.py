@@ -1,4 +1,4 @@
-"""Checkpoints whose tensors a stranger has exchanged, with a manifest that is right again."""
+"""Checkpoints with tampered tensors and a matching manifest."""
 
 from __future__ import annotations
 
@@ -26,41 +26,41 @@ OPTIMIZERS = [
     {"name": "rmsprop", "lr": 0.01},
 ]
 CASES = 12
-"""In one trial."""
+"""Number of cases per trial."""
 
 
 def empty(tensor: Tensor, _: random.Random) -> Tensor:
-    """Nothing in it."""
+    """Return an empty tensor."""
     return tensor.new_zeros(0)
 
 
 def one(tensor: Tensor, _: random.Random) -> Tensor:
-    """One number, in as many dimensions as another tensor has."""
+    """Return a single element with one more dimension."""
     return tensor.new_ones([1] * (tensor.ndim + 1))
 
 
 def longer(tensor: Tensor, _: random.Random) -> Tensor:
-    """Twice the size."""
+    """Return two stacked copies."""
     return torch.stack([tensor, tensor])
 
 
 def shorter(tensor: Tensor, draw: random.Random) -> Tensor:
-    """Fewer rows."""
+    """Return fewer rows; a scalar becomes a vector."""
     return tensor[: draw.randrange(len(tensor))].clone() if tensor.ndim else tensor[None]
 
 
 def other_dtype(tensor: Tensor, draw: random.Random) -> Tensor:
-    """The same shape, in others of the kinds that safetensors has."""
-    kinds = (torch.float64, torch.float16, torch.bfloat16, torch.int32, torch.int8, torch.bool)
-    return tensor.to(draw.choice([kind for kind in kinds if kind != tensor.dtype]))
+    """Return the same shape with another dtype of safetensors."""
+    dtypes = (torch.float64, torch.float16, torch.bfloat16, torch.int32, torch.int8, torch.bool)
+    return tensor.to(draw.choice([dtype for dtype in dtypes if dtype != tensor.dtype]))
 
 
 MUTATIONS: list[Callable[[Tensor, random.Random], Tensor]]
 MUTATIONS = [empty, one, longer, shorter, other_dtype]
 
 
-def sign(checkpoint: Path, name: str, tensors: dict[str, Tensor]) -> None:
-    """Writes a file of a checkpoint, and the manifest anew."""
+def write_signed(checkpoint: Path, name: str, tensors: dict[str, Tensor]) -> None:
+    """Write a file of a checkpoint and update the manifest."""
     content = safetensors.torch.save(tensors)
     (checkpoint / name).write_bytes(content)
     manifest = json.loads((checkpoint / "manifest.json").read_text())
@@ -70,7 +70,7 @@ def sign(checkpoint: Path, name: str, tensors: dict[str, Tensor]) -> None:
 
 
 def mutate(tensors: dict[str, Tensor], draw: random.Random) -> tuple[dict[str, Tensor], str]:
-    """Other tensors, and the name of the one that is not as it was."""
+    """Return mutated tensors and the name of the changed one."""
     name = draw.choice(sorted(tensors))
     match draw.randrange(7):
         case 0:
@@ -83,7 +83,7 @@ def mutate(tensors: dict[str, Tensor], draw: random.Random) -> tuple[dict[str, T
 
 
 def tampered(number: int, folder: Path) -> None:
-    """Some tensors of every file, one at a time, for the verbs that read it."""
+    """Tamper with single tensors of every file, and run the commands that read it."""
     write_folder(folder)
     optimizer = OPTIMIZERS[number % len(OPTIMIZERS)]
     model = {"name": "mlp", "hidden": [8, 6]}
@@ -95,20 +95,20 @@ def tampered(number: int, folder: Path) -> None:
     assert started.wait() == 0, started.err
     (folder / "run" / "summary.json").unlink()
     child = ChildProcess("child", folder, _read_tampered, number)
-    assert child.wait() == 0, child.err  # not by a signal, such as SIGSEGV
+    assert child.wait() == 0, child.err  # no signal, such as SIGSEGV
     broken = json.loads(child.out)
     assert not broken, "\n".join(broken)
 
 
 def _read_tampered(number: int) -> None:
-    """Prints what was not refused, or not well."""
+    """Print, as JSON, what was accepted or refused with a bad message."""
     draw, broken = random.Random(number), []
     (checkpoint,) = Path("run/checkpoints").glob("step-*")
     for case in range(CASES):
         name = ("optimizer", "model", "averaged", "rng")[case % 4] + ".safetensors"
-        whole = safetensors.torch.load((checkpoint / name).read_bytes())
-        tensors, changed = mutate(whole, draw)
-        sign(checkpoint, name, tensors)
+        original = safetensors.torch.load((checkpoint / name).read_bytes())
+        tensors, changed = mutate(original, draw)
+        write_signed(checkpoint, name, tensors)
         verbs = [["resume", "run"]]
         if name.startswith(("model", "averaged")):
             verbs += [["evaluate", "run"], ["predict", "run", "some.png"]]
@@ -117,10 +117,10 @@ def _read_tampered(number: int) -> None:
             lines = err.strip().splitlines()
             if (code, out) != (1, "") or len(lines) != 1 or changed not in err:
                 broken.append(f"{name}: {changed}: {verb[0]}: {code} {out} {err}")
-        sign(checkpoint, name, whole)
+        write_signed(checkpoint, name, original)
     code, _, err = in_this_process("resume", "run", "--json")
     if code:
-        broken.append(f"whole again, and refused: {err}")
+        broken.append(f"the restored checkpoint is refused: {err}")
     print(json.dumps(broken))
 
 

@@ -1,4 +1,4 @@
-"""The trials of every row that belong in the suite; `scripts/torture.py` runs the rest."""
+"""First trials of every row; `scripts/torture.py` runs all of them."""
 
 import importlib
 from pathlib import Path
@@ -21,6 +21,6 @@ def test_the_promise_holds(row, number, tmp_path, monkeypatch):
     row.trial(number, tmp_path)
 
 
-def test_rows_have_names_of_their_own():
+def test_rows_have_unique_names():
     assert len({row.name for row in ROWS}) == len(ROWS)
     assert all(row.pr <= row.release for row in ROWS)

@@ -1,4 +1,4 @@
-"""Processes that read images for the training, and end, hang, or lack shared memory."""
+"""Data loading workers that exit, hang, or lack shared memory."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ CONFIG: dict[str, Any] = {
 
 
 def run_with_a_fault(kind: str, name: str) -> None:
-    """The command line, with a fault in whichever process decodes the image of that name."""
+    """Run the command line, with a fault in the process that decodes the image of this name."""
     decode = image_folder.decode_image
 
     def faulty(path: Path, *how: Any) -> Any:
@@ -64,7 +64,7 @@ def run_with_a_fault(kind: str, name: str) -> None:
             fail(kind)
         return decode(path, *how)
 
-    multiprocessing.set_start_method("fork", force=True)  # so that workers have the fault, too
+    multiprocessing.set_start_method("fork", force=True)  # so that workers inherit the fault
     patched: Any = mock.patch.object(image_folder, "decode_image", faulty)
     with patched, without_shared_memory() if kind == "no shared memory" else nullcontext():
         if kind == "batch lost":
@@ -73,7 +73,7 @@ def run_with_a_fault(kind: str, name: str) -> None:
 
 
 def without_shared_memory() -> Any:
-    """What torch says in a process that is not the first, where /dev/shm is full."""
+    """Patch torch to fail in worker processes as with a full /dev/shm."""
     share, main = torch.Tensor.share_memory_, os.getpid()
 
     def full(tensor: torch.Tensor) -> torch.Tensor:
@@ -88,7 +88,7 @@ def without_shared_memory() -> Any:
 
 
 def lose_batches(_: object) -> None:
-    """Has this process drop what it should send, as a queue does that can't pickle it."""
+    """Make this process drop what it sends, as a queue does if pickling fails."""
     mock.patch.object(ForkingPickler, "dumps", side_effect=OSError(24, "no more files")).start()
     mock.patch.object(Queue, "_on_queue_feeder_error").start()
 
@@ -110,7 +110,7 @@ def fail(kind: str) -> None:
 
 
 def alive(pid: int) -> bool:
-    """Whether a process of that number does anything yet; a zombie does not."""
+    """Return whether a process is running; zombies are not."""
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except OSError:
@@ -139,28 +139,28 @@ def trial(number: int, folder: Path) -> None:
         process.end()
     lines = process.err.splitlines()
     if kind == "killed while idle" and code == 0:
-        return  # it had read all that was wanted of it
+        return  # it had read all its images
     assert code == 1, (code, process.err)
     assert 1 <= len(lines) <= 2, process.err
     assert len(process.err) < 700, process.err
-    said = {
+    expected = {
         "raises": "reading it failed",
         "asleep": "hangs",
         "stops": "hangs",
         "batch lost": "could not send it",
         **dict.fromkeys(SHARED, "/dev/shm: shared memory is too small"),
     }.get(kind, "died")
-    assert said in process.err, process.err
+    assert expected in process.err, process.err
     if kind in SHARED or kind == "batch lost":
         assert ".png" not in process.err, process.err
         assert "data.workers=0" in lines[-1], process.err
     else:
-        wanted = ".png" if kind == "killed while idle" else name
-        assert wanted in lines[0], process.err
-    deadline = time.monotonic() + 600  # nothing waits for so long
+        image_name = ".png" if kind == "killed while idle" else name
+        assert image_name in lines[0], process.err
+    deadline = time.monotonic() + 600  # never reached
     pids = {int(pid) for pid in workers.read_text().split()}
     while left := {pid for pid in pids if alive(pid)}:
-        assert time.monotonic() < deadline, f"left behind: {left}"
+        assert time.monotonic() < deadline, f"processes still running: {left}"
         time.sleep(0.05)
 
 

@@ -1,4 +1,4 @@
-"""Whether a run that was interrupted ended as the same run without: bits, not digits."""
+"""Bitwise comparison of the outcomes of an interrupted and an uninterrupted run."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from dltrain.checkpoints.loading import load_checkpoint
 from dltrain.checkpoints.store import CheckpointStore
 
 Scalar = tuple[str, int, bytes]
-"""Name, step, and the bits of the value."""
+"""Name, step and the bits of the value."""
 
 
 def outcome(run: Path) -> dict[str, Any]:
-    """All that two runs of one experiment agree in, wall-clock and throughput aside."""
+    """Return all results of a run that are reproducible: without time and throughput."""
     snapshot = load_checkpoint(CheckpointStore(run / "checkpoints").all()[0])
     digest = hashlib.sha256()
     for kind in ("model", "averaged", "optimizer", "rng"):
@@ -34,7 +34,7 @@ def outcome(run: Path) -> dict[str, Any]:
 
 
 def read_scalars(run: Path) -> list[Scalar]:
-    """What metrics.jsonl holds, in its order."""
+    """Return the scalars of metrics.jsonl in their order."""
     lines = map(json.loads, (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
     return [
         (f"{line['split']}/{line['name']}", line["step"], _bits(line["value"]))
@@ -44,7 +44,7 @@ def read_scalars(run: Path) -> list[Scalar]:
 
 
 def read_tensorboard_scalars(run: Path) -> list[Scalar]:
-    """What TensorBoard's own reader gives, sorted."""
+    """Return the sorted scalars that TensorBoard's own reader finds."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     if not (run / "tensorboard").is_dir():
@@ -59,10 +59,10 @@ def read_tensorboard_scalars(run: Path) -> list[Scalar]:
     )
 
 
-def differences(run: Path, whole: dict[str, Any]) -> list[str]:
-    """In what a run differs from the outcome of an uninterrupted one."""
-    mine = outcome(run)
-    return [key for key in whole if mine[key] != whole[key]]
+def differences(run: Path, expected: dict[str, Any]) -> list[str]:
+    """Return the parts in which a run differs from the outcome of an uninterrupted one."""
+    actual = outcome(run)
+    return [key for key in expected if actual[key] != expected[key]]
 
 
 def _bits(value: float | None) -> bytes:
