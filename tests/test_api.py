@@ -1,4 +1,4 @@
-"""What `import dltrain` offers, and a component of one's own."""
+"""Public interface of `dltrain`, and user-defined components."""
 
 import ast
 import json
@@ -14,7 +14,7 @@ import dltrain
 from dltrain.config.plugins import load_plugin
 from dltrain.core.registry import MODELS
 
-MINE = '''\
+PLUGIN = '''\
 from torch import Tensor, nn
 from dltrain import MODELS, DataSpec
 
@@ -23,7 +23,7 @@ def two_layers(spec: DataSpec, /, *, width: int = 16) -> nn.Module:
     """Two layers.
 
     Args:
-        width: Of the first.
+        width: Size of the first layer.
     """
     first = nn.Sequential(nn.Flatten(), nn.LazyLinear(width), nn.ReLU())
     first(nn.Parameter().new_zeros(1, *spec.input_shape))
@@ -33,12 +33,12 @@ def two_layers(spec: DataSpec, /, *, width: int = 16) -> nn.Module:
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """A working directory with a user's file, whose components are gone after the test."""
+    """Working directory with a plug-in whose components are unregistered after the test."""
     write_folder(tmp_path)
     monkeypatch.chdir(tmp_path)
     load_plugin(tmp_path / write_plugin(tmp_path, "x = 1", "empty.py"))  # registers the built-ins
     monkeypatch.setattr(MODELS, "_components", dict(MODELS))
-    write_plugin(tmp_path, MINE, "my models.py")
+    write_plugin(tmp_path, PLUGIN, "my models.py")
     return tmp_path
 
 
@@ -62,25 +62,25 @@ def test_every_public_name_resolves():
 
 
 def test_completion_and_type_checkers_see_every_public_name():
-    code = "import dltrain; print(*dir(dltrain))"  # before any of them has been imported
+    code = "import dltrain; print(*dir(dltrain))"  # before any of them is imported
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert {*dltrain.__all__, "__version__"} <= set(done.stdout.split())
     tree = ast.parse(Path(dltrain.__file__).read_text(encoding="utf-8"))
     (checked,) = (node for node in tree.body if isinstance(node, ast.If))
-    seen = {
+    imported = {
         alias.asname: node.module
         for node in checked.body
         if isinstance(node, ast.ImportFrom)
         for alias in node.names
         if alias.name == alias.asname
     }
-    assert sorted(seen) == sorted(dltrain.__all__)
-    for name, module in seen.items():
+    assert sorted(imported) == sorted(dltrain.__all__)
+    for name, module in imported.items():
         assert getattr(import_module(module), name) is getattr(dltrain, name)
 
 
-def test_a_model_of_ones_own_trains_from_the_command_line(call, folder):
-    assert len(MINE.splitlines()) < 15
+def test_a_custom_model_trains_from_the_command_line(call, folder):
+    assert len(PLUGIN.splitlines()) < 15
     words = ["config.yaml", "model={name: two_layers, width: 4}", "train.steps=80"]
     ended = call("train", *words, "--plugin", "my models.py", "--json", "--quiet")
     assert ended.code == 0
@@ -88,11 +88,11 @@ def test_a_model_of_ones_own_trains_from_the_command_line(call, folder):
     assert summary["metrics"]["test/accuracy"] > 0.9
     record = json.loads((folder / summary["run"] / "record.json").read_text())
     assert record["plugins"] == ["my models.py"]
-    shown = call("list", "models", "two_layers", "--plugin", "my models.py").out
-    assert "  width  int, default 16\n      Of the first.\n" in shown
+    output = call("list", "models", "two_layers", "--plugin", "my models.py").out
+    assert "  width  int, default 16\n      Size of the first layer.\n" in output
 
 
-def test_the_same_through_python(folder):
+def test_a_custom_model_trains_from_python(folder):
     load_plugin(folder / "my models.py")
     experiment = dltrain.load("config.yaml", ["model=two_layers"])
     summary = dltrain.train(experiment, quiet=True)
@@ -102,10 +102,10 @@ def test_the_same_through_python(folder):
     )
 
 
-def test_a_run_without_its_plugin_says_how_it_was_started(call, folder, monkeypatch):
+def test_a_run_without_its_plugin_reports_how_it_was_started(call, folder, monkeypatch):
     words = ["config.yaml", "model=two_layers", "--plugin", "my models.py", "--run-dir", "run"]
     assert call("train", *words, "--quiet").code == 0
-    # what another process knows, in another directory
+    # as in another process and another directory
     monkeypatch.setattr(
         MODELS, "_components", {k: v for k, v in MODELS.items() if k != "two_layers"}
     )

@@ -1,4 +1,4 @@
-"""What holds for every component of every registry."""
+"""Properties of every registered component."""
 
 from __future__ import annotations
 

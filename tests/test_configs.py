@@ -1,4 +1,4 @@
-"""Every shipped config loads, checks and trains at its tiny size; some have a known optimum."""
+"""Every shipped config loads, and its tiny version trains; some reach a known optimum."""
 
 import importlib.util
 import json
@@ -19,13 +19,13 @@ from dltrain.rundir.directory import Run
 CONFIGS = Path(__file__).parent.parent / "configs"
 SHIPPED = sorted(CONFIGS.glob("*.yaml"))
 REPEATING = ("finetune_resnet", "sst2_lstm")
-"""The small data of these has the same few samples again and again, and `check` says so."""
+"""Configs whose small data repeat a few samples, which `check` reports."""
 TINY = sorted((CONFIGS / "tiny").glob("*.yaml"))
 
 
 @pytest.fixture
 def small(tmp_path, monkeypatch):
-    """A working directory with small data of every kind."""
+    """Working directory with small data of every kind."""
     monkeypatch.chdir(tmp_path)
     write_all(tmp_path / "data")
     monkeypatch.setenv("DLTRAIN_DATA", str(tmp_path / "data"))
@@ -124,7 +124,7 @@ def dataset(experiment):
     return build_data(experiment, build_runtime(experiment), print)
 
 
-def test_spirals_cannot_be_told_apart_by_lines_but_by_the_network(tmp_path, monkeypatch):
+def test_the_network_separates_spirals_and_a_linear_model_does_not(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     path = CONFIGS / "spirals_mlp.yaml"
     curved = dltrain.train(dltrain.load(path), run_dir=tmp_path / "mlp", quiet=True)
@@ -152,8 +152,8 @@ def test_an_option_that_does_not_fit_the_data_is_an_error_at_its_line(small):
 
 
 @pytest.mark.parametrize("seed", [0])
-def test_a_run_with_the_sample_says_so(tmp_path, monkeypatch, seed):
-    """Without files and without a network, loudly, and recorded."""
+def test_a_run_on_the_bundled_sample_reports_it(tmp_path, monkeypatch, seed):
+    """Without files and network: a warning is shown and recorded."""
     from dltrain.data import mnist
 
     unreachable = ("http://127.0.0.1:9/",)
@@ -175,8 +175,8 @@ def test_a_run_with_the_sample_says_so(tmp_path, monkeypatch, seed):
 
 
 @pytest.mark.slow
-def test_the_cnn_learns_the_whole_of_mnist(mnist_root, tmp_path, monkeypatch):
-    """Two of the six epochs, on all 60,000 images."""
+def test_the_cnn_learns_full_mnist(mnist_root, tmp_path, monkeypatch):
+    """Train two of the six epochs on all 60,000 images."""
     monkeypatch.setenv("DLTRAIN_DATA", str(mnist_root.resolve()))
     monkeypatch.chdir(tmp_path)
     experiment = dltrain.load(CONFIGS / "mnist_cnn.yaml", ["train.epochs=2"])

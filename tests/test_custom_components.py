@@ -1,4 +1,4 @@
-"""Components of a user's file: torch's own kinds are accepted, mistakes are named with the line."""
+"""Custom components: objects of torch are accepted, errors name the line of the plug-in."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def registries():
 
 @pytest.fixture
 def run(tmp_path, monkeypatch, capfd):
-    """A function that runs the command line with a plug-in; gives exit code, output and errors."""
+    """Function that runs the command line with a plug-in; returns exit code, output and errors."""
     monkeypatch.chdir(tmp_path)
     Path("config.yaml").write_text(yaml.safe_dump(CONFIG))
 
@@ -83,16 +83,16 @@ def run(tmp_path, monkeypatch, capfd):
         Path("mine.py").write_text(HEADER + textwrap.dedent(code))
         line = ["dltrain", command, *(["config.yaml"] if command in ("check", "train") else [])]
         monkeypatch.setattr(sys, "argv", [*line, *words, "--plugin", "mine.py"])
-        with pytest.raises(SystemExit) as ended:
+        with pytest.raises(SystemExit) as error:
             main()
-        captured = capfd.readouterr()
-        return ended.value.code, captured.out, captured.err
+        output = capfd.readouterr()
+        return error.value.code, output.out, output.err
 
     return run
 
 
 def line_of(text):
-    """The number of the line of the plug-in that has this text."""
+    """Return the number of the first line of the plug-in that contains a text."""
     lines = Path("mine.py").read_text().splitlines()
     return 1 + next(number for number, line in enumerate(lines) if text in line)
 
@@ -102,10 +102,10 @@ def summary():
     return json.loads(path.read_bytes())
 
 
-# ----------------------------------------------------------------------------- what is accepted
+# -------------------------------------------------------------------------- accepted components
 
 
-def test_datasets_and_a_torch_loss_train_as_a_loop_by_hand_does(run):
+def test_datasets_and_a_torch_loss_train_as_a_manual_loop_does(run):
     code = """
     @LOSSES.register
     def weighted(spec, /):
@@ -201,7 +201,7 @@ def loss_and_batch(tmp_path, data):
         return task.loss_function, task.model(batch.inputs), batch.targets
 
 
-def test_class_weights_and_ignored_classes_divide_as_torchs_mean_does():
+def test_class_weights_and_ignored_classes_are_averaged_as_in_torch():
     from dltrain.core.data_spec import DataSpec, TableInputs
     from dltrain.losses.adapted import TorchLoss
 
@@ -217,7 +217,7 @@ def test_class_weights_and_ignored_classes_divide_as_torchs_mean_does():
         mean = ours(values, targets).sum() / ours.weight(targets)
         torch.testing.assert_close(mean, loss(values, targets))
         torch.testing.assert_close(ours.predict(values), outputs.softmax(1))
-        assert loss.reduction == "mean"  # the user's own object is as it was
+        assert loss.reduction == "mean"  # the user's object is unchanged
 
 
 METRICS_CODE = """
@@ -242,7 +242,7 @@ def torchmetrics_auroc(spec, /):
 METRIC_NAMES = "accuracy, auroc, by_lambda, itself, torchmetrics_accuracy, torchmetrics_auroc"
 
 
-def test_functions_and_torchmetrics_give_the_scalars_of_our_own_metrics(run):
+def test_functions_and_torchmetrics_equal_the_builtin_metrics(run):
     options = (f"metrics=[{METRIC_NAMES}]", "train.evaluate_batch_size=7")
     best = "checkpoint.best=val/torchmetrics_auroc"
     code, _, error = run(METRICS_CODE, *options, best, command="train")
@@ -255,7 +255,7 @@ def test_functions_and_torchmetrics_give_the_scalars_of_our_own_metrics(run):
         assert values["torchmetrics_auroc"] == pytest.approx(values["auroc"])
 
 
-def test_metrics_of_values_get_values(run):
+def test_regression_metrics_receive_values(run):
     code = """
     @METRICS.register
     def squared(spec, /):
@@ -277,17 +277,19 @@ def test_metrics_of_values_get_values(run):
     assert last["val/squared_too"] == pytest.approx(last["val/mse"])
 
 
-def test_a_metric_without_a_direction_does_not_choose(run):
+def test_a_metric_without_direction_cannot_select_the_best_checkpoint(run):
     code, _, error = run(METRICS_CODE, "metrics=[itself]", "checkpoint.best=val/itself")
     assert code == 2
     assert "checkpoint.best: it is not known whether a higher 'val/itself' is better" in error
     assert "higher_is_better" in error
-    line = "\nitself.higher_is_better = True\n"
-    assert run_again(METRICS_CODE + line, "metrics=[itself]", "checkpoint.best=val/itself") == ""
+    direction = "\nitself.higher_is_better = True\n"
+    assert (
+        run_again(METRICS_CODE + direction, "metrics=[itself]", "checkpoint.best=val/itself") == ""
+    )
 
 
 def run_again(code, *words):
-    """In a process of its own, for a plug-in is loaded once in each."""
+    """Run `check` in a separate process, since each process loads a plug-in once."""
     Path("again.py").write_text(HEADER + textwrap.dedent(code))
     line = [sys.executable, "-m", "dltrain", "check", "config.yaml", *words, "--plugin", "again.py"]
     return subprocess.run(line, check=False, capture_output=True, text=True).stderr
@@ -323,7 +325,7 @@ def squares(context, /, *, kind: str = "uint8"):
 
 
 @pytest.mark.parametrize("kind", ["uint8", "float", "numpy", "subset"])
-def test_a_dataset_of_images_is_cut_trained_and_predicts_files(run, kind):
+def test_a_dataset_of_images_is_split_and_trained_and_predicts_files(run, kind):
     options = ("model=linear", f"data={{name: squares, kind: {kind}}}", "metrics=[accuracy]")
     code, _, error = run(IMAGES, *options, "train.epochs=20", command="train")
     assert code == 0, error
@@ -339,7 +341,7 @@ def test_a_dataset_of_images_is_cut_trained_and_predicts_files(run, kind):
     assert [one["label"] for one in json.loads(out)] == ["light", "dark"]
 
 
-def test_datasets_resume_bit_for_bit(run):
+def test_runs_on_datasets_reproduce_bitwise_identical_results(run):
     code, _, error = run(IMAGES, "data=squares", "checkpoint.every=1 epochs", command="train")
     assert code == 0, error
     code, out, error = run(IMAGES, "runs/config/0001", command="reproduce")
@@ -395,14 +397,14 @@ def test_a_subclass_of_task_trains(run):
         ),
     ],
 )
-def test_what_a_task_lacks_is_named(run, old, new, choice, expected):
+def test_missing_parts_of_a_task_are_named(run, old, new, choice, expected):
     code, _, error = run(TASK.replace(old, new), "task=least_squares", choice)
     assert code == 2
     assert expected in error
     assert "Traceback" not in error
 
 
-# --------------------------------------------------------------------------------- what is refused
+# --------------------------------------------------------------------------- refused components
 
 
 @pytest.mark.parametrize(
@@ -495,7 +497,7 @@ def test_a_builder_that_returns_something_else_is_named_with_its_line(
         ),
     ],
 )
-def test_a_dataset_that_can_not_work_says_why(run, dataset, message):
+def test_an_unusable_dataset_is_refused_with_the_reason(run, dataset, message):
     code = f"""
     class Listed(torch.utils.data.Dataset):
         def __init__(self, pairs, classes=None):
@@ -540,7 +542,7 @@ def test_a_dataset_that_can_not_work_says_why(run, dataset, message):
         ("plain", "points", "mine.py:33: a loss must return one value per sample"),
     ],
 )
-def test_a_loss_that_would_be_wrong_is_refused(run, loss, data, message):
+def test_a_loss_that_gives_wrong_results_is_refused(run, loss, data, message):
     code = f"""
     class Learned(nn.Module):
         def __init__(self):
@@ -563,8 +565,8 @@ def test_a_loss_that_would_be_wrong_is_refused(run, loss, data, message):
     assert "Traceback" not in error
 
 
-def test_a_loss_of_ours_that_reduces_is_refused(run):
-    """Its sum over a batch would be the mean, and the loss too small by the batch size."""
+def test_a_subclass_of_loss_that_reduces_is_refused(run):
+    """The mean would be divided by the batch size again."""
     code = """
     from dltrain import Loss
 
@@ -581,7 +583,7 @@ def test_a_loss_of_ours_that_reduces_is_refused(run):
     assert f"mine.py:{line_of('@LOSSES')}: a loss must return one value per sample" in error
 
 
-def test_a_metric_that_gives_other_scalars_is_refused(run):
+def test_a_metric_with_undeclared_scalars_is_refused(run):
     code = """
     @METRICS.register
     class Other:
@@ -634,7 +636,7 @@ def test_a_builder_with_other_arguments_is_refused_at_its_line(run, definition, 
     assert len(error.strip().splitlines()) == 1
 
 
-def test_a_class_that_takes_no_spec_is_named_with_its_line(run):
+def test_a_class_without_spec_parameter_is_named_with_its_line(run):
     code, _, error = run("@MODELS.register\nclass Empty(nn.Module): pass", "model=Empty")
     assert code == 2
     assert f"mine.py:{line_of('class Empty') - 1}: " in error
@@ -723,7 +725,7 @@ def failing_schedule():
         ),
     ],
 )
-def test_an_exception_in_a_component_is_told_with_its_line(run, command, choice, line, message):
+def test_an_exception_in_a_component_is_reported_with_its_line(run, command, choice, line, message):
     if (command, choice) == ("check", "model=failing_later"):
         pytest.skip("one step is checked")
     code, _, error = run(RAISING, choice, command=command)
@@ -732,8 +734,8 @@ def test_an_exception_in_a_component_is_told_with_its_line(run, command, choice,
     assert "Traceback" not in error
 
 
-def test_an_exception_of_later_commands_is_told_with_its_line(run):
-    """Which meet a user's code where nothing expects an error."""
+def test_an_exception_in_a_later_command_is_reported_with_its_line(run):
+    """`evaluate` runs plug-in code too."""
     code, _, error = run(METRICS_CODE, "metrics=[itself]", command="train")
     assert code == 0, error
     text = Path("mine.py").read_text().replace("(predictions.argmax(1) ==", "(predictions.amx() ==")
@@ -751,7 +753,7 @@ def test_an_exception_of_later_commands_is_told_with_its_line(run):
 
 
 @pytest.mark.parametrize(("package", "line"), [("components", 2), ("library", None)])
-def test_the_line_of_an_installed_package_counts_where_it_offers_components(
+def test_lines_of_an_installed_package_are_named_if_it_provides_components(
     tmp_path, monkeypatch, package, line
 ):
     folder = tmp_path / "site-packages" / package
@@ -768,7 +770,7 @@ def test_the_line_of_an_installed_package_counts_where_it_offers_components(
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_an_exception_of_a_worker_is_told_with_its_line(tmp_path, workers, monkeypatch):
+def test_an_exception_in_a_worker_is_reported_with_its_line(tmp_path, workers, monkeypatch):
     from dltrain.core.errors import DataError
     from dltrain.data.streaming import Streaming
 

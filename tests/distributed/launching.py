@@ -1,4 +1,4 @@
-"""Several processes of one program: forked ranks, and those of the real launcher."""
+"""Start ranks: forked processes, or processes of the real launcher."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ Ended = tuple[int, str, str]
 def in_ranks(
     folder: Path, size: int, run: Callable[..., object], *arguments: Any, **variables: str
 ) -> list[Ended]:
-    """Run a function in forked processes that find what torchrun gives its ranks.
+    """Run a function in forked processes with the environment variables of torchrun.
 
-    This process holds the store, as the launcher would. A fork does not import torch again; what
-    the launcher itself does has tests of its own.
+    This process holds the store, as the launcher would. A forked process does not import torch
+    again. Other tests use the launcher itself.
 
     Args:
-        folder: Working directory of all.
+        folder: Working directory of all ranks.
         size: Number of ranks.
-        run: Function of a module that the ranks can import.
-        arguments: Of the function.
-        variables: Environment variables on top of those of the launcher.
+        run: Function from an importable module.
+        arguments: Positional arguments of the function.
+        variables: Environment variables added to those of the launcher.
 
     Returns:
-        How each rank ended.
+        Exit code, standard output and standard error of each rank.
     """
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    of_all = {
+    shared = {
         **{"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port), "GROUP_RANK": "0"},
         **{"WORLD_SIZE": str(size), "LOCAL_WORLD_SIZE": str(size)},
         **{"TORCHELASTIC_RUN_ID": uuid.uuid4().hex, "TORCHELASTIC_USE_AGENT_STORE": "True"},
@@ -46,7 +46,7 @@ def in_ranks(
             folder,
             run,
             *arguments,
-            environment={**of_all, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            environment={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
         )
         for rank in range(size)
     ]
@@ -54,7 +54,7 @@ def in_ranks(
 
 
 def ended(*processes: ChildProcess) -> list[Ended]:
-    """How processes end; none is left, also where one of them hangs."""
+    """Wait for processes and return how they ended; kill all of them if one hangs."""
     try:
         codes = [process.wait() for process in processes]
     finally:
@@ -64,18 +64,18 @@ def ended(*processes: ChildProcess) -> list[Ended]:
 
 
 def torchrun(*words: object) -> None:
-    """`torchrun WORDS`; its ranks are new processes of Python."""
+    """Run `torchrun WORDS`; its ranks are new Python processes."""
     torchrun_main([*map(str, words)])
 
 
 def agent(node: int, port: int, *words: object, backend: str = "static") -> list[object]:
-    """The words that start one process of `python …`, as the launcher on one of two machines."""
+    """Return arguments of torchrun for one of two nodes, with one process of `python WORDS`."""
     launcher = ["--nnodes", 2, "--node-rank", node]
     launcher += ["--rdzv-backend", backend, "--rdzv-endpoint", f"127.0.0.1:{port}"]
     return [*launcher, "--rdzv-id", "two", "--nproc-per-node", 1, *words]
 
 
 def standalone(processes: int, *words: object, restarts: int = 0) -> list[object]:
-    """The words that start so many processes of `python …`; a script, or `-m` and a module."""
+    """Return arguments of torchrun for processes of `python WORDS` on this node."""
     launcher = ["--standalone", "--max-restarts", restarts, "--nproc-per-node", processes]
     return [*launcher, *words]

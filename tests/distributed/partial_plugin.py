@@ -1,4 +1,4 @@
-"""A model that uses a part of its parameters: never, in some steps, or for some samples."""
+"""A model that uses one layer never, in some steps, or for some samples."""
 
 from typing import Literal
 
@@ -32,9 +32,9 @@ class Partial(nn.Module):
 
 @MODELS.register
 def partial(spec: DataSpec, /, *, used: When = "never") -> nn.Module:
-    """A network with a layer that is not always used.
+    """Build a network with a layer that is not always used.
 
     Args:
-        used: When.
+        used: Condition under which the layer is used.
     """
     return Partial(spec, used)

@@ -1,4 +1,4 @@
-"""What each of several processes does: is given tampered checkpoints of a model that is sharded."""
+"""Function of each rank that restores tampered checkpoints of a sharded model."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rank_training import trained
 from torch import Tensor
-from trials import trained
 
 import dltrain
 from dltrain.checkpoints.loading import load_checkpoint
@@ -19,7 +19,7 @@ from dltrain.distributed.process_group import join_process_group
 
 
 def tampered(packed: dict[str, Tensor], key: str) -> dict[str, dict[str, Tensor]]:
-    """The tensors of an optimizer, with one of them other than it should be."""
+    """Return optimizer states that differ in one tensor, by kind of change."""
     tensor = packed[key]
     return {
         "another shape": {**packed, key: tensor[1:].clone()},
@@ -27,12 +27,12 @@ def tampered(packed: dict[str, Tensor], key: str) -> dict[str, dict[str, Tensor]
         "empty": {**packed, key: tensor.new_zeros(0)},
         "another dtype": {**packed, key: tensor.int()},
         "missing": {name: value for name, value in packed.items() if name != key},
-        "one more": {**packed, f"{key}_sq_sq": tensor.clone()},
+        "additional": {**packed, f"{key}_sq_sq": tensor.clone()},
     }
 
 
 def main(config: Path, out: Path) -> None:
-    """Rank 0 writes the reported errors to a file, in each process, by the name of the case."""
+    """Restore each tampered checkpoint; rank 0 writes the errors of all ranks to a file."""
     with join_process_group(300.0) as process_group:
         folder = out.parent / "checkpoints"
         trainer, _ = trained(dltrain.load(config), folder, process_group, None)
@@ -45,21 +45,21 @@ def main(config: Path, out: Path) -> None:
         for name, optimizer in tampered(dict(saved.optimizer), key).items():
             snapshot = dataclasses.replace(saved, optimizer=optimizer)
             found[name] = process_group.all_gather_object(
-                error_of(lambda s=snapshot: trainer.restore(s))
+                restore_error(lambda s=snapshot: trainer.restore(s))
             )
         after = trainer.snapshot().to_cpu_copy()
         for kind in ("model", "averaged", "optimizer"):
-            mine, theirs = getattr(before, kind), getattr(after, kind)
-            assert mine.keys() == theirs.keys()
-            assert all(torch.equal(mine[name], theirs[name]) for name in mine), kind
+            old, new = getattr(before, kind), getattr(after, kind)
+            assert old.keys() == new.keys()
+            assert all(torch.equal(old[name], new[name]) for name in old), kind
         trainer.restore(saved)
         if process_group.is_main:
             out.write_text(json.dumps(found))
 
 
-def error_of(restore: Callable[[], None]) -> str:
+def restore_error(restore: Callable[[], None]) -> str:
     try:
         restore()
     except ValueError as error:
         return str(error)
-    return "nothing"
+    return "no error"

@@ -1,4 +1,4 @@
-"""Batch normalization over several ranks, here threads, against torch's on all samples at once."""
+"""Batch normalization over several ranks (threads here) equals torch's over all samples."""
 
 import threading
 from copy import deepcopy
@@ -14,7 +14,7 @@ from dltrain.distributed.batch_norm import GroupBatchNorm, convert_batch_norm
 from dltrain.models.torchvision_models import _freeze
 
 
-class Thread(ProcessGroup):
+class ThreadRank(ProcessGroup):
     """A rank that is a thread of this process."""
 
     def __init__(self, rank: int, size: int, barrier: threading.Barrier, sums: dict) -> None:
@@ -29,11 +29,11 @@ class Thread(ProcessGroup):
 
 
 def on_ranks(model: nn.Module, parts: list[tuple[torch.Tensor, bool]]) -> list[dict]:
-    """Forward and backward of each rank's samples, which count or only stand in."""
+    """Run forward and backward on the samples of each rank, which may be placeholders."""
     barrier, sums, found = threading.Barrier(len(parts)), {}, [{} for _ in parts]
 
     def work(rank: int) -> None:
-        own = convert_batch_norm(deepcopy(model), Thread(rank, len(parts), barrier, sums))
+        own = convert_batch_norm(deepcopy(model), ThreadRank(rank, len(parts), barrier, sums))
         samples, counts = parts[rank]
         samples = samples.clone().requires_grad_()
         for layer in own.modules():
@@ -68,15 +68,15 @@ KINDS = {
 }
 
 
-@pytest.mark.parametrize("stand_ins", [0, 1, 2])
+@pytest.mark.parametrize("placeholders", [0, 1, 2])
 @pytest.mark.parametrize("kind", KINDS)
-def test_statistics_and_gradients_are_those_of_all_samples_that_count(kind, stand_ins):
+def test_statistics_and_gradients_equal_those_of_all_real_samples(kind, placeholders):
     make, shape = KINDS[kind]
     torch.manual_seed(0)
     model = nn.Sequential(nn.Identity(), make()).double()
     samples = torch.randn(5, *shape, dtype=torch.float64) * 3 + 100
     parts = [(samples[:3], True), (samples[3:], True)]
-    parts += [(torch.full((1, *shape), 1e9, dtype=torch.float64), False)] * stand_ins
+    parts += [(torch.full((1, *shape), 1e9, dtype=torch.float64), False)] * placeholders
     found = on_ranks(model, parts)
 
     inputs = samples.clone().requires_grad_()
@@ -95,7 +95,7 @@ def test_statistics_and_gradients_are_those_of_all_samples_that_count(kind, stan
         torch.testing.assert_close(total, parameter.grad, **close)
 
 
-def test_evaluation_is_torchs():
+def test_evaluation_equals_torchs():
     model = nn.BatchNorm2d(3)
     model(torch.randn(4, 3, 5, 5))
     found = convert_batch_norm(deepcopy(model), ProcessGroup()).eval()
@@ -103,7 +103,7 @@ def test_evaluation_is_torchs():
     assert torch.equal(found(inputs), model.eval()(inputs))
 
 
-def test_half_precision_is_summed_in_float32():
+def test_half_precision_is_accumulated_in_float32():
     inputs = torch.randn(600, 3).half() + 60
     found = convert_batch_norm(nn.BatchNorm1d(3), ProcessGroup())
     outputs = found(inputs)
@@ -112,7 +112,7 @@ def test_half_precision_is_summed_in_float32():
 
 
 def test_frozen_statistics_stay_frozen():
-    """As `freeze: backbone` has them."""
+    """Batch norm in evaluation mode, as with `freeze: backbone`."""
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU())
     _freeze(model)
     converted = convert_batch_norm(model, ProcessGroup()).train()
@@ -122,13 +122,15 @@ def test_frozen_statistics_stay_frozen():
     assert not any(layer.training for layer in converted if isinstance(layer, _BatchNorm))
 
 
-def test_a_layer_used_twice_stays_one_and_a_class_of_its_own_stays_as_it_is():
-    class Own(nn.BatchNorm1d):
+def test_shared_layers_stay_shared_and_subclasses_stay_unchanged():
+    class Custom(nn.BatchNorm1d):
         def forward(self, inputs):
             return super().forward(inputs).relu()
 
     shared = nn.BatchNorm1d(3)
-    model = convert_batch_norm(nn.Sequential(shared, nn.Sequential(shared), Own(3)), ProcessGroup())
+    model = convert_batch_norm(
+        nn.Sequential(shared, nn.Sequential(shared), Custom(3)), ProcessGroup()
+    )
     assert isinstance(model[0], GroupBatchNorm)
     assert model[0] is model[1][0]
-    assert isinstance(model[2], Own)
+    assert isinstance(model[2], Custom)

@@ -1,4 +1,4 @@
-"""In float64, several processes compute what one computes."""
+"""In float64, several ranks compute the same results as one process."""
 
 import contextlib
 import math
@@ -7,8 +7,8 @@ from typing import Any
 
 import experiments
 import pytest
+import rank_training
 import torch
-import trials
 from launching import ended, in_ranks
 from processes import ChildProcess
 
@@ -20,14 +20,14 @@ RESUMED = ["classifier", "gan", "sharded_classifier"]
 
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory) -> dict[int, dict[str, Any]]:
-    """Of each number of processes, the outcome of each experiment."""
+    """Outcome of each experiment by number of processes."""
     folder = tmp_path_factory.mktemp("equality")
     experiments.write(folder)
     load_plugin(Path(__file__).parent / "partial_plugin.py")
     found = {}
     for processes, configs in ((1, "two"), (2, "two"), (4, "four")):
         out = folder / f"{processes}.pt"
-        arguments = (trials.main, folder / configs, out)
+        arguments = (rank_training.main, folder / configs, out)
         if processes == 1:
             outcome = ended(ChildProcess("alone", folder, *arguments))
         else:
@@ -38,7 +38,9 @@ def outcomes(tmp_path_factory) -> dict[int, dict[str, Any]]:
     for name in RESUMED:
         path, checkpoint = folder / "two" / f"{name}.yaml", folder / f"{name}2" / "step-0000000003"
         with contextlib.chdir(folder):
-            outcome = trials.outcome(path, ProcessGroup(), folder / f"{name}1 from 2", checkpoint)
+            outcome = rank_training.outcome(
+                path, ProcessGroup(), folder / f"{name}1 from 2", checkpoint
+            )
         found[1][f"{name} from 2"] = outcome
     return found
 
@@ -47,18 +49,18 @@ def outcomes(tmp_path_factory) -> dict[int, dict[str, Any]]:
     ("processes", "name"),
     [*((2, name) for name in experiments.TWO), *((4, name) for name in experiments.FOUR)],
 )
-def test_losses_metrics_and_weights_are_those_of_one_process(outcomes, processes, name):
+def test_losses_metrics_and_weights_equal_those_of_one_process(outcomes, processes, name):
     assert_equal(outcomes[1][name], outcomes[processes][name])
 
 
 @pytest.mark.parametrize("name", RESUMED)
-def test_a_run_goes_on_with_another_number_of_processes(outcomes, name):
+def test_a_run_resumes_with_another_number_of_processes(outcomes, name):
     assert_equal(outcomes[1][name], outcomes[2][f"{name} from 1"])
     assert_equal(outcomes[1][name], outcomes[1][f"{name} from 2"])
 
 
 def assert_equal(one: dict[str, Any], several: dict[str, Any]) -> None:
-    """Scalars and weights to ten digits."""
+    """Assert that scalars and weights agree to ten digits."""
     assert one["scalars"].keys() == several["scalars"].keys()
     assert sum("val/" in scalar for scalar in one["scalars"]) > 3
     for scalar, value in one["scalars"].items():

@@ -27,14 +27,14 @@ NO_FAULT = "none:0:0"
 
 
 def dltrain(folder: Path, *words: object, fault: str = NO_FAULT) -> Ended:
-    """Run `dltrain WORDS`, of which `--processes` makes the launcher of new processes."""
+    """Run `dltrain WORDS`; `--processes` makes it the launcher of new processes."""
     return ended(
         ChildProcess("dltrain", folder, command_line, *words, environment={"FAULT": fault})
     )[0]
 
 
-def restarted(folder: Path, *words: object, fault: str = NO_FAULT) -> Ended:
-    """Run `dltrain WORDS` in two processes of torchrun, which starts them once more."""
+def run_with_restart(folder: Path, *words: object, fault: str = NO_FAULT) -> Ended:
+    """Run `dltrain WORDS` in two processes of torchrun, which restarts them once."""
     words = standalone(2, "-m", "dltrain", *words, restarts=1)
     return ended(ChildProcess("torchrun", folder, torchrun, *words, environment={"FAULT": fault}))[
         0
@@ -43,7 +43,7 @@ def restarted(folder: Path, *words: object, fault: str = NO_FAULT) -> Ended:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """`config.yaml` and its data."""
+    """Folder with `config.yaml` and its data."""
     folder = tmp_path_factory.mktemp("runs")
     write_images(folder / "images", train=133, test=40, side=8, classes=3)
     (folder / "config.yaml").write_text(yaml.safe_dump(CONFIG))
@@ -51,47 +51,47 @@ def folder(tmp_path_factory) -> Path:
 
 
 def summary(run: Path) -> dict:
-    """How a run ended."""
+    """Return the summary of a run."""
     return json.loads((run / "summary.json").read_text())
 
 
 def scalars(run: Path) -> list[dict]:
-    """What was recorded, less what the clock decides."""
+    """Return the recorded scalars, except those that depend on time."""
     lines = (run / "metrics.jsonl").read_text().splitlines()
     return [line for line in map(json.loads, lines) if line["split"] != "system"]
 
 
 def checkpoints(run: Path) -> list[int]:
-    """Steps of the checkpoints."""
+    """Return the steps of the checkpoints."""
     return sorted(int(path.name[5:]) for path in (run / "checkpoints").glob("step-*"))
 
 
-def test_stopped_or_killed_anywhere_a_run_ends_with_the_same_bits(folder):
-    words = (*TRAIN, *TWO, "--run-dir", "stopped", "--json")
+def test_interrupted_and_killed_runs_end_bitwise_identical(folder):
+    words = (*TRAIN, *TWO, "--run-dir", "interrupted", "--json")
     code, out, err = dltrain(folder, *words, fault="interrupt:1:5")
-    reported = "stopped by signal 15\nresume with: dltrain resume stopped"
-    assert (code, out, err[-len(reported) - 1 : -1]) == (143, "", reported)
-    assert checkpoints(folder / "stopped") == [3, 5]
-    resume = ("resume", "stopped", "--plugin", PLUGIN, *TWO, "--quiet", "--json")
+    message = "stopped by signal 15\nresume with: dltrain resume interrupted"
+    assert (code, out, err[-len(message) - 1 : -1]) == (143, "", message)
+    assert checkpoints(folder / "interrupted") == [3, 5]
+    resume = ("resume", "interrupted", "--plugin", PLUGIN, *TWO, "--quiet", "--json")
     code, out, err = dltrain(folder, *resume)
     assert (code, err) == (0, "")
     resumed = json.loads(out)
-    assert resumed == summary(folder / "stopped")
+    assert resumed == summary(folder / "interrupted")
     assert resumed["status"] == "done"
 
-    code, out, err = restarted(folder, *TRAIN, fault="kill:1:8")
+    code, out, err = run_with_restart(folder, *TRAIN, fault="kill:1:8")
     assert code == 0, err
     assert "resuming from runs/config/0001/checkpoints/step-0000000006" in err
     again = folder / "runs" / "config" / "0001"
     assert [path.name for path in again.parent.iterdir()] == ["0001"]
     assert summary(again)["weights_sha256"] == resumed["weights_sha256"]
-    assert scalars(again) == scalars(folder / "stopped")
+    assert scalars(again) == scalars(folder / "interrupted")
     record = json.loads((again / "record.json").read_text())
     assert record["device"]["processes"] == 2
 
 
 @pytest.mark.parametrize(
-    ("fault", "saved", "reported", "kept"),
+    ("fault", "saved", "message", "recorded"),
     [
         (
             "raise:1:5",
@@ -109,27 +109,27 @@ def test_stopped_or_killed_anywhere_a_run_ends_with_the_same_bits(folder):
         ),
     ],
 )
-def test_where_one_fails_all_end_and_one_tells(folder, fault, saved, reported, kept):
+def test_if_one_process_fails_all_end_and_one_reports_it(folder, fault, saved, message, recorded):
     run = fault.partition(":")[0]
     words = (*TRAIN, *TWO, "--run-dir", run, "--quiet")
     code, out, err = dltrain(folder, *words, fault=fault)
     err = re.sub(r"\.[0-9a-f]{16}\.part", ".*.part", err)
-    assert (code, out, err) == (1, "", f"{reported}\n")
+    assert (code, out, err) == (1, "", f"{message}\n")
     assert checkpoints(folder / run) == saved
     assert summary(folder / run)["status"] == "failed"
-    assert kept in summary(folder / run)["error"]
+    assert recorded in summary(folder / run)["error"]
 
 
-def test_a_run_that_was_killed_before_anything_was_saved_begins_again(folder):
+def test_a_run_killed_before_its_first_checkpoint_restarts(folder):
     words = (*TRAIN, "--run-dir", "early", "--quiet")
-    code, _, err = restarted(folder, *words, fault="kill:0:2")
+    code, _, err = run_with_restart(folder, *words, fault="kill:0:2")
     assert code == 0, err
     recorded = [(line["step"], line["split"], line["name"]) for line in scalars(folder / "early")]
     assert len(recorded) == len(set(recorded))
     assert summary(folder / "early")["status"] == "done"
 
 
-def test_what_several_processes_cannot_do_is_told_once_at_its_line(folder):
+def test_an_unsupported_option_is_reported_once_at_its_line(folder):
     words = (*TRAIN, *TWO, "train.micro_batch=auto", "train.distributed=fsdp")
     code, out, err = dltrain(folder, *words)
     assert (code, out) == (2, "")
@@ -137,7 +137,7 @@ def test_what_several_processes_cannot_do_is_told_once_at_its_line(folder):
     assert len(err.splitlines()) == 1
 
 
-def test_a_wrong_config_is_told_before_any_process_starts(folder):
+def test_an_invalid_config_is_reported_before_any_process_starts(folder):
     code, out, err = dltrain(folder, *TRAIN, *TWO, "train.epoch=2")
     assert (code, out) == (2, "")
     assert err.count("epoch") > 0

@@ -1,4 +1,4 @@
-"""Tampered checkpoints of a model that is spread over several processes."""
+"""Tampered checkpoints of a model that is sharded over several ranks."""
 
 import json
 import shutil
@@ -21,30 +21,30 @@ def folder(tmp_path_factory) -> Path:
     return folder
 
 
-def test_another_optimizer_state_is_refused_in_every_process_before_anything_is_loaded(folder):
+def test_a_tampered_optimizer_state_is_refused_on_every_rank_before_anything_is_loaded(folder):
     out = folder / "errors.json"
     config = folder / "two" / "sharded_classifier.yaml"
     for code, _, err in in_ranks(folder, 2, tampered.main, config, out):
         assert code == 0, err
-    reported = json.loads(out.read_text())
-    key = reported.pop("key")
-    assert len(reported) == 6
-    for case, lines in reported.items():
-        assert lines[0] == lines[1]
-        assert lines[0].startswith("optimizer state: "), case
-        assert key in lines[0], case
-        assert "expected" in lines[0], case
-        assert "\n" not in lines[0]
+    errors = json.loads(out.read_text())
+    key = errors.pop("key")
+    assert len(errors) == 6
+    for case, messages in errors.items():
+        assert messages[0] == messages[1]
+        assert messages[0].startswith("optimizer state: "), case
+        assert key in messages[0], case
+        assert "expected" in messages[0], case
+        assert "\n" not in messages[0]
 
 
-def test_a_run_with_it_is_refused_in_one_line(folder):
+def test_a_run_with_a_tampered_optimizer_state_is_refused_in_one_line(folder):
     config = yaml.safe_load((folder / "two" / "sharded_classifier.yaml").read_text())
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
     words = ("train", "config.yaml", "--run-dir", "run", "--quiet")
     for code, _, err in in_ranks(folder, 2, command_line, *words):
         assert code == 0, err
     run = folder / "run"
-    (run / "summary.json").unlink()  # so that there is something left to resume
+    (run / "summary.json").unlink()  # so that the run can be resumed
     newest, *others = sorted((run / "checkpoints").glob("step-*"), reverse=True)
     for other in others:
         shutil.rmtree(other)

@@ -1,4 +1,4 @@
-"""What the documentation shows is what there is."""
+"""The documentation agrees with the code."""
 
 import re
 from pathlib import Path
@@ -14,7 +14,7 @@ CONFIGURATION = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
-def test_the_config_in_the_readme_is_the_one_that_ships():
+def test_the_config_in_the_readme_equals_the_shipped_one():
     shown = next(b for b in re.findall(r"```yaml\n(.*?)```", README, re.DOTALL) if "mnist_cnn" in b)
     shipped = (ROOT / "configs" / "mnist_cnn.yaml").read_text(encoding="utf-8")
     assert yaml.safe_load(shown) == yaml.safe_load(shipped)
@@ -41,22 +41,22 @@ def test_the_readmes_model_is_under_15_lines_and_trains(experiment, tmp_path, mo
 
 
 @pytest.mark.parametrize("section", SECTIONS)
-def test_every_key_of_a_section_is_explained(section):
+def test_every_key_of_a_section_is_documented(section):
     text = CONFIGURATION.split(f"\n## {section}\n")[1].split("\n## ")[0]
     for option in SECTIONS[section].options:
         assert f"`{option.name}`" in text
 
 
 GENERATED = re.compile(r"(components/\w+|cli|security|contributing|changelog)\.md")
-"""Pages of the site that are made when it is built, whose links tests/test_site.py follows."""
+"""Pages that are generated when the site is built; tests/docs/test_site.py checks their links."""
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
-def test_links_lead_somewhere(page):
+def test_link_targets_exist(page):
     links = re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text(encoding="utf-8"))
     for link in links:
         target = (page.parent / link).resolve()
-        made = target.is_relative_to(ROOT / "docs") and GENERATED.fullmatch(
+        generated = target.is_relative_to(ROOT / "docs") and GENERATED.fullmatch(
             target.relative_to(ROOT / "docs").as_posix()
         )
-        assert target.exists() or made, f"{page.name} links to {link}"
+        assert target.exists() or generated, f"{page.name} links to {link}"

@@ -1,4 +1,4 @@
-"""Every command of the quick start, the recipes and the pages on extending runs, on small data."""
+"""The commands of the quick start, the recipes and the pages on extending run on small data."""
 
 import os
 import random
@@ -20,32 +20,34 @@ RECIPES = sorted((ROOT / "docs" / "recipes").glob("*.md"))
 EXTENDING = sorted((ROOT / "docs" / "extend").glob("*.md"))
 PAGES = [ROOT / "docs" / "quick-start.md", *RECIPES, *EXTENDING]
 BLOCK = re.compile(r'^```(\w+)(?: title="([^"]+)")?\n(.*?)^```', re.MULTILINE | re.DOTALL)
-NOT_HERE = ("python3 -m venv", ". .venv", "pip install", "tensorboard ", "torchrun --nnodes")
-"""How commands begin that make an environment, never end, or need a second machine."""
-OF_ITS_OWN = ("--plugin", "--processes")
-"""Words of commands that need a process of their own; the others run in this one."""
-SMALLER = {"validation: 5000": "validation: 60", "samples: 3000": "samples: 300"}
-"""In the configs."""
+SKIPPED = ("python3 -m venv", ". .venv", "pip install", "tensorboard ", "torchrun --nnodes")
+"""Prefixes of commands that create an environment, do not end, or need a second machine."""
+SEPARATE_PROCESS = ("--plugin", "--processes")
+"""Options of commands that need a separate process; other commands run in this one."""
+SMALLER_SIZES = {"validation: 5000": "validation: 60", "samples: 3000": "samples: 300"}
+"""Replacements in the configs."""
 
 
 @pytest.fixture
 def place(tmp_path, monkeypatch):
-    """A folder with all that the pages speak of; the data, and what is held out, are small."""
+    """Folder with all files that the pages mention, with small data and splits."""
     (tmp_path / "configs").mkdir()
     for path in (ROOT / "configs").glob("*.yaml"):
         text = path.read_text(encoding="utf-8")
-        for large, small in SMALLER.items():
+        for large, small in SMALLER_SIZES.items():
             text = text.replace(large, small)
         (tmp_path / "configs" / path.name).write_text(text, encoding="utf-8")
-    monkeypatch.setattr(shipped, "_PACKAGE", tmp_path / "dltrain")  # their names lead to these
+    monkeypatch.setattr(
+        shipped, "_PACKAGE", tmp_path / "dltrain"
+    )  # bare names refer to these configs
     write_images(tmp_path / "data" / "MNIST" / "raw", train=300, test=60, side=28, classes=10)
     Image.new("L", (28, 28), 90).save(tmp_path / "digit.png")
     draw = random.Random(0)
-    for colour, most in (("blue", (60, 60, 255)), ("red", (255, 60, 60))):
+    for colour, brightest in (("blue", (60, 60, 255)), ("red", (255, 60, 60))):
         folder = tmp_path / "my_images" / colour
         folder.mkdir(parents=True)
         for number in range(20):
-            pixel = tuple(draw.randint(value // 2, value) for value in most)
+            pixel = tuple(draw.randint(value // 2, value) for value in brightest)
             Image.new("RGB", (40, 36), pixel).save(folder / f"{number}.png")
     houses = [(draw.randint(40, 200), draw.choice(["old", "new"])) for _ in range(80)]
     rows = [f"{area},{age},{3 * area + draw.random():.2f}" for area, age in houses]
@@ -70,7 +72,7 @@ def place(tmp_path, monkeypatch):
 
 def commands_of(text: str) -> list[str]:
     lines = text.replace("\\\n", " ").splitlines()
-    return [line for line in lines if line and not line.startswith(NOT_HERE)]
+    return [line for line in lines if line and not line.startswith(SKIPPED)]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: f"{page.parent.name}-{page.stem}")
@@ -84,13 +86,13 @@ def test_the_commands_of_a_page_run(page, place, call):
                 done = subprocess.run(words, capture_output=True, text=True, check=False)
                 assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
                 continue
-            if any(word in words for word in OF_ITS_OWN):
+            if any(word in words for word in SEPARATE_PROCESS):
                 process = ChildProcess("command", place, command_line, *words[1:])
                 assert process.wait() == 0, f"{line}\n{process.out}\n{process.err}"
                 continue
             output = words[words.index(">") + 1] if ">" in words else None
             words = words[: words.index(">")] if output else words
-            assert words[0] == "dltrain", f"{line}: not a command that is known here"
+            assert words[0] == "dltrain", f"{line}: unexpected command"
             ended = call(*words[1:])
             assert ended.code == 0, f"{line}\n{ended.err}"
             if output:
@@ -98,7 +100,7 @@ def test_the_commands_of_a_page_run(page, place, call):
 
 
 @pytest.mark.parametrize("pages", [RECIPES, EXTENDING], ids=["recipes", "extend"])
-def test_the_pages_of_a_folder_are_all_named_in_its_list(pages):
+def test_the_index_of_a_folder_lists_all_its_pages(pages):
     listed = (pages[0].parent / "README.md").read_text(encoding="utf-8")
     for page in pages:
         assert page.name == "README.md" or f"]({page.name})" in listed

@@ -1,4 +1,4 @@
-"""Which part of a batch is whose, and what several processes refuse."""
+"""Shards of a batch on each rank, and options that several processes refuse."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -16,28 +16,28 @@ COUNTS = [(samples, size) for samples in (1, 2, 3, 7, 8, 33) for size in (1, 2, 
 
 
 class Pair(ProcessGroup):
-    """What a process of two knows of itself."""
+    """Process group of rank 0 of two."""
 
     rank_slice = RankSlice(0, 2)
 
 
-def parts(samples: int, size: int) -> list[Batch]:
-    """The shares of a batch whose samples are numbered."""
+def shards(samples: int, size: int) -> list[Batch]:
+    """Return the shards of a batch with numbered samples."""
     index = torch.arange(samples)
-    shares = [RankSlice(rank, size) for rank in range(size)]
-    own = [index[share.bounds(samples)] for share in shares]
-    return [s.make_batch(i[:, None], i, i, samples) for s, i in zip(shares, own, strict=True)]
+    slices = [RankSlice(rank, size) for rank in range(size)]
+    own = [index[rank_slice.bounds(samples)] for rank_slice in slices]
+    return [s.make_batch(i[:, None], i, i, samples) for s, i in zip(slices, own, strict=True)]
 
 
 @pytest.mark.parametrize(("samples", "size"), COUNTS)
-def test_the_parts_that_count_are_the_batch_and_evenly_cut(samples, size):
-    found = parts(samples, size)
-    counted = [part.index for part in found if part.is_real]
-    assert torch.cat(counted).tolist() == list(range(samples))
-    lengths = [len(part) if part.is_real else 0 for part in found]
+def test_real_shards_form_the_batch_and_have_even_sizes(samples, size):
+    found = shards(samples, size)
+    real = [shard.index for shard in found if shard.is_real]
+    assert torch.cat(real).tolist() == list(range(samples))
+    lengths = [len(shard) if shard.is_real else 0 for shard in found]
     assert max(lengths) - min(lengths) <= 1
     assert max(lengths) == RankSlice(0, size).max_size(samples)
-    assert all(len(part) == 1 for part in found if not part.is_real)
+    assert all(len(shard) == 1 for shard in found if not shard.is_real)
 
 
 @pytest.mark.parametrize(
@@ -50,9 +50,9 @@ def test_the_parts_that_count_are_the_batch_and_evenly_cut(samples, size):
         (["train.distributed=fsdp", "task=gan"], "task"),
     ],
 )
-def test_what_several_processes_cannot_do_is_refused_at_its_line(experiment, changes, line):
+def test_options_for_one_process_only_are_refused_at_their_line(experiment, changes, line):
     chosen = experiment({**experiments.COMMON, **experiments.CLASSIFIER}, *changes)
-    build_runtime(chosen)  # one process can
+    build_runtime(chosen)  # accepted for one process
     with pytest.raises(ConfigError) as refused:
         build_runtime(chosen, Pair())
     assert [problem.path for problem in refused.value.problems] == [line]

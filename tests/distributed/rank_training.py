@@ -1,4 +1,4 @@
-"""What each of several processes does: trains small experiments."""
+"""Function of each rank that trains small experiments."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from dltrain.loggers import Logger
 from dltrain.training.trainer import Trainer
 
 
-class Kept(Logger):
-    """Keeps all scalars, less what the clock decides."""
+class ScalarCollector(Logger):
+    """Collect all scalars, except those that depend on time."""
 
     def __init__(self) -> None:
         self.values: dict[str, float] = {}
@@ -40,36 +40,36 @@ def trained(
     experiment: dltrain.Experiment,
     folder: Path,
     process_group: ProcessGroup,
-    going_on_from: Path | None,
-) -> tuple[Trainer, Kept]:
-    """A trainer at its end, and all scalars since its start or a checkpoint."""
-    runtime, kept = build_runtime(experiment, process_group), Kept()
+    checkpoint: Path | None,
+) -> tuple[Trainer, ScalarCollector]:
+    """Train to the end, from the start or a checkpoint; return the trainer and all scalars."""
+    runtime, collector = build_runtime(experiment, process_group), ScalarCollector()
     data = build_data(experiment, runtime, print)
     task = build_task(experiment, data.spec, runtime)
     folder.mkdir(exist_ok=True)
     checkpoints = CheckpointStore(folder, keep=10)
-    trainer = build_trainer(experiment, data, task, runtime, checkpoints, [kept])
-    if going_on_from is not None:
-        trainer.restore(read_on_main(process_group, lambda: load_checkpoint(going_on_from)))
+    trainer = build_trainer(experiment, data, task, runtime, checkpoints, [collector])
+    if checkpoint is not None:
+        trainer.restore(read_on_main(process_group, lambda: load_checkpoint(checkpoint)))
     trainer.fit()
-    return trainer, kept
+    return trainer, collector
 
 
 def outcome(
-    path: Path, process_group: ProcessGroup, folder: Path, going_on_from: Path | None = None
+    path: Path, process_group: ProcessGroup, folder: Path, checkpoint: Path | None = None
 ) -> dict[str, Any]:
-    """Scalars, weights and averaged weights of a config file's experiment."""
-    trainer, kept = trained(dltrain.load(path), folder, process_group, going_on_from)
+    """Train the experiment of a config file; return scalars, weights and EMA weights."""
+    trainer, collector = trained(dltrain.load(path), folder, process_group, checkpoint)
     snapshot = trainer.snapshot()
     return {
-        "scalars": kept.values,
+        "scalars": collector.values,
         "model": dict(snapshot.model),
         "averaged": dict(snapshot.averaged),
     }
 
 
 def main(configs: Path, out: Path) -> None:
-    """Train all; rank 0 writes what came out to a file, by the name of the experiment."""
+    """Train all experiments; rank 0 writes the outcomes to a file, by name."""
     folder = out.parent
     load_plugin(Path(__file__).parent / "partial_plugin.py")
     with join_process_group(300.0) as process_group:
@@ -83,4 +83,4 @@ def main(configs: Path, out: Path) -> None:
                 found[f"{path.stem} from 1"] = outcome(path, process_group, own, other)
         if process_group.is_main:
             torch.save(found, out)
-    os._exit(0)  # as the command line does
+    os._exit(0)  # as the command line exits

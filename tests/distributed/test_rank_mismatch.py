@@ -1,12 +1,12 @@
-"""Ranks that do not train the same are refused before the first step, and all of them end."""
+"""Ranks with different data, config, code or versions are refused before the first step."""
 
 import socket
 from pathlib import Path
 
 import pytest
 import yaml
-from apart import apart
 from launching import Ended, agent, ended, in_ranks, torchrun
+from node_folders import run_in_node_folder
 from processes import ChildProcess
 
 from dltrain.rundir.provenance import unlike_ranks
@@ -31,7 +31,7 @@ CONFIG = {
 
 
 def write_node(folder: Path) -> None:
-    """Config, data and plug-in of one rank."""
+    """Write config, data and plug-in of one rank."""
     folder.mkdir()
     rows = [f"{n % 13},{'ab'[n % 2]}" for n in range(80)]
     (folder / "t.csv").write_text("\n".join(["x,y", *rows]) + "\n")
@@ -47,12 +47,12 @@ def nodes(tmp_path) -> Path:
 
 
 def train(nodes: Path, **environment: str) -> tuple[set[int], str, str]:
-    """The exit codes of two ranks, and the output and the errors of both."""
+    """Train with two ranks; return their exit codes, and the output and errors of both."""
     words = ("train", "c.yaml", "--plugin", "p.py", "--run-dir", "run", "--quiet")
-    return together(in_ranks(nodes, 2, apart, *words, **environment))
+    return combine(in_ranks(nodes, 2, run_in_node_folder, *words, **environment))
 
 
-def together(ranks: list[Ended]) -> tuple[set[int], str, str]:
+def combine(ranks: list[Ended]) -> tuple[set[int], str, str]:
     codes, outs, errs = zip(*ranks, strict=True)
     return set(codes), "".join(outs), "".join(errs)
 
@@ -63,7 +63,7 @@ def replace(file: Path, old: str, new: str) -> None:
     file.write_text(text.replace(old, new))
 
 
-def test_ranks_that_are_alike_train_wherever_their_files_are(nodes):
+def test_equal_ranks_train_in_different_folders(nodes):
     codes, _, err = train(nodes)
     assert codes == {0}, err
 
@@ -76,7 +76,7 @@ def test_ranks_that_are_alike_train_wherever_their_files_are(nodes):
         ("p.py", "ReLU", "Tanh", "code of p.py is "),
     ],
 )
-def test_other_data_config_or_code_of_a_rank_is_named(nodes, file, old, new, message):
+def test_differing_data_config_or_code_is_named(nodes, file, old, new, message):
     replace(nodes / "node1" / file, old, new)
     codes, out, err = train(nodes)
     assert (codes, out) == ({1}, "")
@@ -88,14 +88,14 @@ def test_other_data_config_or_code_of_a_rank_is_named(nodes, file, old, new, mes
     assert not (nodes / "node1" / "run").exists()
 
 
-def test_another_version_of_a_package_is_named(nodes):
+def test_a_differing_package_version_is_named(nodes):
     codes, _, err = train(nodes, UNLIKE="torch")
     assert codes == {1}
     assert "version of torch is " in err
     assert " in rank 0 and 1.0 in rank 1" in err
 
 
-def test_a_resumed_run_is_looked_at_too(nodes):
+def test_ranks_are_compared_on_resume(nodes):
     codes, _, err = train(nodes)
     assert codes == {0}, err
     (nodes / "node0" / "run" / "summary.json").unlink()
@@ -104,13 +104,13 @@ def test_a_resumed_run_is_looked_at_too(nodes):
         (nodes / f"node{rank}" / "run").symlink_to(nodes / "run")
     replace(nodes / "node1" / "p.py", "ReLU", "Tanh")
     words = ("resume", "run", "--plugin", "p.py", "--quiet")
-    codes, _, err = together(in_ranks(nodes, 2, apart, *words))
+    codes, _, err = combine(in_ranks(nodes, 2, run_in_node_folder, *words))
     assert codes == {1}
     assert "code of p.py is " in err
 
 
 def train_on_two_machines(nodes: Path, backend: str = "static") -> list[Ended]:
-    """Exit code, output and errors of the launcher on each, which has a folder of its own."""
+    """Return exit code, output and errors of the launcher on each machine."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     words = ("-m", "dltrain", "train", "c.yaml", "--plugin", "p.py", "--run-dir", "run", "--quiet")
@@ -124,7 +124,7 @@ def train_on_two_machines(nodes: Path, backend: str = "static") -> list[Ended]:
     )
 
 
-def test_two_machines_that_are_alike_train(nodes):
+def test_two_equal_machines_train(nodes):
     for code, _, err in train_on_two_machines(nodes):
         assert code == 0, err
     assert (nodes / "node0" / "run" / "summary.json").exists()
@@ -140,7 +140,7 @@ def test_two_machines_that_are_alike_train(nodes):
         ("static", "c.yaml", "path: t.csv", "path: u.csv", "u.csv"),
     ],
 )
-def test_each_machine_tells_what_differs(nodes, backend, file, old, new, message):
+def test_each_machine_reports_the_difference(nodes, backend, file, old, new, message):
     replace(nodes / "node1" / file, old, new)
     for code, out, err in train_on_two_machines(nodes, backend):
         assert (code, out) == (1, "")
@@ -148,20 +148,20 @@ def test_each_machine_tells_what_differs(nodes, backend, file, old, new, message
         if "do not train the same" in line:
             assert "rank 0" in line
             assert "rank 1" in line
-        assert backend == "c10d" or "[c10d]" not in err  # the launcher's own
+        assert backend == "c10d" or "[c10d]" not in err  # message of the launcher
     assert not (nodes / "node0" / "run").exists()
 
 
-def test_who_waits_in_vain_says_so(nodes):
+def test_a_rank_that_waits_too_long_reports_it(nodes):
     replace(nodes / "node0" / "c.yaml", "timeout: 60", "timeout: 3")
     words = ("train", "c.yaml", "--plugin", "p.py", "--run-dir", "run")
-    ((code, out, err),) = in_ranks(nodes, 1, apart, *words, WORLD_SIZE="2")
+    ((code, out, err),) = in_ranks(nodes, 1, run_in_node_folder, *words, WORLD_SIZE="2")
     assert (code, out) == (1, "")
     assert "process 0 has not met all 2 processes in 3 s" in err
     assert 'dltrain/cli/__init__.py"' not in err
 
 
-def test_many_ranks_are_grouped():
+def test_equal_ranks_are_grouped_in_the_message():
     facts = [{"a": "1", "b": "x"}, {"a": "2", "b": "x"}, {"a": "1", "b": "x", "c": "3"}]
     assert unlike_ranks(facts) == [
         "a is 1 in rank 0, 2 and 2 in rank 1",
