@@ -12,7 +12,7 @@ from dltrain import MODELS, DataSpec
 from dltrain.models.gan import gan_mlp
 
 
-class Restless(nn.Module):
+class Stochastic(nn.Module):
     """Use every random generator and batch statistics, and fail in chosen training steps."""
 
     def __init__(self, spec: DataSpec, stop_at: int, signal_at_evaluation: int, nan_at: list[int]):
@@ -54,7 +54,7 @@ class Restless(nn.Module):
 
 
 @MODELS.register
-def restless(
+def stochastic(
     spec: DataSpec,
     /,
     *,
@@ -69,7 +69,7 @@ def restless(
         signal_at_evaluation: Evaluation forward pass that sends SIGTERM; 0 for none.
         nan_at: Training forward passes with NaN outputs.
     """
-    return Restless(spec, stop_at, signal_at_evaluation, list(nan_at))
+    return Stochastic(spec, stop_at, signal_at_evaluation, list(nan_at))
 
 
 class InterruptingDiscriminator(nn.Module):
@@ -89,7 +89,7 @@ class InterruptingDiscriminator(nn.Module):
 
 
 @MODELS.register
-def restless_gan(spec: DataSpec, /, *, stop_at: int = 0) -> nn.Module:
+def stochastic_gan(spec: DataSpec, /, *, stop_at: int = 0) -> nn.Module:
     """Build a small GAN with dropout.
 
     Args:

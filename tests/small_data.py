@@ -38,10 +38,10 @@ def write_cifar(folder: Path, records_per_file: int) -> None:
 
 def write_color_images(folder: Path, images_per_class: int) -> None:
     """Write red and blue images of different sizes, one folder per class."""
-    for name, colour in (("blue", (20, 20, 220)), ("red", (220, 20, 20))):
+    for name, color in (("blue", (20, 20, 220)), ("red", (220, 20, 20))):
         (folder / name).mkdir(parents=True)
         for number in range(images_per_class):
-            Image.new("RGB", (40 + number, 50), colour).save(folder / name / f"{number}.png")
+            Image.new("RGB", (40 + number, 50), color).save(folder / name / f"{number}.png")
 
 
 def write_text(path: Path, lines: int) -> None:

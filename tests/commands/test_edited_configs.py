@@ -22,7 +22,7 @@ SETTINGS = {
 def interrupted(experiment, tmp_path) -> Path:
     """A run of four epochs that was interrupted in the second one."""
     write_folder(tmp_path)
-    config = {**SETTINGS, "model": {"name": "restless", "stop_at": 7}}
+    config = {**SETTINGS, "model": {"name": "stochastic", "stop_at": 7}}
     with pytest.raises(InterruptedRunError):
         dltrain.train(experiment(config), run_dir=tmp_path / "run", quiet=True)
     return tmp_path / "run"

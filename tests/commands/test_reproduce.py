@@ -94,7 +94,7 @@ def test_a_run_comes_out_again(folder, call):
 
 def test_dropout_augmentation_and_what_was_resumed_come_out_again(experiment, tmp_path):
     write_images(tmp_path / "images", train=133, test=40, side=8, classes=3)
-    model = {"name": "restless", "stop_at": 6}
+    model = {"name": "stochastic", "stop_at": 6}
     augment = {"shift": 2, "flip": True}
     config = {**CONFIG, "model": model, "data": {**CONFIG["data"], "augment": augment}}
     with pytest.raises(dltrain.core.errors.InterruptedRunError):

@@ -78,7 +78,7 @@ def test_a_loss_that_falls_by_chance_alone_gives_no_suggestion(experiment, tmp_p
 
 
 def test_a_loss_that_is_not_finite_at_the_first_step_gives_no_suggestion(experiment, tmp_path):
-    config = {**CONFIG, "model": {"name": "restless", "nan_at": list(range(1, 300))}}
+    config = {**CONFIG, "model": {"name": "stochastic", "nan_at": list(range(1, 300))}}
     with pytest.raises(RunError, match="no suggestion: the loss is not finite at the first step"):
         tune_lr(experiment(config), tmp_path / "lr.html")
 

@@ -1,4 +1,4 @@
-"""Extraction of archives, some of them hostile."""
+"""Extraction of valid and hostile archives."""
 
 import io
 import tarfile
@@ -23,20 +23,20 @@ def archive(path, *members):
 
 
 def test_only_named_members_are_extracted(tmp_path):
-    packed = archive(
+    path = archive(
         tmp_path / "a.tar.gz", ("../evil", b"x"), ("/tmp/evil", b"x"), ("d/a", b"abc"), ("d/b", b"")
     )
-    extract(packed, {"d/a": 3}, tmp_path / "out")
+    extract(path, {"d/a": 3}, tmp_path / "out")
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["a"]
     assert (tmp_path / "out" / "a").read_bytes() == b"abc"
     assert not (tmp_path / "evil").exists()
 
 
 @pytest.mark.parametrize("content", [b"abcd", "/etc/passwd"], ids=["other size", "link"])
-def test_members_of_another_kind_or_size_are_refused(tmp_path, content):
-    packed = archive(tmp_path / "a.tar.gz", ("d/a", content))
+def test_members_of_wrong_type_or_size_are_refused(tmp_path, content):
+    path = archive(tmp_path / "a.tar.gz", ("d/a", content))
     with pytest.raises(DataError, match="expected d/a to be a regular file of 3 bytes"):
-        extract(packed, {"d/a": 3}, tmp_path / "out")
+        extract(path, {"d/a": 3}, tmp_path / "out")
     assert not (tmp_path / "out" / "a").exists()
 
 
@@ -46,7 +46,7 @@ def test_the_error_names_a_missing_member(tmp_path):
 
 
 def test_the_error_names_a_damaged_archive(tmp_path):
-    packed = archive(tmp_path / "a.tar.gz", ("d/a", bytes(100_000)))
-    packed.write_bytes(packed.read_bytes()[:60])
+    path = archive(tmp_path / "a.tar.gz", ("d/a", bytes(100_000)))
+    path.write_bytes(path.read_bytes()[:60])
     with pytest.raises(DataError, match=r"a\.tar\.gz"):
-        extract(packed, {"d/a": 100_000}, tmp_path / "out")
+        extract(path, {"d/a": 100_000}, tmp_path / "out")

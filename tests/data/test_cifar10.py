@@ -1,4 +1,4 @@
-"""CIFAR-10 from its binary files, with small files in their place."""
+"""CIFAR-10 from small files in the layout of its binary version."""
 
 import io
 import tarfile
@@ -62,7 +62,7 @@ def test_the_archive_is_extracted(build, tmp_path, folder):
     assert data.fingerprint == plain.fingerprint
 
 
-def test_planes_are_red_green_blue_row_by_row(build, tmp_path):
+def test_channels_are_red_green_and_blue_planes_in_row_order(build, tmp_path):
     write(tmp_path / module.FOLDER)
     data = build("cifar10", validation=0)
     first = (tmp_path / module.FOLDER / module.TEST_FILE).read_bytes()[:3073]
@@ -72,7 +72,7 @@ def test_planes_are_red_green_blue_row_by_row(build, tmp_path):
     assert int(data.test.samples[0, 1, 2, 3]) == first[1 + 1024 + 2 * 32 + 3]
 
 
-def test_damage_is_named(build, tmp_path):
+def test_damaged_files_are_named(build, tmp_path):
     write(tmp_path / module.FOLDER)
     path = tmp_path / module.FOLDER / "data_batch_3.bin"
     content = path.read_bytes()
@@ -84,8 +84,8 @@ def test_damage_is_named(build, tmp_path):
         build("cifar10", validation=0)
 
 
-def test_without_a_network_it_says_so(build, monkeypatch):
+def test_without_a_network_the_error_says_so(build, monkeypatch):
     monkeypatch.setattr(module, "URLS", ("http://127.0.0.1:9/",))
     with pytest.raises(DataError, match="can't be downloaded"):
         build("cifar10")
-    assert build.said
+    assert build.warnings

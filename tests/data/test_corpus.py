@@ -1,4 +1,4 @@
-"""Windows of running text: what is read, how often, and in what order."""
+"""Windows of running text: content, coverage and order."""
 
 import pytest
 import torch
@@ -19,16 +19,16 @@ def context(tmp_path):
     return DataContext(root=tmp_path, seed=5)
 
 
-def written(spec, numbers: torch.Tensor) -> str:
+def decode(spec, numbers: torch.Tensor) -> str:
     return "".join(spec.inputs.vocabulary[i] for i in numbers.tolist())
 
 
 @pytest.mark.parametrize("size", [1, 3, 64])
 @pytest.mark.parametrize("window", [7, 10])
-def test_evaluation_makes_every_token_of_a_part_a_target_once(context, window, size):
+def test_every_token_of_a_split_is_an_evaluation_target_once(context, window, size):
     data = text_file(context, path="text.txt", window=window, validation=100, test=55)
     for split, start, stop in (
-        (data.train, 1, 842),  # nothing comes before the first token
+        (data.train, 1, 842),  # the first token has no predecessor
         (data.validation, 842, 942),
         (data.test, 942, 997),
     ):
@@ -36,13 +36,13 @@ def test_evaluation_makes_every_token_of_a_part_a_target_once(context, window, s
         targets = torch.cat([b.targets for b in batches]).flatten()
         inputs = torch.cat([b.inputs for b in batches]).flatten()
         counts = targets != PADDING
-        assert written(data.spec, targets[counts]) == TEXT[start:stop]
-        assert written(data.spec, inputs[counts]) == TEXT[start - 1 : stop - 1]
+        assert decode(data.spec, targets[counts]) == TEXT[start:stop]
+        assert decode(data.spec, inputs[counts]) == TEXT[start - 1 : stop - 1]
         assert (inputs[~counts] == PADDING).all()
         assert len(counts) - counts.sum() < window
 
 
-def test_a_training_epoch_reads_the_part_once_without_overlap(context):
+def test_a_training_epoch_covers_the_split_once_without_overlap(context):
     data = text_file(context, path="text.txt", window=10, validation=97)
     assert len(data.train) == 89
     offsets = set()
@@ -53,16 +53,16 @@ def test_a_training_epoch_reads_the_part_once_without_overlap(context):
         assert not torch.equal(index, index.sort().values)
         rows = torch.cat([b.inputs for b in batches])[index.argsort()]
         following = torch.cat([b.targets for b in batches])[index.argsort()]
-        text = written(data.spec, rows.flatten())
+        text = decode(data.spec, rows.flatten())
         assert len(text) == 890
         offset = TEXT.index(text)
-        assert written(data.spec, following.flatten()) == TEXT[offset + 1 : offset + 891]
+        assert decode(data.spec, following.flatten()) == TEXT[offset + 1 : offset + 891]
         assert 0 <= offset < 10
         offsets.add(offset)
     assert len(offsets) > 3
 
 
-def test_windows_are_a_function_of_seed_and_epoch(context, tmp_path):
+def test_windows_depend_only_on_seed_and_epoch(context, tmp_path):
     def inputs(seed, epoch, offset=0):
         chosen = DataContext(root=tmp_path, seed=seed)
         train = text_file(chosen, path="text.txt", window=10).train
@@ -74,7 +74,7 @@ def test_windows_are_a_function_of_seed_and_epoch(context, tmp_path):
     assert torch.equal(inputs(1, 2)[3 * 8 :], inputs(1, 2, offset=3))
 
 
-def test_the_vocabulary_is_that_of_the_training_part(context, tmp_path):
+def test_the_vocabulary_is_built_from_the_training_split(context, tmp_path):
     (tmp_path / "late.txt").write_text("abab" * 50 + "z" * 20, encoding="utf-8")
     data = text_file(context, path="late.txt", window=4, validation=20)
     assert data.spec.class_names == ("<pad>", "<unk>", "a", "b")
@@ -84,7 +84,7 @@ def test_the_vocabulary_is_that_of_the_training_part(context, tmp_path):
     assert (targets == UNKNOWN).all()
 
 
-def test_words_and_punctuation(context, tmp_path):
+def test_words_and_punctuation_are_separate_tokens(context, tmp_path):
     (tmp_path / "words.txt").write_text("To be, or not\nto be. " * 9, encoding="utf-8")
     spec = text_file(context, path="words.txt", tokenizer="word", window=5).spec
     assert sorted(spec.class_names[2:]) == [",", ".", "To", "be", "not", "or", "to"]
@@ -93,18 +93,18 @@ def test_words_and_punctuation(context, tmp_path):
     assert "".join(decode_stream(spec.inputs, [5], numbers[:3])) == " to be ,"
 
 
-def test_characters_come_back_as_they_were():
+def test_decoding_restores_characters():
     inputs = TextInputs("character", ("<pad>", "<unk>", "\n", " ", "é"))
     ids = Encoder(inputs).encode_untruncated("é \n é")
     assert "".join(decode_stream(inputs, [2], ids)) == "é \n é"
 
 
-def test_a_large_vocabulary_is_kept_whole(context, tmp_path):
+def test_a_large_vocabulary_is_not_truncated(context, tmp_path):
     text = "".join(chr(0x4E00 + i) for i in range(600)) * 2
     (tmp_path / "many.txt").write_text(text, encoding="utf-8")
     data = text_file(context, path="many.txt", window=8, validation=300)
     targets = torch.cat([b.targets for b in data.validation.batches(64)]).flatten()
-    assert written(data.spec, targets[targets != PADDING]) == text[-300:]
+    assert decode(data.spec, targets[targets != PADDING]) == text[-300:]
 
 
 @pytest.mark.parametrize(
@@ -128,27 +128,27 @@ def test_errors_say_what_is_wrong(context, tmp_path, options, error, message):
         text_file(context, **{"path": "text.txt"} | options)
 
 
-def test_shakespeare_is_read_or_fetched(context, tmp_path, monkeypatch):
-    asked = []
+def test_shakespeare_is_read_or_downloaded(context, tmp_path, monkeypatch):
+    requests = []
 
     def fetch(urls, destination, digest):
-        asked.append((destination.name, digest))
+        requests.append((destination.name, digest))
         destination.write_text(TEXT, encoding="utf-8")
 
     monkeypatch.setattr(corpus, "fetch", fetch)
     for _ in range(2):
         assert len(shakespeare(context, window=16).validation) == -(-100 // 16)
-    assert asked == [("tinyshakespeare.txt", corpus.SHAKESPEARE_DIGEST)]
+    assert requests == [("tinyshakespeare.txt", corpus.SHAKESPEARE_DIGEST)]
 
 
-def test_the_real_shakespeare(shakespeare_root):
+def test_shakespeare_has_the_known_vocabulary_and_size(shakespeare_root):
     data = shakespeare(DataContext(root=shakespeare_root))
     assert len(data.spec.class_names) == 67
     targets = torch.cat([b.targets for b in data.validation.batches(256)])
     assert (targets != PADDING).sum() == 111_539
 
 
-def test_pythons_documentation_needs_no_file(tmp_path):
+def test_python_documentation_needs_no_file(tmp_path):
     data = python_docs(DataContext(root=tmp_path), tokenizer="word", window=32)
     assert len(data.train) > 1000
     assert {"def", "class", "yield"} <= set(data.spec.class_names)

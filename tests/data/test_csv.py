@@ -1,4 +1,4 @@
-"""Tables: standardised by the training rows alone, and strict."""
+"""CSV tables: standardized with training rows only, and validated strictly."""
 
 import pytest
 import torch
@@ -18,25 +18,25 @@ def write(tmp_path):
 
 
 def rows(num=40, seed=0):
-    """Text of a table: two columns of numbers, one of colours, a class and a value."""
+    """Return a table with two columns of numbers, one of colors, a class and a value."""
     random = torch.Generator().manual_seed(seed)
     numbers = torch.randn(num, 2, generator=random) * torch.tensor([3.0, 0.1]) + 7
     lines = ["width,height,colour,kind,price"]
     for number, (width, height) in enumerate(numbers.tolist()):
-        colour = ("red", "green", "blue")[number % 3]
+        color = ("red", "green", "blue")[number % 3]
         kind = "ab"[number % 2]
-        lines.append(f"{width:.6f},{height:.6f},{colour},{kind},{10 * width + number:.6f}")
+        lines.append(f"{width:.6f},{height:.6f},{color},{kind},{10 * width + number:.6f}")
     return "\n".join(lines) + "\n"
 
 
-def test_standardised_as_scikit_learn_does(build, write):
+def test_features_are_standardized_as_in_scikit_learn(build, write):
     preprocessing = pytest.importorskip("sklearn.preprocessing")
     raw = torch.randn(40, 2, dtype=torch.float64) * torch.tensor([3.0, 0.1]) + 7
     lines = [f"{x!r},{y!r},{row}" for row, (x, y) in enumerate(raw.tolist())]
     path = write("\n".join(["x,y,row", *lines]))
     data = build("csv", path=path, target="row", validation=8)
     assert (len(data.train), len(data.validation), len(data.test)) == (28, 8, 4)
-    train = gather(data.train)[1].flatten().long()  # the target says which row it is
+    train = gather(data.train)[1].flatten().long()  # the target is the number of the row
     scaler = preprocessing.StandardScaler().fit(raw[train].numpy())
     for split in (data.train, data.validation, data.test):
         inputs, row, _ = gather(split)
@@ -57,8 +57,8 @@ def test_categories_are_one_hot(build, write):
     assert gather(data.train)[1].tolist() == [0, 1] * 20
 
 
-def test_categories_are_those_of_the_training_rows(build, write):
-    # every row has a category of its own: those of the other rows become all zeros
+def test_categories_come_from_the_training_rows(build, write):
+    # Every row has a unique category; categories of the other splits are all zeros.
     data = build(
         "csv", path=write("x,y\n" + "".join(f"c{n},{n / 2}\n" for n in range(40))), target="y"
     )
@@ -68,7 +68,7 @@ def test_categories_are_those_of_the_training_rows(build, write):
     assert gather(data.test)[0].abs().sum() == 0
 
 
-def test_values(build, write):
+def test_numbers_are_regression_targets(build, write):
     path = write(rows())
     data = build("csv", path=path, target="price", validation=0, test=0)
     targets = gather(data.train)[1]
@@ -79,15 +79,15 @@ def test_values(build, write):
     assert torch.allclose(targets, torch.tensor(written)[:, None])
 
 
-def test_values_can_be_standardised(build, write):
+def test_regression_targets_can_be_standardized(build, write):
     data = build("csv", path=write(rows()), target="price", standardise_target=True)
     targets = gather(data.train)[1]
     assert targets.mean().item() == pytest.approx(0, abs=1e-5)
     assert targets.std(correction=0).item() == pytest.approx(1, abs=1e-5)
     plain = build("csv", path=write(rows()), target="price")
     expected = gather(plain.test)[1]
-    undone = gather(data.test)[1] * data.spec.target_std + data.spec.target_mean
-    assert torch.allclose(undone, expected, rtol=1e-5)
+    restored = gather(data.test)[1] * data.spec.target_std + data.spec.target_mean
+    assert torch.allclose(restored, expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -108,14 +108,14 @@ def test_values_can_be_standardised(build, write):
         ([str(n) for n in range(21)], ()),
     ],
 )
-def test_classes_or_values(build, write, cells, names):
+def test_the_kind_of_target_is_inferred(build, write, cells, names):
     text = "x,y\n" + "".join(f"{n},{cells[n % len(cells)]}\n" for n in range(42))
     assert (
         build("csv", path=write(text), target="y", test=0, validation=0).spec.class_names == names
     )
 
 
-def test_the_kind_of_target_can_be_said(build, write):
+def test_the_kind_of_target_can_be_set(build, write):
     path = write("x,y\n" + "".join(f"{n},{n % 2}\n" for n in range(40)))
     assert build("csv", path=path, target="y").spec.class_names == ("0", "1")
     data = build("csv", path=path, target="y", target_kind="value")
@@ -123,7 +123,7 @@ def test_the_kind_of_target_can_be_said(build, write):
     assert gather(data.train)[1].unique().tolist() == [0.0, 1.0]
 
 
-def test_classes_may_look_like_numbers_that_no_computer_holds(build, write):
+def test_class_names_may_look_like_numbers_outside_the_float_range(build, write):
     path = write("x,y\n" + "".join(f"{n},{('12e400', '3e500', '7')[n % 3]}\n" for n in range(40)))
     with pytest.raises(
         DataError,
@@ -134,13 +134,13 @@ def test_classes_may_look_like_numbers_that_no_computer_holds(build, write):
     assert data.spec.class_names == ("7", "12e400", "3e500")
 
 
-def test_a_constant_column_is_only_centred(build, write):
+def test_a_constant_column_is_only_centered(build, write):
     text = "x,c,y\n" + "".join(f"{n},0.1,{n % 2}\n" for n in range(40))
     data = build("csv", path=write(text), target="y")
     assert gather(data.train)[0][:, 1].tolist() == [0.0] * len(data.train)
 
 
-def test_the_test_rows_do_not_move_with_the_seed(build, write):
+def test_the_test_split_does_not_depend_on_the_seed(build, write):
     path = write(rows())
     options = {"path": path, "target": "price", "features": ("colour",), "test": 10}
     first, second = (build("csv", seed=seed, **options) for seed in (0, 1))
@@ -150,22 +150,22 @@ def test_the_test_rows_do_not_move_with_the_seed(build, write):
     assert first.split_fingerprint != second.split_fingerprint
 
 
-def test_other_delimiters_and_marks(build, write):
+def test_delimiters_and_byte_order_marks(build, write):
     text = "\ufeffx;y\n" + "".join(f' {n};"a;b"\n\n{n};c\n' for n in range(20))
     data = build("csv", path=write(text), target="y", delimiter=";")
     assert data.spec.class_names == ("a;b", "c")
 
 
-def test_the_file_may_be_in_the_data_folder(build, write, tmp_path):
+def test_relative_paths_may_refer_to_the_data_folder(build, write, tmp_path):
     write(rows(), "mine.csv")
     data = build("csv", path="mine.csv", target="kind")
     assert data.source == str(tmp_path / "mine.csv")
 
 
-def test_a_slip_in_a_column_of_numbers_is_said(build, write):
+def test_a_typo_in_a_numeric_column_is_reported(build, write):
     text = "x,y\n" + "".join(f"{n},{n % 2}\n" for n in range(40)).replace("17,1", "1o7,1")
     build("csv", path=write(text), target="y")
-    assert any("t.csv:19: 'x' is '1o7'" in line for line in build.said)
+    assert any("t.csv:19: 'x' is '1o7'" in line for line in build.warnings)
 
 
 @pytest.mark.parametrize(
@@ -190,7 +190,7 @@ def test_a_slip_in_a_column_of_numbers_is_said(build, write):
         ("x,y\n1,a\n2,a\n", r"t\.csv: expected two or more classes in 'y', got 'a'"),
     ],
 )
-def test_mistakes_are_named(build, write, text, words):
+def test_errors_name_file_and_line(build, write, text, words):
     with pytest.raises((DataError, OptionError), match=words):
         build("csv", path=write(text), target="y", test=0, validation=0)
 
@@ -240,7 +240,7 @@ def test_cells_of_columns_that_are_not_used_do_not_matter(build, write, cell):
     data = build("csv", path=path, target="y", features=("x",))
     plain = write("x,y\n" + "".join(f"{n},{n % 2}\n" for n in range(40)), "plain.csv")
     assert torch.equal(gather(data.train)[0], gather(build("csv", path=plain, target="y").train)[0])
-    assert build.said == []
+    assert build.warnings == []
 
 
 def test_columns_that_are_not_used_may_lack_a_name(build, write):
@@ -269,7 +269,7 @@ def test_quotes_can_be_characters(build, write):
 
 
 @pytest.mark.parametrize(
-    ("cells", "categories", "said"),
+    ("cells", "categories", "warning"),
     [
         (
             ["501", "00501"],
@@ -287,13 +287,13 @@ def test_quotes_can_be_characters(build, write):
         (["0", "0.5", "-0.25"], (), None),
     ],
 )
-def test_categories_keep_their_spelling(build, write, cells, categories, said):
+def test_categories_keep_their_spelling(build, write, cells, categories, warning):
     lines = [f"{cells[n % len(cells)]},{n % 2}" for n in range(36)]
     path = write("\n".join(["x,y", *lines]))
     data = build("csv", path=path, target="y", validation=0, test=0)
     (column,) = data.spec.inputs.columns
     assert column.categories == categories
-    assert any(said in line for line in build.said) if said else build.said == []
+    assert any(warning in line for line in build.warnings) if warning else build.warnings == []
     if categories:
         order = [categories[int(row.argmax())] for row in gather(data.train)[0]]
         assert order == [cells[n % len(cells)] for n in range(36)]
@@ -302,10 +302,10 @@ def test_categories_keep_their_spelling(build, write, cells, categories, said):
 @pytest.mark.parametrize(
     ("one", "other"), [("1", "1.0"), ("00501", "501"), ("1e3", "1000"), ("-0", "0")]
 )
-def test_names_that_are_equal_as_numbers_are_told_with_their_lines(build, write, one, other):
+def test_class_names_that_are_equal_numbers_are_reported_with_their_lines(build, write, one, other):
     lines = [f"{n},{other if n % 7 == 3 else one}" for n in range(40)]
     path = write("\n".join(["x,y", *lines]))
     data = build("csv", path=path, target="y")
     assert set(data.spec.class_names) == {one, other}
-    (message,) = (line for line in build.said if "differ in spelling are distinct" in line)
-    assert message.startswith(f"{path}:5: 'y' is {other!r}, and {one!r} in {path}:2")
+    (warning,) = (line for line in build.warnings if "differ in spelling are distinct" in line)
+    assert warning.startswith(f"{path}:5: 'y' is {other!r}, and {one!r} in {path}:2")

@@ -1,4 +1,4 @@
-"""Downloads from a local server that misbehaves in every possible way."""
+"""Downloads from a local server with faults."""
 
 import gzip
 import hashlib
@@ -21,153 +21,158 @@ def server():
 
 
 @pytest.fixture
-def place(tmp_path):
+def destination(tmp_path):
     return tmp_path / "folder" / "file.bin"
 
 
-def leftovers(place):
-    return {path.name for path in place.parent.iterdir()} - {place.name, ".download.lock"}
+def leftovers(destination):
+    return {path.name for path in destination.parent.iterdir()} - {
+        destination.name,
+        ".download.lock",
+    }
 
 
-def test_downloads_once(server, place):
-    assert fetch([server.url], place, DIGEST) == place
-    assert place.read_bytes() == CONTENT
-    assert not leftovers(place)
-    fetch([server.url], place, DIGEST)
+def test_downloads_once(server, destination):
+    assert fetch([server.url], destination, DIGEST) == destination
+    assert destination.read_bytes() == CONTENT
+    assert not leftovers(destination)
+    fetch([server.url], destination, DIGEST)
     assert len(server.requests) == 1
 
 
-def test_a_cut_connection_is_resumed(server, place):
+def test_a_cut_connection_is_resumed(server, destination):
     server.cuts = [300_000, 400_000]
-    fetch([server.url], place, DIGEST)
-    assert place.read_bytes() == CONTENT
+    fetch([server.url], destination, DIGEST)
+    assert destination.read_bytes() == CONTENT
     assert [header for _, header in server.requests] == [None, "bytes=300000-", "bytes=700000-"]
 
 
-def test_a_later_call_resumes(server, place):
+def test_a_later_call_resumes(server, destination):
     server.cuts = [100_000, 100_000, 100_000]
     with pytest.raises(UnreachableError, match="broke after 300000 of 1024000 bytes"):
-        fetch([server.url], place, DIGEST)
-    assert not place.exists()
-    fetch([server.url], place, DIGEST)
-    assert place.read_bytes() == CONTENT
+        fetch([server.url], destination, DIGEST)
+    assert not destination.exists()
+    fetch([server.url], destination, DIGEST)
+    assert destination.read_bytes() == CONTENT
     assert server.requests[-1][1] == "bytes=300000-"
 
 
-def test_without_range_support_the_whole_file_is_requested(server, place):
+def test_without_range_support_the_whole_file_is_requested(server, destination):
     server.cuts, server.ranges = [300_000], False
-    fetch([server.url], place, DIGEST)
-    assert place.read_bytes() == CONTENT
+    fetch([server.url], destination, DIGEST)
+    assert destination.read_bytes() == CONTENT
 
 
 @pytest.mark.parametrize("ignores_if_range", [False, True])
-def test_parts_of_different_files_are_not_combined(server, place, ignores_if_range):
+def test_parts_of_different_files_are_not_combined(server, destination, ignores_if_range):
     server.content = CONTENT[::-1]
     server.cuts = [300_000, 0, 0]
     with pytest.raises(UnreachableError):
-        fetch([server.url], place, DIGEST)
+        fetch([server.url], destination, DIGEST)
     server.content, server.etag = CONTENT, '"v2"'
     server.ignores_if_range = ignores_if_range
-    fetch([server.url], place, DIGEST)
-    assert place.read_bytes() == CONTENT
+    fetch([server.url], destination, DIGEST)
+    assert destination.read_bytes() == CONTENT
 
 
-def test_another_mirror_restarts_the_download(server, place):
+def test_another_mirror_restarts_the_download(server, destination):
     server.content, server.cuts = CONTENT[::-1], [300_000, 0, 0]
     with pytest.raises(UnreachableError):
-        fetch([f"{server.url}/one"], place, DIGEST)
+        fetch([f"{server.url}/one"], destination, DIGEST)
     server.content = CONTENT  # another address, another file, by chance with the same ETag
-    fetch([f"{server.url}/two"], place, DIGEST)
+    fetch([f"{server.url}/two"], destination, DIGEST)
     assert server.requests[-1] == ("/two", None)
 
 
-def test_without_a_strong_etag_the_download_restarts(server, place):
+def test_without_a_strong_etag_the_download_restarts(server, destination):
     server.etag, server.cuts = 'W/"v1"', [300_000]
-    fetch([server.url], place, DIGEST)
+    fetch([server.url], destination, DIGEST)
     assert [header for _, header in server.requests] == [None, None]
 
 
-def test_a_part_longer_than_the_file_is_discarded(server, place):
+def test_a_part_longer_than_the_file_is_discarded(server, destination):
     server.content, server.cuts = CONTENT * 2, [1_500_000, 0, 0]
     with pytest.raises(UnreachableError):
-        fetch([server.url], place, DIGEST)
+        fetch([server.url], destination, DIGEST)
     server.content = CONTENT
-    fetch([server.url], place, DIGEST)
-    assert place.read_bytes() == CONTENT
+    fetch([server.url], destination, DIGEST)
+    assert destination.read_bytes() == CONTENT
 
 
-def test_a_wrong_file_is_not_kept(server, place):
+def test_a_wrong_file_is_not_kept(server, destination):
     server.content = b"something else"
     with pytest.raises(DataError, match=DIGEST) as error:
-        fetch([server.url], place, DIGEST)
+        fetch([server.url], destination, DIGEST)
     assert not isinstance(error.value, UnreachableError)
-    assert not place.exists()
-    assert not leftovers(place)
+    assert not destination.exists()
+    assert not leftovers(destination)
 
 
-def test_digest_of_decompressed_content(server, place):
+def test_digest_of_decompressed_content(server, destination):
     server.content = gzip.compress(CONTENT)
-    fetch([server.url], place, DIGEST, decompressed=True)
-    assert gzip.decompress(place.read_bytes()) == CONTENT
+    fetch([server.url], destination, DIGEST, decompressed=True)
+    assert gzip.decompress(destination.read_bytes()) == CONTENT
 
 
-def test_a_damaged_gzip_file_is_not_kept(server, place):
+def test_a_damaged_gzip_file_is_not_kept(server, destination):
     server.content = gzip.compress(CONTENT)[:-20]
     with pytest.raises(DataError, match="damaged gzip stream"):
-        fetch([server.url], place, DIGEST, decompressed=True)
-    assert not leftovers(place)
+        fetch([server.url], destination, DIGEST, decompressed=True)
+    assert not leftovers(destination)
 
 
-def test_md5_digests_are_accepted(server, place):
-    fetch([server.url], place, f"md5:{hashlib.md5(CONTENT).hexdigest()}")
-    assert place.read_bytes() == CONTENT
+def test_md5_digests_are_accepted(server, destination):
+    fetch([server.url], destination, f"md5:{hashlib.md5(CONTENT).hexdigest()}")
+    assert destination.read_bytes() == CONTENT
 
 
-def test_the_next_mirror_is_tried(server, place):
-    fetch([f"{server.url}/missing", "http://127.0.0.1:9/", f"{server.url}/file"], place, DIGEST)
-    assert place.read_bytes() == CONTENT
+def test_the_next_mirror_is_tried(server, destination):
+    fetch(
+        [f"{server.url}/missing", "http://127.0.0.1:9/", f"{server.url}/file"], destination, DIGEST
+    )
+    assert destination.read_bytes() == CONTENT
 
 
-def test_redirects_are_followed(server, place):
+def test_redirects_are_followed(server, destination):
     server.redirect = f"{server.url}/file"
-    fetch([f"{server.url}/redirect"], place, DIGEST)
-    assert place.read_bytes() == CONTENT
+    fetch([f"{server.url}/redirect"], destination, DIGEST)
+    assert destination.read_bytes() == CONTENT
 
 
 @pytest.mark.parametrize("scheme", ["file", "ftp"])
-def test_redirects_to_other_schemes_are_refused(server, place, tmp_path, scheme):
+def test_redirects_to_other_schemes_are_refused(server, destination, tmp_path, scheme):
     secret = tmp_path / "secret"
     secret.write_bytes(CONTENT)
     server.redirect = f"{scheme}://127.0.0.1{secret}"
     with pytest.raises(UnreachableError, match=f"{scheme}://"):
-        fetch([f"{server.url}/redirect"], place, DIGEST)
-    assert not place.exists()
+        fetch([f"{server.url}/redirect"], destination, DIGEST)
+    assert not destination.exists()
 
 
-def test_a_file_url_is_refused(place, tmp_path):
+def test_a_file_url_is_refused(destination, tmp_path):
     secret = tmp_path / "secret"
     secret.write_bytes(CONTENT)
     with pytest.raises(UnreachableError, match="only http and https"):
-        fetch([secret.as_uri()], place, DIGEST)
+        fetch([secret.as_uri()], destination, DIGEST)
 
 
-def test_the_error_lists_every_failure(server, place):
+def test_the_error_lists_every_failure(server, destination):
     with pytest.raises(UnreachableError) as error:
-        fetch([f"{server.url}/missing", "http://127.0.0.1:9/"], place, DIGEST)
+        fetch([f"{server.url}/missing", "http://127.0.0.1:9/"], destination, DIGEST)
     assert "404" in str(error.value)
     assert "refused" in str(error.value)
-    assert str(place) in str(error.value)
+    assert str(destination) in str(error.value)
 
 
 def test_the_error_names_an_unwritable_directory(tmp_path):
-    (tmp_path / "folder").write_text("a file in the way")
+    (tmp_path / "folder").write_text("not a directory")
     with pytest.raises(DataError, match="can't be written"):
         fetch(["http://127.0.0.1:9/"], tmp_path / "folder" / "file", DIGEST)
 
 
-def test_concurrent_calls_download_once(server, place):
+def test_concurrent_calls_download_once(server, destination):
     with ThreadPoolExecutor(4) as pool:
-        for done in [pool.submit(fetch, [server.url], place, DIGEST) for _ in range(4)]:
+        for done in [pool.submit(fetch, [server.url], destination, DIGEST) for _ in range(4)]:
             done.result()
-    assert place.read_bytes() == CONTENT
+    assert destination.read_bytes() == CONTENT
     assert len(server.requests) == 1

@@ -1,4 +1,4 @@
-"""A fingerprint tells which samples each split has, whatever the source."""
+"""Fingerprints of every source identify the samples of each split."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ SOURCES = {
     "text_csv": {"path": "texts.csv", "text": ["t"], "label": "y"},
     "text_file": {"path": "text.txt", "window": 8},
     "idx": {"root": "images"},
-    "image_folder": {"root": "photos", "workers": 0},
+    "image_folder": {"root": "color_images", "workers": 0},
     "breast_cancer": {},
     "toy_line": {},
     "toy_sine": {},
@@ -30,14 +30,14 @@ SOURCES = {
 
 @pytest.fixture
 def fingerprint(tmp_path, monkeypatch):
-    """Makes the fingerprint of a source."""
+    """Function that computes the fingerprint of a source."""
     monkeypatch.chdir(tmp_path)
     register_builtins()
     Path("table.csv").write_text(TABLE)
     Path("texts.csv").write_text(TEXTS)
     write_text(Path("text.txt"), 60)
     write_images(Path("images"), train=133, test=40, side=8, classes=3)
-    write_color_images(Path("photos"), 20)
+    write_color_images(Path("color_images"), 20)
 
     def make(name: str, seed: int = 0, **options) -> str:
         build = DATA[name].builder
@@ -49,7 +49,7 @@ def fingerprint(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", SOURCES)
-def test_another_cut_of_the_same_samples_is_other_data(fingerprint, name):
+def test_other_splits_of_the_same_samples_change_the_fingerprint(fingerprint, name):
     options = {option.name for option in DATA[name].options}
     before = fingerprint(name)
     assert fingerprint(name) == before
@@ -59,11 +59,11 @@ def test_another_cut_of_the_same_samples_is_other_data(fingerprint, name):
 
 
 @pytest.mark.parametrize("name", ["csv", "text_csv", "idx", "image_folder", "breast_cancer"])
-def test_another_seed_of_the_cut_is_other_data(fingerprint, name):
+def test_another_seed_of_the_splits_changes_the_fingerprint(fingerprint, name):
     assert fingerprint(name, seed=1, validation=11) != fingerprint(name, seed=2, validation=11)
 
 
-def test_a_picture_moved_to_another_split_is_other_data(fingerprint):
+def test_moving_an_image_to_another_split_changes_the_fingerprint(fingerprint):
     for split in ("train", "val", "test"):
         write_color_images(Path("split") / split, 6)
     before = fingerprint("image_folder", root="split")
@@ -72,7 +72,7 @@ def test_a_picture_moved_to_another_split_is_other_data(fingerprint):
     assert fingerprint("image_folder", root="split") != before
 
 
-def test_classes_of_other_names_are_other_data(fingerprint):
+def test_renaming_classes_changes_the_fingerprint(fingerprint):
     before = fingerprint("csv"), fingerprint("text_csv")
     Path("table.csv").write_text(TABLE.replace(",b", ",c"))
     Path("texts.csv").write_text(TEXTS.replace(",1\n", ",2\n"))

@@ -1,4 +1,4 @@
-"""IDX files: read exactly or refused by name."""
+"""IDX files are read exactly, or refused by name."""
 
 import gzip
 
@@ -16,18 +16,18 @@ GOOD = idx_bytes(VALUES)
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
+def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("idx")
 
 
-def read(folder, content, packed):
-    path = folder / ("x-idx3-ubyte.gz" if packed else "x-idx3-ubyte")
-    path.write_bytes(gzip.compress(content, 1) if packed else content)
+def read(folder, content, compressed):
+    path = folder / ("x-idx3-ubyte.gz" if compressed else "x-idx3-ubyte")
+    path.write_bytes(gzip.compress(content, 1) if compressed else content)
     return read_idx(path, 3)
 
 
 def read_or_refuse(attempt, name):
-    """What was read, or None if it was refused by name."""
+    """Return the result, or None if the file was refused by name."""
     try:
         return attempt()
     except DataError as error:
@@ -36,67 +36,67 @@ def read_or_refuse(attempt, name):
         return None
 
 
-@pytest.mark.parametrize("packed", [False, True])
-def test_reads_what_was_written(place, packed):
-    assert torch.equal(read(place, GOOD, packed), VALUES)
+@pytest.mark.parametrize("compressed", [False, True])
+def test_reading_restores_the_written_values(folder, compressed):
+    assert torch.equal(read(folder, GOOD, compressed), VALUES)
 
 
-@given(packed=st.booleans(), length=st.integers(0, len(GOOD) - 1))
-def test_truncated_files_are_refused(place, packed, length):
+@given(compressed=st.booleans(), length=st.integers(0, len(GOOD) - 1))
+def test_truncated_files_are_refused(folder, compressed, length):
     with pytest.raises(DataError, match="x-idx3-ubyte"):
-        read(place, GOOD[:length], packed)
+        read(folder, GOOD[:length], compressed)
 
 
-@given(packed=st.booleans(), extra=st.binary(min_size=1, max_size=40))
-def test_longer_files_are_refused(place, packed, extra):
+@given(compressed=st.booleans(), extra=st.binary(min_size=1, max_size=40))
+def test_longer_files_are_refused(folder, compressed, extra):
     with pytest.raises(DataError, match="x-idx3-ubyte"):
-        read(place, GOOD + extra, packed)
+        read(folder, GOOD + extra, compressed)
 
 
-@given(packed=st.booleans(), bits=st.sets(st.integers(0, 16 * 8 - 1), min_size=1))
-def test_wrong_headers_are_refused_or_hold_as_many_bytes(place, packed, bits):
+@given(compressed=st.booleans(), bits=st.sets(st.integers(0, 16 * 8 - 1), min_size=1))
+def test_damaged_headers_are_refused_or_declare_the_same_number_of_bytes(folder, compressed, bits):
     content = bytearray(GOOD)
     for bit in bits:
         content[bit // 8] ^= 1 << bit % 8
-    result = read_or_refuse(lambda: read(place, bytes(content), packed), "x-idx3-ubyte")
+    result = read_or_refuse(lambda: read(folder, bytes(content), compressed), "x-idx3-ubyte")
     assert result is None or torch.equal(result.flatten(), VALUES.flatten())
 
 
 @given(data=st.data())
-def test_damaged_gzip_files_are_refused_or_read_the_same(place, data):
+def test_damaged_gzip_files_are_refused_or_read_the_same(folder, data):
     content = bytearray(gzip.compress(GOOD))
     bit = data.draw(st.integers(0, len(content) * 8 - 1))
     content[bit // 8] ^= 1 << bit % 8
-    path = place / "damaged.gz"
+    path = folder / "damaged.gz"
     path.write_bytes(content)
-    # some bits say nothing of the content, such as the time
+    # Some bits do not affect the content, such as the time.
     result = read_or_refuse(lambda: read_idx(path, 3), "damaged.gz")
     assert result is None or torch.equal(result, VALUES)
 
 
 @pytest.mark.parametrize("ending", [slice(0, -1), slice(0, -8)])
-def test_gzip_files_without_their_end_are_refused(place, ending):
-    path = place / "short.gz"
+def test_truncated_gzip_files_are_refused(folder, ending):
+    path = folder / "short.gz"
     path.write_bytes(gzip.compress(GOOD)[ending])
     with pytest.raises(DataError, match=r"short\.gz"):
         read_idx(path, 3)
 
 
-def test_gzip_files_with_something_after_their_end_are_refused(place):
-    path = place / "long.gz"
+def test_gzip_files_with_trailing_data_are_refused(folder):
+    path = folder / "long.gz"
     path.write_bytes(gzip.compress(GOOD) + b"more")
     with pytest.raises(DataError, match=r"long\.gz"):
         read_idx(path, 3)
 
 
-def test_a_bomb_does_not_go_off(place):
-    path = place / "bomb.gz"
+def test_a_decompression_bomb_is_refused(folder):
+    path = folder / "bomb.gz"
     path.write_bytes(gzip.compress(GOOD + bytes(50_000_000)))
     with pytest.raises(DataError, match=r"bomb\.gz: expected 24 bytes"):
         read_idx(path, 3)
 
 
-def test_own_pictures(build, idx_folder):
+def test_custom_images_are_split_and_normalized(build, idx_folder):
     data = build("idx", root=str(idx_folder), validation=12)
     assert (len(data.train), len(data.validation), len(data.test)) == (48, 12, 20)
     assert data.spec.input_shape == (1, 4, 5)
@@ -104,11 +104,11 @@ def test_own_pictures(build, idx_folder):
     assert data.spec.class_counts == (16, 16, 16)
     inputs, targets, _ = gather(data.train)
     assert torch.bincount(targets).tolist() == [16, 16, 16]
-    assert inputs.mean().abs() < 1e-5  # normalised by the training split itself
+    assert inputs.mean().abs() < 1e-5  # normalized with the training split
     assert inputs.std(correction=0) == pytest.approx(1, abs=1e-5)
 
 
-def test_the_splits_are_the_files(build, idx_folder):
+def test_the_splits_contain_the_samples_of_the_files(build, idx_folder):
     data = build("idx", root=str(idx_folder), validation=12)
     mean, std = data.spec.inputs.mean[0], data.spec.inputs.std[0]
 
@@ -127,7 +127,7 @@ def test_the_splits_are_the_files(build, idx_folder):
     assert sorted(pixels(data.train) + pixels(data.validation)) == sorted(written("train", 60))
 
 
-def test_the_fingerprint_is_the_samples(build, idx_folder):
+def test_the_fingerprint_depends_on_the_samples(build, idx_folder):
     first = build("idx", root=str(idx_folder), validation=12).fingerprint
     assert build("idx", root=str(idx_folder), validation=3, seed=5).fingerprint == first
     path = idx_folder / "t10k-images-idx3-ubyte"
@@ -149,7 +149,7 @@ def test_labels_need_not_start_at_zero(build, idx_folder):
     assert gather(data.train)[1].tolist() == [0, 1] * 30
 
 
-def test_mistakes_are_named(build, idx_folder, tmp_path):
+def test_errors_name_the_cause(build, idx_folder, tmp_path):
     with pytest.raises(OptionError, match=r"expected 3 names, one for each label of .*, got 2"):
         build("idx", root=str(idx_folder), class_names=("a", "b"))
     with pytest.raises(OptionError, match="has no train-images-idx3-ubyte"):

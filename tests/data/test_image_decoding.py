@@ -1,4 +1,4 @@
-"""Decode image files to pixels."""
+"""Decoding of image files to pixels."""
 
 import struct
 import zlib
@@ -13,11 +13,11 @@ from dltrain.core.errors import DataError
 from dltrain.data import image_decoding
 from dltrain.data.image_decoding import FORMATS, read_header
 
-EIGHT = ImageInputs((0.5,), (0.5,))
-SIXTEEN = ImageInputs((0.5,), (0.5,), deep=True, low=0, high=65535)
+BITS_8 = ImageInputs((0.5,), (0.5,))
+BITS_16 = ImageInputs((0.5,), (0.5,), deep=True, low=0, high=65535)
 
 
-def decode_image(path, shape, inputs=EIGHT):
+def decode_image(path, shape, inputs=BITS_8):
     return image_decoding.decode_image(path, shape, inputs)
 
 
@@ -30,28 +30,28 @@ def noise(*shape):
     return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
 
 
-def test_a_picture_of_the_right_size_is_left_alone(tmp_path):
+def test_an_image_of_the_right_size_is_unchanged(tmp_path):
     pixels = noise(6, 8, 3)
     path = saved(tmp_path / "x.png", pixels)
     assert torch.equal(decode_image(path, (3, 6, 8)), torch.from_numpy(pixels).permute(2, 0, 1))
-    grey = noise(6, 8)
-    path = saved(tmp_path / "g.png", grey)
-    assert torch.equal(decode_image(path, (1, 6, 8))[0], torch.from_numpy(grey))
+    gray = noise(6, 8)
+    path = saved(tmp_path / "g.png", gray)
+    assert torch.equal(decode_image(path, (1, 6, 8))[0], torch.from_numpy(gray))
 
 
-def test_the_centre_is_cut_out(tmp_path):
+def test_the_center_is_cropped(tmp_path):
     pixels = noise(6, 11)
     path = saved(tmp_path / "x.png", pixels)
     assert torch.equal(decode_image(path, (1, 6, 6))[0], torch.from_numpy(pixels[:, 2:8]))
 
 
 @pytest.mark.parametrize("size", [(7, 30), (30, 7), (100, 100), (3, 3), (15, 16)])
-def test_any_size_fits(tmp_path, size):
+def test_any_size_is_resized_and_cropped(tmp_path, size):
     path = saved(tmp_path / "x.png", noise(*size, 3))
     assert decode_image(path, (3, 16, 16)).shape == (3, 16, 16)
 
 
-def test_resized_as_torchvision_does(tmp_path):
+def test_resizing_equals_torchvisions(tmp_path):
     transforms = pytest.importorskip("torchvision.transforms")
     path = saved(tmp_path / "x.png", noise(50, 70, 3))
     with Image.open(path) as image:
@@ -61,19 +61,19 @@ def test_resized_as_torchvision_does(tmp_path):
     )
 
 
-def test_grey_and_colour_are_converted(tmp_path):
-    grey = saved(tmp_path / "g.png", noise(4, 4))
-    red, green, blue = decode_image(grey, (3, 4, 4))
+def test_gray_and_color_are_converted(tmp_path):
+    gray = saved(tmp_path / "g.png", noise(4, 4))
+    red, green, blue = decode_image(gray, (3, 4, 4))
     assert torch.equal(red, green)
     assert torch.equal(red, blue)
-    colour = saved(tmp_path / "c.png", np.full((4, 4, 3), (100, 200, 50), dtype=np.uint8))
+    color = saved(tmp_path / "c.png", np.full((4, 4, 3), (100, 200, 50), dtype=np.uint8))
     luma = round(0.299 * 100 + 0.587 * 200 + 0.114 * 50)
-    assert decode_image(colour, (1, 4, 4)).unique().tolist() == [luma]
+    assert decode_image(color, (1, 4, 4)).unique().tolist() == [luma]
 
 
-def test_a_turned_photograph_is_read_upright(tmp_path):
+def test_exif_orientation_is_applied(tmp_path):
     exif = Image.Exif()
-    exif[0x0112] = 6  # turn by 90 degrees clockwise to see it upright
+    exif[0x0112] = 6  # rotated by 90 degrees clockwise for display
     pixels = noise(4, 6)
     path = saved(tmp_path / "x.png", pixels, exif=exif)
     upright = torch.from_numpy(np.rot90(pixels, -1).copy())
@@ -87,7 +87,7 @@ VALUES = np.array([[0, 255, 256], [4660, 32768, 65535]], dtype=np.uint16)
 @pytest.mark.parametrize("channels", [1, 3])
 def test_16_bits_keep_all_their_values(tmp_path, suffix, channels):
     path = saved(tmp_path / f"x.{suffix}", VALUES)
-    pixels = decode_image(path, (channels, 2, 3), SIXTEEN)
+    pixels = decode_image(path, (channels, 2, 3), BITS_16)
     assert pixels.dtype == torch.int32
     assert all(channel.tolist() == VALUES.tolist() for channel in pixels)
     header = read_header(path)
@@ -96,13 +96,13 @@ def test_16_bits_keep_all_their_values(tmp_path, suffix, channels):
 
 def test_16_bits_are_averaged_without_clipping(tmp_path):
     path = saved(tmp_path / "x.png", np.kron(VALUES, np.ones((4, 4))).astype(np.uint16))
-    small = decode_image(path, (1, 1, 1), SIXTEEN)
+    small = decode_image(path, (1, 1, 1), BITS_16)
     with Image.open(path) as image:
         square = image.convert("F").resize((2, 1), Image.Resampling.BILINEAR)
     assert small.item() == round(np.asarray(square)[0, 0].item())
 
 
-@pytest.mark.parametrize(("own", "inputs"), [(np.uint16, EIGHT), (np.uint8, SIXTEEN)])
+@pytest.mark.parametrize(("own", "inputs"), [(np.uint16, BITS_8), (np.uint8, BITS_16)])
 def test_images_of_another_depth_are_refused(tmp_path, own, inputs):
     path = saved(tmp_path / "x.png", np.ones((4, 4), dtype=own))
     bits = np.iinfo(own).bits
@@ -113,7 +113,7 @@ def test_images_of_another_depth_are_refused(tmp_path, own, inputs):
 
 
 def png(colour_type, *shape):
-    """A PNG file of 16 bits, which Pillow does not write in colour."""
+    """Return a 16-bit PNG file; Pillow cannot write color ones."""
     rows = np.arange(np.prod(shape)).reshape(shape).astype(">u2") * 300
     head = struct.pack(">IIBBBBB", shape[1], shape[0], 16, colour_type, 0, 0, 0)
     content = zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows))
@@ -123,19 +123,19 @@ def png(colour_type, *shape):
     )
 
 
-SIXTEEN_IN_COLOUR = {
-    "colour": png(2, 4, 4, 3),
-    "grey and alpha": png(4, 4, 4, 2),
-    "colour and alpha": png(6, 4, 4, 4),
+COLOR_16_BIT = {
+    "color": png(2, 4, 4, 3),
+    "gray and alpha": png(4, 4, 4, 2),
+    "color and alpha": png(6, 4, 4, 4),
     "ppm": b"P6 2 2 65535\n" + np.arange(12, dtype=">u2").tobytes(),
 }
 
 
-@pytest.mark.parametrize("kind", SIXTEEN_IN_COLOUR)
-@pytest.mark.parametrize("inputs", [EIGHT, SIXTEEN])
-def test_16_bits_that_pillow_would_halve_are_refused(tmp_path, kind, inputs):
+@pytest.mark.parametrize("kind", COLOR_16_BIT)
+@pytest.mark.parametrize("inputs", [BITS_8, BITS_16])
+def test_16_bit_images_that_pillow_reads_as_8_bit_are_refused(tmp_path, kind, inputs):
     path = tmp_path / "x.png"
-    path.write_bytes(SIXTEEN_IN_COLOUR[kind])
+    path.write_bytes(COLOR_16_BIT[kind])
     for read in (lambda: decode_image(path, (3, 2, 2), inputs), lambda: read_header(path)):
         with pytest.raises(
             DataError, match=r"x\.png: 16 bits per channel are supported in grayscale"
@@ -143,7 +143,7 @@ def test_16_bits_that_pillow_would_halve_are_refused(tmp_path, kind, inputs):
             read()
 
 
-def test_16_bits_a_pixel_of_a_bitmap_are_colours_of_8(tmp_path):
+def test_a_bitmap_with_16_bits_per_pixel_has_8_bit_colors(tmp_path):
     content = bytearray(saved(tmp_path / "x.bmp", noise(4, 4, 3)).read_bytes()[:54])
     content[28:30] = (16).to_bytes(2, "little")
     (tmp_path / "x.bmp").write_bytes(content + b"\xff\x7f" * 16)
@@ -151,22 +151,22 @@ def test_16_bits_a_pixel_of_a_bitmap_are_colours_of_8(tmp_path):
 
 
 def icon(level):
-    """A disc of a grey level on transparent ground, whose hidden colour is the disc's own."""
+    """Return a gray disc on a transparent background of the same hidden color."""
     y, x = np.mgrid[:16, :16] - 7.5
     alpha = np.where(x**2 + y**2 < 30, 255, 0)
-    grey = np.full((16, 16), level)
-    return Image.fromarray(np.stack([grey, grey, grey, alpha], -1).astype(np.uint8))
+    gray = np.full((16, 16), level)
+    return Image.fromarray(np.stack([gray, gray, gray, alpha], -1).astype(np.uint8))
 
 
 @pytest.mark.parametrize("background", [0, 128, 255])
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "L", "RGB"])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_transparent_parts_show_the_background(tmp_path, background, mode, channels):
+def test_transparent_pixels_show_the_background(tmp_path, background, mode, channels):
     path, inputs = tmp_path / "x.png", ImageInputs((0.0,), (1.0,), background=background)
     image = icon(40)
     if mode in ("RGBA", "LA"):
         image.convert(mode).save(path)
-    else:  # a colour, or a place in the palette, that is transparent
+    else:  # a transparent color or palette entry
         alpha = np.asarray(image)[..., 3]
         pixels = Image.fromarray(np.where(alpha, 40, 41).astype(np.uint8)).convert(mode)
         pixels.save(path, transparency=pixels.getpixel((0, 0)))
@@ -177,13 +177,13 @@ def test_transparent_parts_show_the_background(tmp_path, background, mode, chann
     assert pixels[:, 0, 0].unique().tolist() == [background]
 
 
-def test_half_transparent_is_half_the_background(tmp_path):
+def test_partly_transparent_pixels_are_blended_with_the_background(tmp_path):
     saved(tmp_path / "x.png", np.full((4, 4, 4), (200, 100, 0, 51), dtype=np.uint8))
     red, green, blue = decode_image(tmp_path / "x.png", (3, 4, 4))[:, 0, 0].tolist()
     assert (red, green, blue) == (244, 224, 204)
 
 
-def test_opaque_images_with_alpha_are_as_those_without(tmp_path):
+def test_opaque_alpha_channels_are_ignored(tmp_path):
     pixels = noise(6, 6, 4)
     pixels[..., 3] = 255
     saved(tmp_path / "x.png", pixels)
@@ -191,7 +191,7 @@ def test_opaque_images_with_alpha_are_as_those_without(tmp_path):
     assert torch.equal(decode_image(tmp_path / "x.png", (3, 6, 6)), expected)
 
 
-def test_floats_are_refused(tmp_path):
+def test_float_images_are_refused(tmp_path):
     path = saved(tmp_path / "x.tif", np.ones((4, 4), dtype=np.float32))
     with pytest.raises(DataError, match=r"x\.tif: pixels of type 'F'"):
         decode_image(path, (1, 4, 4))
@@ -199,7 +199,7 @@ def test_floats_are_refused(tmp_path):
 
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")
 @pytest.mark.parametrize("suffix", ["png", "jpg", "gif", "bmp", "tif", "webp"])
-def test_damaged_pictures_are_named(tmp_path, suffix):
+def test_damaged_images_are_named(tmp_path, suffix):
     path = saved(tmp_path / f"x.{suffix}", noise(40, 40, 3))
     content = path.read_bytes()
     for length in (0, 10, 30, len(content) // 2):
@@ -208,7 +208,7 @@ def test_damaged_pictures_are_named(tmp_path, suffix):
             decode_image(path, (3, 8, 8))
 
 
-def test_missing_pictures_are_named(tmp_path):
+def test_missing_images_are_named(tmp_path):
     with pytest.raises(DataError, match=r"no\.png"):
         decode_image(tmp_path / "no.png", (3, 8, 8))
 
@@ -218,7 +218,7 @@ EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage
 
 @pytest.mark.parametrize("name", ["x.png", "x.jpg", "x.tiff"])
 @pytest.mark.parametrize("read", [lambda path: decode_image(path, (3, 8, 8)), read_header])
-def test_postscript_starts_no_other_program(tmp_path, monkeypatch, name, read):
+def test_postscript_files_start_no_program(tmp_path, monkeypatch, name, read):
     started = tmp_path / "started"
     (tmp_path / "bin").mkdir()
     for program in ("gs", "gswin64c", "gswin32c"):
@@ -233,7 +233,7 @@ def test_postscript_starts_no_other_program(tmp_path, monkeypatch, name, read):
 
 
 @pytest.mark.parametrize("kind", ["ICO", "TGA", "PCX", "AVIF", "JPEG2000", "DDS"])
-def test_formats_that_are_not_listed_are_refused_by_content(tmp_path, kind):
+def test_other_formats_are_refused_by_content(tmp_path, kind):
     Image.fromarray(noise(16, 16, 3)).save(tmp_path / "x.png", format=kind)
     with pytest.raises(DataError, match=", ".join(FORMATS)):
         decode_image(tmp_path / "x.png", (3, 8, 8))
@@ -241,13 +241,13 @@ def test_formats_that_are_not_listed_are_refused_by_content(tmp_path, kind):
         read_header(tmp_path / "x.png")
 
 
-def test_listed_formats_are_known_by_content_not_by_name(tmp_path):
+def test_formats_are_recognized_by_content_not_by_name(tmp_path):
     for kind in FORMATS:
         Image.fromarray(noise(16, 16, 3)).save(tmp_path / "x.png", format=kind)
         assert decode_image(tmp_path / "x.png", (3, 8, 8)).shape == (3, 8, 8)
 
 
-def test_more_pixels_than_a_photograph_has_are_refused(tmp_path):
+def test_images_with_too_many_pixels_are_refused(tmp_path):
     content = bytearray(saved(tmp_path / "x.bmp", noise(4, 4, 3)).read_bytes())
     content[18:26] = (30_000).to_bytes(4, "little") + (3_000).to_bytes(4, "little")
     (tmp_path / "x.bmp").write_bytes(content)

@@ -1,4 +1,4 @@
-"""Folders of images: layouts, workers, and what is wrong with them."""
+"""Image folders: layouts, workers, caches and errors."""
 
 import multiprocessing
 import os
@@ -29,7 +29,7 @@ def save(path, seed, size=(12, 9)):
 
 @pytest.fixture
 def folder(tmp_path):
-    """20 images in two classes."""
+    """Folder with 20 images in two classes."""
     for number in range(20):
         save(tmp_path / "images" / ("cat" if number % 2 else "ant") / f"{number:02}.png", number)
     return tmp_path / "images"
@@ -39,7 +39,7 @@ def make(build, folder, **options):
     return build("image_folder", **({"root": str(folder), "size": 8, "workers": 0} | options))
 
 
-def test_a_folder_for_each_class(build, folder):
+def test_one_folder_per_class(build, folder):
     data = make(build, folder, validation=0.25, test=4)
     assert (len(data.train), len(data.validation), len(data.test)) == (12, 4, 4)
     assert data.spec.class_names == ("ant", "cat")
@@ -51,7 +51,7 @@ def test_a_folder_for_each_class(build, folder):
     assert index.tolist() == list(range(12))
 
 
-def test_a_folder_for_each_split(build, folder, tmp_path):
+def test_one_folder_per_split(build, folder, tmp_path):
     for split in ("train", "val"):
         (tmp_path / "all").mkdir(exist_ok=True)
         for path in folder.rglob("*.png"):
@@ -63,7 +63,7 @@ def test_a_folder_for_each_split(build, folder, tmp_path):
     assert (len(data.train), len(data.validation), len(data.test)) == (16, 20, 4)
 
 
-def test_folders_of_numbers_keep_their_spelling_and_go_by_number(build, folder):
+def test_numeric_folder_names_keep_their_spelling_and_are_sorted_by_value(build, folder):
     for number in range(6):
         for name in ("10", "2"):
             save(folder / name / f"{number}.png", number)
@@ -72,7 +72,7 @@ def test_folders_of_numbers_keep_their_spelling_and_go_by_number(build, folder):
     assert make(build, folder).spec.class_names == ("2", "007", "7", "10")
 
 
-def test_names_that_are_not_utf8_are_names_as_well(build, folder):
+def test_file_names_need_not_be_utf8(build, folder):
     (folder / "ant").rename(folder / "a\udcff")
     next((folder / "cat").iterdir()).rename(folder / "cat" / "\udce9.png")
     data = make(build, folder)
@@ -80,42 +80,42 @@ def test_names_that_are_not_utf8_are_names_as_well(build, folder):
     assert len(data.files) == 20
 
 
-def test_a_class_may_be_called_train(build, folder, tmp_path):
+def test_a_class_may_be_named_train(build, folder, tmp_path):
     (folder / "cat").rename(folder / "train")
     assert make(build, folder).spec.class_names == ("ant", "train")
 
 
 @pytest.mark.parametrize("augment", [None, Augment(crop=1, flip=True, rotate=10)])
-def test_workers_change_nothing(build, folder, augment):
+def test_workers_do_not_change_batches(build, folder, augment):
     plain, forked = (make(build, folder, workers=n, augment=augment) for n in (0, 2))
     for position in ({}, {"epoch": 0}, {"epoch": 1, "offset": 2}):
         state = torch.get_rng_state()
         expected = gather(plain.train, 3, **position)
         for ours, theirs in zip(expected, gather(forked.train, 3, **position), strict=True):
             assert torch.equal(ours, theirs)
-        assert torch.equal(torch.get_rng_state(), state)  # the run's generator is left alone
+        assert torch.equal(torch.get_rng_state(), state)  # the global generator is unchanged
     assert not multiprocessing.active_children()
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_cache_reads_each_picture_once_and_changes_nothing(build, folder, workers):
+def test_a_cache_reads_each_image_once_and_does_not_change_batches(build, folder, workers):
     augment = Augment(crop=1, flip=True)
     plain = make(build, folder, augment=augment)
     cached = make(build, folder, augment=augment, workers=workers, cache="memory")
-    # the first epoch is one that was resumed in the middle
+    # The first epoch is resumed in the middle.
     for position in ({"epoch": 0, "offset": 2}, {"epoch": 1}, {"epoch": 2}, {}):
         expected = gather(plain.train, 3, **position)
         for ours, theirs in zip(expected, gather(cached.train, 3, **position), strict=True):
             assert torch.equal(ours, theirs)
         assert not multiprocessing.active_children()
     for path in folder.rglob("*.png"):
-        path.unlink()  # nothing asks for them any more
+        path.unlink()  # they are in the cache
     gather(cached.train, 3, epoch=3)
     with pytest.raises(DataError):
-        gather(cached.validation, 3)  # which has not been read yet
+        gather(cached.validation, 3)  # not in the cache yet
 
 
-def test_a_cache_that_has_no_room_is_refused_before_it_is_filled(build, folder, monkeypatch):
+def test_a_cache_that_does_not_fit_is_refused_before_it_is_filled(build, folder, monkeypatch):
     monkeypatch.setattr("dltrain.data.cache.free_bytes", lambda device: 20 * 3 * 8 * 8)
     with pytest.raises(OptionError, match=r"20 decoded samples need .* GiB, and cpu has"):
         make(build, folder, cache="memory")
@@ -124,7 +124,9 @@ def test_a_cache_that_has_no_room_is_refused_before_it_is_filled(build, folder, 
 
 
 @pytest.mark.parametrize("free", [0, 5 * 4 * 3 * 8 * 8 - 1])
-def test_too_little_shared_memory_is_told_before_a_worker_starts(build, folder, monkeypatch, free):
+def test_too_little_shared_memory_is_reported_before_workers_start(
+    build, folder, monkeypatch, free
+):
     monkeypatch.setattr("dltrain.data.shared_memory.shared_memory_bytes", lambda: (free, 2**26))
     batches = make(build, folder, workers=2, test=0, validation=0).train.batches(4, epoch=0)
     with pytest.raises(
@@ -140,7 +142,7 @@ def test_too_little_shared_memory_is_told_before_a_worker_starts(build, folder, 
 @pytest.mark.parametrize(
     ("workers", "room"), [(2, (5 * 4 * 3 * 8 * 8, 2**26)), (2, None), (0, (0, 0))]
 )
-def test_shared_memory_that_is_large_enough_or_not_needed(
+def test_shared_memory_that_suffices_or_is_not_needed_is_accepted(
     build, folder, monkeypatch, workers, room
 ):
     monkeypatch.setattr("dltrain.data.shared_memory.shared_memory_bytes", lambda: room)
@@ -148,7 +150,7 @@ def test_shared_memory_that_is_large_enough_or_not_needed(
     assert sum(len(batch) for batch in batches) == 20
 
 
-def test_offset_is_skipping(build, folder):
+def test_an_offset_skips_batches(build, folder):
     train = make(build, folder, augment=Augment(crop=1)).train
     whole = list(train.batches(3, epoch=4))
     for offset in (0, 1, 5, 6, 9):
@@ -169,7 +171,7 @@ def test_workers_end_with_an_abandoned_iteration(build, folder):
 
 
 def stops_at_the_third(number):
-    """Reads a sample; the third stops the worker, once the batch of the first two has been sent."""
+    """Return a sample; the third one stops the worker after its first batch has been sent."""
     if number == 2:
         time.sleep(1)
         os.kill(os.getpid(), signal.SIGSTOP)
@@ -177,20 +179,20 @@ def stops_at_the_third(number):
 
 
 def test_a_worker_that_stops_before_its_batch_is_fetched_ends_the_run(monkeypatch):
-    """The worker itself hands the batch over, on a request that has no deadline of its own."""
+    """The worker sends the batch on a request that has no deadline."""
     start = worker_reader.start_iterator
 
-    def once_stopped(loader):
+    def start_and_wait_until_stopped(loader):
         iterator = start(loader)
         (worker,) = multiprocessing.active_children()
         while Path(f"/proc/{worker.pid}/stat").read_text().rpartition(")")[2].split()[0] != "T":
             time.sleep(0.01)
-        rescue = threading.Timer(60, worker.kill)  # without a watchdog the test would never end
+        rescue = threading.Timer(60, worker.kill)  # ends the test if the watchdog fails
         rescue.daemon = True
         rescue.start()
         return iterator
 
-    monkeypatch.setattr(worker_reader, "start_iterator", once_stopped)
+    monkeypatch.setattr(worker_reader, "start_iterator", start_and_wait_until_stopped)
     split = streaming.Streaming(
         stops_at_the_third,
         torch.zeros(6, dtype=torch.int64),
@@ -206,7 +208,7 @@ def test_a_worker_that_stops_before_its_batch_is_fetched_ends_the_run(monkeypatc
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_damaged_picture_is_named(build, folder, workers):
+def test_a_damaged_image_is_named(build, folder, workers):
     path = folder / "cat" / "07.png"
     path.write_bytes(path.read_bytes()[:200])
     data = make(build, folder, workers=workers, validation=0, test=0)
@@ -216,12 +218,12 @@ def test_a_damaged_picture_is_named(build, folder, workers):
     assert not multiprocessing.active_children()
 
 
-def test_readers_can_be_sent_to_any_worker(build, folder):
+def test_readers_can_be_pickled(build, folder):
     read = make(build, folder).train.read
     assert torch.equal(pickle.loads(pickle.dumps(read))(1), read(1))
 
 
-def test_normalised_by_imagenet_or_as_asked(build, folder):
+def test_images_are_normalized_with_imagenet_or_given_statistics(build, folder):
     data = make(build, folder, validation=0, test=0)
     path = sorted((folder / "ant").iterdir())[0]
     pixels = decode_image(path, (3, 8, 8), data.spec.inputs) / 255
@@ -233,20 +235,20 @@ def test_normalised_by_imagenet_or_as_asked(build, folder):
     assert torch.allclose(gather(own)[0][0], (pixels - mean) / std, atol=1e-5)
 
 
-def test_grey(build, folder):
+def test_gray_images_have_one_channel(build, folder):
     data = make(build, folder, channels=1)
     assert data.spec.input_shape == (1, 8, 8)
     assert gather(data.train)[0].shape == (16, 1, 8, 8)
 
 
-def test_the_fingerprint_follows_the_files(build, folder):
+def test_the_fingerprint_depends_on_the_files(build, folder):
     first = make(build, folder).fingerprint
     assert make(build, folder, seed=3).fingerprint == first
     (folder / "cat" / "07.png").rename(folder / "cat" / "08.png")
     assert make(build, folder).fingerprint != first
 
 
-def test_mistakes_are_named(build, folder, tmp_path):
+def test_errors_name_the_cause(build, folder, tmp_path):
     (folder / ".cache").mkdir()
     (folder / "notes.txt").write_text("not a class")
     assert make(build, folder).spec.num_classes == 2
@@ -261,7 +263,7 @@ def test_mistakes_are_named(build, folder, tmp_path):
         make(build, folder)
 
 
-def test_a_class_that_training_lacks_is_named(build, tmp_path):
+def test_a_class_missing_in_the_training_split_is_named(build, tmp_path):
     for split, name in (("train", "a"), ("train", "b"), ("val", "a"), ("val", "c")):
         save(tmp_path / "x" / split / name / "0.png", 0)
     with pytest.raises(DataError, match="c: expected a class of the training images, a, b, got c"):
@@ -277,7 +279,7 @@ def test_a_class_that_training_lacks_is_named(build, tmp_path):
         ("Training", "dev", "testing"),
     ],
 )
-def test_folders_of_splits_are_known_by_several_names(build, tmp_path, train, val, test):
+def test_split_folders_have_several_accepted_names(build, tmp_path, train, val, test):
     for split, count in ((train, 4), (val, 3), (test, 2)):
         for number in range(count):
             for name in ("ant", "cat"):
@@ -285,7 +287,7 @@ def test_folders_of_splits_are_known_by_several_names(build, tmp_path, train, va
     data = make(build, tmp_path / "x")
     assert [len(split) for split in (data.train, data.validation, data.test)] == [8, 6, 4]
     assert data.spec.class_names == ("ant", "cat")
-    assert build.said == []
+    assert build.warnings == []
 
 
 @pytest.mark.parametrize("names", [("val", "valid"), ("test", "Testing"), ("train", "Training")])
@@ -345,7 +347,7 @@ def test_a_class_of_a_split_without_images_is_named(build, folder, tmp_path):
         make(build, tmp_path / "x")
 
 
-def test_files_that_are_not_read_are_counted_once(build, folder):
+def test_ignored_files_are_counted_once(build, folder):
     save(folder / "cat" / "more" / "1.png", 0)
     save(folder / "1.png", 0)
     for name in ("cat/a.heic", "cat/b.HEIC", "ant/c.avif", "ant/LICENSE", ".x", "cat/.y.png"):
@@ -353,17 +355,17 @@ def test_files_that_are_not_read_are_counted_once(build, folder):
     (folder / "cat" / "folder.png").mkdir()
     data = make(build, folder, validation=0, test=0)
     assert len(data.train) == 20
-    (said,) = build.said
-    for message in ("6 files are ignored", "2 .heic files", "1 .avif files", "1 files without a"):
-        assert message in said
-    assert f"1 images directly in {folder}" in said
-    assert f"1 images in {folder / 'cat' / 'more'}" in said
-    assert ".webp" in said
+    (warning,) = build.warnings
+    for part in ("6 files are ignored", "2 .heic files", "1 .avif files", "1 files without a"):
+        assert part in warning
+    assert f"1 images directly in {folder}" in warning
+    assert f"1 images in {folder / 'cat' / 'more'}" in warning
+    assert ".webp" in warning
 
 
-def test_folders_beside_the_splits_are_counted(build, folder, tmp_path):
+def test_folders_next_to_the_splits_are_counted(build, folder, tmp_path):
     shutil.copytree(folder, tmp_path / "x" / "train")
     shutil.copytree(folder, tmp_path / "x" / "unlabelled")
     assert make(build, tmp_path / "x").spec.class_counts
-    assert "20 files are ignored: 20 images in" in build.said[0]
-    assert "SPLIT/CLASS/IMAGE" in build.said[0]
+    assert "20 files are ignored: 20 images in" in build.warnings[0]
+    assert "SPLIT/CLASS/IMAGE" in build.warnings[0]

@@ -1,4 +1,4 @@
-"""Images of 16 bits and images with transparent parts: read alike in training and after it."""
+"""16-bit and transparent images are read alike in training and afterwards."""
 
 import io
 import json
@@ -21,7 +21,7 @@ from dltrain.serving.request_parsing import RequestParser
 
 
 def deep_folder(folder, kind="png", values=range(30_000, 30_024)):
-    """12 images a class of 16 bits, a class of the lower values and one of the higher."""
+    """Write 16-bit images in two classes, one of the lower and one of the higher values."""
     for number, value in enumerate(values):
         path = folder / ("low" if number < len(values) // 2 else "high") / f"{number}.{kind}"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -32,14 +32,14 @@ def deep_folder(folder, kind="png", values=range(30_000, 30_024)):
 
 
 def icon_folder(folder, levels):
-    """A disc and a square on transparent ground, of each of the grey levels."""
+    """Write a disc and a square of each gray level on a transparent background."""
     y, x = np.mgrid[:16, :16] - 7.5
     shapes = {"disc": x**2 + y**2 < 20, "square": (abs(x) < 6) & (abs(y) < 6)}
     for name, inside in shapes.items():
         (folder / name).mkdir(parents=True)
         for number, level in enumerate(levels):
-            grey = np.full((16, 16), level)
-            pixels = np.stack([grey, grey, grey, inside * 255], -1).astype(np.uint8)
+            gray = np.full((16, 16), level)
+            pixels = np.stack([gray, gray, gray, inside * 255], -1).astype(np.uint8)
             Image.fromarray(pixels).save(folder / name / f"{number:02}.png")
     return folder
 
@@ -50,13 +50,13 @@ def make(build, folder, **options):
 
 @pytest.mark.parametrize("kind", ["png", "tif", "pgm"])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_16_bits_are_scaled_by_the_training_images(build, tmp_path, kind, channels):
+def test_16_bit_values_are_scaled_by_the_training_images(build, tmp_path, kind, channels):
     folder = deep_folder(tmp_path / "x", kind)
     data = make(build, folder, channels=channels, test=4, validation=0, cache="memory")
     inputs = data.spec.inputs
     values = [np.asarray(Image.open(path)).astype(int) for path in data.train.names]
     assert (inputs.deep, inputs.low, inputs.high) == (True, np.min(values), np.max(values))
-    for _ in range(2):  # read, and from the cache
+    for _ in range(2):  # from the files, then from the cache
         got, targets, _ = gather(data.train, 4, epoch=0)
         assert got.shape == (20, channels, 8, 8)
         assert got.mean().item() == pytest.approx(0, abs=1e-4)
@@ -66,14 +66,14 @@ def test_16_bits_are_scaled_by_the_training_images(build, tmp_path, kind, channe
         assert low.max() < high.min()
 
 
-def test_the_range_is_that_of_the_options(build, tmp_path):
+def test_given_statistics_apply_to_the_scaled_range(build, tmp_path):
     folder = deep_folder(tmp_path / "x", values=range(0, 60_000, 2500))
     data = make(build, folder, channels=1, test=0, validation=0, mean=(0.0,), std=(1.0,))
     inputs = gather(data.train)[0]
     assert (inputs.min().item(), inputs.max().item()) == (0, 1)
 
 
-def test_what_an_augmentation_moves_in_is_the_least_value(build, tmp_path):
+def test_augmentation_pads_with_the_minimum_value(build, tmp_path):
     folder = deep_folder(tmp_path / "x")
     options = {"channels": 1, "test": 0, "validation": 0, "mean": (0.0,), "std": (1.0,)}
     augment = Augment(crop=3, rotate=40, shift=2)
@@ -90,7 +90,7 @@ def test_8_and_16_bits_together_are_refused_by_name(build, tmp_path, odd):
         make(build, folder, test=0, validation=0)
 
 
-def test_values_that_do_not_vary(build, tmp_path):
+def test_constant_images_become_zero(build, tmp_path):
     folder = tmp_path / "x"
     for name in ("a/0.png", "a/1.png", "b/0.png", "b/1.png"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -110,7 +110,7 @@ def test_values_that_do_not_vary(build, tmp_path):
         ([0, 0, 20, 90, 60, 10], 255),
     ],
 )
-def test_the_background_is_the_one_on_which_icons_stand_out(build, tmp_path, levels, background):
+def test_the_background_is_chosen_for_contrast(build, tmp_path, levels, background):
     folder = icon_folder(tmp_path / "x", levels)
     data = make(build, folder, test=0, validation=0, mean=(0.0,) * 3, std=(1.0,) * 3, size=16)
     assert data.spec.inputs.background == background
@@ -136,7 +136,7 @@ def icons(build, folder):
 
 
 @pytest.mark.parametrize("kind", [deep, icons])
-def test_predict_serve_python_and_export_read_as_training_did(build, tmp_path, kind):
+def test_predict_serve_python_and_export_preprocess_as_in_training(build, tmp_path, kind):
     data = kind(build, tmp_path / "x")
     spec = spec_from_json(json.loads(json.dumps(spec_to_json(data.spec))))
     assert spec == data.spec
@@ -158,7 +158,7 @@ def test_predict_serve_python_and_export_read_as_training_did(build, tmp_path, k
     assert torch.equal(pixels(raw), trained)
 
 
-def test_rows_of_pixels_of_16_bits_are_served(build, tmp_path):
+def test_16_bit_pixel_rows_are_served(build, tmp_path):
     data = deep(build, tmp_path / "x")
     rows = np.asarray(Image.open(data.train.names[0])).astype(int).tolist()
     parser = RequestParser(data.spec, DEFAULTS)
@@ -166,7 +166,7 @@ def test_rows_of_pixels_of_16_bits_are_served(build, tmp_path):
     assert torch.equal(parser.collate(sent), gather(data.train)[0][:1])
 
 
-def test_an_image_of_another_depth_is_refused_by_all(build, tmp_path):
+def test_an_image_of_another_bit_depth_is_refused_everywhere(build, tmp_path):
     spec = deep(build, tmp_path / "x").spec
     content = io.BytesIO()
     Image.fromarray(np.zeros((8, 8), dtype=np.uint8)).save(content, "PNG")
@@ -177,7 +177,7 @@ def test_an_image_of_another_depth_is_refused_by_all(build, tmp_path):
         read_objects(spec, [np.zeros((8, 8), dtype=np.uint8)])
 
 
-def test_values_that_differ_by_less_than_256_can_be_told_apart(tmp_path, monkeypatch):
+def test_values_that_differ_by_less_than_256_are_distinguished(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     deep_folder(tmp_path / "x")
     (tmp_path / "c.yaml").write_text(

@@ -1,4 +1,4 @@
-"""Resident splits: what a batch holds, and that position is (epoch, offset) and nothing else."""
+"""In-memory splits: content of batches, which depends only on seed, epoch and offset."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ def split():
     return InMemory(torch.arange(50.0)[:, None], torch.arange(50) % 3, seed=7)
 
 
-def test_samples_stay_with_their_targets(split):
+def test_samples_keep_their_targets(split):
     for batch in split.batches(16, epoch=2):
         assert torch.equal(batch.inputs[:, 0], batch.index.float())
         assert torch.equal(batch.targets, batch.index % 3)
@@ -30,12 +30,12 @@ def test_evaluation_keeps_the_order(split):
 
 @pytest.mark.parametrize("epoch", [None, 3])
 @pytest.mark.parametrize("offset", [1, 3, 4, 9])
-def test_offset_is_skipping(split, epoch, offset):
+def test_an_offset_skips_batches(split, epoch, offset):
     rest = [b.index.tolist() for b in split.batches(16, epoch=epoch)][offset:]
     assert [b.index.tolist() for b in split.batches(16, epoch=epoch, offset=offset)] == rest
 
 
-def test_order_depends_on_seed_and_epoch_alone(split):
+def test_order_depends_only_on_seed_and_epoch(split):
     def order(other, **position):
         return torch.cat([batch.index for batch in other.batches(**position)]).tolist()
 
@@ -46,13 +46,13 @@ def test_order_depends_on_seed_and_epoch_alone(split):
     assert order(other, batch_size=16, epoch=0) != first
 
 
-def test_the_runs_generator_is_left_alone(split):
+def test_the_global_generator_is_unchanged(split):
     before = torch.get_rng_state()
     list(split.batches(16, epoch=0))
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_fingerprint_tells_values_shapes_and_dtypes_apart():
+def test_fingerprints_distinguish_values_shapes_and_dtypes():
     tensor = torch.arange(6)
     different = (tensor, tensor.view(2, 3), tensor.int(), tensor + 1)
     assert len({fingerprint(t) for t in different}) == 4

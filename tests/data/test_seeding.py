@@ -1,4 +1,4 @@
-"""Numbers that depend on nothing but what they are for."""
+"""Random numbers that depend only on their key and index."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ MASK = (1 << 64) - 1
 
 
 def splitmix64(seed: int, count: int) -> list[int]:
-    """The generator of the paper, one number after another."""
+    """Return the first outputs of the sequential generator of the paper."""
     numbers = []
     for _ in range(count):
         seed = (seed + GOLDEN) & MASK
@@ -22,7 +22,7 @@ def splitmix64(seed: int, count: int) -> list[int]:
 
 
 def test_reference_matches_published_numbers():
-    # the first outputs for seed 1234567, as published with many implementations
+    # First outputs for seed 1234567, as published with many implementations.
     assert splitmix64(1234567, 3) == [
         6457827717110365317,
         3203168211198807973,
@@ -31,7 +31,7 @@ def test_reference_matches_published_numbers():
 
 
 @given(seed=st.integers(0, MASK))
-def test_uniform_is_the_generator_at_any_place(seed):
+def test_uniform_equals_the_generator_at_any_index(seed):
     expected = [(z & 0xFFFFFF) / 2**24 for z in splitmix64(seed, 24)]
     drawn = uniform(seed, torch.arange(8), 3)
     assert drawn.flatten().tolist() == expected
@@ -40,8 +40,8 @@ def test_uniform_is_the_generator_at_any_place(seed):
 
 def test_uniform_is_uniform():
     drawn = uniform(derive_seed(0), torch.arange(100_000), 2).double()
-    share = torch.histc(drawn, bins=10, min=0, max=1) / drawn.numel()
-    assert torch.allclose(share, torch.full((10,), 0.1, dtype=torch.float64), atol=0.005)
+    fraction = torch.histc(drawn, bins=10, min=0, max=1) / drawn.numel()
+    assert torch.allclose(fraction, torch.full((10,), 0.1, dtype=torch.float64), atol=0.005)
     assert abs(torch.corrcoef(drawn.T)[0, 1]) < 0.02
 
 
@@ -55,14 +55,14 @@ def test_key_depends_on_each_number_and_their_order():
 def test_epoch_order_is_a_permutation_of_seed_and_epoch():
     order = epoch_order(100, 3, 5)
     assert torch.equal(order.sort().values, torch.arange(100))
-    torch.manual_seed(9)  # the run's own generator has no say
+    torch.manual_seed(9)  # the global generator has no effect
     assert torch.equal(epoch_order(100, 3, 5), order)
     assert not torch.equal(epoch_order(100, 3, 6), order)
     assert not torch.equal(epoch_order(100, 4, 5), order)
 
 
 @pytest.mark.parametrize("numbers", [(0,), (2**63 + 5, 7, 2**64 - 1), (3, -1, 12345678901)])
-def test_a_number_on_the_device_gives_the_same_key_and_the_same_draws(numbers):
+def test_a_number_on_the_device_gives_the_same_key_and_random_numbers(numbers):
     index = torch.arange(50)
     expected = derive_seed(*numbers)
     for position, number in enumerate(numbers):

@@ -1,4 +1,4 @@
-"""Texts with labels: vocabularies, buckets, files."""
+"""Labeled texts: vocabularies, length buckets and files."""
 
 import csv
 import io
@@ -21,7 +21,7 @@ from dltrain.data.toy_text import toy_text
 def sequences(count, longest=30):
     random = torch.Generator().manual_seed(0)
     lengths = torch.randint(1, longest, (count,), generator=random).tolist()
-    # The first token is the sample's number, the rest fills it up.
+    # The first token identifies the sample, the others are filler.
     return [torch.tensor([i + 2] + [1] * (n - 1)) for i, n in enumerate(lengths)]
 
 
@@ -29,7 +29,7 @@ def split(count=503, seed=0):
     return LengthBuckets(sequences(count), torch.arange(count), seed=seed)
 
 
-def test_words_and_characters():
+def test_texts_are_split_into_words_or_characters():
     assert split_text("It's don't-care, 4.5 stars!", TextInputs("word", (), lowercase=True)) == [
         *("it's", "don't", "-", "care", ",", "4.5", "stars", "!")
     ]
@@ -52,8 +52,8 @@ def test_words_and_characters():
         "Ёлка straße 漢 カタカナ 한국어",
     ],
 )
-def test_a_word_is_kept_whole(words):
-    """UAX #29: marks, emoji sequences, apostrophes and separators of digits do not cut a word."""
+def test_a_word_is_one_token(words):
+    """UAX #29: marks, emoji sequences, apostrophes and digit separators do not end a word."""
     assert split_text(words, TextInputs("word", ())) == words.split()
 
 
@@ -71,18 +71,18 @@ def test_a_word_is_kept_whole(words):
         (" \u0301x", ["\u0301", "x"]),
     ],
 )
-def test_words_end_at_unicodes_boundaries(text, expected):
+def test_words_end_at_unicode_word_boundaries(text, expected):
     assert split_text(text, TextInputs("word", ())) == expected
 
 
-def test_the_vocabulary_goes_by_frequency_and_ties_by_letter():
+def test_the_vocabulary_is_sorted_by_frequency_then_alphabetically():
     tokens = [["b", "d", "c"], ["c", "b", "a", "c"]]
     assert build_vocabulary(tokens) == ("<pad>", "<unk>", "c", "b", "a", "d")
     assert build_vocabulary(tokens, min_count=2) == ("<pad>", "<unk>", "c", "b")
     assert build_vocabulary(tokens, max_size=3) == ("<pad>", "<unk>", "c")
 
 
-def test_unknown_words_and_empty_texts_have_a_number():
+def test_unknown_words_and_empty_texts_have_an_id():
     encode = Encoder(TextInputs("word", ("<pad>", "<unk>", "good"), lowercase=True, max_tokens=3))
     assert encode("Good bad good good").tolist() == [2, UNKNOWN, 2]
     assert encode("  ").tolist() == [UNKNOWN]
@@ -90,7 +90,7 @@ def test_unknown_words_and_empty_texts_have_a_number():
 
 @pytest.mark.parametrize("epoch", [None, 0, 3])
 @pytest.mark.parametrize("batch_size", [1, 7, 64, 1000])
-def test_every_sample_is_seen_once_with_its_own_target(epoch, batch_size):
+def test_every_sample_occurs_once_with_its_target(epoch, batch_size):
     batches = list(split().batches(batch_size, epoch=epoch))
     assert len(batches) == -(-503 // batch_size)
     assert sum(len(b) < batch_size for b in batches) <= 1
@@ -108,7 +108,7 @@ def test_a_batch_is_as_long_as_its_longest_text():
         assert (batch.inputs != PADDING).sum(1).tolist() == lengths
 
 
-def test_the_order_is_a_function_of_seed_and_epoch():
+def test_the_order_depends_only_on_seed_and_epoch():
     def order(seed, epoch):
         return [b.index.tolist() for b in split(seed=seed).batches(16, epoch=epoch)]
 
@@ -118,19 +118,19 @@ def test_the_order_is_a_function_of_seed_and_epoch():
     assert members[0] != members[1]
 
 
-def test_batches_do_not_come_sorted_by_length():
+def test_batches_are_not_sorted_by_length():
     longest = [b.inputs.shape[1] for b in split().batches(16, epoch=2)]
     assert longest != sorted(longest)
 
 
 @pytest.mark.parametrize("offset", [1, 5, 31])
-def test_an_offset_leaves_the_first_batches_out(offset):
+def test_an_offset_skips_batches(offset):
     whole = [b.index.tolist() for b in split().batches(16, epoch=2)]
     rest = [b.index.tolist() for b in split().batches(16, epoch=2, offset=offset)]
     assert rest == whole[offset:]
 
 
-def test_padding_of_sst2_is_below_a_tenth(sst2_root, build):
+def test_padding_of_sst2_is_below_10_percent(sst2_root, build):
     data = build("sst2", root=str(sst2_root))
     assert [len(s) for s in (data.train, data.validation, data.test)] == [6920, 872, 1821]
     tokens = padding = 0
@@ -141,7 +141,7 @@ def test_padding_of_sst2_is_below_a_tenth(sst2_root, build):
     assert data.spec.class_counts == (3310, 3610)
 
 
-def test_the_vocabulary_is_the_training_texts_alone(build, tmp_path):
+def test_the_vocabulary_is_built_from_training_texts_only(build, tmp_path):
     rows = [f"w{i} common,{'yes' if i % 2 else 'no'}" for i in range(40)]
     (tmp_path / "t.csv").write_text("text,label\n" + "\n".join(rows))
     data = build("text_csv", path=str(tmp_path / "t.csv"), text=("text",), label="label")
@@ -151,7 +151,7 @@ def test_the_vocabulary_is_the_training_texts_alone(build, tmp_path):
     assert (held.inputs == UNKNOWN).any(1).all()
 
 
-def test_csv_tsv_and_jsonl_read_alike(build, tmp_path):
+def test_csv_tsv_and_jsonl_give_the_same_data(build, tmp_path):
     rows = [(f"good film {i}", "really", "pos" if i % 3 else "neg") for i in range(30)]
     head = ("title", "body", "label")
     for suffix, tab in ((".csv", ","), (".tsv", "\t")):
@@ -195,13 +195,13 @@ def test_csv_tsv_and_jsonl_read_alike(build, tmp_path):
         ),
     ],
 )
-def test_mistakes_are_named(build, tmp_path, name, content, words):
+def test_errors_name_file_and_line(build, tmp_path, name, content, words):
     (tmp_path / name).write_text(content)
     with pytest.raises(DataError, match=words):
         build("text_csv", path=str(tmp_path / name), text=("text",), label="label")
 
 
-def test_columns_must_be_given(build, tmp_path):
+def test_text_columns_are_required(build, tmp_path):
     with pytest.raises(OptionError, match="at least one"):
         build("text_csv", path=str(tmp_path / "t.csv"), text=(), label="label")
 
@@ -238,19 +238,19 @@ def test_any_word_may_be_a_text_and_other_columns_may_be_empty(build, tmp_path, 
     if suffix == ".jsonl":
         lines = [json.dumps({"text": text, "label": label}) for text, label in rows]
     file = tmp_path / f"t{suffix}"
-    file.write_text("\n".join(lines), encoding="utf-8-sig")  # with the mark that Excel writes
+    file.write_text("\n".join(lines), encoding="utf-8-sig")  # with the byte order mark of Excel
     data = build("text_csv", path=str(file), text=("text",), label="label")
     assert set(data.spec.inputs.vocabulary[2:]) == {"null", "?", "inf", "good"}
     assert data.spec.class_names == ("n", "p")
 
 
-def test_no_bag_of_words_reads_the_made_sentences(tmp_path):
+def test_a_bag_of_words_cannot_classify_the_synthetic_sentences(tmp_path):
     data = toy_text(DataContext(root=tmp_path), samples=4000, validation=0, test=0.1)
     (batch,) = data.train.batches(4000)
     vocabulary = data.spec.inputs.vocabulary
     words = torch.zeros(len(batch), len(vocabulary)).scatter_(1, batch.inputs, 1.0)
     words[:, PADDING] = 0
-    # Texts with both of two words (on the diagonal: with one), and how far the classes differ.
+    # Number of texts with both of two words, and its difference between the classes.
     together = words.T @ words
     difference = words.T @ ((2.0 * batch.targets - 1)[:, None] * words)
     assert (difference.abs() <= 5 * together.sqrt()).all()
@@ -260,7 +260,7 @@ def test_no_bag_of_words_reads_the_made_sentences(tmp_path):
         assert target == (first > second)
 
 
-def test_a_text_is_taken_as_it_is_and_a_file_line_by_line(tmp_path):
+def test_texts_are_read_verbatim_and_files_line_by_line(tmp_path):
     inputs = TextInputs("word", ("<pad>", "<unk>", "good"))
     given = ["so//so ./", "\N{CJK UNIFIED IDEOGRAPH-597D}" * 200, "good / " * 2000]
     tokens, texts = read_texts(inputs, given)
@@ -285,7 +285,7 @@ def test_a_text_is_taken_as_it_is_and_a_file_line_by_line(tmp_path):
     ],
 )
 def test_labels_keep_their_spelling(build, tmp_path, suffix, names, warned):
-    """Also those of JSON that are not in quotes."""
+    """Unquoted labels of JSON too."""
     rows = [(f"film {n}", names[n % 2]) for n in range(40)]
     if suffix == ".jsonl":
         lines = [f'{{"text": "{text}", "label": {label}}}' for text, label in rows]
@@ -298,21 +298,21 @@ def test_labels_keep_their_spelling(build, tmp_path, suffix, names, warned):
     data = build("text_csv", validation=0, test=0, **options)
     assert data.spec.class_names == names
     assert data.spec.class_counts == (20, 20)
-    line = 2 if suffix == ".jsonl" else 3
+    number = 2 if suffix == ".jsonl" else 3
     assert (
-        any(f"t{suffix}:{line}: 'label' is {names[1]!r}" in message for message in build.said)
+        any(f"t{suffix}:{number}: 'label' is {names[1]!r}" in line for line in build.warnings)
         == warned
     )
 
 
-def test_truth_values_of_json_are_spelled_as_json_does(build, tmp_path):
+def test_json_booleans_keep_their_json_spelling(build, tmp_path):
     lines = [f'{{"text": "film {n}", "label": {("true", "false")[n % 2]}}}' for n in range(40)]
     (tmp_path / "t.jsonl").write_text("\n".join(lines))
     data = build("text_csv", path=str(tmp_path / "t.jsonl"), text=("text",), label="label")
     assert data.spec.class_names == ("false", "true")
 
 
-def test_numbers_of_json_may_be_texts(build, tmp_path):
+def test_json_numbers_may_be_texts(build, tmp_path):
     lines = [f'{{"text": {n}.50, "label": "{n % 2}"}}' for n in range(40)]
     (tmp_path / "t.jsonl").write_text("\n".join(lines))
     data = build(
@@ -338,7 +338,7 @@ def test_numbers_of_json_may_be_texts(build, tmp_path):
     ],
 )
 def test_only_line_feeds_end_a_text(content, texts, tmp_path, monkeypatch):
-    """Alone, or after a carriage return."""
+    """A line feed alone or after a carriage return ends a text."""
     texts = texts or [content.decode().removesuffix("\n")]
     inputs = TextInputs("word", ("<pad>", "<unk>"))
     (tmp_path / "t.txt").write_bytes(content)
@@ -351,8 +351,8 @@ NEW = 'id,other,body,title\n1,neg,"good, ""film""",a\n2,pos,,\n3,,null,b\n'
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".CSV", ".tsv", ".jsonl"])
-def test_a_table_is_read_by_the_columns_of_training(tmp_path, suffix):
-    """Their order, other columns and delimiters do not matter; an empty text is a text."""
+def test_a_table_is_read_by_the_columns_of_the_training_data(tmp_path, suffix):
+    """Column order, additional columns and delimiters have no effect; texts may be empty."""
     inputs = TextInputs("word", ("<pad>", "<unk>"), columns=("title", "body"))
     file = tmp_path / f"new{suffix}"
     rows = list(csv.DictReader(io.StringIO(NEW)))
@@ -378,7 +378,7 @@ def test_a_table_without_the_columns_is_refused(tmp_path):
         *(".", "folder", Path("missing")),
     ],
 )
-def test_a_path_is_never_taken_for_a_text(given, tmp_path, monkeypatch):
+def test_a_path_is_never_read_as_a_text(given, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "folder").mkdir()
     with pytest.raises(DataError, match=r"no such file|a directory"):
@@ -388,5 +388,5 @@ def test_a_path_is_never_taken_for_a_text(given, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "given", ["", " ", "good", "so / so", "and/or, says he", "a.b", "3.5 stars"]
 )
-def test_a_text_is_never_taken_for_a_path(given):
+def test_a_text_is_never_read_as_a_path(given):
     assert read_texts(TextInputs("word", ("<pad>", "<unk>")), [given])[1] == [given]

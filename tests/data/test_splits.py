@@ -1,4 +1,4 @@
-"""Cuts: exact, stratified, reproducible."""
+"""Splits: exact sizes, stratified and reproducible."""
 
 import pytest
 import torch
@@ -12,15 +12,15 @@ from dltrain.data.splits import hold_out, largest_remainder
 @given(st.lists(st.integers(0, 50), min_size=1).filter(any), st.data())
 def test_largest_remainder_sums_up_and_stays_close(sizes, data):
     count = data.draw(st.integers(0, sum(sizes)))
-    share = largest_remainder(torch.tensor(sizes), count).tolist()
-    assert sum(share) == count
-    for part, size in zip(share, sizes, strict=True):
-        assert abs(part - count * size / sum(sizes)) < 1
-        assert part <= size
+    counts = largest_remainder(torch.tensor(sizes), count).tolist()
+    assert sum(counts) == count
+    for number, size in zip(counts, sizes, strict=True):
+        assert abs(number - count * size / sum(sizes)) < 1
+        assert number <= size
 
 
-def test_largest_remainder_by_hand():
-    # quotas 4.7, 3.3, 2.0 of 10 from 100: the one seat left goes to the largest remainder
+def test_largest_remainder_of_an_example():
+    # Quotas 4.7, 3.3 and 2.0: the remaining sample goes to the largest remainder.
     assert largest_remainder(torch.tensor([47, 33, 20]), 10).tolist() == [5, 3, 2]
 
 
@@ -34,14 +34,14 @@ def test_classes_keep_their_proportions(amount):
     assert torch.equal(held, held.sort().values)
 
 
-def test_the_seed_decides_which_samples():
+def test_the_seed_determines_the_samples():
     targets = torch.arange(200) % 4
     _, held = hold_out(targets, 40, 0, name="validation")
     assert torch.equal(hold_out(targets, 40, 0, name="validation")[1], held)
     assert not torch.equal(hold_out(targets, 40, 1, name="validation")[1], held)
 
 
-def test_values_are_cut_at_random():
+def test_regression_samples_are_held_out_at_random():
     kept, held = hold_out(torch.randn(100, 1), 0.25, 0, name="test")
     assert (len(kept), len(held)) == (75, 25)
     assert not torch.equal(held, torch.arange(75, 100))
@@ -61,7 +61,7 @@ def test_nothing_is_held_out_by_default():
         (9, "leave class 0, which has 5, without"),
     ],
 )
-def test_cuts_that_leave_nothing_are_refused(amount, words):
+def test_splits_without_samples_are_refused(amount, words):
     targets = torch.tensor([0] * 5 + [1] * 5)
     with pytest.raises(OptionError, match=words) as error:
         hold_out(targets, amount, 0, name="validation")

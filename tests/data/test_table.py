@@ -1,4 +1,4 @@
-"""Tables as files have them: quotes, delimiters, line ends, and the line of every mistake."""
+"""Table files: quotes, delimiters, line ends, and the line in every error."""
 
 import csv
 import io
@@ -25,7 +25,7 @@ def write(tmp_path):
 
 
 def films(delimiter, changed, *, target_first=False):
-    """Thirty texts and their classes; `changed` maps numbers of rows to texts."""
+    """Return a table of thirty texts and classes; `changed` maps row numbers to texts."""
     rows = [(changed.get(n, text), str(n % 2)) for n, text in enumerate(FILM)]
     rows = [("text", "label"), *rows]
     return "".join(delimiter.join(row[:: -1 if target_first else 1]) + "\n" for row in rows)
@@ -41,7 +41,7 @@ def test_a_quote_in_a_tsv_file_is_a_character(write, text):
     assert read_table(write(content), "\t").columns == table.columns
 
 
-def test_quoting_can_be_asked_for_in_tsv_and_disabled_in_csv(write):
+def test_quoting_can_be_enabled_in_tsv_and_disabled_in_csv(write):
     tsv = write('text\tlabel\n"a\tb\nc"\t1\nd\t0\n', "t.tsv")
     table = read_table(tsv, quote='"')
     assert table.columns == {"text": ["a\tb\nc", "d"], "label": ["1", "0"]}
@@ -55,14 +55,14 @@ def test_quoting_can_be_asked_for_in_tsv_and_disabled_in_csv(write):
 
 @pytest.mark.parametrize("row", [0, 4, 17, 28])
 @pytest.mark.parametrize("target_first", [False, True])
-def test_a_cell_that_never_ends_is_named_by_the_line_where_it_opened(write, row, target_first):
+def test_an_unterminated_cell_is_named_by_the_line_where_it_starts(write, row, target_first):
     path = write(films(",", {row: '"the film'}, target_first=target_first))
     with pytest.raises(DataError, match=rf"t\.csv:{row + 2}: the quoted cell .* never ends"):
         read_table(path)
     assert read_table(path, quote=None).columns["text"][row] == '"the film'
 
 
-def test_a_cell_that_never_ends_may_open_behind_others_of_many_lines(write):
+def test_an_unterminated_cell_may_follow_multiline_cells(write):
     text = 'a,b,c\n1,2,3\n"x\ny","u\nv","never\nends,5\n6,7,8\n'
     with pytest.raises(DataError, match=r"t\.csv:5: the quoted cell"):
         read_table(write(text))
@@ -84,14 +84,14 @@ def test_a_cell_that_never_ends_may_open_behind_others_of_many_lines(write):
         {4: '"the film was bad', 28: 'the film was good"'},
     ],
 )
-def test_lone_quotes_never_make_one_row_of_several(write, changed, target_first):
+def test_unbalanced_quotes_never_merge_rows(write, changed, target_first):
     path = write(films(",", changed, target_first=target_first))
     with pytest.raises(DataError, match=r"t\.csv:6: ") as caught:
         read_table(path)
     assert "quote" in str(caught.value)
 
 
-def test_lines_within_a_cell_are_no_rows(write):
+def test_lines_within_a_cell_are_not_rows(write):
     letters = ['"Dear, Bob\n\nbye"', '"a, b\r\nc, d\r\n1 of 2"', '"he said ""no, 1""\nand, 0 left"']
     content = films(",", dict(zip((3, 7, 20), letters, strict=True)))
     expected = [*csv.reader(io.StringIO(content, newline=""))]
@@ -103,7 +103,7 @@ def test_lines_within_a_cell_are_no_rows(write):
         read_table(bad)
 
 
-def test_lines_of_the_only_rows_are_no_rows_either(write):
+def test_multiline_cells_in_every_row_are_not_rows(write):
     cells = ['"flour, 100\nsugar, 50\nsalt, 5"', '"Dear Bob,\nthanks, Ann"', '"a, 1\nb, 2"']
     names = ["dessert", "letter", "list"]
     lines = [",".join(row) for row in zip(cells, names, strict=True)]
@@ -111,7 +111,7 @@ def test_lines_of_the_only_rows_are_no_rows_either(write):
     assert table.columns["label"] == names
 
 
-def test_whole_rows_in_a_cell_are_right_where_quoting_is_asked_for(write):
+def test_rows_within_a_cell_are_accepted_with_explicit_quoting(write):
     path = write(films(",", {4: '"the film', 9: 'good"'}))
     table = read_table(path, quote='"')
     assert len(table.lines) == 25
@@ -135,7 +135,7 @@ def test_whole_rows_in_a_cell_are_right_where_quoting_is_asked_for(write):
         (",,\n1,2,3\n", r"t\.csv:1: .*column names"),
     ],
 )
-def test_mistakes_are_named_with_their_line(write, text, words):
+def test_errors_name_their_line(write, text, words):
     with pytest.raises(DataError, match=words):
         read_table(write(text))
 
@@ -146,7 +146,7 @@ def test_a_quote_within_a_cell_is_a_character(write):
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r", "\r\r\n"])
-def test_line_ends_and_marks(write, end):
+def test_line_ends_and_byte_order_marks(write, end):
     text = end.join(["x;y", '1;"a;b"', "2;c", ""])
     table = read_table(write("\ufeff" + text), ";")
     assert table.columns == {"x": ["1", "2"], "y": ["a;b", "c"]}
@@ -166,7 +166,7 @@ def test_cells_may_be_long(write):
         assert table.columns["text"] == [long.strip(), "x"]
 
 
-def test_what_csv_writes_is_read_again(write):
+def test_output_of_the_csv_module_is_read_exactly(write):
     draw = random.Random(0)
     pool = ['"', ",", "\n", "\r\n", "a", " ", "é", "\t", ";", "''", '""']
     for number in range(200):
@@ -202,7 +202,7 @@ def test_what_csv_writes_is_read_again(write):
         ("t.csv", "a,b\n1\n", (",", '"')),
     ],
 )
-def test_the_layout_is_told_from_the_file(write, name, text, layout):
+def test_the_layout_is_detected_from_the_file(write, name, text, layout):
     path = write(text, name)
     assert detect_layout(path) == Layout(*layout)
     if "\n1\n" not in text:
@@ -220,18 +220,18 @@ def test_the_layout_is_told_from_the_file(write, name, text, layout):
         ("t.tsv", 'a\tb\n"x\ty"\t2\n', r'quote: "\\""'),
     ],
 )
-def test_an_error_proposes_the_option(write, name, text, words):
+def test_an_error_suggests_the_option(write, name, text, words):
     with pytest.raises(DataError, match=rf"{name}:\d+: .*; it is a table with {words}"):
         read_table(write(text, name))
 
 
-def test_names_in_quotes_are_explained(write):
+def test_quoted_column_names_are_explained(write):
     table = read_table(write('"a"\t"b"\n"x"\t"2"\n', "t.tsv"))
     with pytest.raises(DataError, match=r"no column 'b'.*; the names are in quotes: set quote"):
         table.column("b")
 
 
-def test_columns_that_are_not_used_may_be_called_anything(write):
+def test_unused_columns_may_have_any_name(write):
     table = read_table(write(",x,y,y\n0,1,2,3\n"))
     assert table.columns == {"x": ["1"]}
     with pytest.raises(DataError, match="several columns have the name 'y'"):
@@ -251,7 +251,7 @@ def test_a_table_to_predict_from_is_read_with_the_quoting_of_training(write):
         read_new_table(path, ["x"], "auto")
 
 
-def test_sst2_with_a_header_is_read_as_without(sst2_root, tmp_path):
+def test_sst2_with_a_header_gives_the_same_data(sst2_root, tmp_path):
     for name in ("train.tsv", "dev.tsv", "test.tsv"):
         path = sst2_root / "sst2" / name
         (tmp_path / name).write_bytes(b"text\tlabel\n" + path.read_bytes())

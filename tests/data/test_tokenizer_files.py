@@ -1,4 +1,4 @@
-"""A tokenizer of the `tokenizers` library splits as the library does, and travels with the run."""
+"""Tokenizer files give the tokens of the `tokenizers` library, and are stored in the run."""
 
 import builtins
 import json
@@ -24,7 +24,7 @@ TEXT = "To be, or not to be: what art thou, king?\n"
 
 
 def byte_pairs(path):
-    """As GPT-2's: bytes, a space belongs to the word after it."""
+    """Write a tokenizer like GPT-2's: byte pairs, a space belongs to the following word."""
     from tokenizers import decoders, models, pre_tokenizers, trainers
 
     tokenizer = tokenizers.Tokenizer(models.BPE())
@@ -40,7 +40,7 @@ def byte_pairs(path):
 
 
 def word_pieces(path):
-    """As BERT's: lowercased, `##` continues a word, special tokens around each text."""
+    """Write a tokenizer like BERT's: lowercase, `##` continues a word, special tokens."""
     from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
     vocabulary = ["[UNK]", "[CLS]", "[SEP]", "to", "be", "k", "##ing", ",", "art", "##s"]
@@ -62,7 +62,7 @@ def split(path, text):
     )
 
 
-def test_tokens_are_the_librarys_whole_and_without_special_ones(tmp_path):
+def test_tokens_equal_the_librarys_without_special_tokens(tmp_path):
     bytes_, pieces = tmp_path / "bytes.json", tmp_path / "pieces.json"
     plain = byte_pairs(bytes_)
     plain.no_padding()
@@ -78,7 +78,7 @@ def inputs_of(path, **options):
 
 
 def padded_pieces(path):
-    """As `word_pieces`, with a hole among the ids, and with the padding at the end."""
+    """Write a tokenizer like `word_pieces` with a gap in the ids and a padding token."""
     tokenizer = word_pieces(path)
     saved = json.loads(path.read_text())
     saved["model"]["vocab"]["late"] = 20
@@ -92,7 +92,7 @@ def padded_pieces(path):
 
 @pytest.mark.parametrize("make", [byte_pairs, word_pieces, padded_pieces])
 @pytest.mark.parametrize("text", [TEXT, "Kings art late extra", "", "κ 👍"])
-def test_ids_are_the_files_with_its_special_tokens(tmp_path, make, text):
+def test_ids_equal_the_librarys_with_special_tokens(tmp_path, make, text):
     tokenizer = make(tmp_path / "t.json")
     tokenizer.no_padding()
     tokenizer.no_truncation()
@@ -105,8 +105,8 @@ def test_ids_are_the_files_with_its_special_tokens(tmp_path, make, text):
     }
 
 
-def test_padding_and_unknown_are_the_files(tmp_path):
-    """A file without padding gets one behind its own tokens; one of bytes knows every text."""
+def test_padding_and_unknown_ids_come_from_the_file(tmp_path):
+    """Padding is appended to the vocabulary if the file has none; byte pairs need no unknown id."""
     path = tmp_path / "t.json"
     padded_pieces(path)
     inputs = inputs_of(path)
@@ -142,8 +142,8 @@ def test_a_long_text_keeps_its_special_tokens(tmp_path):
 
 
 @pytest.mark.parametrize("make", [byte_pairs, word_pieces])
-def test_a_text_written_token_by_token_is_the_decoded_one(tmp_path, make):
-    """Also one whose characters are of several tokens."""
+def test_decoding_token_by_token_equals_decoding_at_once(tmp_path, make):
+    """Characters may consist of several tokens."""
     tokenizer = make(tmp_path / "t.json")
     tokenizer.no_truncation()
     tokenizer.no_padding()
@@ -192,8 +192,8 @@ def load(folder, *overrides, **changes):
     return dltrain.load(folder / "config.yaml", overrides)
 
 
-def test_a_run_keeps_its_tokenizer(folder):
-    """The file may go: what the checkpoint holds splits new texts."""
+def test_a_run_stores_its_tokenizer(folder):
+    """The checkpoint contains the tokenizer, so the file is not needed."""
     dltrain.train(load(folder, "data.tokenizer=pieces.json"), run_dir=folder / "run", quiet=True)
     (folder / "pieces.json").unlink()
     spec = load_trained(folder / "run").spec
@@ -207,7 +207,7 @@ def test_a_run_keeps_its_tokenizer(folder):
     assert prediction.probabilities is not None
 
 
-def test_a_language_model_writes_with_it(folder):
+def test_a_language_model_generates_with_a_tokenizer_file(folder):
     byte_pairs(folder / "bytes.json")
     write_text(folder / "text.txt", 60)
     changes = {
@@ -227,7 +227,7 @@ def test_a_language_model_writes_with_it(folder):
     ("content", "message"),
     [(None, "can't be read"), ("{}", "is no tokenizer"), ("[1", "is no tokenizer")],
 )
-def test_a_file_that_is_none_is_told_at_its_line(folder, content, message):
+def test_an_invalid_tokenizer_file_is_reported_at_its_line(folder, content, message):
     if content is not None:
         (folder / "other.json").write_text(content)
     chosen = load(folder, "data.tokenizer=other.json")
@@ -250,27 +250,27 @@ def test_without_the_library_the_error_says_what_to_install(folder, monkeypatch)
         dltrain.train(load(folder, "data.tokenizer=pieces.json"), run_dir=folder / "run")
 
 
-def test_another_word_is_no_tokenizer(folder):
+def test_an_unknown_tokenizer_name_is_refused(folder):
     with pytest.raises(ConfigError, match=r"expected one of word, character or a tokenizer.json"):
         load(folder, "data.tokenizer=sentencepiece")
     assert json.loads((folder / "pieces.json").read_text())["model"]["type"] == "WordPiece"
 
 
 @pytest.mark.parametrize("option", ["min_count=2", "max_size=5"])
-def test_the_vocabulary_of_a_file_is_not_cut(folder, option):
+def test_the_vocabulary_of_a_file_cannot_be_limited(folder, option):
     with pytest.raises(ConfigError, match=r"a tokenizer file has a vocabulary of its own"):
         dltrain.train(load(folder, "data.tokenizer=pieces.json", f"data.{option}"))
 
 
-def test_case_is_the_files_matter(folder):
-    """Other tokenizers lowercase texts unless configured otherwise."""
+def test_the_tokenizer_file_decides_about_case(folder):
+    """The word tokenizer lowercases texts by default."""
     for tokenizer, lowercase in (("pieces.json", False), ("word", True)):
         data = load(folder, f"data.tokenizer={tokenizer}").data.build(DataContext(folder))
         assert data.spec.inputs.lowercase == lowercase
 
 
 @pytest.mark.parametrize("model", ["text_lstm", "text_cnn", "text_transformer"])
-def test_models_do_not_see_the_files_padding(folder, model):
+def test_models_ignore_the_padding_of_the_file(folder, model):
     padded_pieces(folder / "pieces.json")
     spec = load(folder, "data.tokenizer=pieces.json").data.build(DataContext(folder)).spec
     network = MODELS[model].builder(spec, dropout=0.0)
@@ -278,23 +278,23 @@ def test_models_do_not_see_the_files_padding(folder, model):
     alone, _ = read_texts(spec.inputs, ["to be"])
     beside, _ = read_texts(spec.inputs, ["to be", "to be kings, to art be to be"])
     torch.testing.assert_close(network(beside)[:1], network(alone))
-    unknown_first = alone.where(alone != 1, 0)  # id 0 is a token like others
+    unknown_first = alone.where(alone != 1, 0)  # id 0 is an ordinary token
     assert not torch.allclose(network(unknown_first), network(alone))
 
 
-def test_ids_that_no_embedding_has_are_refused(tmp_path):
+def test_ids_that_exceed_the_maximum_are_refused(tmp_path):
     from tokenizers import models
 
     path = tmp_path / "far.json"
     model = models.WordLevel({"[UNK]": 0, "far": 1}, unk_token="[UNK]")
     written = json.loads(tokenizers.Tokenizer(model).to_str())
-    written["model"]["vocab"]["far"] = 4_000_000_000  # saving it would look at every id
+    written["model"]["vocab"]["far"] = 4_000_000_000  # saving it would iterate over all ids
     path.write_text(json.dumps(written))
     with pytest.raises(OptionError, match="has a token with the id 4,000,000,000; at most"):
         inputs_of(path)
 
 
-def test_a_padding_id_that_is_not_its_tokens_is_not_believed(tmp_path):
+def test_an_inconsistent_padding_id_is_replaced_by_that_of_its_token(tmp_path):
     path = tmp_path / "pieces.json"
     tokenizer = word_pieces(path)
     tokenizer.enable_padding(pad_id=99, pad_token="##s")
@@ -312,7 +312,7 @@ def test_a_padding_id_that_is_not_its_tokens_is_not_believed(tmp_path):
         ("unknown", lambda own: own + 1, "unknown is not that of inputs.definition"),
     ],
 )
-def test_ids_that_are_not_the_tokenizers_are_refused(folder, key, change, message):
+def test_inputs_that_disagree_with_the_tokenizer_are_refused(folder, key, change, message):
     inputs = load(folder, "data.tokenizer=pieces.json").data.build(DataContext(folder)).spec.inputs
     tokenization.verify_tokenizer(inputs)
     changed = replace(inputs, **{key: change(getattr(inputs, key))})

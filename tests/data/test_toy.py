@@ -1,4 +1,4 @@
-"""Made-up data is what its formula says."""
+"""Synthetic data follow their formulas."""
 
 import math
 
@@ -25,14 +25,14 @@ def test_splits_and_seeds(build, name):
 @pytest.mark.parametrize(
     ("name", "formula"), [("toy_line", lambda x: 2 * x + 1), ("toy_sine", torch.sin)]
 )
-def test_curves(build, name, formula):
+def test_curves_follow_their_formula(build, name, formula):
     x, y, _ = gather(build(name, noise=0.0, samples=300).train)
     assert torch.allclose(y, formula(x), atol=1e-6)
     x, y, _ = gather(build(name, noise=0.5, samples=3000).train)
     assert (y - formula(x)).std().item() == pytest.approx(0.5, rel=0.05)
 
 
-def test_blobs(build):
+def test_blobs_have_their_centers_on_a_circle(build):
     data = build("toy_blobs", classes=4, noise=0.0, validation=0, test=0)
     x, y, _ = gather(data.train)
     angle = y * math.pi / 2
@@ -40,11 +40,11 @@ def test_blobs(build):
     assert data.spec.class_counts == (250,) * 4
 
 
-def test_spirals(build):
+def test_spirals_have_the_requested_turns(build):
     data = build("toy_spirals", classes=3, turns=2.0, noise=0.0, samples=300, validation=0, test=0)
     x, y, _ = gather(data.train)
     radius = x.norm(dim=1)
     angle = torch.atan2(x[:, 1], x[:, 0])
-    turned = angle / (2 * math.pi) - 2 * radius - y / 3  # whole turns remain
+    turned = angle / (2 * math.pi) - 2 * radius - y / 3  # a whole number of turns
     assert radius.max() <= 1
     assert (turned - turned.round()).abs().max() < 1e-4

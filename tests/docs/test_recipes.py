@@ -29,7 +29,7 @@ SMALLER_SIZES = {"validation: 5000": "validation: 60", "samples: 3000": "samples
 
 
 @pytest.fixture
-def place(tmp_path, monkeypatch):
+def folder(tmp_path, monkeypatch):
     """Folder with all files that the pages mention, with small data and splits."""
     (tmp_path / "configs").mkdir()
     for path in (ROOT / "configs").glob("*.yaml"):
@@ -43,12 +43,12 @@ def place(tmp_path, monkeypatch):
     write_images(tmp_path / "data" / "MNIST" / "raw", train=300, test=60, side=28, classes=10)
     Image.new("L", (28, 28), 90).save(tmp_path / "digit.png")
     draw = random.Random(0)
-    for colour, brightest in (("blue", (60, 60, 255)), ("red", (255, 60, 60))):
-        folder = tmp_path / "my_images" / colour
-        folder.mkdir(parents=True)
+    for color, brightest in (("blue", (60, 60, 255)), ("red", (255, 60, 60))):
+        images = tmp_path / "my_images" / color
+        images.mkdir(parents=True)
         for number in range(20):
             pixel = tuple(draw.randint(value // 2, value) for value in brightest)
-            Image.new("RGB", (40, 36), pixel).save(folder / f"{number}.png")
+            Image.new("RGB", (40, 36), pixel).save(images / f"{number}.png")
     houses = [(draw.randint(40, 200), draw.choice(["old", "new"])) for _ in range(80)]
     rows = [f"{area},{age},{3 * area + draw.random():.2f}" for area, age in houses]
     (tmp_path / "houses.csv").write_text("\n".join(["area,age,price", *rows, ""]))
@@ -76,10 +76,10 @@ def commands_of(text: str) -> list[str]:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: f"{page.parent.name}-{page.stem}")
-def test_the_commands_of_a_page_run(page, place, call):
+def test_the_commands_of_a_page_run(page, folder, call):
     for language, title, text in BLOCK.findall(page.read_text(encoding="utf-8")):
         if title:
-            (place / title).write_text(text, encoding="utf-8")
+            (folder / title).write_text(text, encoding="utf-8")
         for line in commands_of(text) if language == "sh" else ():
             words = shlex.split(line.replace("--nproc-per-node 8", "--nproc-per-node 2"))
             if words[0] in ("torchrun", "bash", "python"):
@@ -87,7 +87,7 @@ def test_the_commands_of_a_page_run(page, place, call):
                 assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
                 continue
             if any(word in words for word in SEPARATE_PROCESS):
-                process = ChildProcess("command", place, command_line, *words[1:])
+                process = ChildProcess("command", folder, command_line, *words[1:])
                 assert process.wait() == 0, f"{line}\n{process.out}\n{process.err}"
                 continue
             output = words[words.index(">") + 1] if ">" in words else None
@@ -96,7 +96,7 @@ def test_the_commands_of_a_page_run(page, place, call):
             ended = call(*words[1:])
             assert ended.code == 0, f"{line}\n{ended.err}"
             if output:
-                (place / output).write_text(ended.out, encoding="utf-8")
+                (folder / output).write_text(ended.out, encoding="utf-8")
 
 
 @pytest.mark.parametrize("pages", [RECIPES, EXTENDING], ids=["recipes", "extend"])

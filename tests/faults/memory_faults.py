@@ -91,7 +91,7 @@ def single_sample(number: int, folder: Path) -> None:
     """Run out of memory with a single sample, or without `auto`: one line explains it."""
     write_images(folder / "images", train=134, test=40, side=8, classes=3)
     MAX_SAMPLES[0] = 0
-    words = ("too small for a single sample", "try train.micro_batch=auto")[number]
+    words = ("out of memory with a single sample", "try train.micro_batch=auto")[number]
     with pytest.raises(RunError, match=words) as error:
         train(folder, "run", ("auto", "null")[number])
     assert len(str(error.value).splitlines()) == 1

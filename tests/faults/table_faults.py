@@ -96,7 +96,7 @@ def quoted(random: Random) -> Case:
 
 
 def bare(random: Random) -> Case:
-    """Quotes that are characters."""
+    """Build a table with quotes that are ordinary characters."""
     rows = table(random, ["a", " ", *ODD])
     starts = random.choices(["", '"', '""', "'"], k=NUM_ROWS)
     rows = [(start + text, label) for start, (text, label) in zip(starts, rows, strict=True)]

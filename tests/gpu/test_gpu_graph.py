@@ -115,7 +115,9 @@ def test_a_step_that_synchronizes_cannot_be_captured(
     make_experiment, requires_cuda, tmp_path, replays
 ):
     # This model reads a counter from the device in each step.
-    loaded = make_experiment(CLASSIFIER | {"model": "restless"}, *GPU, "train.deterministic=false")
+    loaded = make_experiment(
+        CLASSIFIER | {"model": "stochastic"}, *GPU, "train.deterministic=false"
+    )
     with pytest.raises(RunError, match="an operation of the step synchronizes with the device"):
         trainer_for(loaded, tmp_path).fit()
     assert not replays

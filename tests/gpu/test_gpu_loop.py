@@ -122,7 +122,7 @@ def test_gradients_do_not_depend_on_the_micro_batch_size(make_trainer):
 
 
 def test_a_nonfinite_loss_is_detected_later_and_reported_for_its_step(make_trainer):
-    trainer = make_trainer("model.nan_at=[4]", config=CONFIG | {"model": "restless"})
+    trainer = make_trainer("model.nan_at=[4]", config=CONFIG | {"model": "stochastic"})
     with pytest.raises(RunError, match=r"step 4: .*nothing was saved yet"):
         trainer.fit()
     assert trainer.state.step == 5, "checked at the end of the epoch, not in each step"
@@ -130,7 +130,7 @@ def test_a_nonfinite_loss_is_detected_later_and_reported_for_its_step(make_train
 
 
 def test_nothing_is_saved_after_a_nonfinite_loss(make_trainer):
-    config = CONFIG | {"model": "restless", "checkpoint": {"every": "2 steps"}}
+    config = CONFIG | {"model": "stochastic", "checkpoint": {"every": "2 steps"}}
     trainer = make_trainer("model.nan_at=[3]", config=config)
     with pytest.raises(RunError, match=r"step 3: .*step-0000000002"):
         trainer.fit()
@@ -142,7 +142,7 @@ def test_nothing_is_saved_after_a_nonfinite_loss(make_trainer):
 
 
 def test_a_nonfinite_step_can_be_skipped(make_trainer):
-    config = CONFIG | {"model": "restless"}
+    config = CONFIG | {"model": "stochastic"}
     trainer = make_trainer("model.nan_at=[2,3]", "train.on_nonfinite=skip", config=config)
     trainer.fit()
     state = trainer.state

@@ -23,7 +23,7 @@ PLUGIN = ROOT / "tests" / "plugin.py"
 # Shuffling, dropout, augmentation, EMA, a schedule, clipping and micro-batches are enabled, and
 # every random generator is used.
 ALL_FEATURES = IMAGES | {
-    "model": "restless",
+    "model": "stochastic",
     "train": {
         **{"epochs": 3, "batch_size": 64, "micro_batch": 20, "device": DEVICE},
         **{"deterministic": True, "ema": 0.9, "clip_norm": 1.0, "evaluate": "3 steps"},
@@ -170,7 +170,7 @@ def test_a_gpu_run_is_evaluated_on_a_cpu(command, tmp_path):
 
 
 def test_a_cpu_run_resumes_on_a_gpu(command, requires_cuda, tmp_path):
-    config = write_config(tmp_path / "config.yaml", CONFIG | {"model": "restless"})
+    config = write_config(tmp_path / "config.yaml", CONFIG | {"model": "stochastic"})
     run, words = tmp_path / "run", ["--plugin", PLUGIN, "--quiet"]
     command(
         *("train", config, *words, "train.device=cpu", "model.stop_at=7", "--run-dir", run),

@@ -120,7 +120,7 @@ def test_tensorboard_reads_exactly_the_scalars_of_metrics(cnn):
 def interrupted(experiment, tmp_path):
     """A run with TensorBoard that was interrupted after 7 of 10 steps."""
     write_folder(tmp_path)
-    config = CONFIG | {"model": {"name": "restless"}, "recording": {"log_every": 2}}
+    config = CONFIG | {"model": {"name": "stochastic"}, "recording": {"log_every": 2}}
     whole = dltrain.train(experiment(config), run_dir=tmp_path / "whole", quiet=True)
     run = tmp_path / "run"
     with pytest.raises(InterruptedRunError):

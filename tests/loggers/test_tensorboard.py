@@ -141,10 +141,10 @@ def two_runs(experiment, tmp_path):
     }
     chosen = experiment(CONFIG | RECORDED | other)
     dltrain.train(chosen, run_dir=tmp_path / "runs" / "other", quiet=True)
-    restless = CONFIG | {"model": {"name": "restless"}, "recording": {"log_every": 2}}
+    stochastic = CONFIG | {"model": {"name": "stochastic"}, "recording": {"log_every": 2}}
     with pytest.raises(InterruptedRunError):
         dltrain.train(
-            experiment(restless, "model.stop_at=7"),
+            experiment(stochastic, "model.stop_at=7"),
             run_dir=tmp_path / "runs" / "stopped",
             quiet=True,
         )

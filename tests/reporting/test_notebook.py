@@ -82,7 +82,7 @@ def test_a_run_of_a_terminal_can_be_resumed_in_a_notebook(
     experiment, tmp_path, screen, monkeypatch
 ):
     write_folder(tmp_path)
-    config = CONFIG | {"model": {"name": "restless"}}
+    config = CONFIG | {"model": {"name": "stochastic"}}
     whole = dltrain.train(experiment(config), run_dir=tmp_path / "whole", quiet=True)
     with pytest.raises(InterruptedRunError):
         dltrain.train(experiment(config, "model.stop_at=7"), run_dir=tmp_path / "run", quiet=True)

@@ -145,7 +145,7 @@ def test_outside_a_repository_there_is_no_git_state(tmp_path, monkeypatch):
     assert git_state() is None
 
 
-STOPPED = CONFIG | {"model": {"name": "restless", "stop_at": 7}}
+STOPPED = CONFIG | {"model": {"name": "stochastic", "stop_at": 7}}
 
 
 def stopped(experiment, run: Path, *overrides: str) -> None:

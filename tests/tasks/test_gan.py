@@ -244,7 +244,7 @@ def test_each_evaluation_shows_what_became_of_the_same_noise(make, tmp_path):
 
 
 RESUMED = {
-    "model": "restless_gan",
+    "model": "stochastic_gan",
     "phases": {"discriminator": {"optimizer": {"lr": 0.02}, "clip_norm": 1.0}},
     "optimizer": {"name": "adam", "lr": 0.01},
     "loss": "wasserstein",
@@ -426,9 +426,9 @@ def test_the_judge_leaves_no_trace_in_training(make, tmp_path):
         run_dir=judge,
         quiet=True,
     )
-    alone = train(make(model="restless_gan"), run_dir=tmp_path / "alone", quiet=True)
+    alone = train(make(model="stochastic_gan"), run_dir=tmp_path / "alone", quiet=True)
     judged = train(
-        make(f"task.judge={judge}", "metrics=[class_coverage]", model="restless_gan"),
+        make(f"task.judge={judge}", "metrics=[class_coverage]", model="stochastic_gan"),
         run_dir=tmp_path / "judged",
         quiet=True,
     )

@@ -158,7 +158,7 @@ def test_a_warm_up_may_last_the_whole_run(make, tmp_path, monkeypatch, schedule)
         (["train.on_nonfinite=skip"], "checks the loss of each step"),
         (["train.micro_batch=auto"], "may change the size of micro-batches"),
         (["optimizer={name: muon}", "model={name: mlp, hidden: [8, 8]}"], "keeps its step counter"),
-        (["model=restless"], r"the Python code of \w+ may differ between steps"),
+        (["model=stochastic"], r"the Python code of \w+ may differ between steps"),
     ],
 )
 def test_what_stands_in_the_way_is_said(make, tmp_path, monkeypatch, change, reason):
@@ -169,7 +169,7 @@ def test_what_stands_in_the_way_is_said(make, tmp_path, monkeypatch, change, rea
     assert trainer.graph is None
     (text,) = lines
     assert text.startswith("no CUDA graph: ")
-    assert reason.replace(r"\w+", "Restless") in text
+    assert reason.replace(r"\w+", "Stochastic") in text
 
 
 def test_wanting_a_graph_without_a_gpu_is_a_mistake_in_the_config(make, tmp_path):

@@ -110,7 +110,7 @@ def test_a_run_has_settings_of_its_own_and_puts_back_those_of_the_process(
 def test_the_settings_are_put_back_after_a_failure_and_by_resume(experiment, tmp_path, settings):
     write_images(tmp_path / "images", train=133, test=40, side=8, classes=3)
     before = settings()
-    config = CONFIG | {"model": {"name": "restless", "stop_at": 4}}
+    config = CONFIG | {"model": {"name": "stochastic", "stop_at": 4}}
     chosen = experiment(config, "train.matmul_precision=high")
     with pytest.raises(InterruptedRunError):
         dltrain.train(chosen, run_dir=tmp_path / "run", quiet=True)

@@ -145,7 +145,7 @@ def test_every_phase_counts_and_the_run_ends_after_so_many_steps_in_a_row(experi
 
 
 def test_the_number_of_skipped_steps_is_reported_everywhere(experiment, tmp_path, call):
-    config = CONFIG | {"model": {"name": "restless", "nan_at": [2, 5, 6]}}
+    config = CONFIG | {"model": {"name": "stochastic", "nan_at": [2, 5, 6]}}
     experiment(config)
     called = call("train", "config.yaml", "--run-dir", "run")
     assert called.code == 0, called.err

@@ -21,7 +21,7 @@ from dltrain.rundir.directory import Run
 # Shuffling, dropout, augmentation, EMA, a schedule, clipping and micro-batches are all on.
 CONFIG = {
     "seed": 1,
-    "model": "restless",
+    "model": "stochastic",
     "data": {
         "name": "idx",
         "root": "images",

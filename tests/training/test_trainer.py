@@ -268,7 +268,7 @@ def test_the_test_split_is_read_with_the_best_weights(experiment, tmp_path):
 
 @pytest.mark.parametrize("nonfinite", ["model.nan_at=[3]"])
 def test_a_loss_that_is_not_finite_stops_the_run(experiment, tmp_path, nonfinite):
-    config = CONFIG | {"model": "restless", "checkpoint": {"every": "1 step"}}
+    config = CONFIG | {"model": "stochastic", "checkpoint": {"every": "1 step"}}
     trainer = trainer_for(experiment(config, nonfinite), tmp_path)
     with pytest.raises(RunError, match=r"step 3: the loss .* not finite.*step-0000000002"):
         trainer.fit()
@@ -276,7 +276,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(experiment, tmp_path, nonfinite
 
 
 def test_a_step_that_is_not_finite_can_be_skipped(experiment, tmp_path):
-    config = CONFIG | {"model": "restless"}
+    config = CONFIG | {"model": "stochastic"}
     chosen = experiment(config, "model.nan_at=[2,3]", "train.on_nonfinite=skip")
     trainer = trainer_for(chosen, tmp_path)
     trainer.fit()
@@ -285,7 +285,7 @@ def test_a_step_that_is_not_finite_can_be_skipped(experiment, tmp_path):
 
 
 def test_skipping_has_an_end(experiment, tmp_path):
-    config = CONFIG | {"model": "restless"}
+    config = CONFIG | {"model": "stochastic"}
     chosen = experiment(
         config, "model.nan_at=[2,3]", "train.on_nonfinite=skip", "train.max_skipped=1"
     )
