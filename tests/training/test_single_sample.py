@@ -56,7 +56,7 @@ def test_drop_last_leaves_out_the_smaller_batch_alone(
     rate = trainer.task.phases[0].optimizers[0].param_groups[0]
     assert rate["lr"] == rate["initial_lr"] * trainer.task.phases[0].schedule(26 / 27)
     if not cuda_graph:
-        orders = [trainer.data.train.order(epoch)[:81].tolist() for epoch in range(3)]
+        orders = [trainer.data.train.epoch_order(epoch)[:81].tolist() for epoch in range(3)]
         assert [seen[n : n + 9] for n in (0, 9, 18)] == [
             [order[n : n + 9] for n in range(0, 81, 9)] for order in orders
         ]
