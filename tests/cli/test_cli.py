@@ -249,7 +249,7 @@ def test_list_suggests_the_kind_that_was_meant(call, word):
 def test_list_explains_the_keys_of_a_mapping(call):
     shown = call("list", "data", "mnist").out
     assert "  augment  mapping | null, default null\n" in shown
-    assert "  augment.crop  int >= 0, default 0\n      Pad by this many pixels" in shown
+    assert "  augment.crop  int >= 0, default 0\n      Padding in pixels" in shown
     (mnist,) = strict_json(call("list", "data", "mnist", "--json").out)
     (augment,) = (option for option in mnist["options"] if option["name"] == "augment")
     assert {"crop", "flip"} <= {option["name"] for option in augment["options"]}
