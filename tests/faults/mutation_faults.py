@@ -175,7 +175,7 @@ def _mutate_sweep(number: int, _kind: str) -> None:
     with sweep._search(
         sweep._plan(Path("config.yaml"), Path("space.yaml"), []), Path("good"), Path("x"), True
     ) as search:
-        taken = search.take()
+        taken = search.claim()
         assert taken is not None
         sweep._summary(search, taken, [])
     draw, broken = random.Random(number), []
