@@ -260,14 +260,14 @@ def test_examples_are_of_all_classes_where_the_split_is_sorted(
     examples = Examples(most, num_classes, ProcessGroup())
     for index in numbers.split(batch_size):
         examples.update(Batch(index, targets[index], index), index, targets[index])
-    chosen = examples.chosen()
+    chosen = examples.selected()
     assert chosen is not None
     inputs, predictions, found = chosen
     assert found.tolist() == expected
     assert torch.equal(inputs, predictions)
     assert torch.equal(targets[inputs], found)
     examples.reset()
-    assert examples.chosen() is None
+    assert examples.selected() is None
 
 
 def dataset(run: Path):
