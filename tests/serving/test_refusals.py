@@ -32,7 +32,7 @@ GOOD = [[0, 1], [2, 255]]
         (
             "images",
             {"files": [("f", ("a.eps", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"))]},
-            *(422, "none of BMP, GIF, JPEG"),
+            *(422, "expected BMP, GIF, JPEG"),
         ),
         ("images", {"files": [("f", (f"{n}.png", b"")) for n in range(4)]}, 400, "files"),
         ("images", {"files": [("f", ("a.png", bytes(6000)))]}, 413, "5,000 bytes"),
