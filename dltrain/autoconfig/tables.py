@@ -72,7 +72,7 @@ def suggest_table(
         chosen = classification(counts, "rows")
     else:
         data["standardise_target"] = Explained(
-            True, "so that the loss begins near 1, whatever unit"
+            True, "the initial loss is near 1 in any unit of the target"
         )
         chosen = _regression(cells)
     if left_out or table.ambiguous:

@@ -26,7 +26,7 @@ _OWN_PIPE = re.compile(r"/dev/(stdin|fd/[0-9]+)|/proc/self/fd/[0-9]+")
 
 
 class UnsafeFileError(OSError):
-    """A link, a FIFO, a device or a file with a second hard link instead of a plain file."""
+    """The path is not a plain file: a symbolic link, FIFO, device or hard-linked file."""
 
 
 def special_file_kind(found: os.stat_result) -> str | None:
@@ -58,7 +58,7 @@ def open_regular(path: str | Path, flags: int = os.O_RDONLY, *, levels: int = 1)
         levels: Number of the last components of the path that must not be links.
 
     Raises:
-        UnsafeFileError: The file is a link, a FIFO or a device, or has a second hard link.
+        UnsafeFileError: The path is a symbolic link, FIFO, device or hard-linked file.
         IsADirectoryError: The path is a directory.
         OSError: The file can't be opened; see `os.open`.
     """

@@ -66,6 +66,7 @@ class Task(ABC):
         ... class least_squares(Task):
         ...     def __init__(self, context, /):
         ...         self.model, self.loss_function = context.model, context.loss
+        ...         self.process_group = context.process_group
         ...         self.scalars = {"loss": False}
         ...         self.phases = (context.make_phase("main", context.model),)
         ...
@@ -76,8 +77,14 @@ class Task(ABC):
         ...         return (self.model(batch.inputs) - batch.targets).square().sum()
         ...
         ...     def evaluate(self, batches):
-        ...         sums = [(float(self.loss(b, self.phases[0])), len(b)) for b in batches]
-        ...         return {"loss": sum(s for s, _ in sums) / sum(n for _, n in sums)}
+        ...         total, count = 0.0, 0
+        ...         for batch in batches:
+        ...             outputs, targets = self.process_group.all_gather(
+        ...                 batch, self.model(batch.inputs), batch.targets
+        ...             )
+        ...             total += float((outputs - targets).square().sum())
+        ...             count += len(targets)
+        ...         return {"loss": total / count}
         >>> least_squares.implements(Task.predict)
         False
     """
