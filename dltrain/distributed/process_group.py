@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import platform
+import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -128,9 +130,10 @@ class TorchProcessGroup(ProcessGroup):
         if isinstance(error, InterruptedRunError | PeerFailureError):
             return error
         if self.is_peer_failure(error):
+            # The record is there already, and the store may end with the launcher of that rank.
             message = f"another rank has ended, or did not respond for {self._timeout:g} s"
             error = RunError(message).with_traceback(error.__traceback__)
-        if not self.is_main:
+        elif not self.is_main:
             time.sleep(0.5)  # if all ranks raise the same error, rank 0 reports it
         own = _error_record(self.rank_slice.rank, error)
         try:
@@ -210,7 +213,8 @@ def join_process_group(timeout: float) -> Iterator[ProcessGroup]:
     try:
         yield process_group
     except Exception as error:
-        failure = process_group.root_cause(error)
+        with _sigterm_ignored():
+            failure = process_group.root_cause(error)
         if isinstance(failure, PeerFailureError | InterruptedRunError):
             is_peer_failure = isinstance(failure, PeerFailureError)
             if failure.reported if is_peer_failure else rank > 0:
@@ -270,6 +274,23 @@ def _require_all(store: Store, rank: int, size: int) -> None:
     store.add(_NUM_READ, 1)
     if record := next(filter(None, records), ""):
         raise PeerFailureError(record, size)
+
+
+@contextmanager
+def _sigterm_ignored() -> Iterator[None]:
+    """Ignore SIGTERM, so that a rank can report its error.
+
+    A launcher sends it when a rank of its own machine has failed, and with the c10d rendezvous also
+    when the launcher of another machine, which holds the store, has ended.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may set handlers
+        return
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 
 
 @contextmanager

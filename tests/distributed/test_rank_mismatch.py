@@ -88,6 +88,13 @@ def test_differing_data_config_or_code_is_named(nodes, file, old, new, message):
     assert not (nodes / "node1" / "run").exists()
 
 
+def test_a_rank_that_is_terminated_reports_its_error_first(nodes):
+    replace(nodes / "node1" / "c.yaml", "lr: 0.1", "lr: 0.2")
+    words = ("train", "c.yaml", "--plugin", "p.py", "--run-dir", "run", "--quiet")
+    ranks = in_ranks(nodes, 2, run_in_node_folder, *words, SIGTERM_WHILE_WAITING="1")
+    assert [code for code, _, _ in ranks] == [1, 1]
+
+
 def test_a_differing_package_version_is_named(nodes):
     codes, _, err = train(nodes, UNLIKE="torch")
     assert codes == {1}
