@@ -137,13 +137,6 @@ def normalise_images(inputs: ImageInputs, pixels: Tensor) -> Tensor:
     return transform(pixels, torch.arange(len(pixels)), None)
 
 
-def read_rows(spec: DataSpec, path: Path) -> Tensor:
-    """Read the rows of a CSV file: (rows, features) float32; other columns are ignored."""
-    if not isinstance(spec.inputs, TableInputs):
-        raise DataError("the model was trained on images, not on rows of a table")
-    return encode(spec.inputs.columns, _table(spec.inputs, path), torch.float32)
-
-
 def _table(inputs: TableInputs, path: Path) -> Table:
     """Read a table, with the delimiter for which its header has the columns of training."""
     wanted = [column.name for column in inputs.columns]

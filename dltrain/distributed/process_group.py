@@ -130,7 +130,7 @@ class TorchProcessGroup(ProcessGroup):
         if isinstance(error, InterruptedRunError | PeerFailureError):
             return error
         if self.is_peer_failure(error):
-            # The record is there already, and the store may end with the launcher of that rank.
+            # The record already exists, and the store may end with the launcher of that rank.
             message = f"another rank has ended, or did not respond for {self._timeout:g} s"
             error = RunError(message).with_traceback(error.__traceback__)
         elif not self.is_main:

@@ -7,10 +7,14 @@ from PIL import Image
 from samples import gather
 
 from dltrain.core.errors import DataError
-from dltrain.data.input_readers import read_images, read_inputs, read_rows
+from dltrain.data.input_readers import read_images, read_inputs
 
 HEADER = "width,colour,kind\n"
 ROWS = "".join(f"{n},{('red', 'blue')[n % 2]},{n % 2}\n" for n in range(30))
+
+
+def rows_of(data, path):
+    return read_inputs(data.spec, [path])[0]
 
 
 @pytest.fixture
@@ -26,7 +30,7 @@ def test_rows_are_read_as_in_training(table):
     assert torch.equal(inputs, torch.cat([gather(data.train)[0]] * 2))
     assert names[:2] == [f"{path}:2", f"{path}:3"]
     assert len(names) == 60
-    assert torch.equal(read_rows(data.spec, path), inputs[:30])
+    assert torch.equal(rows_of(data, path), inputs[:30])
 
 
 @pytest.mark.parametrize("delimiter", [";", "\t", "|"])
@@ -35,8 +39,8 @@ def test_columns_are_found_by_name(table, tmp_path, delimiter):
     other = tmp_path / "new.csv"
     lines = ["colour,more,width", "red,x,0", "blue,y,1", "pink,z,2"]
     other.write_text("\n".join(lines).replace(",", delimiter))
-    inputs = read_rows(data.spec, other)
-    expected = read_rows(data.spec, path)[:3]
+    inputs = rows_of(data, other)
+    expected = rows_of(data, path)[:3]
     expected[2, 1:] = 0  # a color that is not in the training data
     assert torch.equal(inputs, expected)
 
@@ -61,20 +65,20 @@ def test_targets_and_unused_columns_are_not_validated(table, tmp_path, cell):
     data, path = table
     other = tmp_path / "new.csv"
     other.write_text(f"kind,colour,more,,more,width\n{cell},red,{cell},{cell},{cell},0\n")
-    assert torch.equal(read_rows(data.spec, other), read_rows(data.spec, path)[:1])
+    assert torch.equal(rows_of(data, other), rows_of(data, path)[:1])
     other.write_text("kind,colour,width\n1,red,0\n1,red,0,1\n")
     with pytest.raises(DataError, match=r"new\.csv:3: 4 cells, the header has 3"):
-        read_rows(data.spec, other)
+        rows_of(data, other)
     other.write_text(f"kind,colour,width\n1,red,0\n1,red,{cell}\n")
     with pytest.raises(DataError, match=r"new\.csv:3: .*'width'"):
-        read_rows(data.spec, other)
+        rows_of(data, other)
 
 
 def test_rows_are_read_with_the_quoting_of_the_training_file(build, tmp_path):
     path = tmp_path / "train.csv"
     path.write_text("width,kind\n" + "".join(f'"{n % 3},{n % 2}\n' for n in range(30)))
     data = build("csv", path=str(path), target="kind", quote=None, validation=0, test=0)
-    assert torch.equal(read_rows(data.spec, path), gather(data.train)[0])
+    assert torch.equal(rows_of(data, path), gather(data.train)[0])
 
 
 def test_images_are_read_as_in_training(build, idx_folder, tmp_path):
@@ -86,8 +90,6 @@ def test_images_are_read_as_in_training(build, idx_folder, tmp_path):
     inputs, names = read_inputs(data.spec, paths)
     assert torch.equal(inputs, gather(data.train)[0][:3])
     assert names == [str(path) for path in paths]
-    with pytest.raises(DataError, match="trained on images"):
-        read_rows(data.spec, paths[0])
 
 
 def test_images_of_another_size_and_color_are_converted(build, idx_folder, tmp_path):
