@@ -137,6 +137,8 @@ def _child(settings, run, arguments) -> None:
     os.chdir(folder)
     os.environ.clear()  # the forkserver has the environment of the first test that used it
     os.environ.update(environment)
+    # A child would use `forkserver` for its own children too, unlike a command line.
+    multiprocessing.set_start_method(None, force=True)
     if file_bytes is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, file_bytes))
     run(*arguments)
