@@ -78,6 +78,9 @@ class WorkerReader:
             timeout=min(timeout, _POLL_SECONDS) if workers else 0,
             generator=torch.Generator(),  # otherwise it would draw from the run's generator
         )
+        if workers and multiprocessing.get_start_method() == "forkserver":
+            # The server imports torch once, instead of each worker in each epoch.
+            multiprocessing.set_forkserver_preload(["__main__", __name__])
         self._iterator = start_iterator(loader) if batches else iter(())
         self._processes = multiprocessing.active_children()  # the workers are among them
         self._watchdog = _Watchdog(timeout, self._progress, self._processes if workers else ())
