@@ -39,6 +39,8 @@ from bench.streaming import image_throughput
 from bench.time_to_accuracy import time_to_99
 from bench.workloads import COMPETITORS, NETWORKS, Timer, Workload
 
+from dltrain._version import __version__
+
 DOCS = Path(__file__).parent.parent / "docs"
 
 MEASURES = {
@@ -203,8 +205,8 @@ def run_worker(job: dict[str, Any]) -> None:
 
 def versions() -> dict[str, str]:
     """Return the versions of Python, torch, dltrain and the installed frameworks."""
-    installed = {"python": platform.python_version()}
-    packages = ["dltrain", "torch", *(c.package for c in COMPETITORS.values() if c.package)]
+    installed = {"python": platform.python_version(), "dltrain": __version__}
+    packages = ["torch", *(c.package for c in COMPETITORS.values() if c.package)]
     for package in dict.fromkeys(packages):
         with suppress(PackageNotFoundError):
             installed[package] = version(package)

@@ -34,7 +34,7 @@ def train(workload: Workload, timer: Timer) -> float:
         max_epochs=workload.epochs,
         iterator_train__shuffle=True,
         train_split=None,
-        callbacks=[("epoch_timer", EpochTimer(timer))],
+        callbacks=[("benchmark", EpochTimer(timer))],
         callbacks__print_log=None,
         device=workload.device,
     )
