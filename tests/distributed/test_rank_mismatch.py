@@ -1,6 +1,7 @@
 """Ranks with different data, config, code or versions are refused before the first step."""
 
 import socket
+import time
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,10 @@ import yaml
 from launching import Ended, agent, ended, in_ranks, torchrun
 from node_folders import run_in_node_folder
 from processes import ChildProcess
+from torch.distributed import HashStore
 
+from dltrain.core.batch import RankSlice
+from dltrain.distributed.process_group import TorchProcessGroup
 from dltrain.rundir.provenance import unlike_ranks
 
 PLUGIN = """
@@ -93,6 +97,17 @@ def test_a_rank_that_is_terminated_reports_its_error_first(nodes):
     words = ("train", "c.yaml", "--plugin", "p.py", "--run-dir", "run", "--quiet")
     ranks = in_ranks(nodes, 2, run_in_node_folder, *words, SIGTERM_WHILE_WAITING="1")
     assert [code for code, _, _ in ranks] == [1, 1]
+
+
+def test_a_rank_reads_the_error_of_an_ended_rank_without_waiting(monkeypatch):
+    group = TorchProcessGroup.__new__(TorchProcessGroup)
+    group.rank_slice, group._store, group._timeout = RankSlice(1, 2), HashStore(), 60
+    group._store.set("first_error", "0 0 1 t.csv: damaged")
+    monkeypatch.setenv("GROUP_RANK", "1")
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    monkeypatch.setattr(time, "sleep", lambda _seconds: pytest.fail("the store may end by then"))
+    error = group.root_cause(RuntimeError("gloo: Connection closed by peer"))
+    assert str(error) == "process 0 of 2 failed: t.csv: damaged"
 
 
 def test_a_differing_package_version_is_named(nodes):
